@@ -1,0 +1,216 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetNodeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Node(_message.Message):
+    __slots__ = ("instance_id", "instance_type", "availability_zone", "version", "started", "counts", "targets", "max_enis", "addresses_per_eni", "ready", "not_ready_reason", "backoffs")
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_TYPE_FIELD_NUMBER: _ClassVar[int]
+    AVAILABILITY_ZONE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ENIS_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_PER_ENI_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    NOT_READY_REASON_FIELD_NUMBER: _ClassVar[int]
+    BACKOFFS_FIELD_NUMBER: _ClassVar[int]
+    instance_id: str
+    instance_type: str
+    availability_zone: str
+    version: str
+    started: _timestamp_pb2.Timestamp
+    counts: Counts
+    targets: Targets
+    max_enis: int
+    addresses_per_eni: int
+    ready: bool
+    not_ready_reason: str
+    backoffs: _containers.RepeatedCompositeFieldContainer[Backoff]
+    def __init__(self, instance_id: _Optional[str] = ..., instance_type: _Optional[str] = ..., availability_zone: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., targets: _Optional[_Union[Targets, _Mapping]] = ..., max_enis: _Optional[int] = ..., addresses_per_eni: _Optional[int] = ..., ready: _Optional[bool] = ..., not_ready_reason: _Optional[str] = ..., backoffs: _Optional[_Iterable[_Union[Backoff, _Mapping]]] = ...) -> None: ...
+
+class Counts(_message.Message):
+    __slots__ = ("free", "assigned", "cooling", "releasing", "pending", "waiting", "total")
+    FREE_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNED_FIELD_NUMBER: _ClassVar[int]
+    COOLING_FIELD_NUMBER: _ClassVar[int]
+    RELEASING_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    free: int
+    assigned: int
+    cooling: int
+    releasing: int
+    pending: int
+    waiting: int
+    total: int
+    def __init__(self, free: _Optional[int] = ..., assigned: _Optional[int] = ..., cooling: _Optional[int] = ..., releasing: _Optional[int] = ..., pending: _Optional[int] = ..., waiting: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
+
+class Targets(_message.Message):
+    __slots__ = ("warm_ips", "minimum_ips", "max_pods", "cooldown", "allocate_wait")
+    WARM_IPS_FIELD_NUMBER: _ClassVar[int]
+    MINIMUM_IPS_FIELD_NUMBER: _ClassVar[int]
+    MAX_PODS_FIELD_NUMBER: _ClassVar[int]
+    COOLDOWN_FIELD_NUMBER: _ClassVar[int]
+    ALLOCATE_WAIT_FIELD_NUMBER: _ClassVar[int]
+    warm_ips: int
+    minimum_ips: int
+    max_pods: int
+    cooldown: float
+    allocate_wait: float
+    def __init__(self, warm_ips: _Optional[int] = ..., minimum_ips: _Optional[int] = ..., max_pods: _Optional[int] = ..., cooldown: _Optional[float] = ..., allocate_wait: _Optional[float] = ...) -> None: ...
+
+class Backoff(_message.Message):
+    __slots__ = ("scope", "reason", "message", "until")
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    scope: str
+    reason: str
+    message: str
+    until: _timestamp_pb2.Timestamp
+    def __init__(self, scope: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListEnisRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListEnisReply(_message.Message):
+    __slots__ = ("enis",)
+    ENIS_FIELD_NUMBER: _ClassVar[int]
+    enis: _containers.RepeatedCompositeFieldContainer[Eni]
+    def __init__(self, enis: _Optional[_Iterable[_Union[Eni, _Mapping]]] = ...) -> None: ...
+
+class Eni(_message.Message):
+    __slots__ = ("id", "device_index", "primary", "state", "mac", "subnet_id", "primary_ip", "free", "assigned", "cooling", "releasing", "pending", "capacity", "link")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_INDEX_FIELD_NUMBER: _ClassVar[int]
+    PRIMARY_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    SUBNET_ID_FIELD_NUMBER: _ClassVar[int]
+    PRIMARY_IP_FIELD_NUMBER: _ClassVar[int]
+    FREE_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNED_FIELD_NUMBER: _ClassVar[int]
+    COOLING_FIELD_NUMBER: _ClassVar[int]
+    RELEASING_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_FIELD_NUMBER: _ClassVar[int]
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    device_index: int
+    primary: bool
+    state: str
+    mac: str
+    subnet_id: str
+    primary_ip: str
+    free: int
+    assigned: int
+    cooling: int
+    releasing: int
+    pending: int
+    capacity: int
+    link: str
+    def __init__(self, id: _Optional[str] = ..., device_index: _Optional[int] = ..., primary: _Optional[bool] = ..., state: _Optional[str] = ..., mac: _Optional[str] = ..., subnet_id: _Optional[str] = ..., primary_ip: _Optional[str] = ..., free: _Optional[int] = ..., assigned: _Optional[int] = ..., cooling: _Optional[int] = ..., releasing: _Optional[int] = ..., pending: _Optional[int] = ..., capacity: _Optional[int] = ..., link: _Optional[str] = ...) -> None: ...
+
+class ListAddressesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListAddressesReply(_message.Message):
+    __slots__ = ("addresses",)
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    addresses: _containers.RepeatedCompositeFieldContainer[Address]
+    def __init__(self, addresses: _Optional[_Iterable[_Union[Address, _Mapping]]] = ...) -> None: ...
+
+class Address(_message.Message):
+    __slots__ = ("ip", "eni", "state", "since")
+    IP_FIELD_NUMBER: _ClassVar[int]
+    ENI_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    ip: str
+    eni: str
+    state: str
+    since: _timestamp_pb2.Timestamp
+    def __init__(self, ip: _Optional[str] = ..., eni: _Optional[str] = ..., state: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListAttachmentsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListAttachmentsReply(_message.Message):
+    __slots__ = ("attachments",)
+    ATTACHMENTS_FIELD_NUMBER: _ClassVar[int]
+    attachments: _containers.RepeatedCompositeFieldContainer[AttachmentInfo]
+    def __init__(self, attachments: _Optional[_Iterable[_Union[AttachmentInfo, _Mapping]]] = ...) -> None: ...
+
+class AttachmentInfo(_message.Message):
+    __slots__ = ("network", "container_id", "ifname", "ip", "eni", "pod_name", "pod_namespace", "pod_uid", "netns", "since", "host_ifname")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    IFNAME_FIELD_NUMBER: _ClassVar[int]
+    IP_FIELD_NUMBER: _ClassVar[int]
+    ENI_FIELD_NUMBER: _ClassVar[int]
+    POD_NAME_FIELD_NUMBER: _ClassVar[int]
+    POD_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    POD_UID_FIELD_NUMBER: _ClassVar[int]
+    NETNS_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    HOST_IFNAME_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    container_id: str
+    ifname: str
+    ip: str
+    eni: str
+    pod_name: str
+    pod_namespace: str
+    pod_uid: str
+    netns: str
+    since: _timestamp_pb2.Timestamp
+    host_ifname: str
+    def __init__(self, network: _Optional[str] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., ip: _Optional[str] = ..., eni: _Optional[str] = ..., pod_name: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., pod_uid: _Optional[str] = ..., netns: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., host_ifname: _Optional[str] = ...) -> None: ...
+
+class ListWaitingRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListWaitingReply(_message.Message):
+    __slots__ = ("waiting",)
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    waiting: _containers.RepeatedCompositeFieldContainer[Waiting]
+    def __init__(self, waiting: _Optional[_Iterable[_Union[Waiting, _Mapping]]] = ...) -> None: ...
+
+class Waiting(_message.Message):
+    __slots__ = ("network", "container_id", "ifname", "pod_name", "pod_namespace", "since", "deadline", "request_id")
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
+    IFNAME_FIELD_NUMBER: _ClassVar[int]
+    POD_NAME_FIELD_NUMBER: _ClassVar[int]
+    POD_NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    network: str
+    container_id: str
+    ifname: str
+    pod_name: str
+    pod_namespace: str
+    since: _timestamp_pb2.Timestamp
+    deadline: _timestamp_pb2.Timestamp
+    request_id: str
+    def __init__(self, network: _Optional[str] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., pod_name: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...

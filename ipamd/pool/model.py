@@ -1,0 +1,166 @@
+"""Plain data types that the pool and the parts around it share.
+
+Everything here is a value: frozen, comparable, without behaviour that needs a clock or a system call. Times are
+seconds since the epoch as `float`; addresses are dotted strings, as EC2 writes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a request was refused; the values are those of `Reason` in proto/ipamd/v1/ipam.proto."""
+
+    SUBNET_EXHAUSTED = "SUBNET_EXHAUSTED"
+    ENI_LIMIT = "ENI_LIMIT"
+    ADDRESS_LIMIT = "ADDRESS_LIMIT"
+    POD_LIMIT = "POD_LIMIT"
+    ALL_COOLING = "ALL_COOLING"
+    THROTTLED = "THROTTLED"
+    NOT_AUTHORIZED = "NOT_AUTHORIZED"
+    SECURITY_GROUP_INVALID = "SECURITY_GROUP_INVALID"
+    DRAINING = "DRAINING"
+    TIMEOUT = "TIMEOUT"
+    CLOUD_UNAVAILABLE = "CLOUD_UNAVAILABLE"
+    LEDGER_UNWRITABLE = "LEDGER_UNWRITABLE"
+    NOT_READY = "NOT_READY"
+
+
+class AddressState(StrEnum):
+    FREE = "free"
+    ASSIGNED = "assigned"
+    COOLING = "cooling"
+    RELEASING = "releasing"
+
+
+class EniState(StrEnum):
+    CREATING = "creating"
+    ATTACHING = "attaching"
+    CONFIGURING = "configuring"
+    READY = "ready"
+    DRAINING = "draining"
+    DETACHING = "detaching"
+    DELETING = "deleting"
+    FOREIGN = "foreign"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class AttachmentKey:
+    """Identity of one interface of one container, as CNI defines it (SPEC.md, section 2, "ADD")."""
+
+    network: str
+    container_id: str
+    ifname: str
+
+    def __str__(self) -> str:
+        return f"{self.network}/{self.container_id}/{self.ifname}"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who asks: shown to operators, never used in a decision."""
+
+    netns: str = ""
+    pod_name: str = ""
+    pod_namespace: str = ""
+    pod_uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """An address in use: what the ledger records and what a restart restores."""
+
+    key: AttachmentKey
+    address: str
+    eni_id: str
+    since: float
+    owner: Owner = Owner()
+
+
+@dataclass(frozen=True, slots=True)
+class Cooling:
+    """An address that was released at `released_at` and may not be reused before its cooldown ends."""
+
+    address: str
+    released_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the instance type allows.
+
+    `max_enis` counts the primary ENI; `addresses_per_eni` counts the ENI's own primary address (EC2's
+    Ipv4AddressesPerInterface), so an ENI holds one less secondary address.
+    """
+
+    max_enis: int
+    addresses_per_eni: int
+
+    @property
+    def secondary_per_eni(self) -> int:
+        return max(self.addresses_per_eni - 1, 0)
+
+    @property
+    def max_pods(self) -> int:
+        return self.max_enis * self.secondary_per_eni
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedEni:
+    """One ENI as EC2 describes it (DescribeNetworkInterfaces).
+
+    `owned` is true when it carries our tag with this instance's id. `attachment_id` is empty and `device_index`
+    is None while it is not attached. `addresses` are the secondary private IPv4 addresses.
+    """
+
+    id: str
+    mac: str
+    subnet_id: str
+    primary_ip: str
+    addresses: tuple[str, ...]
+    device_index: int | None
+    attachment_id: str
+    attachment_status: str
+    owned: bool
+    primary: bool = False
+    delete_on_termination: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedEni:
+    """What CreateNetworkInterface answered."""
+
+    id: str
+    mac: str
+    subnet_id: str
+    primary_ip: str
+    addresses: tuple[str, ...]
+
+
+class CloudErrorKind(StrEnum):
+    """Classes of EC2 errors: what a failure means for the pool, whatever EC2 called it."""
+
+    THROTTLED = "throttled"  # RequestLimitExceeded: back off, scope: the action in the account
+    TRANSIENT = "transient"  # 5xx, connection refused or reset before anything was sent
+    UNKNOWN_OUTCOME = "unknown-outcome"  # time-out or reset after sending: it may have taken effect
+    SUBNET_FULL = "subnet-full"  # InsufficientFreeAddressesInSubnet, InsufficientCidrBlocks
+    ENI_ADDRESS_LIMIT = "eni-address-limit"  # PrivateIpAddressLimitExceeded: our view of the ENI is wrong
+    ATTACHMENT_LIMIT = "attachment-limit"  # AttachmentLimitExceeded: the instance takes no more ENIs
+    ACCOUNT_ENI_LIMIT = "account-eni-limit"  # NetworkInterfaceLimitExceeded
+    NOT_FOUND = "not-found"  # Invalid...ID.NotFound
+    INCORRECT_STATE = "incorrect-state"  # IncorrectState, InvalidParameterValue of a busy device index, ...
+    NOT_AUTHORIZED = "not-authorized"  # UnauthorizedOperation, AuthFailure, expired or missing credentials
+    SECURITY_GROUP_INVALID = "security-group-invalid"
+    INVALID = "invalid"  # any other permanent refusal
+
+
+@dataclass(frozen=True, slots=True)
+class CloudFailure:
+    """An EC2 call that failed. `code` and `message` are EC2's own words, for people; decisions use `kind`."""
+
+    kind: CloudErrorKind
+    action: str
+    code: str
+    message: str
