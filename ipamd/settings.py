@@ -53,9 +53,7 @@ class PoolSettings(_Section):
 
 class Ec2Settings(_Section):
     endpoint: str = Field("", description="URL of the EC2 API; empty: the region's own")
-    subnets: list[str] = Field(
-        default_factory=list, description="subnets for new ENIs; empty: the primary ENI's"
-    )
+    subnets: list[str] = Field(default_factory=list, description="subnets for new ENIs; empty: the primary ENI's")
     security_groups: list[str] = Field(
         default_factory=list, description="security groups of new ENIs; empty: the primary ENI's"
     )

@@ -164,3 +164,52 @@ class CloudFailure:
     action: str
     code: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """An EC2 mutation that is about to be sent, so that a restart can find out what became of it.
+
+    `action` is EC2's name of the call; `token` is its ClientToken where EC2 takes one and a unique id otherwise.
+    """
+
+    token: str
+    action: str
+    at: float
+    eni_id: str = ""
+    subnet_id: str = ""
+    count: int = 0
+    device_index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PutAttachment:
+    attachment: Attachment
+
+
+@dataclass(frozen=True, slots=True)
+class DropAttachment:
+    key: AttachmentKey
+
+
+@dataclass(frozen=True, slots=True)
+class PutCooling:
+    cooling: Cooling
+
+
+@dataclass(frozen=True, slots=True)
+class DropCooling:
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutIntent:
+    intent: Intent
+
+
+@dataclass(frozen=True, slots=True)
+class DropIntent:
+    token: str
+
+
+Record = PutAttachment | DropAttachment | PutCooling | DropCooling | PutIntent | DropIntent
