@@ -47,8 +47,6 @@ class PoolSettings(_Section):
     cooldown: float = Field(30.0, ge=0, description="seconds before a released address is used again")
     allocate_wait: float = Field(30.0, gt=0, description="seconds an allocation waits at most")
     coalesce: float = Field(0.05, ge=0, le=5, description="seconds in which requests gather into one EC2 call")
-    release_delay: float = Field(60.0, ge=0, description="seconds an excess lasts before addresses go back to EC2")
-    slack: int = Field(3, ge=0, description="free addresses beyond warm_ips that are not worth a call to return")
 
 
 class Ec2Settings(_Section):

@@ -213,3 +213,42 @@ class DropIntent:
 
 
 Record = PutAttachment | DropAttachment | PutCooling | DropCooling | PutIntent | DropIntent
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What the pool aims at. Durations in seconds; `max_pods` 0 means as many as the instance type allows."""
+
+    warm_ips: int = 5
+    minimum_ips: int = 0
+    max_pods: int = 0
+    cooldown: float = 30.0
+    allocate_wait: float = 30.0
+    coalesce: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The typed answer to an allocation that can't be served.
+
+    `retry_after` is in seconds, and None when trying again can't help until an operator acts. `numbers` are the
+    counts that explain the reason.
+    """
+
+    reason: Reason
+    message: str
+    retry_after: float | None = None
+    numbers: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Addresses by state; `total` = free + assigned + cooling + releasing, plus those of ENIs still on their way."""
+
+    free: int
+    assigned: int
+    cooling: int
+    releasing: int
+    pending: int
+    waiting: int
+    total: int

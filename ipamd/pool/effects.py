@@ -1,0 +1,115 @@
+"""What the pool wants done. The shell carries effects out in order, with one rule of its own: every `Write` of a
+batch is committed before any other effect of that batch is carried out, so a grant never leaves before its record
+and an EC2 mutation is never sent before its intent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ipamd.pool.model import Attachment, Record, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    request: str
+    attachment: Attachment
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    request: str
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The answer to a release; None: nothing was held."""
+
+    request: str
+    attachment: Attachment | None
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    request: str
+    attachments: tuple[Attachment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CreateEni:
+    op: int
+    token: str
+    subnet_id: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttachEni:
+    op: int
+    eni_id: str
+    device_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetDeleteOnTermination:
+    op: int
+    eni_id: str
+    attachment_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeEni:
+    op: int
+    eni_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigureLink:
+    """Wait for the ENI's interface and set the host up for it."""
+
+    op: int
+    eni_id: str
+    mac: str
+    device_index: int
+    primary: bool
+    primary_ip: str
+    subnet_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AssignAddresses:
+    op: int
+    eni_id: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteEni:
+    op: int
+    eni_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Feed `TimePassed` at this time; replaces any earlier wish. None: no wish."""
+
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something an operator may want to know: goes to the log as one event."""
+
+    event: str
+    level: str
+    fields: tuple[tuple[str, str | int | float], ...]
+
+
+Operation = CreateEni | AttachEni | SetDeleteOnTermination | DescribeEni | ConfigureLink | AssignAddresses | DeleteEni
+Effect = Write | Grant | Refuse | Released | Collected | Operation | Wake | Note

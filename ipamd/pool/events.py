@@ -1,0 +1,167 @@
+"""What can happen to the pool. Each is a plain value that the shell around the pool feeds to `Pool.handle`.
+
+`request` and `op` are opaque: the shell chooses the first to recognise a caller, the pool chooses the second to
+recognise the outcome of an effect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ipamd.pool.effects import Grant
+from ipamd.pool.model import (
+    Attachment,
+    AttachmentKey,
+    CloudFailure,
+    Cooling,
+    CreatedEni,
+    Intent,
+    ObservedEni,
+    Owner,
+    Targets,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The first event: what the ledger remembers and what EC2 and the kernel show.
+
+    `routed` are addresses that a pod's host route leads to: in use whether or not the ledger knows them. The
+    value names the route's interface.
+    """
+
+    enis: tuple[ObservedEni, ...]
+    attachments: tuple[Attachment, ...] = ()
+    cooling: tuple[Cooling, ...] = ()
+    intents: tuple[Intent, ...] = ()
+    routed: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationRequested:
+    request: str
+    key: AttachmentKey
+    owner: Owner
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationCancelled:
+    """The caller went away before it was answered."""
+
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRequested:
+    """`recovered_as` is the key under which the attachment stands if it was recovered from the kernel alone."""
+
+    request: str
+    key: AttachmentKey
+    recovered_as: AttachmentKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CollectRequested:
+    """Release what the runtime no longer knows: all of `network` that is not in `valid` (CNI GC)."""
+
+    request: str
+    network: str
+    valid: frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class GrantsUnrecorded:
+    """The ledger refused the records of these grants: none of them was sent."""
+
+    grants: tuple[Grant, ...]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class EniCreated:
+    op: int
+    eni: CreatedEni
+
+
+@dataclass(frozen=True, slots=True)
+class EniAttached:
+    op: int
+    attachment_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class EniObserved:
+    """The answer to `DescribeEni`; None when EC2 does not know it."""
+
+    op: int
+    eni: ObservedEni | None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkReady:
+    """The ENI's interface is there and the host is set up for it."""
+
+    op: int
+    link: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFailed:
+    op: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddressesAssigned:
+    op: int
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OperationDone:
+    """An operation without a result of its own (delete, modify) succeeded."""
+
+    op: int
+
+
+@dataclass(frozen=True, slots=True)
+class OperationFailed:
+    op: int
+    failure: CloudFailure
+
+
+@dataclass(frozen=True, slots=True)
+class TargetsChanged:
+    targets: Targets
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """The daemon is about to stop: nothing new is granted, waiting requests are refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """The time that `Wake` asked for has come."""
+
+
+Event = (
+    Started
+    | AllocationRequested
+    | AllocationCancelled
+    | ReleaseRequested
+    | CollectRequested
+    | GrantsUnrecorded
+    | EniCreated
+    | EniAttached
+    | EniObserved
+    | LinkReady
+    | LinkFailed
+    | AddressesAssigned
+    | OperationDone
+    | OperationFailed
+    | TargetsChanged
+    | DrainRequested
+    | TimePassed
+)

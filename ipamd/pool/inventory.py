@@ -1,0 +1,146 @@
+"""The ENIs and addresses of the node, with the indexes that make each look-up independent of the pool's size.
+
+Only bookkeeping: which address is in which state on which ENI. Why it changes is the pool's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ipamd.pool.model import AddressState, Attachment, AttachmentKey, EniState
+
+
+@dataclass(slots=True)
+class Address:
+    ip: str
+    eni: Eni
+    state: AddressState
+    since: float
+
+
+@dataclass(slots=True, eq=False)
+class Eni:
+    """`id` is EC2's id, or the ClientToken while the ENI is being created. `pending` counts addresses that were
+    asked for and have not come. `free` keeps the order in which addresses became free, longest first."""
+
+    id: str
+    state: EniState
+    device_index: int
+    capacity: int
+    subnet_id: str
+    primary: bool = False
+    mac: str = ""
+    primary_ip: str = ""
+    attachment_id: str = ""
+    link: str = ""
+    token: str = ""
+    pending: int = 0
+    free: dict[str, Address] = field(default_factory=dict)
+    assigned: int = 0
+    cooling: int = 0
+    releasing: int = 0
+    # The one operation of its life cycle that is under way (0: none) and when it may be tried again.
+    busy: int = 0
+    retry_at: float = 0.0
+    unsure: bool = False  # a call's outcome is unknown: describe before anything else is done to it
+    unfulfilled: bool = False  # its link did not come: don't count on its addresses
+    keep_on_termination: bool = False  # DeleteOnTermination is still to be set
+    modifying: int = 0
+
+    @property
+    def held(self) -> int:
+        return len(self.free) + self.assigned + self.cooling + self.releasing
+
+    @property
+    def room(self) -> int:
+        return max(self.capacity - self.held - self.pending, 0)
+
+
+class Inventory:
+    def __init__(self) -> None:
+        self.enis: dict[str, Eni] = {}
+        self.addresses: dict[str, Address] = {}
+        self.attachments: dict[AttachmentKey, Attachment] = {}
+        self.holders: dict[str, AttachmentKey] = {}
+        # Insertion order is the order of release, hence of expiry.
+        self.cooling: dict[str, float] = {}
+
+    # ENIs
+
+    def add_eni(self, eni: Eni) -> None:
+        self.enis[eni.id] = eni
+
+    def name_eni(self, eni: Eni, eni_id: str) -> None:
+        """EC2 gave the ENI its id."""
+        del self.enis[eni.id]
+        eni.id = eni_id
+        self.enis[eni_id] = eni
+
+    def remove_eni(self, eni: Eni) -> None:
+        """Attachments that point at its addresses stay: a running pod keeps its record."""
+        for address in [a for a in self.addresses.values() if a.eni is eni]:
+            self.cooling.pop(address.ip, None)
+            del self.addresses[address.ip]
+        self.enis.pop(eni.id, None)
+
+    def ready(self) -> Iterator[Eni]:
+        return (eni for eni in self.enis.values() if eni.state is EniState.READY)
+
+    # Addresses
+
+    def add_free(self, ip: str, eni: Eni, now: float) -> None:
+        address = Address(ip, eni, AddressState.FREE, now)
+        self.addresses[ip] = address
+        eni.free[ip] = address
+
+    def add_assigned(self, attachment: Attachment, eni: Eni) -> None:
+        ip = attachment.address
+        self.addresses[ip] = Address(ip, eni, AddressState.ASSIGNED, attachment.since)
+        eni.assigned += 1
+        self._hold(attachment)
+
+    def add_cooling(self, ip: str, eni: Eni, released_at: float) -> None:
+        self.addresses[ip] = Address(ip, eni, AddressState.COOLING, released_at)
+        self.cooling[ip] = released_at
+        eni.cooling += 1
+
+    def add_stranded(self, attachment: Attachment) -> None:
+        """A recorded attachment whose address no ENI of ours holds."""
+        self._hold(attachment)
+
+    def take(self, now: float) -> Address | None:
+        """The next address to grant: from the ENI with the most assigned addresses, so that others can drain;
+        within it the one that has been free longest. None when nothing is free."""
+        best = max((eni for eni in self.ready() if eni.free), key=lambda eni: eni.assigned, default=None)
+        return None if best is None else next(iter(best.free.values()))
+
+    def assign(self, address: Address, attachment: Attachment, now: float) -> None:
+        del address.eni.free[address.ip]
+        address.eni.assigned += 1
+        address.state, address.since = AddressState.ASSIGNED, now
+        self._hold(attachment)
+
+    def unassign(self, attachment: Attachment) -> Address | None:
+        """Forget the attachment; returns its address if an ENI of ours still holds it."""
+        del self.attachments[attachment.key]
+        del self.holders[attachment.address]
+        address = self.addresses.get(attachment.address)
+        if address is not None:
+            address.eni.assigned -= 1
+        return address
+
+    def cool(self, address: Address, now: float) -> None:
+        address.state, address.since = AddressState.COOLING, now
+        address.eni.cooling += 1
+        self.cooling[address.ip] = now
+
+    def free_again(self, address: Address, now: float) -> None:
+        if self.cooling.pop(address.ip, None) is not None:
+            address.eni.cooling -= 1
+        address.state, address.since = AddressState.FREE, now
+        address.eni.free[address.ip] = address
+
+    def _hold(self, attachment: Attachment) -> None:
+        self.attachments[attachment.key] = attachment
+        self.holders[attachment.address] = attachment.key
