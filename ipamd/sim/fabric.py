@@ -1,0 +1,296 @@
+"""The packet half of the VPC in a box: network namespaces wired as EC2's fabric wires instances.
+
+One namespace is the router (the fabric itself), each node is one, and one is the internet. An ENI is a veth pair:
+
+    node namespace                 router namespace                       internet namespace
+    eth<device index>, ENI's MAC --- port<n>                  internet --- eth0 198.51.100.10, 203.0.113.10
+                                     lo: every subnet's .1, 169.254.169.254, 198.51.100.2
+
+What makes it a VPC rather than a network is what the router does not do:
+
+- An address is delivered only to the ENI that EC2 assigned it to: a host route to that ENI's port by way of a next
+  hop whose one permanent neighbour entry is the ENI's MAC. So nothing on the node has to answer ARP for a pod.
+- A packet from an ENI is dropped unless its source is an address of that ENI (the source/destination check).
+- What is bound for outside the VPC passes only from the primary address of a primary ENI, the one that has a public
+  address at the internet gateway; what comes from outside passes only to it.
+- Addresses of the VPC that nobody has are answered for in ARP, and their packets vanish.
+
+The rules are one nftables table with a set of (port, address) pairs, so that a change of an ENI's addresses is one
+transaction. Port names are never used twice. Nothing is written to the namespace of the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import secrets
+import socket
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final
+
+from ipamd.sim import netns
+
+MTU: Final = 9001  # jumbo frames inside a VPC: AWS, "Network maximum transmission unit (MTU) for your EC2 instance"
+IMDS_ADDRESS: Final = "169.254.169.254"
+EC2_ADDRESS: Final = "198.51.100.2"  # TEST-NET-2 and -3 (RFC 5737) stand for the internet
+INTERNET_HOSTS: Final = ("198.51.100.10", "203.0.113.10")
+
+_INTERNET_GATEWAY: Final = "198.51.100.1"
+_INTERNET_NETWORKS: Final = tuple(ipaddress.IPv4Network(n) for n in ("198.51.100.0/24", "203.0.113.0/24"))
+_NEXT_HOP: Final = "169.254.0.1"  # stands for the ENI behind a port; never seen in a packet
+_PORT_MAC: Final = "02:00:00:00:00:01"  # what nodes see as the MAC of everything, at every port
+
+_RULES: Final = """
+table ip vpc {{
+  set cidrs {{ type ipv4_addr; flags interval; elements = {{ {vpc_cidr} }}; }}
+  set assigned {{ typeof iifname . ip saddr; }}
+  set public {{ typeof iifname . ip saddr; }}
+  chain prerouting {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname {{ "lo", "internet" }} accept
+    iifname . ip saddr != @assigned counter drop comment "source check"
+    ip daddr {imds} accept
+    ip daddr != @cidrs iifname . ip saddr != @public counter drop comment "internet gateway, outward"
+  }}
+  chain forward {{
+    type filter hook forward priority filter; policy accept;
+    iifname "internet" oifname . ip daddr != @public counter drop comment "internet gateway, inward"
+    oifname "internet" ip daddr @cidrs counter drop comment "address without an ENI"
+  }}
+}}
+"""
+
+_ROUTER_SYSCTLS: Final = {
+    "ipv4/ip_forward": 1,
+    "ipv4/conf/all/proxy_arp": 1,
+    # A packet may well leave by another port than the one its answer comes from, or by the very same one.
+    "ipv4/conf/all/rp_filter": 0,
+    "ipv4/conf/default/rp_filter": 0,
+    "ipv4/conf/all/send_redirects": 0,
+    "ipv4/conf/default/send_redirects": 0,
+    "ipv6/conf/all/disable_ipv6": 1,
+    "ipv6/conf/default/disable_ipv6": 1,
+}
+
+# A new namespace inherits IPv4 settings from the machine it is made on; these are what an instance boots with
+# (systemd's 50-default.conf, the kernel's own default).
+_NODE_SYSCTLS: Final = {
+    "ipv4/ip_forward": 0,
+    "ipv4/conf/all/rp_filter": 0,
+    "ipv4/conf/default/rp_filter": 2,
+}
+
+
+class FabricError(Exception):
+    """The fabric was asked for something that can't be: an unknown node, a second ENI in the same place, ..."""
+
+
+@dataclass(slots=True)
+class _Plug:
+    """An ENI in its place. `accepted` are the addresses that the router knows for it, primary first."""
+
+    node: str
+    port: str
+    device_index: int
+    accepted: tuple[str, ...] = ()
+
+    @property
+    def public(self) -> tuple[str, ...]:
+        return self.accepted[:1] if self.device_index == 0 else ()
+
+
+class Fabric:
+    """One VPC's packets. Implements `ipamd.sim.wiring.Wiring`; use it as an asynchronous context manager.
+
+    All its namespaces carry `prefix`, so that several fabrics, of equal CIDRs too, stand side by side. Methods raise
+    `FabricError`, `netns.CommandError` when the system refuses, and OSError.
+    """
+
+    def __init__(self, vpc_cidr: str, prefix: str = "") -> None:
+        self._cidr = ipaddress.IPv4Network(vpc_cidr)
+        for outside in _INTERNET_NETWORKS:
+            if self._cidr.overlaps(outside):
+                raise FabricError(f"VPC {vpc_cidr} overlaps {outside}, which stands for the internet here")
+        self.prefix = prefix or f"vpc{secrets.token_hex(3)}"
+        self.router = f"{self.prefix}.router"
+        self.internet = f"{self.prefix}.internet"
+        self._subnets: list[ipaddress.IPv4Network] = []
+        self._nodes: dict[str, str] = {}
+        self._plugs: dict[str, _Plug] = {}
+        self._addresses: dict[str, tuple[str, ...]] = {}
+        self._holders: dict[str, str] = {}  # address -> the port that it is delivered to
+        self._ports = 0
+        self._lock = asyncio.Lock()
+        self._namespaces = AsyncExitStack()
+
+    async def __aenter__(self) -> Fabric:
+        try:
+            await self._build()
+        except BaseException:
+            await self._namespaces.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        async with self._lock:
+            await self._namespaces.aclose()
+
+    async def _build(self) -> None:
+        await self._add_namespace(self.router)
+        await self._add_namespace(self.internet)
+        netns.write_sysctls(self.router, _ROUTER_SYSCTLS)
+        await netns.nft(self.router, _RULES.format(vpc_cidr=self._cidr, imds=IMDS_ADDRESS))
+        await netns.ip_batch(
+            self.router,
+            [
+                f"addr add {IMDS_ADDRESS}/32 dev lo",
+                f"addr add {EC2_ADDRESS}/32 dev lo",
+                f"link add internet mtu {MTU} type veth peer name eth0 mtu {MTU} netns {self.internet}",
+                f"addr add {_INTERNET_GATEWAY}/24 dev internet",
+                "link set internet up",
+            ],
+        )
+        await netns.ip_batch(
+            self.internet,
+            [
+                *(f"addr add {host}/24 dev eth0" for host in INTERNET_HOSTS),
+                "link set eth0 up",
+                f"route add default via {_INTERNET_GATEWAY}",
+            ],
+        )
+        await netns.ip_batch(self.router, [f"route add default via {INTERNET_HOSTS[0]}"])
+
+    async def _add_namespace(self, name: str) -> None:
+        await netns.create(name)
+        self._namespaces.push_async_callback(netns.delete, name)
+        await netns.ip_batch(name, ["link set lo up"])
+
+    async def add_subnet(self, cidr: str) -> None:
+        """Make the subnet's gateway (its first host address) answer."""
+        subnet = ipaddress.IPv4Network(cidr)
+        async with self._lock:
+            await netns.ip_batch(self.router, [f"addr add {subnet[1]}/32 dev lo"])
+            self._subnets.append(subnet)
+
+    async def add_node(self, instance_id: str, name: str) -> str:
+        """Make the namespace of an instance; returns the namespace's name."""
+        namespace = f"{self.prefix}-{name}"
+        async with self._lock:
+            if instance_id in self._nodes:
+                raise FabricError(f"instance {instance_id} has a namespace already: {self._nodes[instance_id]}")
+            await self._add_namespace(namespace)
+            netns.write_sysctls(namespace, _NODE_SYSCTLS)
+            self._nodes[instance_id] = namespace
+        return namespace
+
+    def listen(self, address: str, port: int) -> socket.socket:
+        """A listening TCP socket on one of the router's own addresses (IMDS_ADDRESS, EC2_ADDRESS)."""
+        return netns.listen_in(self.router, address, port)
+
+    async def plug(self, instance_id: str, eni_id: str, mac: str, device_index: int) -> None:
+        """The ENI's link appears on the node as eth<device_index>: down, with the ENI's MAC and the VPC's MTU.
+
+        The primary ENI's (index 0) is then set up as an instance's system does at boot: up, with its address and the
+        default route; so its first address must be known by then or come with the next `deliver`.
+        """
+        async with self._lock:
+            if (namespace := self._nodes.get(instance_id)) is None:
+                raise FabricError(f"instance {instance_id} has no namespace; add_node comes first")
+            if eni_id in self._plugs:
+                raise FabricError(f"{eni_id} is plugged already, into {self._plugs[eni_id].node}")
+            self._ports += 1
+            plug = _Plug(namespace, f"port{self._ports}", device_index)
+            ends = (
+                f"link add {plug.port} address {_PORT_MAC} mtu {MTU} type veth "
+                f"peer name eth{device_index} address {mac} mtu {MTU} netns {namespace}"
+            )
+            await netns.ip_batch(self.router, [ends])
+            try:
+                # Proxy ARP delays its answers by up to 0.8 s unless told not to (arp_process in net/ipv4/arp.c).
+                netns.write_sysctls(self.router, {f"ipv4/neigh/{plug.port}/proxy_delay": 0})
+                await netns.ip_batch(
+                    self.router,
+                    [
+                        f"link set {plug.port} up alias {eni_id}",
+                        f"neigh add {_NEXT_HOP} lladdr {mac} dev {plug.port} nud permanent",
+                    ],
+                )
+                await self._accept(plug, self._addresses.get(eni_id, ()))
+            except BaseException:
+                await netns.ip_batch(self.router, [f"link delete {plug.port}"])
+                raise
+            self._plugs[eni_id] = plug
+
+    async def unplug(self, eni_id: str) -> None:
+        """The ENI's link vanishes from the node. Its addresses are kept for the next `plug`."""
+        async with self._lock:
+            plug = self._plugs.get(eni_id)
+            if plug is None:
+                raise FabricError(f"{eni_id} is not plugged")
+            await self._accept(plug, ())
+            await netns.ip_batch(self.router, [f"link delete {plug.port}"])
+            del self._plugs[eni_id]
+
+    async def deliver(self, eni_id: str, addresses: tuple[str, ...]) -> None:
+        """From now on exactly these addresses (primary first) are the ENI's; none means that it is no more.
+
+        For an ENI that is not plugged they are kept until it is.
+        """
+        async with self._lock:
+            if (plug := self._plugs.get(eni_id)) is not None:
+                await self._accept(plug, addresses)
+            if addresses:
+                self._addresses[eni_id] = addresses
+            else:
+                self._addresses.pop(eni_id, None)
+
+    async def _accept(self, plug: _Plug, addresses: tuple[str, ...]) -> None:
+        """Make `addresses` all that the router knows for a plugged ENI."""
+        if addresses == plug.accepted:
+            return
+        gone = [address for address in plug.accepted if address not in addresses]
+        new = [address for address in addresses if address not in plug.accepted]
+        boots = plug.device_index == 0 and not plug.accepted
+        public = plug.public
+        plug.accepted = addresses
+        await netns.nft(
+            self.router,
+            _change("assigned", plug.port, gone, new)
+            + _change("public", plug.port, set(public) - set(plug.public), set(plug.public) - set(public)),
+        )
+        # An address may have moved to another port before it is withdrawn here: its route is that port's then.
+        routes = [f"route del {a}/32 dev {plug.port}" for a in gone if self._holders.get(a) == plug.port]
+        routes += [f"route replace {a}/32 via {_NEXT_HOP} dev {plug.port} onlink" for a in new]
+        await netns.ip_batch(self.router, routes)
+        self._holders = {a: port for a, port in self._holders.items() if port != plug.port or a not in gone}
+        self._holders.update(dict.fromkeys(new, plug.port))
+        if boots and addresses:
+            await self._boot(plug)
+
+    async def _boot(self, plug: _Plug) -> None:
+        address = ipaddress.IPv4Address(plug.accepted[0])
+        subnet = next((subnet for subnet in self._subnets if address in subnet), None)
+        if subnet is None:
+            raise FabricError(f"{address} is in no subnet of the fabric; add_subnet comes first")
+        await netns.ip_batch(
+            plug.node,
+            [
+                "link set eth0 up",
+                f"addr add {address}/{subnet.prefixlen} brd + dev eth0",
+                f"route add default via {subnet[1]} dev eth0",
+            ],
+        )
+
+
+def _change(set_name: str, port: str, gone: Iterable[str], new: Iterable[str]) -> str:
+    """The nftables statements that take pairs of this port out of a set and put others in."""
+    return "".join(
+        f"{verb} element ip vpc {set_name} {{ {', '.join(pairs)} }}\n"
+        for verb, addresses in (("delete", gone), ("add", new))
+        if (pairs := [f'"{port}" . {address}' for address in addresses])
+    )
