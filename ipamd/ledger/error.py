@@ -1,0 +1,75 @@
+"""Why the ledger can't be used, as a type, and the sentence that tells an operator what to do about it.
+
+SQLite reports a result code with each failure (https://www.sqlite.org/rescode.html); its low byte is the class that
+the causes here are made of.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from enum import StrEnum
+from pathlib import Path
+
+
+class LedgerCause(StrEnum):
+    NOT_WRITABLE = "not-writable"  # permission, read-only file system, a directory in the way
+    FULL = "full"  # no space left
+    IN_USE = "in-use"  # another process holds it
+    DAMAGED = "damaged"  # SQLite finds the file malformed while it is in use
+    CONFLICT = "conflict"  # the records contradict what is recorded, such as one address for two containers
+    IO = "io"  # the device failed
+
+
+_REMEDIES = {
+    LedgerCause.NOT_WRITABLE: "make its directory writable for the user that runs ipamd, or set ledger.path to a "
+    "place that is",
+    LedgerCause.FULL: "free space on that file system, or set ledger.path to another one",
+    LedgerCause.IN_USE: "another ipamd uses it: stop that one, or give this one its own ledger.path",
+    LedgerCause.DAMAGED: "restart ipamd: it sets the file aside and rebuilds its records from EC2 and the kernel",
+    LedgerCause.CONFLICT: "this is a fault of ipamd itself: please report it with its log",
+    LedgerCause.IO: "check the device of that file system (dmesg), or set ledger.path to another one",
+}
+
+_BY_SQLITE_CODE = {
+    sqlite3.SQLITE_FULL: LedgerCause.FULL,
+    sqlite3.SQLITE_READONLY: LedgerCause.NOT_WRITABLE,
+    sqlite3.SQLITE_PERM: LedgerCause.NOT_WRITABLE,
+    sqlite3.SQLITE_CANTOPEN: LedgerCause.NOT_WRITABLE,
+    sqlite3.SQLITE_BUSY: LedgerCause.IN_USE,
+    sqlite3.SQLITE_LOCKED: LedgerCause.IN_USE,
+    sqlite3.SQLITE_CORRUPT: LedgerCause.DAMAGED,
+    sqlite3.SQLITE_NOTADB: LedgerCause.DAMAGED,
+    sqlite3.SQLITE_CONSTRAINT: LedgerCause.CONFLICT,
+}
+
+_BY_ERRNO = {
+    errno.ENOSPC: LedgerCause.FULL,
+    errno.EDQUOT: LedgerCause.FULL,
+    errno.EIO: LedgerCause.IO,
+}
+
+
+class LedgerError(Exception):
+    """The ledger could not do what was asked; nothing of it is half done."""
+
+    def __init__(self, cause: LedgerCause, path: Path, detail: str) -> None:
+        super().__init__(f"ledger {path}: {detail}; {_REMEDIES[cause]}")
+        self.cause = cause
+        self.path = path
+
+
+def from_sqlite(error: sqlite3.Error, path: Path) -> LedgerError:
+    cause = _BY_SQLITE_CODE.get(primary_code(error), LedgerCause.IO)
+    return LedgerError(cause, path, str(error))
+
+
+def from_os(error: OSError, path: Path) -> LedgerError:
+    cause = _BY_ERRNO.get(error.errno or 0, LedgerCause.NOT_WRITABLE)
+    return LedgerError(cause, path, error.strerror or str(error))
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """SQLite's result code without the extension; 0 for an error that SQLite itself did not raise."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF

@@ -1,0 +1,209 @@
+"""The records in one SQLite file, in WAL mode: one transaction for everything that one turn of the loop decided.
+
+What a commit survives: the death of this process, always. On tmpfs nothing more is asked, since a reboot empties it
+and with it every container whose address it holds. On a persistent file system each commit is synced, and the boot
+that wrote the records is kept beside them: after a reboot the containers are gone, so their records are dropped,
+while intents stay, because what EC2 was asked to do outlives the boot.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ipamd.ledger import place
+from ipamd.ledger.error import LedgerError, from_os, from_sqlite, primary_code
+from ipamd.pool.model import (
+    Attachment,
+    AttachmentKey,
+    Cooling,
+    DropAttachment,
+    DropCooling,
+    DropIntent,
+    Intent,
+    Owner,
+    PutAttachment,
+    PutCooling,
+    PutIntent,
+    Record,
+)
+
+APPLICATION_ID = 0x69706D64  # "ipmd": whose file it is (sqlite.org/fileformat2.html, section 1.3.18)
+SCHEMA_VERSION = 1
+
+# UNIQUE on the address is the last line of defence: whatever goes wrong above, one address never has two holders.
+_SCHEMA = (
+    """CREATE TABLE attachments (
+        network TEXT NOT NULL, container_id TEXT NOT NULL, ifname TEXT NOT NULL,
+        address TEXT NOT NULL UNIQUE, eni_id TEXT NOT NULL, since REAL NOT NULL,
+        netns TEXT NOT NULL, pod_name TEXT NOT NULL, pod_namespace TEXT NOT NULL, pod_uid TEXT NOT NULL,
+        PRIMARY KEY (network, container_id, ifname)) STRICT, WITHOUT ROWID""",
+    "CREATE TABLE cooling (address TEXT PRIMARY KEY, released_at REAL NOT NULL) STRICT, WITHOUT ROWID",
+    """CREATE TABLE intents (
+        token TEXT PRIMARY KEY, action TEXT NOT NULL, at REAL NOT NULL, eni_id TEXT NOT NULL, subnet_id TEXT NOT NULL,
+        count INTEGER NOT NULL, device_index INTEGER) STRICT, WITHOUT ROWID""",
+    "CREATE TABLE boot (id TEXT NOT NULL) STRICT",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
+_PUT_ATTACHMENT = """INSERT INTO attachments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (network, container_id, ifname) DO UPDATE SET
+    address = excluded.address, eni_id = excluded.eni_id, since = excluded.since, netns = excluded.netns,
+    pod_name = excluded.pod_name, pod_namespace = excluded.pod_namespace, pod_uid = excluded.pod_uid"""
+_DROP_ATTACHMENT = "DELETE FROM attachments WHERE network = ? AND container_id = ? AND ifname = ?"
+_PUT_COOLING = "INSERT OR REPLACE INTO cooling VALUES (?, ?)"
+_DROP_COOLING = "DELETE FROM cooling WHERE address = ?"
+_PUT_INTENT = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
+_DROP_INTENT = "DELETE FROM intents WHERE token = ?"
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All records, as a start of the daemon reads them."""
+
+    attachments: tuple[Attachment, ...]
+    cooling: tuple[Cooling, ...]
+    intents: tuple[Intent, ...]
+
+
+class _Unusable(Exception):
+    """The file is no ledger that this version can use; the argument is one word for why."""
+
+
+class Ledger:
+    """An open ledger. `set_aside` is where a damaged or newer file was moved to when this one was opened."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: int, set_aside: Path | None) -> None:
+        self.path = path
+        self.set_aside = set_aside
+        self._connection = connection
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: Path) -> Ledger:
+        """Open the ledger, or begin a new one where there is none or none that can be used. Raises `LedgerError`."""
+        set_aside = None
+        lock = None
+        try:
+            lock = place.lock(path)
+            place.create(path)
+            try:
+                connection = _connect(path)
+            except _Unusable as reason:
+                set_aside = place.move_aside(path, str(reason))
+                place.create(path)
+                connection = _connect(path)
+        except (OSError, sqlite3.Error, LedgerError) as error:
+            if lock is not None:
+                os.close(lock)
+            if isinstance(error, LedgerError):
+                raise
+            raise (from_os(error, path) if isinstance(error, OSError) else from_sqlite(error, path)) from error
+        return cls(path, connection, lock, set_aside)
+
+    def load(self) -> Contents:
+        """Every record. Raises `LedgerError`."""
+        execute = self._connection.execute
+        try:
+            return Contents(
+                tuple(map(_attachment, execute("SELECT * FROM attachments"))),
+                tuple(Cooling(*row) for row in execute("SELECT * FROM cooling")),
+                tuple(Intent(*row) for row in execute("SELECT * FROM intents")),
+            )
+        except sqlite3.Error as error:
+            raise from_sqlite(error, self.path) from error
+
+    def commit(self, records: Sequence[Record]) -> None:
+        """Record all of them, in this order, or none. Raises `LedgerError`."""
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for record in records:
+                connection.execute(*_statement(record))
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise from_sqlite(error, self.path) from error
+        finally:
+            # SQLite itself ended the transaction for some errors (sqlite.org/lang_transaction.html, section 3).
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        self._connection.close()
+        os.close(self._lock)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Raises `_Unusable`, `sqlite3.Error` or OSError, and leaves nothing open then."""
+    connection = sqlite3.connect(path, isolation_level=None, timeout=1.0)
+    try:
+        try:
+            _check(connection)
+        except sqlite3.DatabaseError as error:
+            if primary_code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                raise _Unusable("damaged") from error
+            raise
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {'NORMAL' if place.in_memory(path.parent) else 'FULL'}")
+        _begin_boot(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+        raise _Unusable("damaged")
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if (application, version, tables) == (0, 0, 0):
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        connection.execute("COMMIT")
+    elif application != APPLICATION_ID:
+        raise _Unusable("foreign")
+    elif version != SCHEMA_VERSION:
+        raise _Unusable(f"version-{version}")
+
+
+def _begin_boot(connection: sqlite3.Connection) -> None:
+    """Drop what belongs to containers of an earlier boot."""
+    current = place.boot_id()
+    if connection.execute("SELECT id FROM boot").fetchall() == [(current,)]:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    for table in ("attachments", "cooling", "boot"):
+        connection.execute(f"DELETE FROM {table}")
+    connection.execute("INSERT INTO boot VALUES (?)", (current,))
+    connection.execute("COMMIT")
+
+
+def _attachment(row: tuple[Any, ...]) -> Attachment:
+    network, container_id, ifname, address, eni_id, since, *owner = row
+    return Attachment(AttachmentKey(network, container_id, ifname), address, eni_id, since, Owner(*owner))
+
+
+def _statement(record: Record) -> tuple[str, tuple[Any, ...]]:
+    match record:
+        case PutAttachment(Attachment(key, address, eni_id, since, owner)):
+            place_of = (key.network, key.container_id, key.ifname)
+            who = (owner.netns, owner.pod_name, owner.pod_namespace, owner.pod_uid)
+            return _PUT_ATTACHMENT, (*place_of, address, eni_id, since, *who)
+        case DropAttachment(key):
+            return _DROP_ATTACHMENT, (key.network, key.container_id, key.ifname)
+        case PutCooling(Cooling(address, released_at)):
+            return _PUT_COOLING, (address, released_at)
+        case DropCooling(address):
+            return _DROP_COOLING, (address,)
+        case PutIntent(Intent(token, action, at, eni_id, subnet_id, count, device_index)):
+            return _PUT_INTENT, (token, action, at, eni_id, subnet_id, count, device_index)
+        case DropIntent(token):
+            return _DROP_INTENT, (token,)

@@ -1,0 +1,67 @@
+"""The file system under the ledger: what kind it is, who holds the file, and how a file is set aside."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ipamd.ledger.error import LedgerCause, LedgerError
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_MOUNTS = Path("/proc/self/mountinfo")
+_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+
+
+def boot_id() -> str:
+    """The kernel's identity of this boot (random(4))."""
+    return _BOOT_ID.read_text().strip()
+
+
+def in_memory(directory: Path) -> bool:
+    """Whether a power failure takes the directory's contents with it anyway, so that syncing them is pointless.
+
+    Looks the directory's device up in /proc/self/mountinfo (proc(5): the third field is `major:minor`, the file
+    system type follows the lone hyphen). A device that is not listed counts as persistent.
+    """
+    device = directory.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in _MOUNTS.read_text().splitlines():
+        mount, _, source = line.partition(" - ")
+        if mount.split(" ", 3)[2] == wanted:
+            return source.split(" ", 1)[0] in _IN_MEMORY
+    return False
+
+
+def create(path: Path) -> None:
+    """Make the file with mode 0600, which SQLite gives to its companions too. Raises OSError."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def lock(path: Path) -> int:
+    """Make the directory (0755) and keep a second daemon out, while readers remain welcome.
+
+    Returns the descriptor that holds the lock: of a file of its own, because closing any descriptor of the database
+    would drop SQLite's own locks on it (fcntl(2), "Record locks"), and because the database may be set aside while
+    the lock stays. Raises OSError, and `LedgerError` when another process holds it.
+    """
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise LedgerError(LedgerCause.IN_USE, path, "locked by another process") from None
+    return descriptor
+
+
+def move_aside(path: Path, why: str) -> Path:
+    """Rename the database with its companions, so that SQLite can open it under the new name. Raises OSError."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    aside = path.with_name(f"{path.name}.{why}-{stamp}")
+    for suffix in ("-wal", "-shm", ""):
+        companion = Path(f"{path}{suffix}")
+        if companion.exists():
+            companion.rename(f"{aside}{suffix}")
+    return aside
