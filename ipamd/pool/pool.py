@@ -19,29 +19,25 @@ their next step, the deficit is met, and requests that nothing can serve are ref
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
-from ipamd.pool.backoff import NEW_ENI, Backoff, Backoffs, action_scope, eni_scope, scope_of, subnet_scope
-from ipamd.pool.inventory import Eni, Inventory
+from ipamd.pool import outlook
+from ipamd.pool.backoff import NEW_ENI, action_scope, eni_scope, scope_of, subnet_scope
+from ipamd.pool.inventory import Eni
 from ipamd.pool.model import (
     Attachment,
-    AttachmentKey,
     CloudErrorKind,
     Cooling,
-    Counts,
     DropAttachment,
     DropCooling,
     DropIntent,
     EniState,
     Intent,
     Limits,
-    ObservedEni,
-    Owner,
     PutAttachment,
     PutCooling,
     PutIntent,
@@ -50,12 +46,8 @@ from ipamd.pool.model import (
     Refusal,
     Targets,
 )
-
-# EC2's names of the calls, as intents and back-offs show them.
-CREATE, ATTACH, ASSIGN = "CreateNetworkInterface", "AttachNetworkInterface", "AssignPrivateIpAddresses"
-
-# An ENI in one of these states will bring its addresses soon.
-ARRIVING = (EniState.CREATING, EniState.ATTACHING, EniState.CONFIGURING)
+from ipamd.pool.restart import restore
+from ipamd.pool.state import ARRIVING, ASSIGN, ATTACH, CREATE, State, Waiting, attach_intent, attach_token
 
 # Attachments younger than this survive a collection: their ADD may have overtaken the runtime's list (CNI
 # SPEC.md, "GC").
@@ -75,15 +67,6 @@ LINK_RETRY = 5.0
 
 
 @dataclass(slots=True)
-class Waiting:
-    request: str
-    key: AttachmentKey
-    owner: Owner
-    since: float
-    deadline: float
-
-
-@dataclass(slots=True)
 class _Operation:
     effect: do.Operation
     eni: Eni
@@ -91,7 +74,7 @@ class _Operation:
     token: str = ""
 
 
-class Pool:
+class Pool(State):
     """`subnets` are the subnets for new ENIs in order of preference; `new_token` makes ClientTokens."""
 
     def __init__(
@@ -102,14 +85,7 @@ class Pool:
         random: Random,
         new_token: Callable[[], str],
     ) -> None:
-        self.targets = targets
-        self.limits = limits
-        self.inventory = Inventory()
-        self.waiting: dict[str, Waiting] = {}
-        self.backoffs = Backoffs(random)
-        self.started = False
-        self.draining = False
-        self._subnets = subnets
+        super().__init__(targets, limits, subnets, random)
         self._new_token = new_token
         self._operations: dict[int, _Operation] = {}
         self._last_op = 0
@@ -121,7 +97,7 @@ class Pool:
         """Take notice of one event; returns what is to be done about it, in order."""
         match event:
             case on.Started():
-                self._start(event, now)
+                self._effects += restore(self, event, now)
             case on.AllocationRequested():
                 self._request(event, now)
             case on.AllocationCancelled():
@@ -157,119 +133,6 @@ class Pool:
         self._settle(now)
         effects, self._effects = self._effects, []
         return effects
-
-    # What others may look at
-
-    def counts(self) -> Counts:
-        inventory = self.inventory
-        free = pending = assigned = releasing = 0
-        for eni in inventory.enis.values():
-            assigned += eni.assigned
-            releasing += eni.releasing
-            if eni.state is EniState.READY:
-                free += len(eni.free)
-                pending += eni.pending
-            elif eni.state in ARRIVING and not eni.unfulfilled:
-                pending += len(eni.free) + eni.pending
-        cooling = len(inventory.cooling)
-        total = free + assigned + cooling + releasing
-        return Counts(free, assigned, cooling, releasing, pending, len(self.waiting), total)
-
-    @property
-    def max_pods(self) -> int:
-        return min(self.targets.max_pods or self.limits.max_pods, self.limits.max_pods)
-
-    def unready_reason(self, now: float) -> Refusal | None:
-        """Why an allocation that came now could not be served; None when it could, at once or after a wait."""
-        if not self.started:
-            return Refusal(Reason.NOT_READY, "the daemon has not learnt its ENIs yet", 1.0)
-        if self.draining:
-            return Refusal(Reason.DRAINING, "the daemon is stopping", 1.0)
-        if self.counts().free or self._supply(now, now + self.targets.allocate_wait) > len(self.waiting):
-            return None
-        return self._why(now)
-
-    # Start
-
-    def _start(self, event: on.Started, now: float) -> None:
-        self.started = True
-        attachments = {a.address: a for a in event.attachments}
-        cooling = {c.address: c for c in event.cooling}
-        attaching = {i.eni_id: i for i in event.intents if i.action == ATTACH}
-        creating = [i for i in event.intents if i.action == CREATE]
-        for intent in event.intents:
-            if intent.action != CREATE:
-                self._write(DropIntent(intent.token))
-        for observed in event.enis:
-            if observed.device_index is not None:
-                eni = self._adopt_attached(observed)
-            elif observed.owned and observed.id in attaching:
-                index = attaching[observed.id].device_index
-                eni = self._adopt(observed, EniState.ATTACHING, self._free_index() if index is None else index)
-                self._write(PutIntent(self._attach_intent(eni, now)))
-            elif observed.owned:
-                # Created but never attached, and nobody remembers why: undo. A creation that is still on record
-                # below gets its ENI back by its token, which cancels this.
-                eni = self._adopt(observed, EniState.DELETING, -1)
-            else:
-                continue
-            if eni.state is not EniState.FOREIGN:
-                self._restore_addresses(eni, observed.addresses, attachments, cooling, dict(event.routed), now)
-        for intent in creating:
-            eni = Eni(
-                intent.token, EniState.CREATING, self._free_index(), self.limits.secondary_per_eni, intent.subnet_id
-            )
-            eni.token, eni.pending, eni.unsure = intent.token, intent.count, True
-            self.inventory.add_eni(eni)
-        for attachment in event.attachments:
-            if attachment.key not in self.inventory.attachments:
-                self.inventory.add_stranded(attachment)
-                self._note("attachment.address_missing", "warning", ip=attachment.address, key=str(attachment.key))
-        for address in cooling:
-            if address not in self.inventory.cooling:
-                self._write(DropCooling(address))
-
-    def _adopt_attached(self, observed: ObservedEni) -> Eni:
-        ours = observed.owned or observed.primary
-        assert observed.device_index is not None
-        state = EniState.CONFIGURING if ours else EniState.FOREIGN
-        eni = self._adopt(observed, state, observed.device_index)
-        eni.primary = observed.primary
-        eni.keep_on_termination = ours and not observed.primary and not observed.delete_on_termination
-        return eni
-
-    def _adopt(self, observed: ObservedEni, state: EniState, device_index: int) -> Eni:
-        eni = Eni(observed.id, state, device_index, self.limits.secondary_per_eni, observed.subnet_id)
-        eni.mac, eni.primary_ip, eni.attachment_id = observed.mac, observed.primary_ip, observed.attachment_id
-        self.inventory.add_eni(eni)
-        return eni
-
-    def _restore_addresses(
-        self,
-        eni: Eni,
-        addresses: tuple[str, ...],
-        attachments: dict[str, Attachment],
-        cooling: dict[str, Cooling],
-        routed: dict[str, str],
-        now: float,
-    ) -> None:
-        for ip in addresses:
-            if ip in attachments:
-                self.inventory.add_assigned(attachments[ip], eni)
-            elif ip in routed:
-                # The ledger was lost, the pod was not: keep the address for whoever has it. Its DEL will name
-                # the same host interface.
-                key = AttachmentKey("", routed[ip], "")
-                attachment = Attachment(key, ip, eni.id, now)
-                self._write(PutAttachment(attachment))
-                self.inventory.add_assigned(attachment, eni)
-                self._note("attachment.recovered", "warning", ip=ip, link=routed[ip])
-            elif ip in cooling and cooling[ip].released_at + self.targets.cooldown > now:
-                self.inventory.add_cooling(ip, eni, cooling[ip].released_at)
-            else:
-                self.inventory.add_free(ip, eni, now)
-        # Restored out of order: expiry relies on the order of release.
-        self.inventory.cooling = dict(sorted(self.inventory.cooling.items(), key=lambda item: item[1]))
 
     # Requests
 
@@ -338,14 +201,14 @@ class Pool:
         eni.mac, eni.primary_ip = created.mac, created.primary_ip
         for ip in created.addresses:
             self.inventory.add_free(ip, eni, now)
-        self._write(PutIntent(self._attach_intent(eni, now)))
+        self._write(PutIntent(attach_intent(eni, now)))
         self._note("eni.created", "info", eni=eni.id, addresses=len(created.addresses), subnet=eni.subnet_id)
 
     def _eni_attached(self, event: on.EniAttached) -> None:
         self._attached(self._operations.pop(event.op).eni, event.attachment_id)
 
     def _attached(self, eni: Eni, attachment_id: str) -> None:
-        self._write(DropIntent(_attach_token(eni)))
+        self._write(DropIntent(attach_token(eni.id)))
         self.backoffs.succeeded(action_scope(ATTACH), NEW_ENI)
         eni.state, eni.busy, eni.unsure = EniState.CONFIGURING, 0, False
         eni.attachment_id = attachment_id
@@ -358,7 +221,7 @@ class Pool:
         self.backoffs.succeeded(action_scope("DescribeNetworkInterfaces"))
         if observed is None:
             self._note("eni.gone", "warning", eni=eni.id, state=eni.state.value)
-            self._write(DropIntent(_attach_token(eni)))
+            self._write(DropIntent(attach_token(eni.id)))
             self.inventory.remove_eni(eni)
         elif eni.state is EniState.ATTACHING:
             if observed.device_index is not None:
@@ -401,7 +264,6 @@ class Pool:
                 self._deleted(eni)
 
     def _deleted(self, eni: Eni) -> None:
-        self._write(DropIntent(_attach_token(eni)))
         self.inventory.remove_eni(eni)
         self._note("eni.deleted", "info", eni=eni.id)
 
@@ -444,6 +306,7 @@ class Pool:
                     eni.unsure = True
                 elif kind not in (CloudErrorKind.TRANSIENT, CloudErrorKind.THROTTLED, CloudErrorKind.INCORRECT_STATE):
                     eni.state = EniState.DELETING
+                    self._write(DropIntent(attach_token(eni.id)))
             case do.SetDeleteOnTermination():
                 eni.modifying, eni.retry_at = 0, backoff.until
             case _:
@@ -523,7 +386,7 @@ class Pool:
         return any(eni.state is EniState.CREATING for eni in self.inventory.enis.values())
 
     def _grow(self, now: float) -> None:
-        deficit = self._deficit()
+        deficit = self.deficit()
         if deficit <= 0:
             self._grow_at = None
             return
@@ -534,14 +397,6 @@ class Pool:
         self._grow_at = None
         deficit = self._fill_enis(deficit, now)
         self._add_enis(deficit, now)
-
-    def _deficit(self) -> int:
-        counts, targets = self.counts(), self.targets
-        wanted = max(
-            counts.waiting + targets.warm_ips - counts.free - counts.pending,
-            targets.minimum_ips - counts.total - counts.pending,
-        )
-        return max(min(wanted, self.max_pods + counts.cooling - counts.total - counts.pending), 0)
 
     def _fill_enis(self, deficit: int, now: float) -> int:
         """Ask for addresses on the ENIs that are there, all at once; returns what remains to be found.
@@ -554,7 +409,7 @@ class Pool:
             count = min(deficit, eni.room)
             if count == 0 or eni.unfulfilled or (eni.state is not EniState.READY and eni.state not in ARRIVING):
                 continue
-            backoff = self._assign_backoff(eni, now)
+            backoff = self.assign_backoff(eni, now)
             if backoff is not None and backoff.policy.lasting:
                 continue
             deficit -= count
@@ -569,34 +424,19 @@ class Pool:
 
     def _add_enis(self, deficit: int, now: float) -> None:
         capacity = self.limits.secondary_per_eni
-        while deficit > 0 and capacity > 0 and self._eni_slots() > 0:
-            subnet_id = self._open_subnet(now)
+        while deficit > 0 and capacity > 0 and self.eni_slots() > 0:
+            subnet_id = self.open_subnet(now)
             if subnet_id is None:
                 return
             count = min(deficit, capacity)
             token = self._new_token()
-            eni = Eni(token, EniState.CREATING, self._free_index(), capacity, subnet_id)
+            eni = Eni(token, EniState.CREATING, self.free_index(), capacity, subnet_id)
             eni.token, eni.pending = token, count
             eni.busy = self._next_op()
             self.inventory.add_eni(eni)
             self._write(PutIntent(Intent(token, CREATE, now, subnet_id=subnet_id, count=count)))
             self._send(do.CreateEni(eni.busy, token, subnet_id, count), eni)
             deficit -= count
-
-    def _assign_backoff(self, eni: Eni, now: float) -> Backoff | None:
-        return self.backoffs.active(now, action_scope(ASSIGN), subnet_scope(eni.subnet_id), eni_scope(eni.id))
-
-    def _open_subnet(self, now: float) -> str | None:
-        if self.backoffs.active(now, action_scope(CREATE), action_scope(ATTACH), NEW_ENI) is not None:
-            return None
-        return next((s for s in self._subnets if self.backoffs.active(now, subnet_scope(s)) is None), None)
-
-    def _eni_slots(self) -> int:
-        return self.limits.max_enis - sum(eni.state is not EniState.DELETING for eni in self.inventory.enis.values())
-
-    def _free_index(self) -> int:
-        taken = {eni.device_index for eni in self.inventory.enis.values()}
-        return next(index for index in range(1, len(taken) + 2) if index not in taken)
 
     # Refusing
 
@@ -610,101 +450,14 @@ class Pool:
             if self.draining:
                 refusal = Refusal(Reason.DRAINING, "the daemon is stopping; ask again once it is back", 1.0)
             elif waiting.deadline <= now:
-                refusal = self._why_late(waiting, now)
-            elif self.started and self._supply(now, waiting.deadline) <= position:
-                refusal = self._why(now)
+                refusal = outlook.why_late(self, waiting, now)
+            elif self.started and outlook.supply(self, now, waiting.deadline) <= position:
+                refusal = outlook.why(self, now)
             if refusal is None:
                 position += 1
                 continue
             del self.waiting[waiting.request]
             self._effects.append(do.Refuse(waiting.request, refusal))
-
-    def _supply(self, now: float, deadline: float) -> int:
-        """How many more requests could be served until `deadline`, at most."""
-        counts = self.counts()
-        cooled = bisect_right(list(self.inventory.cooling.values()), deadline - self.targets.cooldown)
-        growable = self._growable(now)
-        room = self.max_pods - len(self.inventory.attachments)
-        return min(counts.free + counts.pending + cooled + growable, room)
-
-    def _growable(self, now: float) -> int:
-        """Addresses that could still be asked for, unless something lasting is in the way."""
-        counts = self.counts()
-        found = 0
-        for eni in self.inventory.enis.values():
-            if eni.state is EniState.READY or (eni.state in ARRIVING and not eni.unfulfilled):
-                backoff = self._assign_backoff(eni, now)
-                if backoff is None or not backoff.policy.lasting:
-                    found += eni.room
-        if self._creation_blocked(now) is None:
-            found += max(self._eni_slots(), 0) * self.limits.secondary_per_eni
-        return max(min(found, self.max_pods + counts.cooling - counts.total - counts.pending), 0)
-
-    def _creation_blocked(self, now: float) -> Backoff | None:
-        """The lasting back-off that keeps new ENIs from coming."""
-        general = self.backoffs.active(now, action_scope(CREATE), action_scope(ATTACH), NEW_ENI)
-        if general is not None:
-            return general if general.policy.lasting else None
-        subnets = [self.backoffs.active(now, subnet_scope(s)) for s in self._subnets]
-        full = [b for b in subnets if b is not None]
-        return full[0] if full and len(full) == len(subnets) else None
-
-    def _why(self, now: float) -> Refusal:
-        """Nothing can come: say what stands in the way, the most useful to know first."""
-        counts = self.counts()
-        numbers = self._numbers(counts)
-        slots = self._eni_slots()
-        blocked = self._creation_blocked(now) if slots > 0 else None
-        if blocked is None:
-            blocked = next(
-                (
-                    backoff
-                    for eni in self.inventory.ready()
-                    if eni.room > 0
-                    and (backoff := self._assign_backoff(eni, now)) is not None
-                    and backoff.policy.lasting
-                ),
-                None,
-            )
-        if blocked is not None:
-            return self._blocked(blocked, now, numbers)
-        if counts.cooling:
-            wait = max(next(iter(self.inventory.cooling.values())) + self.targets.cooldown - now, 0.1)
-            message = f"all {counts.total} addresses are in use or cooling; the next one is free in {wait:.0f} s"
-            return Refusal(Reason.ALL_COOLING, message, wait, numbers)
-        if self.max_pods < self.limits.max_pods and len(self.inventory.attachments) >= self.max_pods:
-            message = f"{self.max_pods} addresses are in use, as many as pool.max_pods allows"
-            return Refusal(Reason.POD_LIMIT, message, self.targets.cooldown or 1.0, numbers)
-        message = (
-            f"all {counts.total} addresses are in use, and the instance type takes no more: "
-            f"{self.limits.max_enis} ENIs with {self.limits.secondary_per_eni} secondary addresses each"
-        )
-        return Refusal(Reason.ENI_LIMIT, message, self.targets.cooldown or 1.0, numbers)
-
-    def _why_late(self, waiting: Waiting, now: float) -> Refusal:
-        numbers = self._numbers(self.counts())
-        if not self.started:
-            return Refusal(Reason.NOT_READY, "the daemon has not learnt its ENIs yet: see its log", 5.0, numbers)
-        worst = max(self.backoffs.all_active(now), key=lambda b: b.attempts, default=None)
-        if worst is not None:
-            return self._blocked(worst, now, numbers)
-        waited = now - waiting.since
-        return Refusal(Reason.TIMEOUT, f"no address came within {waited:.0f} s", 1.0, numbers)
-
-    def _blocked(self, backoff: Backoff, now: float, numbers: tuple[tuple[str, int], ...]) -> Refusal:
-        failure, reason = backoff.failure, backoff.policy.reason
-        message = f"{failure.action}: {failure.code}: {failure.message} ({backoff.scope})"
-        return Refusal(reason, message, max(backoff.until - now, 0.1), numbers)
-
-    def _numbers(self, counts: Counts) -> tuple[tuple[str, int], ...]:
-        return (
-            ("free", counts.free),
-            ("assigned", counts.assigned),
-            ("cooling", counts.cooling),
-            ("pending", counts.pending),
-            ("waiting", counts.waiting),
-            ("max_pods", self.max_pods),
-        )
 
     # Small parts
 
@@ -736,11 +489,3 @@ class Pool:
 
     def _note(self, event: str, level: str, **fields: str | int | float) -> None:
         self._effects.append(do.Note(event, level, tuple(fields.items())))
-
-    def _attach_intent(self, eni: Eni, now: float) -> Intent:
-        return Intent(_attach_token(eni), ATTACH, now, eni_id=eni.id, device_index=eni.device_index)
-
-
-def _attach_token(eni: Eni) -> str:
-    """AttachNetworkInterface takes no ClientToken; an ENI is attached once, so its id will do."""
-    return f"attach {eni.id}"

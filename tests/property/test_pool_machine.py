@@ -417,7 +417,7 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPool = PoolMachine.TestCase
 TestPool.settings = settings(
-    max_examples=2500,
+    max_examples=1000,
     stateful_step_count=100,
     deadline=None,
     print_blob=False,

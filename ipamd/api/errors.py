@@ -1,0 +1,66 @@
+"""How a refusal leaves the daemon: gRPC status, `google.rpc.ErrorInfo`, and the CNI error object for plugins."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from ipamd.pool.model import Reason, Refusal
+
+DOMAIN = "ipamd"
+
+# Trailing metadata with the finished CNI error object. Left out when the plugin should try again by itself until
+# its deadline: the daemon is only going away for a moment.
+CNI_ERROR = "ipamd-cni-error"
+
+_CODES = {
+    Reason.SUBNET_EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.ENI_LIMIT: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.ADDRESS_LIMIT: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.POD_LIMIT: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.ALL_COOLING: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.THROTTLED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.NOT_AUTHORIZED: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.SECURITY_GROUP_INVALID: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.DRAINING: grpc.StatusCode.UNAVAILABLE,
+    Reason.TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Reason.CLOUD_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.LEDGER_UNWRITABLE: grpc.StatusCode.UNAVAILABLE,
+    Reason.NOT_READY: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+async def abort_refused(
+    context: grpc.aio.ServicerContext[object, object], refusal: Refusal, request_id: str, cni_error: str | None
+) -> NoReturn:
+    metadata = {name: str(value) for name, value in refusal.numbers}
+    if refusal.retry_after is not None:
+        metadata["retry_after"] = f"{refusal.retry_after:.3f}"
+    if refusal.reason is Reason.DRAINING:
+        cni_error = None
+    await abort(context, _CODES[refusal.reason], refusal.reason, refusal.message, metadata, request_id, cni_error)
+
+
+async def abort(
+    context: grpc.aio.ServicerContext[object, object],
+    code: grpc.StatusCode,
+    reason: str,
+    message: str,
+    metadata: dict[str, str],
+    request_id: str,
+    cni_error: str | None,
+) -> NoReturn:
+    info = ErrorInfo(reason=reason, domain=DOMAIN, metadata={**metadata, "request_id": request_id})
+    detail = AnyMessage()
+    detail.Pack(info)
+    status = rpc_status.to_status(Status(code=code.value[0], message=message, details=[detail]))
+    trailing = list(status.trailing_metadata)
+    if cni_error is not None:
+        trailing.append((CNI_ERROR, cni_error))
+    await context.abort(code, message, trailing_metadata=tuple(trailing))
+    raise AssertionError("abort returned")

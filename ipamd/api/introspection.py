@@ -1,0 +1,143 @@
+"""The `Introspection` service: the pool's state as messages. Reads only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+import ipamd
+from cni_shim.names import host_ifname
+from ipamd.api.v1 import introspection_pb2 as pb
+from ipamd.api.v1 import introspection_pb2_grpc
+from ipamd.cloud.port import Identity
+from ipamd.pool.inventory import Eni
+from ipamd.pool.outlook import unready_reason
+from ipamd.runner import PoolRunner
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
+    def __init__(self, runner: PoolRunner, identity: Identity) -> None:
+        self._runner = runner
+        self._pool = runner.pool
+        self._identity = identity
+        self._started = runner.clock()
+
+    async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.Node:
+        pool, now = self._pool, self._runner.clock()
+        counts, targets, limits = pool.counts(), pool.targets, pool.limits
+        unready = unready_reason(pool, now)
+        return pb.Node(
+            instance_id=self._identity.instance_id,
+            instance_type=self._identity.instance_type,
+            availability_zone=self._identity.availability_zone,
+            version=ipamd.__version__,
+            started=_timestamp(self._started),
+            counts=pb.Counts(
+                free=counts.free,
+                assigned=counts.assigned,
+                cooling=counts.cooling,
+                releasing=counts.releasing,
+                pending=counts.pending,
+                waiting=counts.waiting,
+                total=counts.total,
+            ),
+            targets=pb.Targets(
+                warm_ips=targets.warm_ips,
+                minimum_ips=targets.minimum_ips,
+                max_pods=pool.max_pods,
+                cooldown=targets.cooldown,
+                allocate_wait=targets.allocate_wait,
+            ),
+            max_enis=limits.max_enis,
+            addresses_per_eni=limits.secondary_per_eni,
+            ready=unready is None,
+            not_ready_reason="" if unready is None else f"{unready.reason}: {unready.message}",
+            backoffs=[
+                pb.Backoff(
+                    scope=backoff.scope,
+                    reason=backoff.policy.reason,
+                    message=f"{backoff.failure.action}: {backoff.failure.code}: {backoff.failure.message}",
+                    until=_timestamp(backoff.until),
+                )
+                for backoff in pool.backoffs.all_active(now)
+            ],
+        )
+
+    async def ListEnis(self, request: pb.ListEnisRequest, context: Context) -> pb.ListEnisReply:
+        enis = sorted(self._pool.inventory.enis.values(), key=lambda eni: eni.device_index)
+        return pb.ListEnisReply(enis=[_eni(eni) for eni in enis])
+
+    async def ListAddresses(self, request: pb.ListAddressesRequest, context: Context) -> pb.ListAddressesReply:
+        return pb.ListAddressesReply(
+            addresses=[
+                pb.Address(ip=a.ip, eni=a.eni.id, state=a.state, since=_timestamp(a.since))
+                for a in self._pool.inventory.addresses.values()
+            ]
+        )
+
+    async def ListAttachments(self, request: pb.ListAttachmentsRequest, context: Context) -> pb.ListAttachmentsReply:
+        return pb.ListAttachmentsReply(
+            attachments=[
+                pb.AttachmentInfo(
+                    network=a.key.network,
+                    container_id=a.key.container_id,
+                    ifname=a.key.ifname,
+                    ip=a.address,
+                    eni=a.eni_id,
+                    pod_name=a.owner.pod_name,
+                    pod_namespace=a.owner.pod_namespace,
+                    pod_uid=a.owner.pod_uid,
+                    netns=a.owner.netns,
+                    since=_timestamp(a.since),
+                    host_ifname=host_ifname(a.key.container_id, a.key.ifname),
+                )
+                for a in self._pool.inventory.attachments.values()
+            ]
+        )
+
+    async def ListWaiting(self, request: pb.ListWaitingRequest, context: Context) -> pb.ListWaitingReply:
+        return pb.ListWaitingReply(
+            waiting=[
+                pb.Waiting(
+                    network=w.key.network,
+                    container_id=w.key.container_id,
+                    ifname=w.key.ifname,
+                    pod_name=w.owner.pod_name,
+                    pod_namespace=w.owner.pod_namespace,
+                    since=_timestamp(w.since),
+                    deadline=_timestamp(w.deadline),
+                    request_id=w.request,
+                )
+                for w in self._pool.waiting.values()
+            ]
+        )
+
+
+def _eni(eni: Eni) -> pb.Eni:
+    return pb.Eni(
+        id="" if eni.id == eni.token else eni.id,
+        device_index=max(eni.device_index, 0),
+        primary=eni.primary,
+        state=eni.state,
+        mac=eni.mac,
+        subnet_id=eni.subnet_id,
+        primary_ip=eni.primary_ip,
+        free=len(eni.free),
+        assigned=eni.assigned,
+        cooling=eni.cooling,
+        releasing=eni.releasing,
+        pending=eni.pending,
+        capacity=eni.capacity,
+        link=eni.link,
+    )
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromNanoseconds(int(seconds * 1e9))
+    return stamp

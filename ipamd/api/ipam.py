@@ -1,0 +1,206 @@
+"""The `Ipam` service: translate, ask the pool, translate back. Decides nothing."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+import structlog
+
+from cni_shim.names import host_ifname
+from ipamd.api import cni
+from ipamd.api.errors import abort, abort_refused
+from ipamd.api.plan import GATEWAY, plan, recovered_key
+from ipamd.api.v1 import ipam_pb2, ipam_pb2_grpc
+from ipamd.host import HostNetwork
+from ipamd.pool.model import Attachment
+from ipamd.pool.outlook import unready_reason
+from ipamd.runner import PoolRunner, Refused
+from ipamd.settings import Settings
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+log = structlog.get_logger("ipamd.api")
+
+
+class IpamService(ipam_pb2_grpc.IpamServicer):
+    def __init__(self, runner: PoolRunner, network: HostNetwork, settings: Settings) -> None:
+        self._runner = runner
+        self._network = network
+        self._settings = settings
+
+    async def Allocate(self, request: ipam_pb2.AllocateRequest, context: Context) -> ipam_pb2.AllocateReply:
+        request_id, started = _new_request_id(), time.monotonic()
+        call = await self._understand(request, context, request_id, needs_netns=True)
+        wait = self._settings.pool.allocate_wait
+        if request.deadline_ms:
+            wait = min(wait, request.deadline_ms / 1000)
+        what = f"no address for {_who(call)}"
+        try:
+            attachment = await self._runner.allocate(request_id, call.key, call.owner, wait)
+        except Refused as refused:
+            log.warning(
+                "attachment.refused",
+                **_fields(call, request_id),
+                reason=refused.refusal.reason,
+                message=refused.refusal.message,
+                waited_ms=_ms_since(started),
+            )
+            error = None
+            if call.version is not None:
+                error = cni.refusal_error(call.version, refused.refusal, what, request_id)
+            await abort_refused(context, refused.refusal, request_id, error)
+        eni = self._runner.pool.inventory.enis.get(attachment.eni_id)
+        if eni is None:
+            message = f"{attachment.address} is on no ENI of this node any more: delete the pod"
+            await self._abort_broken(context, call, message, request_id)
+        mtu = self._settings.host.mtu or self._network.mtu(eni.mac)
+        reply = plan(attachment, self._settings.host, eni.device_index, mtu, call.owner.netns)
+        reply.request_id = request_id
+        if call.version is not None:
+            reply.result = cni.result(call, reply, attachment, GATEWAY)
+        log.info(
+            "attachment.granted",
+            **_fields(call, request_id),
+            ip=attachment.address,
+            eni=attachment.eni_id,
+            waited_ms=_ms_since(started),
+        )
+        return reply
+
+    async def Release(self, request: ipam_pb2.ReleaseRequest, context: Context) -> ipam_pb2.ReleaseReply:
+        request_id = _new_request_id()
+        call = await self._understand(request, context, request_id)
+        attachment = await self._runner.release(request_id, call.key, recovered_key(call.key))
+        reply = ipam_pb2.ReleaseReply(
+            released=attachment is not None,
+            host_ifname=host_ifname(call.key.container_id, call.key.ifname),
+            request_id=request_id,
+        )
+        if attachment is not None:
+            reply.address = _packed(attachment)
+            log.info("attachment.released", **_fields(call, request_id), ip=attachment.address)
+        return reply
+
+    async def Check(self, request: ipam_pb2.CheckRequest, context: Context) -> ipam_pb2.CheckReply:
+        request_id = _new_request_id()
+        call = await self._understand(request, context, request_id)
+        attachment = self._runner.pool.inventory.attachments.get(call.key)
+        if attachment is None:
+            message = f"{call.key} holds no address"
+            error = None
+            if call.version is not None:
+                details = f"reason=UNKNOWN_ATTACHMENT request_id={request_id}"
+                error = cni.error_object(call.version, cni.UNKNOWN_CONTAINER, message, details)
+            await abort(context, grpc.StatusCode.NOT_FOUND, "UNKNOWN_ATTACHMENT", message, {}, request_id, error)
+        name = host_ifname(call.key.container_id, call.key.ifname)
+        routes = await self._network.pod_routes()
+        via = routes.get(attachment.address)
+        if via != name:
+            found = f"leads to {via}" if via else "is missing"
+            message = f"the host route to {attachment.address} {found}, {name} is expected"
+            await self._abort_broken(context, call, message, request_id)
+        return ipam_pb2.CheckReply(address=_packed(attachment), host_ifname=name, request_id=request_id)
+
+    async def Collect(self, request: ipam_pb2.CollectRequest, context: Context) -> ipam_pb2.CollectReply:
+        request_id = _new_request_id()
+        if request.WhichOneof("caller") == "valid":
+            network = request.valid.network or cni.DEFAULT_NETWORK
+            valid = frozenset((a.container_id, a.ifname) for a in request.valid.attachments)
+        else:
+            try:
+                call = cni.understand_network(request.cni)
+            except cni.InvalidCall as error:
+                await _abort_invalid(context, error, request_id, for_cni=True)
+            network, valid = call.key.network, call.valid
+        collected = await self._runner.collect(request_id, network, valid)
+        for attachment in collected:
+            log.info("attachment.collected", key=str(attachment.key), ip=attachment.address, request_id=request_id)
+        return ipam_pb2.CollectReply(released=len(collected), request_id=request_id)
+
+    async def Ready(self, request: ipam_pb2.ReadyRequest, context: Context) -> ipam_pb2.ReadyReply:
+        request_id = _new_request_id()
+        version = None
+        if request.HasField("cni"):
+            try:
+                version = cni.understand_network(request.cni).version
+            except cni.InvalidCall as error:
+                await _abort_invalid(context, error, request_id, for_cni=True)
+        refusal = unready_reason(self._runner.pool, self._runner.clock())
+        if refusal is not None:
+            text = None
+            if version is not None:
+                details = f"reason={refusal.reason} request_id={request_id}"
+                text = cni.error_object(version, cni.PLUGIN_NOT_AVAILABLE, refusal.message, details)
+            # Asked for its state, even a stopping daemon answers it: the plugin has nothing to wait for.
+            await abort(context, grpc.StatusCode.UNAVAILABLE, refusal.reason, refusal.message, {}, request_id, text)
+        return ipam_pb2.ReadyReply(free=self._runner.pool.counts().free, request_id=request_id)
+
+    async def _understand(
+        self,
+        request: ipam_pb2.AllocateRequest | ipam_pb2.ReleaseRequest | ipam_pb2.CheckRequest,
+        context: Context,
+        request_id: str,
+        needs_netns: bool = False,
+    ) -> cni.Call:
+        caller = request.WhichOneof("caller")
+        try:
+            return cni.understand(
+                request.cni if caller == "cni" else None,
+                request.attachment if caller == "attachment" else None,
+                needs_netns=needs_netns,
+            )
+        except cni.InvalidCall as error:
+            await _abort_invalid(context, error, request_id, for_cni=caller == "cni")
+
+    async def _abort_broken(self, context: Context, call: cni.Call, message: str, request_id: str) -> NoReturn:
+        error = None
+        if call.version is not None:
+            details = f"reason=ATTACHMENT_BROKEN request_id={request_id}"
+            error = cni.error_object(call.version, cni.OWN_ERROR, message, details)
+        code = grpc.StatusCode.FAILED_PRECONDITION
+        await abort(context, code, "ATTACHMENT_BROKEN", message, {}, request_id, error)
+
+
+async def _abort_invalid(context: Context, error: cni.InvalidCall, request_id: str, *, for_cni: bool) -> NoReturn:
+    log.warning("call.invalid", reason=error.reason, message=str(error), request_id=request_id)
+    text = None
+    if for_cni:
+        details = f"reason={error.reason} request_id={request_id}"
+        text = cni.error_object(error.version, error.code, str(error), details)
+    await abort(context, grpc.StatusCode.INVALID_ARGUMENT, error.reason, str(error), {}, request_id, text)
+
+
+def _new_request_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+def _ms_since(started: float) -> float:
+    return round((time.monotonic() - started) * 1000, 2)
+
+
+def _packed(attachment: Attachment) -> bytes:
+    return ipaddress.IPv4Address(attachment.address).packed
+
+
+def _who(call: cni.Call) -> str:
+    owner = call.owner
+    if owner.pod_name:
+        return f"pod {owner.pod_namespace + '/' if owner.pod_namespace else ''}{owner.pod_name}"
+    return f"container {call.key.container_id[:12]}"
+
+
+def _fields(call: cni.Call, request_id: str) -> dict[str, str]:
+    fields = {
+        "network": call.key.network,
+        "container": call.key.container_id[:12],
+        "ifname": call.key.ifname,
+        "request_id": request_id,
+    }
+    if call.owner.pod_name:
+        fields["pod"] = f"{call.owner.pod_namespace}/{call.owner.pod_name}"
+    return fields

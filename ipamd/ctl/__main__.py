@@ -1,0 +1,91 @@
+"""`ipamctl`: what the daemon on this node knows, as tables for people and JSON for programs.
+
+Exit codes: 0 done, 1 the daemon is not there or refused, 2 the command line is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+import grpc
+
+import ipamd
+from ipamd.api.v1 import introspection_pb2_grpc
+from ipamd.ctl import views
+from ipamd.ctl.table import render
+
+DEFAULT_SOCKET = Path("/run/ipamd/ipamd.sock")
+TIMEOUT = 5.0
+
+COMMANDS = {
+    "status": (views.status, "the pool at a glance: counts, targets, what it waits for"),
+    "enis": (views.enis, "the network interfaces and how full they are"),
+    "pods": (views.pods, "the attachments: which container has which address"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parse(argv)
+    view, _ = COMMANDS[args.command]
+    with grpc.insecure_channel(f"unix:{args.socket}") as channel:
+        try:
+            answer = view(introspection_pb2_grpc.IntrospectionStub(channel), TIMEOUT)
+        except grpc.RpcError as error:
+            print(f"ipamctl: {_explain(error, args.socket)}", file=sys.stderr)
+            return 1
+    try:
+        print(json.dumps(answer.data, indent=2) if args.output == "json" else render(answer))
+    except BrokenPipeError:
+        # `ipamctl pods | head`: the reader has seen enough.
+        sys.stdout = None  # type: ignore[assignment]
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--socket",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="S",
+        help=f"the daemon's (default: {DEFAULT_SOCKET})",
+    )
+    common.add_argument(
+        "-o", "--output", choices=("table", "json"), default=argparse.SUPPRESS, help="(default: table)"
+    )
+    parser = argparse.ArgumentParser(
+        prog="ipamctl",
+        description="See what the address pool daemon on this node does.",
+        epilog="exit codes: 0 done, 1 the daemon is not there or refused, 2 wrong command line",
+        parents=[common],
+    )
+    parser.add_argument("--version", action="version", version=f"ipamctl {ipamd.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, help_text) in COMMANDS.items():
+        commands.add_parser(name, help=help_text, description=help_text.capitalize() + ".", parents=[common])
+    return parser.parse_args(argv, argparse.Namespace(socket=DEFAULT_SOCKET, output="table"))
+
+
+def _explain(error: grpc.RpcError, socket: Path) -> str:
+    code = error.code() if isinstance(error, grpc.Call) else None
+    if code is grpc.StatusCode.UNAVAILABLE:
+        if not socket.exists():
+            why = "there is no such socket"
+        elif not os.access(socket, os.R_OK | os.W_OK):
+            why = "you may not open it (try as root)"
+        else:
+            why = "nobody answers"
+        return f"no daemon at {socket}: {why}. Is it running? (systemctl status ipamd; another place: --socket)"
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"the daemon at {socket} did not answer within {TIMEOUT:.0f} s"
+    return str(error.details() if isinstance(error, grpc.Call) else error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

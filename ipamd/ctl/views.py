@@ -1,0 +1,124 @@
+"""What each command shows. The keys of `data` are a promise: more may come, none is renamed or removed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from ipamd.api.v1 import introspection_pb2 as pb
+from ipamd.api.v1.introspection_pb2_grpc import IntrospectionStub
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`data` for JSON; `rows` under `columns` for people, with `lines` above them."""
+
+    data: Any
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    lines: tuple[str, ...] = ()
+
+
+def status(stub: IntrospectionStub, timeout: float) -> Answer:
+    node: pb.Node = stub.GetNode(pb.GetNodeRequest(), timeout=timeout)
+    counts, targets = node.counts, node.targets
+    data = {
+        "instance_id": node.instance_id,
+        "instance_type": node.instance_type,
+        "availability_zone": node.availability_zone,
+        "version": node.version,
+        "started": _when(node.started),
+        "ready": node.ready,
+        "not_ready_reason": node.not_ready_reason or None,
+        **{name: getattr(counts, name) for name in (*STATES, "total")},
+        "targets": {
+            "warm_ips": targets.warm_ips,
+            "minimum_ips": targets.minimum_ips,
+            "max_pods": targets.max_pods,
+            "cooldown": targets.cooldown,
+            "allocate_wait": targets.allocate_wait,
+        },
+        "limits": {"enis": node.max_enis, "addresses_per_eni": node.addresses_per_eni},
+        "backoffs": [
+            {"scope": b.scope, "reason": b.reason, "message": b.message, "until": _when(b.until)}
+            for b in node.backoffs
+        ],
+    }
+    lines = [
+        f"{node.instance_id}  {node.instance_type}  {node.availability_zone}  ipamd {node.version}",
+        "ready" if node.ready else f"NOT READY: {node.not_ready_reason}",
+        f"limits   {node.max_enis} ENIs with {node.addresses_per_eni} secondary addresses each",
+        f"targets  warm {targets.warm_ips}, minimum {targets.minimum_ips}, pods at most {targets.max_pods}, "
+        f"cooldown {targets.cooldown:g} s, wait at most {targets.allocate_wait:g} s",
+    ]
+    lines += [f"HELD BACK until {_when(b.until)}: {b.scope}: {b.message}" for b in node.backoffs]
+    row = tuple(str(getattr(counts, name)) for name in (*STATES, "total"))
+    return Answer(data, (*STATES, "total"), (row,), (*lines, ""))
+
+
+def enis(stub: IntrospectionStub, timeout: float) -> Answer:
+    reply: pb.ListEnisReply = stub.ListEnis(pb.ListEnisRequest(), timeout=timeout)
+    names = (
+        "id", "device_index", "primary", "state", "link", "primary_ip", "subnet_id", "mac",
+        "free", "assigned", "cooling", "releasing", "pending", "capacity",
+    )  # fmt: skip
+    data = [{name: getattr(eni, name) for name in names} for eni in reply.enis]
+    columns = ("eni", "index", "state", "link", "address", "free", "assigned", "cooling", "pending", "capacity")
+    rows = tuple(
+        (
+            (eni.id or "(being created)") + (" (primary)" if eni.primary else ""),
+            str(eni.device_index),
+            eni.state,
+            eni.link or "-",
+            eni.primary_ip or "-",
+            *(str(n) for n in (eni.free, eni.assigned, eni.cooling, eni.pending, eni.capacity)),
+        )
+        for eni in reply.enis
+    )
+    return Answer(data, columns, rows)
+
+
+def pods(stub: IntrospectionStub, timeout: float) -> Answer:
+    reply: pb.ListAttachmentsReply = stub.ListAttachments(pb.ListAttachmentsRequest(), timeout=timeout)
+    attachments = sorted(reply.attachments, key=lambda a: (a.pod_namespace, a.pod_name, a.container_id, a.ifname))
+    data = [
+        {
+            "container_id": a.container_id,
+            "ifname": a.ifname,
+            "network": a.network,
+            "ip": a.ip,
+            "eni": a.eni,
+            "pod": a.pod_name,
+            "namespace": a.pod_namespace,
+            "since": _when(a.since),
+            "host_ifname": a.host_ifname,
+            "netns": a.netns,
+        }
+        for a in attachments
+    ]
+    columns = ("namespace", "pod", "container", "ifname", "ip", "eni", "host link", "since")
+    rows = tuple(
+        (
+            a.pod_namespace or "-",
+            a.pod_name or "-",
+            a.container_id[:12],
+            a.ifname,
+            a.ip,
+            a.eni,
+            a.host_ifname,
+            _when(a.since),
+        )
+        for a in attachments
+    )
+    return Answer(data, columns, rows)
+
+
+STATES = ("free", "assigned", "cooling", "releasing", "pending", "waiting")
+
+
+def _when(stamp: Timestamp) -> str:
+    """UTC, to the second: 2026-01-31T12:00:00Z."""
+    return datetime.fromtimestamp(stamp.seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,236 @@
+"""The composition root: builds the parts, starts them in order, stops them in reverse.
+
+Start: settings, lock, ledger, identity from IMDS, limits, the host's network, the inventory from EC2, the pool, the
+socket. IMDS and EC2 are asked until they answer, with each failure in the log; the socket appears once the pool
+knows its addresses, and plugins wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from random import Random
+from typing import IO, TypeVar
+
+import structlog
+
+import ipamd
+from ipamd.api.introspection import IntrospectionService
+from ipamd.api.ipam import IpamService
+from ipamd.api.plan import recovered_key
+from ipamd.api.server import ApiServer
+from ipamd.api.spool import Spool, Spooled
+from ipamd.cloud.ec2 import Ec2
+from ipamd.cloud.imds import Imds
+from ipamd.cloud.port import CloudError, Identity
+from ipamd.host import HostNetwork
+from ipamd.install import write_conflist
+from ipamd.ledger import Ledger
+from ipamd.pool import events as on
+from ipamd.pool.model import Cooling, DropAttachment, PutCooling, Record, Targets
+from ipamd.pool.pool import Pool
+from ipamd.runner import Clock, PoolRunner
+from ipamd.service_manager import ServiceManager
+from ipamd.settings import PoolSettings, Settings
+
+log = structlog.get_logger("ipamd.daemon")
+
+# Seconds that answers and EC2 calls under way get at the end; systemd's TimeoutStopSec is longer.
+STOP_GRACE = 5.0
+
+T = TypeVar("T")
+
+
+class DaemonError(Exception):
+    """The daemon can't start; the message says why and what to do."""
+
+
+async def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises `DaemonError`, `LedgerError`, `HostError`, `SocketUnusable`."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with AsyncExitStack() as stack:
+        serving = asyncio.ensure_future(_serve(settings, stack))
+        until = asyncio.ensure_future(stopping.wait())
+        await asyncio.wait((serving, until), return_when=asyncio.FIRST_COMPLETED)
+        until.cancel()
+        if not serving.done():
+            log.info("daemon.stopping")
+            ServiceManager().notify("STOPPING=1")
+            serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        if not serving.cancelled() and (error := serving.exception()) is not None:
+            raise error
+
+
+async def _serve(settings: Settings, stack: AsyncExitStack) -> None:
+    manager = ServiceManager()
+    log.info("daemon.starting", version=ipamd.__version__, pid=os.getpid(), socket=str(settings.api.socket))
+    stack.callback(_lock(settings.ledger.path).close)
+    ledger = Ledger.open(settings.ledger.path)
+    stack.callback(ledger.close)
+    if ledger.set_aside is not None:
+        log.error("ledger.set_aside", file=str(ledger.set_aside), path=str(settings.ledger.path))
+    spool = Spool(settings.cni.spool_dir)
+
+    manager.notify("STATUS=asking the instance metadata service who this node is")
+    imds = await stack.enter_async_context(Imds(settings.imds.endpoint))
+    identity = await _until_answered("imds", imds.identity)
+    log.info("node.identified", instance=identity.instance_id, type=identity.instance_type, ip=identity.primary_ip)
+
+    manager.notify("STATUS=asking EC2 for this node's network interfaces")
+    cloud = await stack.enter_async_context(Ec2(settings.ec2, settings.imds, identity))
+    limits = await _until_answered("ec2", lambda: cloud.instance_limits(identity.instance_type))
+    network = HostNetwork(settings.host)
+    await network.open()
+    stack.push_async_callback(network.close)
+    enis = await _until_answered("ec2", cloud.describe_enis)
+
+    clock = Clock()
+    pool = Pool(
+        _targets(settings.pool),
+        limits,
+        tuple(settings.ec2.subnets) or (identity.subnet_id,),
+        Random(),
+        lambda: str(uuid.uuid4()),
+    )
+    changed = asyncio.Event()
+    groups = tuple(settings.ec2.security_groups) or identity.security_groups
+    runner = PoolRunner(pool, ledger, cloud, network, identity, groups, clock, changed.set)
+    stack.push_async_callback(runner.stop, STOP_GRACE)
+
+    _settle_spooled(ledger, spool)
+    kept = ledger.load()
+    routed = tuple((await network.pod_routes()).items())
+    runner.feed(on.Started(tuple(enis), kept.attachments, kept.cooling, kept.intents, routed))
+    log.info("pool.restored", enis=len(enis), attachments=len(kept.attachments), cooling=len(kept.cooling))
+
+    server = ApiServer(
+        settings.api.socket, IpamService(runner, network, settings), IntrospectionService(runner, identity)
+    )
+    await server.start()
+    stack.push_async_callback(server.stop, STOP_GRACE)
+    # First of all whoever waits is told to ask the successor, while the server can still say it.
+    stack.callback(runner.feed, on.DrainRequested())
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_consume(spool, runner))
+        tasks.create_task(_announce(runner, changed, server, manager, settings, identity))
+        if manager.watchdog_interval is not None:
+            tasks.create_task(_heartbeat(manager, manager.watchdog_interval))
+
+
+def _lock(ledger: Path) -> IO[str]:
+    """One daemon for one ledger, whatever happens to the socket."""
+    path = ledger.with_suffix(".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise DaemonError(
+            f"{path}: {error.strerror}: ledger.path must be in a directory that can be written"
+        ) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise DaemonError(f"another ipamd runs on {ledger}: stop it, or give this one another ledger.path") from None
+    return file
+
+
+async def _until_answered(who: str, ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask until it answers: a node whose metadata service or EC2 is away for a while must not need a restart."""
+    delay = 1.0
+    while True:
+        try:
+            return await ask()
+        except CloudError as error:
+            failure = error.failure
+            log.error(
+                f"{who}.unavailable",
+                action=failure.action,
+                code=failure.code,
+                kind=failure.kind.value,
+                error=failure.message,
+                retry_in=delay,
+            )
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, 30.0)
+
+
+def _targets(settings: PoolSettings) -> Targets:
+    return Targets(
+        settings.warm_ips,
+        settings.minimum_ips,
+        settings.max_pods,
+        settings.cooldown,
+        settings.allocate_wait,
+        settings.coalesce,
+    )
+
+
+def _settle_spooled(ledger: Ledger, spool: Spool) -> None:
+    """Bring the ledger up to date with the DELs that came while nobody served: like replaying a journal."""
+    held = {attachment.key: attachment for attachment in ledger.load().attachments}
+    spooled = spool.read()
+    records: list[Record] = []
+    for release in spooled:
+        attachment = held.pop(release.key, None) or held.pop(recovered_key(release.key), None)
+        if attachment is not None and attachment.since <= release.released_at:
+            cooling = Cooling(attachment.address, release.released_at)
+            records += [DropAttachment(attachment.key), PutCooling(cooling)]
+            log.info("attachment.released", key=str(release.key), ip=attachment.address, spooled=True)
+    ledger.commit(records)
+    for release in spooled:
+        spool.done(release)
+
+
+async def _consume(spool: Spool, runner: PoolRunner) -> None:
+    async for waiting in spool.watch():
+        for spooled in waiting:
+            await _release_spooled(spooled, runner)
+            spool.done(spooled)
+
+
+async def _release_spooled(spooled: Spooled, runner: PoolRunner) -> None:
+    held = runner.pool.inventory.attachments.get(spooled.key)
+    if held is not None and held.since > spooled.released_at:
+        return  # the same name was attached again since: that DEL was for its predecessor
+    request = f"spool {spooled.file.name}"
+    attachment = await runner.release(request, spooled.key, recovered_key(spooled.key))
+    if attachment is not None:
+        log.info("attachment.released", key=str(spooled.key), ip=attachment.address, spooled=True)
+
+
+async def _announce(
+    runner: PoolRunner,
+    changed: asyncio.Event,
+    server: ApiServer,
+    manager: ServiceManager,
+    settings: Settings,
+    identity: Identity,
+) -> None:
+    """Say that the node can serve, once it can: to systemd, to health checks, and to the runtime by the conflist."""
+    while not runner.pool.can_serve():
+        changed.clear()
+        await changed.wait()
+    counts = runner.pool.counts()
+    if settings.cni.conf_dir is not None:
+        conflist = write_conflist(settings.cni.conf_dir)
+        log.info("conflist.written", file=str(conflist))
+    await server.set_serving(True)
+    manager.notify("READY=1", f"STATUS={identity.instance_id}: serving")
+    log.info("daemon.ready", free=counts.free, assigned=counts.assigned)
+
+
+async def _heartbeat(manager: ServiceManager, interval: float) -> None:
+    while True:
+        manager.notify("WATCHDOG=1")
+        await asyncio.sleep(interval)

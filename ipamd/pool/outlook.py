@@ -1,0 +1,115 @@
+"""What can still come, and the words for it when nothing can.
+
+Reads the pool's state, changes nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from ipamd.pool.backoff import NEW_ENI, Backoff, action_scope, subnet_scope
+from ipamd.pool.model import Counts, EniState, Reason, Refusal
+from ipamd.pool.state import ARRIVING, ATTACH, CREATE, State, Waiting
+
+
+def unready_reason(state: State, now: float) -> Refusal | None:
+    """Why an allocation that came now could not be served; None when it could, at once or after a wait."""
+    if not state.started:
+        return Refusal(Reason.NOT_READY, "the daemon has not learnt its ENIs yet", 1.0)
+    if state.draining:
+        return Refusal(Reason.DRAINING, "the daemon is stopping", 1.0)
+    if state.counts().free or supply(state, now, now + state.targets.allocate_wait) > len(state.waiting):
+        return None
+    return why(state, now)
+
+
+def supply(state: State, now: float, deadline: float) -> int:
+    """How many more requests could be served until `deadline`, at most."""
+    counts = state.counts()
+    cooled = bisect_right(list(state.inventory.cooling.values()), deadline - state.targets.cooldown)
+    growable = _growable(state, now)
+    room = state.max_pods - len(state.inventory.attachments)
+    return min(counts.free + counts.pending + cooled + growable, room)
+
+
+def why(state: State, now: float) -> Refusal:
+    """Nothing can come: say what stands in the way, the most useful to know first."""
+    counts = state.counts()
+    numbers = _numbers(state, counts)
+    slots = state.eni_slots()
+    blocked = _creation_blocked(state, now) if slots > 0 else None
+    if blocked is None:
+        blocked = next(
+            (
+                backoff
+                for eni in state.inventory.ready()
+                if eni.room > 0 and (backoff := state.assign_backoff(eni, now)) is not None and backoff.policy.lasting
+            ),
+            None,
+        )
+    if blocked is not None:
+        return _blocked(blocked, now, numbers)
+    if counts.cooling:
+        wait = max(next(iter(state.inventory.cooling.values())) + state.targets.cooldown - now, 0.1)
+        message = f"all {counts.total} addresses are in use or cooling; the next one is free in {wait:.0f} s"
+        return Refusal(Reason.ALL_COOLING, message, wait, numbers)
+    if state.max_pods < state.limits.max_pods and len(state.inventory.attachments) >= state.max_pods:
+        message = f"{state.max_pods} addresses are in use, as many as pool.max_pods allows"
+        return Refusal(Reason.POD_LIMIT, message, state.targets.cooldown or 1.0, numbers)
+    message = (
+        f"all {counts.total} addresses are in use, and the instance type takes no more: "
+        f"{state.limits.max_enis} ENIs with {state.limits.secondary_per_eni} secondary addresses each"
+    )
+    return Refusal(Reason.ENI_LIMIT, message, state.targets.cooldown or 1.0, numbers)
+
+
+def why_late(state: State, waiting: Waiting, now: float) -> Refusal:
+    numbers = _numbers(state, state.counts())
+    if not state.started:
+        return Refusal(Reason.NOT_READY, "the daemon has not learnt its ENIs yet: see its log", 5.0, numbers)
+    worst = max(state.backoffs.all_active(now), key=lambda b: b.attempts, default=None)
+    if worst is not None:
+        return _blocked(worst, now, numbers)
+    waited = now - waiting.since
+    return Refusal(Reason.TIMEOUT, f"no address came within {waited:.0f} s", 1.0, numbers)
+
+
+def _growable(state: State, now: float) -> int:
+    """Addresses that could still be asked for, unless something lasting is in the way."""
+    counts = state.counts()
+    found = 0
+    for eni in state.inventory.enis.values():
+        if eni.state is EniState.READY or (eni.state in ARRIVING and not eni.unfulfilled):
+            backoff = state.assign_backoff(eni, now)
+            if backoff is None or not backoff.policy.lasting:
+                found += eni.room
+    if _creation_blocked(state, now) is None:
+        found += max(state.eni_slots(), 0) * state.limits.secondary_per_eni
+    return max(min(found, state.max_pods + counts.cooling - counts.total - counts.pending), 0)
+
+
+def _creation_blocked(state: State, now: float) -> Backoff | None:
+    """The lasting back-off that keeps new ENIs from coming."""
+    general = state.backoffs.active(now, action_scope(CREATE), action_scope(ATTACH), NEW_ENI)
+    if general is not None:
+        return general if general.policy.lasting else None
+    subnets = [state.backoffs.active(now, subnet_scope(s)) for s in state.subnets]
+    full = [b for b in subnets if b is not None]
+    return full[0] if full and len(full) == len(subnets) else None
+
+
+def _blocked(backoff: Backoff, now: float, numbers: tuple[tuple[str, int], ...]) -> Refusal:
+    failure, reason = backoff.failure, backoff.policy.reason
+    message = f"{failure.action}: {failure.code}: {failure.message} ({backoff.scope})"
+    return Refusal(reason, message, max(backoff.until - now, 0.1), numbers)
+
+
+def _numbers(state: State, counts: Counts) -> tuple[tuple[str, int], ...]:
+    return (
+        ("free", counts.free),
+        ("assigned", counts.assigned),
+        ("cooling", counts.cooling),
+        ("pending", counts.pending),
+        ("waiting", counts.waiting),
+        ("max_pods", state.max_pods),
+    )

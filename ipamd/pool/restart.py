@@ -1,0 +1,120 @@
+"""A new process picks up where the old one was cut off.
+
+Three witnesses, each with its own authority: EC2 says which ENIs and addresses are here, the ledger says who holds
+them and which calls were under way, and the kernel says which addresses lead to a pod, whatever the ledger lost.
+"""
+
+from __future__ import annotations
+
+from ipamd.pool import effects as do
+from ipamd.pool import events as on
+from ipamd.pool.inventory import Eni
+from ipamd.pool.model import (
+    Attachment,
+    AttachmentKey,
+    Cooling,
+    DropCooling,
+    DropIntent,
+    EniState,
+    ObservedEni,
+    PutAttachment,
+    PutIntent,
+    Record,
+)
+from ipamd.pool.state import ATTACH, CREATE, State, attach_intent
+
+
+def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
+    """Fill the empty state; returns the records and notes that follow."""
+    state.started = True
+    effects: list[do.Effect] = []
+    attachments = {a.address: a for a in event.attachments}
+    cooling = {c.address: c for c in event.cooling}
+    attaching = {i.eni_id: i for i in event.intents if i.action == ATTACH}
+    creating = [i for i in event.intents if i.action == CREATE]
+    for intent in event.intents:
+        if intent.action != CREATE:
+            _write(effects, DropIntent(intent.token))
+    for observed in event.enis:
+        if observed.device_index is not None:
+            eni = _adopt_attached(state, observed)
+        elif observed.owned and observed.id in attaching:
+            index = attaching[observed.id].device_index
+            eni = _adopt(state, observed, EniState.ATTACHING, state.free_index() if index is None else index)
+            _write(effects, PutIntent(attach_intent(eni, now)))
+        elif observed.owned:
+            # Created but never attached, and nobody remembers why: undo. A creation that is still on record
+            # below gets its ENI back by its token, which cancels this.
+            eni = _adopt(state, observed, EniState.DELETING, -1)
+        else:
+            continue
+        if eni.state is not EniState.FOREIGN:
+            _restore_addresses(state, effects, eni, observed.addresses, attachments, cooling, dict(event.routed), now)
+    for intent in creating:
+        eni = Eni(
+            intent.token, EniState.CREATING, state.free_index(), state.limits.secondary_per_eni, intent.subnet_id
+        )
+        eni.token, eni.pending, eni.unsure = intent.token, intent.count, True
+        state.inventory.add_eni(eni)
+    for attachment in event.attachments:
+        if attachment.key not in state.inventory.attachments:
+            state.inventory.add_stranded(attachment)
+            _note(effects, "attachment.address_missing", "warning", ip=attachment.address, key=str(attachment.key))
+    for address in cooling:
+        if address not in state.inventory.cooling:
+            _write(effects, DropCooling(address))
+    return effects
+
+
+def _adopt_attached(state: State, observed: ObservedEni) -> Eni:
+    ours = observed.owned or observed.primary
+    assert observed.device_index is not None
+    state = EniState.CONFIGURING if ours else EniState.FOREIGN
+    eni = _adopt(state, observed, state, observed.device_index)
+    eni.primary = observed.primary
+    eni.keep_on_termination = ours and not observed.primary and not observed.delete_on_termination
+    return eni
+
+
+def _adopt(state: State, observed: ObservedEni, state: EniState, device_index: int) -> Eni:
+    eni = Eni(observed.id, state, device_index, state.limits.secondary_per_eni, observed.subnet_id)
+    eni.mac, eni.primary_ip, eni.attachment_id = observed.mac, observed.primary_ip, observed.attachment_id
+    state.inventory.add_eni(eni)
+    return eni
+
+
+def _restore_addresses(
+    state: State,
+    effects: list[do.Effect],
+    eni: Eni,
+    addresses: tuple[str, ...],
+    attachments: dict[str, Attachment],
+    cooling: dict[str, Cooling],
+    routed: dict[str, str],
+    now: float,
+) -> None:
+    for ip in addresses:
+        if ip in attachments:
+            state.inventory.add_assigned(attachments[ip], eni)
+        elif ip in routed:
+            # The ledger was lost, the pod was not: keep the address for whoever has it. Its DEL will name
+            # the same host interface.
+            key = AttachmentKey("", routed[ip], "")
+            attachment = Attachment(key, ip, eni.id, now)
+            _write(effects, PutAttachment(attachment))
+            state.inventory.add_assigned(attachment, eni)
+            _note(effects, "attachment.recovered", "warning", ip=ip, link=routed[ip])
+        elif ip in cooling and cooling[ip].released_at + state.targets.cooldown > now:
+            state.inventory.add_cooling(ip, eni, cooling[ip].released_at)
+        else:
+            state.inventory.add_free(ip, eni, now)
+    # Restored out of order: expiry relies on the order of release.
+    state.inventory.cooling = dict(sorted(state.inventory.cooling.items(), key=lambda item: item[1]))
+
+
+def _write(effects: list[do.Effect], record: Record) -> None:
+    effects.append(do.Write(record))
+
+
+def _note(effects: list[do.Effect], event: str, level: str, **fields: str) -> None:
+    effects.append(do.Note(event, level, tuple(fields.items())))

@@ -1,0 +1,97 @@
+"""The pool's memory: what it aims at, what it has, who waits, and the sums over it. Changed by `Pool` alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from ipamd.pool.backoff import NEW_ENI, Backoff, Backoffs, action_scope, eni_scope, subnet_scope
+from ipamd.pool.inventory import Eni, Inventory
+from ipamd.pool.model import AttachmentKey, Counts, EniState, Intent, Limits, Owner, Targets
+
+# EC2's names of the calls, as intents and back-offs show them.
+CREATE, ATTACH, ASSIGN = "CreateNetworkInterface", "AttachNetworkInterface", "AssignPrivateIpAddresses"
+
+# An ENI in one of these states will bring its addresses soon.
+ARRIVING = (EniState.CREATING, EniState.ATTACHING, EniState.CONFIGURING)
+
+
+@dataclass(slots=True)
+class Waiting:
+    request: str
+    key: AttachmentKey
+    owner: Owner
+    since: float
+    deadline: float
+
+
+class State:
+    def __init__(self, targets: Targets, limits: Limits, subnets: tuple[str, ...], random: Random) -> None:
+        self.targets = targets
+        self.limits = limits
+        self.subnets = subnets
+        self.inventory = Inventory()
+        self.waiting: dict[str, Waiting] = {}
+        self.backoffs = Backoffs(random)
+        self.started = False
+        self.draining = False
+
+    def counts(self) -> Counts:
+        inventory = self.inventory
+        free = pending = assigned = releasing = 0
+        for eni in inventory.enis.values():
+            assigned += eni.assigned
+            releasing += eni.releasing
+            if eni.state is EniState.READY:
+                free += len(eni.free)
+                pending += eni.pending
+            elif eni.state in ARRIVING and not eni.unfulfilled:
+                pending += len(eni.free) + eni.pending
+        cooling = len(inventory.cooling)
+        total = free + assigned + cooling + releasing
+        return Counts(free, assigned, cooling, releasing, pending, len(self.waiting), total)
+
+    @property
+    def max_pods(self) -> int:
+        return min(self.targets.max_pods or self.limits.max_pods, self.limits.max_pods)
+
+    def can_serve(self) -> bool:
+        """Whether the node is worth offering to a runtime: an address is free, or pods use all that there are."""
+        counts = self.counts()
+        arriving = any(eni.state in ARRIVING for eni in self.inventory.enis.values())
+        return self.started and (counts.free > 0 or (counts.assigned > 0 and not arriving))
+
+    def deficit(self) -> int:
+        """Addresses to ask for now; the arithmetic stands at the top of pool.py."""
+        counts, targets = self.counts(), self.targets
+        wanted = max(
+            counts.waiting + targets.warm_ips - counts.free - counts.pending,
+            targets.minimum_ips - counts.total - counts.pending,
+        )
+        return max(min(wanted, self.max_pods + counts.cooling - counts.total - counts.pending), 0)
+
+    def eni_slots(self) -> int:
+        """How many more ENIs the instance takes."""
+        return self.limits.max_enis - sum(eni.state is not EniState.DELETING for eni in self.inventory.enis.values())
+
+    def free_index(self) -> int:
+        taken = {eni.device_index for eni in self.inventory.enis.values()}
+        return next(index for index in range(1, len(taken) + 2) if index not in taken)
+
+    def assign_backoff(self, eni: Eni, now: float) -> Backoff | None:
+        return self.backoffs.active(now, action_scope(ASSIGN), subnet_scope(eni.subnet_id), eni_scope(eni.id))
+
+    def open_subnet(self, now: float) -> str | None:
+        """Where a new ENI may be created now; None while something holds that back."""
+        if self.backoffs.active(now, action_scope(CREATE), action_scope(ATTACH), NEW_ENI) is not None:
+            return None
+        return next((s for s in self.subnets if self.backoffs.active(now, subnet_scope(s)) is None), None)
+
+
+def attach_token(eni_id: str) -> str:
+    """AttachNetworkInterface takes no ClientToken; an ENI is attached once, so its id will do."""
+    return f"attach {eni_id}"
+
+
+def attach_intent(eni: Eni, now: float) -> Intent:
+    return Intent(attach_token(eni.id), ATTACH, now, eni_id=eni.id, device_index=eni.device_index)

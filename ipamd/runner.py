@@ -1,0 +1,285 @@
+"""The shell around the pool: carries its effects out and feeds the outcomes back.
+
+All events of one turn of the event loop share one ledger transaction. The order within a turn is the promise that
+everything else rests on: first the records are committed, then answers leave and EC2 calls are sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from ipamd.cloud.port import Cloud, CloudError, Identity
+from ipamd.host import EniNetwork, HostError, HostNetwork, NodeNetwork
+from ipamd.ledger import Ledger, LedgerError
+from ipamd.pool import effects as do
+from ipamd.pool import events as on
+from ipamd.pool.model import (
+    Attachment,
+    AttachmentKey,
+    CloudErrorKind,
+    CloudFailure,
+    Intent,
+    Owner,
+    PutAttachment,
+    PutIntent,
+    Record,
+    Refusal,
+)
+from ipamd.pool.pool import Pool
+
+log = structlog.get_logger("ipamd.pool")
+
+# A Nitro instance shows the device within a second or two of the attachment; past this it is worth an alarm.
+LINK_TIMEOUT = 60.0
+
+
+class Refused(Exception):
+    """The pool can't serve the request."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"{refusal.reason}: {refusal.message}")
+        self.refusal = refusal
+
+
+class Clock:
+    """Seconds since the epoch that never jump: the wall clock is read once, then the monotonic clock goes on."""
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+
+    def __call__(self) -> float:
+        return time.monotonic() + self._offset
+
+
+class PoolRunner:
+    """Owns the pool, its timers and the EC2 and host operations under way."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        ledger: Ledger,
+        cloud: Cloud,
+        network: HostNetwork,
+        identity: Identity,
+        security_groups: tuple[str, ...],
+        clock: Clock,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.pool = pool
+        self.clock = clock
+        self._ledger = ledger
+        self._cloud = cloud
+        self._network = network
+        self._identity = identity
+        self._security_groups = security_groups
+        self._on_change = on_change
+        self._answers: dict[str, asyncio.Future[Any]] = {}
+        self._batch: list[do.Effect] = []
+        self._owed: list[Record] = []
+        self._flush_scheduled = False
+        self._wake: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._enis: dict[str, EniNetwork] = {}
+        self._host_lock = asyncio.Lock()
+        self._ledger_failing = False
+
+    # What callers ask
+
+    async def allocate(self, request: str, key: AttachmentKey, owner: Owner, wait: float) -> Attachment:
+        """An address for the attachment, on record. Raises `Refused`."""
+        event = on.AllocationRequested(request, key, owner, self.clock() + wait)
+        try:
+            answer: Attachment = await self._ask(request, event)
+        except asyncio.CancelledError:
+            self.feed(on.AllocationCancelled(request))
+            raise
+        return answer
+
+    async def release(
+        self, request: str, key: AttachmentKey, recovered_as: AttachmentKey | None
+    ) -> Attachment | None:
+        """What was released, or None when nothing was held."""
+        answer: Attachment | None = await self._ask(request, on.ReleaseRequested(request, key, recovered_as))
+        return answer
+
+    async def collect(self, request: str, network: str, valid: frozenset[tuple[str, str]]) -> tuple[Attachment, ...]:
+        """What was released because the runtime no longer knows it."""
+        answer: tuple[Attachment, ...] = await self._ask(request, on.CollectRequested(request, network, valid))
+        return answer
+
+    async def _ask(self, request: str, event: on.Event) -> Any:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._answers[request] = future
+        self.feed(event)
+        try:
+            return await future
+        finally:
+            self._answers.pop(request, None)
+
+    def _answer(self, request: str, value: Any) -> None:
+        future = self._answers.get(request)
+        if future is not None and not future.done():
+            future.set_result(value)
+
+    # The turn
+
+    def feed(self, event: on.Event) -> None:
+        self._batch += self.pool.handle(event, self.clock())
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        batch, self._batch = self._batch, []
+        records = [effect.record for effect in batch if isinstance(effect, do.Write)]
+        try:
+            if self._owed or records:
+                self._ledger.commit([*self._owed, *records])
+                self._owed.clear()
+            if self._ledger_failing:
+                self._ledger_failing = False
+                log.info("ledger.writable_again")
+        except LedgerError as error:
+            self._carry_out_unrecorded(batch, records, error)
+        else:
+            for effect in batch:
+                self._carry_out(effect)
+        self._on_change()
+
+    def _carry_out_unrecorded(self, batch: list[do.Effect], records: list[Record], error: LedgerError) -> None:
+        """Nothing that needed a record happens; what only forgets is owed to the ledger and goes on."""
+        if not self._ledger_failing:
+            log.error("ledger.unwritable", error=str(error))
+            self._ledger_failing = True
+        unrecorded = {record.attachment.key for record in records if isinstance(record, PutAttachment)}
+        unsent = {_intent_mark(record.intent) for record in records if isinstance(record, PutIntent)}
+        self._owed += [record for record in records if not isinstance(record, (PutAttachment, PutIntent))]
+        lost: list[do.Grant] = []
+        for effect in batch:
+            if isinstance(effect, do.Grant) and effect.attachment.key in unrecorded:
+                lost.append(effect)
+            elif isinstance(effect, (do.CreateEni, do.AttachEni, do.AssignAddresses)) and _mark(effect) in unsent:
+                failure = CloudFailure(CloudErrorKind.TRANSIENT, "ledger", "LedgerUnwritable", str(error))
+                self.feed(on.OperationFailed(effect.op, failure))
+            else:
+                self._carry_out(effect)
+        if lost:
+            self.feed(on.GrantsUnrecorded(tuple(lost), str(error)))
+
+    def _carry_out(self, effect: do.Effect) -> None:
+        match effect:
+            case do.Grant(request, attachment):
+                self._answer(request, attachment)
+            case do.Refuse(request, refusal):
+                future = self._answers.get(request)
+                if future is not None and not future.done():
+                    future.set_exception(Refused(refusal))
+            case do.Released(request, attachment):
+                self._answer(request, attachment)
+            case do.Collected(request, attachments):
+                self._answer(request, attachments)
+            case do.Wake(at):
+                self._set_alarm(at)
+            case do.Note(event, level, fields):
+                getattr(log, level)(event, **dict(fields))
+            case do.Write():
+                pass
+            case _:
+                task = asyncio.get_running_loop().create_task(self._operate(effect))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    def _set_alarm(self, at: float | None) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+        self._wake = None
+        if at is not None:
+            # A millisecond late rather than a hair early, which would cost a second turn.
+            delay = max(at - self.clock(), 0) + 0.001
+            self._wake = asyncio.get_running_loop().call_later(delay, self.feed, on.TimePassed())
+
+    # Operations
+
+    async def _operate(self, effect: do.Operation) -> None:
+        try:
+            event = await self._perform(effect)
+        except CloudError as error:
+            event = on.OperationFailed(effect.op, error.failure)
+        except HostError as error:
+            event = on.LinkFailed(effect.op, str(error))
+        except Exception as error:
+            log.exception("operation.crashed", effect=type(effect).__name__)
+            name = type(error).__name__
+            failure = CloudFailure(CloudErrorKind.UNKNOWN_OUTCOME, type(effect).__name__, name, str(error))
+            event = on.OperationFailed(effect.op, failure)
+        self.feed(event)
+
+    async def _perform(self, effect: do.Operation) -> on.Event:
+        cloud = self._cloud
+        match effect:
+            case do.CreateEni(op, token, subnet_id, count):
+                groups = self._security_groups
+                eni = await cloud.create_eni(
+                    token=token, subnet_id=subnet_id, security_groups=groups, address_count=count
+                )
+                return on.EniCreated(op, eni)
+            case do.AttachEni(op, eni_id, device_index):
+                return on.EniAttached(op, await cloud.attach_eni(eni_id, device_index))
+            case do.SetDeleteOnTermination(op, eni_id, attachment_id):
+                await cloud.set_delete_on_termination(eni_id, attachment_id)
+                return on.OperationDone(op)
+            case do.DescribeEni(op, eni_id):
+                return on.EniObserved(op, await cloud.describe_eni(eni_id))
+            case do.AssignAddresses(op, eni_id, count):
+                return on.AddressesAssigned(op, await cloud.assign_addresses(eni_id, count))
+            case do.DeleteEni(op, eni_id):
+                await cloud.delete_eni(eni_id)
+                return on.OperationDone(op)
+            case do.ConfigureLink():
+                return on.LinkReady(effect.op, await self._configure_link(effect))
+
+    async def _configure_link(self, effect: do.ConfigureLink) -> str:
+        if effect.subnet_id == self._identity.subnet_id:
+            subnet_cidr = self._identity.subnet_cidr
+        else:
+            subnet_cidr = await self._cloud.subnet_cidr(effect.subnet_id)
+        link = await self._network.wait_for_link(effect.mac, LINK_TIMEOUT)
+        eni = EniNetwork(
+            effect.eni_id, effect.mac, effect.device_index, effect.primary, effect.primary_ip, subnet_cidr
+        )
+        async with self._host_lock:
+            enis = {**self._enis, eni.eni_id: eni}
+            changes = await self._network.apply(NodeNetwork(tuple(enis.values()), self._identity.vpc_cidrs))
+            self._enis = enis
+        for change in changes:
+            log.debug("host.changed", change=str(change))
+        return link.name
+
+    async def stop(self, grace: float) -> None:
+        """Give EC2 calls under way `grace` seconds to end; their intents cover the rest."""
+        if self._tasks:
+            _, unfinished = await asyncio.wait(self._tasks, timeout=grace)
+            for task in unfinished:
+                task.cancel()
+            await asyncio.gather(*unfinished, return_exceptions=True)
+        self._set_alarm(None)
+
+
+def _intent_mark(intent: Intent) -> tuple[str, str]:
+    return ("token", intent.token) if not intent.eni_id else (intent.action, intent.eni_id)
+
+
+def _mark(effect: do.CreateEni | do.AttachEni | do.AssignAddresses) -> tuple[str, str]:
+    match effect:
+        case do.CreateEni():
+            return ("token", effect.token)
+        case do.AttachEni():
+            return ("AttachNetworkInterface", effect.eni_id)
+        case do.AssignAddresses():
+            return ("AssignPrivateIpAddresses", effect.eni_id)
