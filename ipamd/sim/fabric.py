@@ -120,7 +120,6 @@ class Fabric:
         self._subnets: list[ipaddress.IPv4Network] = []
         self._nodes: dict[str, str] = {}
         self._plugs: dict[str, _Plug] = {}
-        self._addresses: dict[str, tuple[str, ...]] = {}
         self._holders: dict[str, str] = {}  # address -> the port that it is delivered to
         self._ports = 0
         self._lock = asyncio.Lock()
@@ -193,61 +192,47 @@ class Fabric:
         return netns.listen_in(self.router, address, port)
 
     async def plug(self, instance_id: str, eni_id: str, mac: str, device_index: int) -> None:
-        """The ENI's link appears on the node as eth<device_index>: down, with the ENI's MAC and the VPC's MTU.
-
-        The primary ENI's (index 0) is then set up as an instance's system does at boot: up, with its address and the
-        default route; so its first address must be known by then or come with the next `deliver`.
-        """
+        """The ENI's link appears on the node as eth<device_index>: down, with the ENI's MAC and the VPC's MTU."""
         async with self._lock:
             if (namespace := self._nodes.get(instance_id)) is None:
                 raise FabricError(f"instance {instance_id} has no namespace; add_node comes first")
             if eni_id in self._plugs:
                 raise FabricError(f"{eni_id} is plugged already, into {self._plugs[eni_id].node}")
             self._ports += 1
-            plug = _Plug(namespace, f"port{self._ports}", device_index)
+            port = f"port{self._ports}"
             ends = (
-                f"link add {plug.port} address {_PORT_MAC} mtu {MTU} type veth "
+                f"link add {port} address {_PORT_MAC} mtu {MTU} type veth "
                 f"peer name eth{device_index} address {mac} mtu {MTU} netns {namespace}"
             )
             await netns.ip_batch(self.router, [ends])
             try:
                 # Proxy ARP delays its answers by up to 0.8 s unless told not to (arp_process in net/ipv4/arp.c).
-                netns.write_sysctls(self.router, {f"ipv4/neigh/{plug.port}/proxy_delay": 0})
-                await netns.ip_batch(
-                    self.router,
-                    [
-                        f"link set {plug.port} up alias {eni_id}",
-                        f"neigh add {_NEXT_HOP} lladdr {mac} dev {plug.port} nud permanent",
-                    ],
-                )
-                await self._accept(plug, self._addresses.get(eni_id, ()))
+                netns.write_sysctls(self.router, {f"ipv4/neigh/{port}/proxy_delay": 0})
+                neighbour = f"neigh add {_NEXT_HOP} lladdr {mac} dev {port} nud permanent"
+                await netns.ip_batch(self.router, [f"link set {port} up alias {eni_id}", neighbour])
             except BaseException:
-                await netns.ip_batch(self.router, [f"link delete {plug.port}"])
+                await netns.ip_batch(self.router, [f"link delete {port}"])
                 raise
-            self._plugs[eni_id] = plug
+            self._plugs[eni_id] = _Plug(namespace, port, device_index)
 
     async def unplug(self, eni_id: str) -> None:
-        """The ENI's link vanishes from the node. Its addresses are kept for the next `plug`."""
+        """The ENI's link vanishes from the node."""
         async with self._lock:
-            plug = self._plugs.get(eni_id)
-            if plug is None:
+            if (plug := self._plugs.get(eni_id)) is None:
                 raise FabricError(f"{eni_id} is not plugged")
             await self._accept(plug, ())
             await netns.ip_batch(self.router, [f"link delete {plug.port}"])
             del self._plugs[eni_id]
 
     async def deliver(self, eni_id: str, addresses: tuple[str, ...]) -> None:
-        """From now on exactly these addresses (primary first) are the ENI's; none means that it is no more.
+        """From now on exactly these addresses (primary first) are those of the ENI, if it is plugged.
 
-        For an ENI that is not plugged they are kept until it is.
+        The first time, the primary ENI (index 0) is set up as an instance's system does at boot: its link up, with
+        its address and the default route.
         """
         async with self._lock:
             if (plug := self._plugs.get(eni_id)) is not None:
                 await self._accept(plug, addresses)
-            if addresses:
-                self._addresses[eni_id] = addresses
-            else:
-                self._addresses.pop(eni_id, None)
 
     async def _accept(self, plug: _Plug, addresses: tuple[str, ...]) -> None:
         """Make `addresses` all that the router knows for a plugged ENI."""

@@ -21,8 +21,8 @@ INSIDE, OUTSIDE = INTERNET_HOSTS
 async def node(fabric: Fabric, name: str, index: int, subnet: int = 0) -> str:
     """An instance i-<name> whose primary ENI eni-<name> has the address 10.0.<subnet>.<index>."""
     namespace = await fabric.add_node(f"i-{name}", name)
-    await fabric.deliver(f"eni-{name}", (f"10.0.{subnet}.{index}",))
     await fabric.plug(f"i-{name}", f"eni-{name}", f"06:00:00:00:00:{index:02x}", 0)
+    await fabric.deliver(f"eni-{name}", (f"10.0.{subnet}.{index}",))
     return namespace
 
 
@@ -139,8 +139,8 @@ async def test_a_wrong_source_is_dropped(fabric: Fabric) -> None:
 async def test_an_eni_does_not_accept_the_addresses_of_its_neighbour_on_the_same_node(fabric: Fabric) -> None:
     one = await node(fabric, "n1", 4)
     await node(fabric, "n2", 5)
-    await fabric.deliver("eni-b", ("10.0.0.20", "10.0.0.21"))
     await fabric.plug("i-n1", "eni-b", "06:00:00:00:01:01", 1)
+    await fabric.deliver("eni-b", ("10.0.0.20", "10.0.0.21"))
     await netns.ip_batch(one, ["link set eth1 up", "addr add 10.0.0.21/32 dev lo"])
 
     assert await silent(one, "10.0.0.5", source="10.0.0.21"), "it left by eth0"
@@ -151,22 +151,24 @@ async def test_an_eni_does_not_accept_the_addresses_of_its_neighbour_on_the_same
 async def test_a_secondary_eni_appears_down_with_its_mac_and_vanishes(fabric: Fabric) -> None:
     one = await node(fabric, "n1", 4)
 
-    await fabric.deliver("eni-b", ("10.0.1.20",))
+    await fabric.deliver("eni-b", ("10.0.1.20",))  # it exists, but is attached to nothing
     assert set(await links(one)) == {"lo", "eth0"}
     await fabric.plug("i-n1", "eni-b", "06:00:00:00:01:01", 3)
+    await fabric.deliver("eni-b", ("10.0.1.20",))
     link = (await links(one))["eth3"]
     assert (link["address"], link["mtu"], link["operstate"]) == ("06:00:00:00:01:01", 9001, "DOWN")
     await fabric.unplug("eni-b")
     assert set(await links(one)) == {"lo", "eth0"}
 
 
-async def test_an_eni_can_be_plugged_again_elsewhere_with_its_addresses(fabric: Fabric) -> None:
+async def test_an_eni_can_be_plugged_again_elsewhere(fabric: Fabric) -> None:
     one, two = await node(fabric, "n1", 4), await node(fabric, "n2", 5)
-    await fabric.deliver("eni-b", ("10.0.0.20",))
 
     await fabric.plug("i-n1", "eni-b", "06:00:00:00:01:01", 1)
+    await fabric.deliver("eni-b", ("10.0.0.20",))
     await fabric.unplug("eni-b")
     await fabric.plug("i-n2", "eni-b", "06:00:00:00:01:01", 1)
+    await fabric.deliver("eni-b", ("10.0.0.20",))
     await netns.ip_batch(two, ["link set eth1 up", "addr add 10.0.0.20/32 dev eth1", *by_eth1("10.0.0.20")])
 
     assert await pings(one, "10.0.0.20")
@@ -244,19 +246,34 @@ async def test_what_cannot_be_is_refused_and_leaves_the_fabric_whole(fabric: Fab
         await fabric.plug("i-n1", "eni-b", "06:00:00:00:01:01", 0)
     with pytest.raises(FabricError, match="not plugged"):
         await fabric.unplug("eni-b")
+    await fabric.add_node("i-n3", "n3")
+    await fabric.plug("i-n3", "eni-n3", "06:00:00:00:00:06", 0)
+    with pytest.raises(FabricError, match="in no subnet"):
+        await fabric.deliver("eni-n3", ("10.0.9.6",))
     with pytest.raises(FabricError, match="overlaps"):
         Fabric("198.51.0.0/16")
     assert await pings(one, "10.0.0.5")
-    assert {name for name in await links(fabric.router) if name.startswith("port")} == {"port1", "port2"}
+    assert {name for name in await links(fabric.router) if name.startswith("port")} == {
+        "port1",
+        "port2",
+        "port4",
+        "port5",
+    }
 
 
-async def test_a_plug_that_fails_half_way_leaves_no_link(fabric: Fabric) -> None:
+async def test_a_plug_that_fails_half_way_leaves_no_link(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
     namespace = await fabric.add_node("i-n1", "n1")
-    await fabric.deliver("eni-n1", ("172.16.0.4",))  # no such subnet: found out when the primary is set up
 
-    with pytest.raises(FabricError, match="in no subnet"):
-        await fabric.plug("i-n1", "eni-n1", "06:00:00:00:00:04", 0)
+    def full(name: str, values: dict[str, int]) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(netns, "write_sysctls", full)
+        with pytest.raises(OSError, match="No space left"):
+            await fabric.plug("i-n1", "eni-n1", "06:00:00:00:00:04", 0)
     assert set(await links(namespace)) == {"lo"}
+    await fabric.plug("i-n1", "eni-n1", "06:00:00:00:00:04", 0)
+    assert set(await links(namespace)) == {"lo", "eth0"}
 
 
 async def test_all_namespaces_go_when_the_building_of_one_fails(prefix: str) -> None:
