@@ -69,15 +69,14 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
 def _adopt_attached(state: State, observed: ObservedEni) -> Eni:
     ours = observed.owned or observed.primary
     assert observed.device_index is not None
-    state = EniState.CONFIGURING if ours else EniState.FOREIGN
-    eni = _adopt(state, observed, state, observed.device_index)
+    eni = _adopt(state, observed, EniState.CONFIGURING if ours else EniState.FOREIGN, observed.device_index)
     eni.primary = observed.primary
     eni.keep_on_termination = ours and not observed.primary and not observed.delete_on_termination
     return eni
 
 
-def _adopt(state: State, observed: ObservedEni, state: EniState, device_index: int) -> Eni:
-    eni = Eni(observed.id, state, device_index, state.limits.secondary_per_eni, observed.subnet_id)
+def _adopt(state: State, observed: ObservedEni, eni_state: EniState, device_index: int) -> Eni:
+    eni = Eni(observed.id, eni_state, device_index, state.limits.secondary_per_eni, observed.subnet_id)
     eni.mac, eni.primary_ip, eni.attachment_id = observed.mac, observed.primary_ip, observed.attachment_id
     state.inventory.add_eni(eni)
     return eni
