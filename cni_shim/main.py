@@ -1,0 +1,342 @@
+"""The verbs of CNI: what the plugin does for each, in which order, and how it fails.
+
+CNI specification 1.1.0, section 2 (execution protocol): parameters in CNI_* variables, configuration on standard
+input, the result or an error object on standard output, exit status 0 or 1.
+"""
+
+import _signal  # type: ignore[import-not-found] # typeshed has no stub for it; `signal` would import enum
+import posix
+from time import monotonic, sleep
+
+from cni_shim import errors, protobuf
+from cni_shim.errors import CniError, FinishedError
+from cni_shim.grpc_call import CallError, Forbidden, Garbled, Late, Refused, Unreachable, unary
+from cni_shim.installed import ADD_SECONDS, SOCKET, SPOOL_DIR
+from cni_shim.names import host_ifname
+
+TYPE_CHECKING = False  # as in `typing`, which is not imported
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from cni_shim.netlink import Socket
+
+STDIN_SECONDS = 10.0
+LARGEST_CONFIG = 3 << 20  # the daemon takes messages of 4 MiB
+UNDO_SECONDS = 3.0  # kept back from the time of an ADD, to plumb or to undo...
+ANSWER_SECONDS = 1.0  # ...this part of it for the daemon to say that its time was over
+DELETE_SECONDS = 5.0
+RELEASE_SECONDS = 3.0  # for the daemon's answer; nobody listening is found out at once
+TURN_SECONDS = 1.0  # a DEL's wait for an ADD that is plumbing (milliseconds); one that waits for an address it ends
+ASK_SECONDS = 5.0  # CHECK and STATUS
+COLLECT_SECONDS = 30.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.25  # seconds between attempts to reach the daemon
+
+SUPPORTED_VERSIONS = b'["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]'
+CNI_ERROR_METADATA = b"ipamd-cni-error"
+
+# gRPC status codes, https://grpc.io/docs/guides/status-codes/
+CANCELLED, INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE = 1, 3, 4, 8, 14
+
+
+class Invocation:
+    """What the runtime gave: the CNI_* variables and the configuration, all of it unparsed."""
+
+    def __init__(self, environ: dict[bytes, bytes], config: bytes) -> None:
+        self.environ = environ
+        self.config = config
+
+    def variable(self, name: str, required: bool) -> bytes:
+        value = self.environ.get(name.encode(), b"")
+        if required and not value:
+            raise CniError(
+                errors.INVALID_ENVIRONMENT, name + " is not set", "a container runtime sets it for each call"
+            )
+        try:
+            value.decode()
+        except UnicodeDecodeError:
+            raise CniError(errors.INVALID_ENVIRONMENT, name + " is not valid UTF-8") from None
+        return value
+
+    def call(self, container: bool, netns: bool) -> bytes:
+        """The message CniCall. `container`, `netns`: whether the verb needs a container, and its namespace."""
+        if not self.config.strip().startswith(b"{"):
+            raise CniError(
+                errors.UNDECODABLE,
+                "the network configuration is not a JSON object",
+                "it has to arrive on standard input; the runtime or its network configuration file is at fault",
+            )
+        return protobuf.cni_call(
+            self.variable("CNI_CONTAINERID", container),
+            self.variable("CNI_IFNAME", container),
+            self.variable("CNI_NETNS", netns),
+            self.variable("CNI_ARGS", False),
+            self.variable("CNI_PATH", False),
+            self.config,
+        )
+
+    def host_ifname(self) -> str:
+        return host_ifname(
+            self.variable("CNI_CONTAINERID", True).decode(), self.variable("CNI_IFNAME", True).decode()
+        )
+
+
+def add(invocation: Invocation, deadline: float) -> None:
+    from cni_shim import netlink, plumbing, turn
+
+    call = invocation.call(container=True, netns=True)
+    name = invocation.host_ifname()
+    netns = plumbing.open_netns(invocation.variable("CNI_NETNS", True))
+    token = turn.take(name, deadline - UNDO_SECONDS)
+    if token is None:
+        raise CniError(
+            errors.TRY_AGAIN_LATER,
+            "another call for this interface of the container does not end",
+            "the runtime runs one call at a time for one container",
+        )
+    reply = _allocate(call, name, deadline)
+    try:
+        plan = protobuf.Plan(reply)
+    except protobuf.DecodeError as error:
+        _release_or_spool(call, name, deadline)
+        raise _misbehaved(str(error)) from None
+    host = netlink.Socket()
+    try:
+        plumbing.attach(host, plan, netns)
+        _print(plan.result + b"\n")
+    except BaseException as error:
+        undone = _undo(host, plan.host_ifname, call, deadline)
+        if isinstance(error, netlink.NetlinkError):
+            raise CniError(errors.KERNEL_REFUSED, str(error), undone) from None
+        raise
+
+
+def _allocate(call: bytes, name: str, deadline: float) -> bytes:
+    """The reply to Allocate. A daemon that is absent or restarting is waited for.
+
+    The daemon is given less time than the call, so that its reason arrives, and the call less than there is, so that
+    a grant whose answer was lost can be given back.
+    """
+    pause = FIRST_PAUSE
+    sent = False
+    last = deadline - UNDO_SECONDS
+    while True:
+        milliseconds = max(int((last - monotonic()) * 1000), 1)
+        request = protobuf.allocate_request(call, milliseconds)
+        try:
+            return unary(SOCKET, b"/ipamd.v1.Ipam/Allocate", request, last + ANSWER_SECONDS)
+        except Refused as error:
+            if not _is_going_away(error):
+                raise _from_daemon(error, errors.TRY_AGAIN_LATER) from None
+            failure: CallError = error
+            again = True
+        except CallError as error:
+            failure = error
+            again = isinstance(error, Unreachable)
+        sent = sent or failure.sent
+        if not again or monotonic() + pause >= last:
+            if sent:
+                _release_or_spool(call, name, deadline)
+            raise _no_answer(failure, errors.TRY_AGAIN_LATER)
+        sleep(pause)
+        pause = min(pause * 2, LONGEST_PAUSE)
+
+
+def _undo(host: "Socket", host_ifname: bytes, call: bytes, deadline: float) -> str:
+    """Take a half-built pair down and give the address back; what came of it, in words."""
+    from cni_shim import netlink, plumbing
+
+    try:
+        plumbing.detach(host, host_ifname)
+    except netlink.NetlinkError as error:  # what still exists keeps its address
+        return "%s; the address stays reserved until DEL" % error
+    try:
+        _release_or_spool(call, host_ifname.decode("utf-8", "replace"), deadline)
+    except CniError as error:
+        return error.message
+    return "what had been made was removed again and the address released"
+
+
+def delete(invocation: Invocation, deadline: float) -> None:
+    from cni_shim import netlink, plumbing, turn
+
+    call = invocation.call(container=True, netns=False)
+    name = invocation.host_ifname()
+    token = turn.take(name, monotonic() + TURN_SECONDS)  # without it too: an ADD that waits for an address ends so
+    try:
+        plumbing.detach(netlink.Socket(), name.encode())
+    except netlink.NetlinkError as error:
+        raise CniError(
+            errors.KERNEL_REFUSED, str(error), "the address stays reserved; DEL has to be repeated"
+        ) from None
+    _release_or_spool(call, name, deadline, strict=True)
+    del token
+
+
+def _release_or_spool(call: bytes, name: str, deadline: float, strict: bool = False) -> None:
+    """Give the address back, now or by a file in the spool.
+
+    `strict`: a request that the daemon can't understand is an error (a DEL with a broken configuration).
+    """
+    request = protobuf.request(call)
+    try:
+        unary(SOCKET, b"/ipamd.v1.Ipam/Release", request, min(deadline, monotonic() + RELEASE_SECONDS))
+        return
+    except CallError as error:
+        if isinstance(error, Refused) and error.status == INVALID_ARGUMENT:
+            if strict:
+                raise _from_daemon(error, errors.INVALID_CONFIG) from None
+            return
+        failure = error
+    from cni_shim import spool
+
+    try:
+        spool.leave(SPOOL_DIR, name, request)
+    except OSError as error:
+        raise CniError(
+            errors.IO_FAILURE,
+            "the release could neither be told to ipamd nor kept in %s: %s" % (SPOOL_DIR, error.strerror),
+            "%s: %s; DEL has to be repeated" % (SOCKET, failure),
+        ) from None
+
+
+def check(invocation: Invocation, deadline: float) -> None:
+    from cni_shim import netlink, plumbing
+
+    call = invocation.call(container=True, netns=True)
+    netns = plumbing.open_netns(invocation.variable("CNI_NETNS", True))
+    _ask(b"/ipamd.v1.Ipam/Check", call, deadline, errors.TRY_AGAIN_LATER)
+    plumbing.enter_netns(netns)
+    ifname = invocation.variable("CNI_IFNAME", True)
+    link = plumbing.container_link(ifname)
+    if link is None or not link.flags & netlink.IFF_UP:
+        raise CniError(
+            errors.KERNEL_REFUSED,
+            "the container's interface %s is %s" % (ifname.decode(), "down" if link else "gone"),
+            "create the container again",
+        )
+
+
+def status(invocation: Invocation, deadline: float) -> None:
+    _ask(b"/ipamd.v1.Ipam/Ready", invocation.call(container=False, netns=False), deadline, errors.NOT_AVAILABLE)
+
+
+def collect(invocation: Invocation, deadline: float) -> None:
+    call = invocation.call(container=False, netns=False)
+    _ask(b"/ipamd.v1.Ipam/Collect", call, deadline, errors.TRY_AGAIN_LATER)
+
+
+def version(invocation: Invocation, deadline: float) -> None:
+    chosen = errors.version_of(invocation.config).encode()
+    _print(b'{"cniVersion":"%s","supportedVersions":%s}\n' % (chosen, SUPPORTED_VERSIONS))
+
+
+def _ask(method: bytes, call: bytes, deadline: float, code: int) -> None:
+    """A call whose reply only matters by coming. `code`: of the error if the daemon does not answer."""
+    try:
+        unary(SOCKET, method, protobuf.request(call), deadline)
+    except Refused as error:
+        raise _from_daemon(error, code) from None
+    except CallError as error:
+        raise _no_answer(error, code) from None
+
+
+def _is_going_away(error: Refused) -> bool:
+    """Statuses that gRPC itself makes when a server stops; the daemon's own refusals carry an error object."""
+    return error.status in (CANCELLED, UNAVAILABLE) and CNI_ERROR_METADATA not in error.metadata
+
+
+def _from_daemon(error: Refused, code: int) -> CniError:
+    finished = error.metadata.get(CNI_ERROR_METADATA, b"")
+    if finished.startswith(b"{") and finished.endswith(b"}"):
+        return FinishedError(finished)
+    if error.status in (CANCELLED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE):
+        return CniError(code, "ipamd: " + (str(error) or "no reason given"), "gRPC status %d" % error.status)
+    return _misbehaved("gRPC status %d: %s" % (error.status, error))
+
+
+def _misbehaved(what: str) -> CniError:
+    return CniError(
+        errors.DAEMON_MISBEHAVED,
+        "the daemon's answer can't be used: " + what,
+        "is %s the socket of ipamd, in the version that installed this plugin? `ipamd install` renews it" % SOCKET,
+    )
+
+
+def _no_answer(error: CallError, code: int) -> CniError:
+    if isinstance(error, Garbled):
+        return _misbehaved(str(error))
+    if isinstance(error, Forbidden):
+        remedy = "the plugin has to run as root, as the daemon does"
+    elif isinstance(error, Late):
+        remedy = "the daemon is there but does not answer: look at its log (journalctl -u ipamd)"
+    else:
+        remedy = "is ipamd running (systemctl status ipamd), with this socket in its configuration (api.socket)?"
+    return CniError(code, "no answer from ipamd at %s: %s" % (SOCKET, error), remedy)
+
+
+VERBS = {
+    b"ADD": (add, ADD_SECONDS),
+    b"DEL": (delete, DELETE_SECONDS),
+    b"CHECK": (check, ASK_SECONDS),
+    b"GC": (collect, COLLECT_SECONDS),
+    b"STATUS": (status, ASK_SECONDS),
+    b"VERSION": (version, ASK_SECONDS),
+}
+
+
+def _read_config() -> bytes:
+    """All of standard input. Raises CniError when it does not end, or not soon."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    _signal.signal(_signal.SIGALRM, interrupt)
+    _signal.setitimer(_signal.ITIMER_REAL, STDIN_SECONDS)
+    config = b""
+    try:
+        while data := posix.read(0, 65536):
+            config += data
+            if len(config) > LARGEST_CONFIG:
+                raise CniError(errors.INVALID_CONFIG, "the network configuration is larger than 3 MiB")
+    except TimeoutError:
+        raise CniError(
+            errors.IO_FAILURE,
+            "standard input did not end within %d s" % STDIN_SECONDS,
+            "the runtime has to close it after the network configuration",
+        ) from None
+    except OSError as error:
+        raise CniError(errors.IO_FAILURE, "standard input can't be read: %s" % error.strerror) from None
+    finally:
+        _signal.setitimer(_signal.ITIMER_REAL, 0)
+    return config
+
+
+def _print(text: bytes) -> None:
+    while text:
+        text = text[posix.write(1, text) :]
+
+
+def main() -> "NoReturn":
+    started = monotonic()
+    config = b""
+    try:
+        command = posix.environ.get(b"CNI_COMMAND", b"")
+        if command not in VERBS:
+            raise CniError(
+                errors.INVALID_ENVIRONMENT,
+                "CNI_COMMAND is %s" % (repr(command)[1:] if command else "not set"),
+                "this is a CNI plugin: a container runtime runs it with ADD, DEL, CHECK, GC, STATUS or VERSION",
+            )
+        config = _read_config()
+        verb, seconds = VERBS[command]
+        verb(Invocation(posix.environ, config), started + seconds)
+        posix._exit(0)
+    except CniError as error:
+        failure = error
+    except BaseException as error:  # a defect must not end in a traceback, which no runtime can show
+        failure = CniError(errors.INTERNAL, "the plugin failed: %s: %s" % (type(error).__name__, error))
+    try:
+        _print(failure.render(errors.version_of(config)))
+    except OSError:
+        pass  # nobody reads
+    posix._exit(1)

@@ -1,0 +1,232 @@
+"""rtnetlink messages and the socket that carries them (linux/netlink.h, linux/rtnetlink.h, rtnetlink(7)).
+
+Only what one veth pair needs, and only `_struct` and `_socket`: importing a netlink library would take ten times as
+long as the work itself. Numbers are in host order, addresses in network order. Tests compare every message with
+pyroute2's encoders, byte for byte.
+"""
+
+import _socket
+from _struct import pack, unpack_from
+from posix import strerror
+
+NLM_F_REQUEST, NLM_F_ACK = 0x1, 0x4
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
+NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200  # in acknowledgements
+NLMSG_ERROR = 2
+NLMSGERR_ATTR_MSG = 1
+SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
+
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWNEIGH = 20, 24, 28
+
+AF_UNSPEC, AF_INET = 0, 2
+IFF_UP = 0x1
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
+IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 27, 28, 29
+IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
+RTEXT_FILTER_SKIP_STATS = 8
+IFA_ADDRESS, IFA_LOCAL = 1, 2
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_TABLE = 1, 4, 5, 15
+RT_TABLE_UNSPEC, RT_TABLE_MAIN = 0, 254
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
+RTPROT_BOOT, RTN_UNICAST = 3, 1
+NDA_DST, NDA_LLADDR = 1, 2
+NUD_PERMANENT = 0x80
+
+_CREATE = NLM_F_CREATE | NLM_F_EXCL
+
+
+class NetlinkError(Exception):
+    """The kernel refused a step: `kind` is the message's type, `errno` the kernel's error, and the text holds its own
+    explanation, if it gave one."""
+
+    def __init__(self, step: "Step", outcome: "Outcome") -> None:
+        Exception.__init__(self, "%s: %s" % (step.what, outcome.explanation or strerror(outcome.errno)))
+        self.kind = step.kind
+        self.errno = outcome.errno
+
+
+class Step:
+    """One request: what it does, in words for an error; its type, flags and body."""
+
+    __slots__ = ("body", "flags", "kind", "what")
+
+    def __init__(self, what: str, kind: int, flags: int, body: bytes) -> None:
+        self.what = what
+        self.kind = kind
+        self.flags = flags
+        self.body = body
+
+    def encode(self, sequence: int) -> bytes:
+        flags = NLM_F_REQUEST | NLM_F_ACK | self.flags
+        return pack("=IHHII", 16 + len(self.body), self.kind, flags, sequence, 0) + self.body
+
+
+class Outcome:
+    """What came of a step: `errno` 0 or the kernel's error, and the body of its answer, if the step asked for one."""
+
+    __slots__ = ("answer", "errno", "explanation")
+
+    def __init__(self) -> None:
+        self.errno = 0
+        self.explanation = ""
+        self.answer = b""
+
+
+def create_veth(name: bytes, mac: bytes, group: int, peer: bytes, peer_mac: bytes, peer_netns: int, mtu: int) -> Step:
+    """A veth pair: one end here, up, in a link group; its peer born, down, in the namespace of a descriptor.
+
+    The peer can't be made up in the same message: the kernel opens it before the pair is joined (ENOTCONN).
+    """
+    peer_attributes = (
+        _attribute(IFLA_IFNAME, peer + b"\0")
+        + _number(IFLA_MTU, mtu)
+        + _attribute(IFLA_ADDRESS, peer_mac)
+        + _number(IFLA_NET_NS_FD, peer_netns)
+    )
+    link_info = _attribute(IFLA_INFO_KIND, b"veth\0") + _attribute(
+        IFLA_INFO_DATA, _attribute(VETH_INFO_PEER, _link(0, 0) + peer_attributes)
+    )
+    body = (
+        _link(0, IFF_UP)
+        + _attribute(IFLA_IFNAME, name + b"\0")
+        + _number(IFLA_MTU, mtu)
+        + _attribute(IFLA_ADDRESS, mac)
+        + _number(IFLA_GROUP, group)
+        + _attribute(IFLA_LINKINFO, link_info)
+    )
+    return Step("create the veth pair", RTM_NEWLINK, _CREATE, body)
+
+
+def get_link(name: bytes) -> Step:
+    body = _link(0, 0) + _attribute(IFLA_IFNAME, name + b"\0") + _number(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+    return Step("look the interface up", RTM_GETLINK, 0, body)
+
+
+def delete_link(name: bytes) -> Step:
+    return Step("remove the veth pair", RTM_DELLINK, 0, _link(0, 0) + _attribute(IFLA_IFNAME, name + b"\0"))
+
+
+def set_link_up(index: int) -> Step:
+    return Step("bring the container's interface up", RTM_NEWLINK, 0, _link(index, IFF_UP))
+
+
+def add_address(index: int, address: bytes, prefix_length: int) -> Step:
+    body = pack("=BBBBI", AF_INET, prefix_length, 0, RT_SCOPE_UNIVERSE, index)
+    body += _attribute(IFA_LOCAL, address) + _attribute(IFA_ADDRESS, address)
+    return Step("add the address", RTM_NEWADDR, _CREATE, body)
+
+
+def host_route(index: int, address: bytes, table: int, protocol: int) -> Step:
+    """The route to a pod. It replaces another one to the same address, which is what a crashed run left behind: the
+    daemon grants an address once."""
+    body = pack("=BBBBBBBBI", AF_INET, 32, 0, 0, RT_TABLE_UNSPEC, protocol, RT_SCOPE_LINK, RTN_UNICAST, 0)
+    body += _attribute(RTA_DST, address) + _number(RTA_OIF, index) + _number(RTA_TABLE, table)
+    return Step("add the route to the container", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body)
+
+
+def gateway_route(index: int, gateway: bytes) -> Step:
+    body = pack("=BBBBBBBBI", AF_INET, 32, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_LINK, RTN_UNICAST, 0)
+    body += _attribute(RTA_DST, gateway) + _number(RTA_OIF, index)
+    return Step("add the route to the gateway inside the container", RTM_NEWROUTE, _CREATE, body)
+
+
+def default_route(index: int, gateway: bytes) -> Step:
+    body = pack("=BBBBBBBBI", AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0)
+    body += _attribute(RTA_GATEWAY, gateway) + _number(RTA_OIF, index)
+    return Step("add the default route inside the container", RTM_NEWROUTE, _CREATE, body)
+
+
+def permanent_neighbour(index: int, address: bytes, mac: bytes) -> Step:
+    body = pack("=BxxxiHBB", AF_INET, index, NUD_PERMANENT, 0, 0)
+    body += _attribute(NDA_DST, address) + _attribute(NDA_LLADDR, mac)
+    return Step("add the neighbour entry of the gateway", RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body)
+
+
+class Link:
+    """A link as the kernel describes it: its index, flags, and for a veth the index of its other end."""
+
+    __slots__ = ("flags", "index", "peer_index")
+
+    def __init__(self, answer: bytes) -> None:
+        self.index, self.flags = unpack_from("=iI", answer, 4)
+        peer = attributes(answer, 16).get(IFLA_LINK, b"")
+        self.peer_index = unpack_from("=I", peer)[0] if len(peer) == 4 else 0
+
+
+def _link(index: int, flags: int) -> bytes:
+    return pack("=BBHiII", AF_UNSPEC, 0, 0, index, flags, flags)  # the last field says which flags change
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    length = len(value) + 4
+    return pack("=HH", length, kind) + value + b"\0" * (-length & 3)
+
+
+def _number(kind: int, value: int) -> bytes:
+    return pack("=HHI", 8, kind, value)
+
+
+def attributes(data: bytes, at: int) -> dict[int, bytes]:
+    """The attributes from offset `at` on, by type without its flag bits."""
+    found = {}
+    while at + 4 <= len(data):
+        length, kind = unpack_from("=HH", data, at)
+        if length < 4:
+            break
+        found[kind & 0x3FFF] = data[at + 4 : at + length]
+        at += length + 3 & ~3
+    return found
+
+
+class Socket:
+    """A route netlink socket in the network namespace that the process is in when it opens it."""
+
+    def __init__(self) -> None:
+        self._socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, 0)
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
+        self._socket.settimeout(10.0)  # the kernel answers before `send` returns: only a lost answer could block
+        self._sequence = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def attempt(self, *steps: Step) -> list[Outcome]:
+        """Send all steps at once; the kernel carries each out in turn, also after one that failed."""
+        first = self._sequence + 1
+        self._sequence += len(steps)
+        self._socket.send(b"".join([step.encode(first + number) for number, step in enumerate(steps)]))
+        outcomes = [Outcome() for _ in steps]
+        missing = len(steps)
+        while missing:
+            data = self._socket.recv(32768)
+            at = 0
+            while at + 16 <= len(data):
+                length, kind, flags, sequence = unpack_from("=IHHI", data, at)
+                if first <= sequence < first + len(steps):
+                    outcome = outcomes[sequence - first]
+                    if kind == NLMSG_ERROR:
+                        _read_acknowledgement(data[at : at + length], flags, outcome)
+                        missing -= 1
+                    else:
+                        outcome.answer = data[at + 16 : at + length]
+                at += max(length + 3 & ~3, 16)
+        return outcomes
+
+    def perform(self, *steps: Step) -> list[Outcome]:
+        """The same; raises NetlinkError for the first step that failed."""
+        outcomes = self.attempt(*steps)
+        for step, outcome in zip(steps, outcomes, strict=True):
+            if outcome.errno:
+                raise NetlinkError(step, outcome)
+        return outcomes
+
+
+def _read_acknowledgement(message: bytes, flags: int, outcome: Outcome) -> None:
+    """struct nlmsgerr: the error, the header of the request, the request itself unless capped, then attributes."""
+    outcome.errno = -unpack_from("=i", message, 16)[0]
+    if flags & NLM_F_ACK_TLVS:
+        request = 16 if flags & NLM_F_CAPPED else unpack_from("=I", message, 20)[0]
+        text = attributes(message, 20 + (request + 3 & ~3)).get(NLMSGERR_ATTR_MSG, b"")
+        outcome.explanation = text.rstrip(b"\0").decode("utf-8", "replace")

@@ -1,0 +1,42 @@
+"""Releases for a daemon that does not answer: one file each, holding the ReleaseRequest that it would have got.
+
+The daemon reads every file whose name does not begin with a dot, when it appears and when the daemon starts. A file
+appears whole, by renaming. It is not synced to disk: it speaks of a network namespace, which does not outlive the
+machine either.
+"""
+
+from posix import O_CLOEXEC, O_CREAT, O_EXCL, O_WRONLY, close, getpid, mkdir, open, rename, unlink, write
+from time import time_ns
+
+
+def leave(directory: str, host_ifname: str, request: bytes) -> None:
+    """Raises OSError when it can't be written."""
+    _make(directory)
+    name = "%s-%d-%d" % (host_ifname, time_ns(), getpid())
+    hidden = "%s/.%s" % (directory, name)
+    descriptor = open(hidden, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+    try:
+        try:
+            rest = request
+            while rest:
+                rest = rest[write(descriptor, rest) :]
+        finally:
+            close(descriptor)
+        rename(hidden, "%s/%s" % (directory, name))
+    except OSError:
+        unlink(hidden)
+        raise
+
+
+def _make(directory: str) -> None:
+    """After a boot /run is empty, and the daemon that makes the directory may never have run."""
+    try:
+        mkdir(directory, 0o755)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        parent = directory.rstrip("/").rpartition("/")[0]
+        if not parent:
+            raise
+        _make(parent)
+        _make(directory)
