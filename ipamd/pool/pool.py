@@ -305,7 +305,7 @@ class Pool(State):
                 if kind is CloudErrorKind.UNKNOWN_OUTCOME:
                     eni.unsure = True
                 elif kind not in (CloudErrorKind.TRANSIENT, CloudErrorKind.THROTTLED, CloudErrorKind.INCORRECT_STATE):
-                    eni.state = EniState.DELETING
+                    eni.state, eni.retry_at = EniState.DELETING, now
                     self._write(DropIntent(attach_token(eni.id)))
             case do.SetDeleteOnTermination():
                 eni.modifying, eni.retry_at = 0, backoff.until

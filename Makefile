@@ -1,0 +1,37 @@
+# make setup   install what is missing: system packages (Debian), .venv, Python packages; quick when all is there
+# make demo    the main job on a VPC in a box: two nodes, real daemons, containerd, pods that ping each other
+# make test    every test (needs root)
+# make bench   the benchmarks
+# make check   lint and types
+# make proto   regenerate the stubs after a change in proto/
+.PHONY: setup demo test bench check proto
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+# Words for pytest, e.g. make test ARGS="tests/unit -k pool"
+ARGS ?=
+
+setup: $(VENV)/.complete
+
+$(VENV)/.complete: requirements.lock pyproject.toml .ci/setup
+	.ci/setup $(VENV)
+	touch $@
+
+demo: setup
+	$(PYTHON) -m ipamd demo
+
+test: setup
+	$(PYTHON) -m pytest $(ARGS)
+
+bench: setup
+	$(PYTHON) tests/bench/bench_plugin.py
+
+check: setup
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+# The stubs live in the rooms that use them: protoc is told that the .proto files stand there.
+proto: setup
+	$(PYTHON) -m grpc_tools.protoc -I ipamd/api/v1=proto/ipamd/v1 --python_out=. --pyi_out=. --grpc_python_out=. \
+	    ipamd/api/v1/ipam.proto ipamd/api/v1/introspection.proto

@@ -1,0 +1,125 @@
+"""What runtimes send, understood or refused with the code that the CNI specification gives it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ipamd.api import cni
+from ipamd.api.plan import plan
+from ipamd.api.v1 import ipam_pb2
+from ipamd.pool.model import Attachment, AttachmentKey, Owner, Reason, Refusal
+from ipamd.settings import HostSettings
+
+CONFIG = b'{"cniVersion":"1.0.0","name":"ipamd","type":"ipamd-cni"}'
+
+
+def call(**changes: object) -> ipam_pb2.CniCall:
+    fields: dict[str, object] = {
+        "container_id": "c" * 64,
+        "ifname": "eth0",
+        "netns": "/run/netns/x",
+        "args": "K8S_POD_NAME=web-0;IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_UID=u-1",
+        "config": CONFIG,
+    }
+    return ipam_pb2.CniCall(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_a_call_is_understood_whatever_the_order_of_its_arguments() -> None:
+    understood = cni.understand(call(), None, needs_netns=True)
+    assert understood.key == AttachmentKey("ipamd", "c" * 64, "eth0")
+    assert understood.owner == Owner("/run/netns/x", "web-0", "default", "u-1")
+    assert understood.version == "1.0.0"
+
+
+def test_plain_fields_serve_other_callers() -> None:
+    attachment = ipam_pb2.Attachment(container_id="job-1", ifname="net0", netns="/run/netns/j", pod_name="job")
+    understood = cni.understand(None, attachment, needs_netns=True)
+    assert understood.key == AttachmentKey("ipamd", "job-1", "net0")
+    assert understood.version is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "word"),
+    [
+        ({"config": b""}, 6, "standard input"),
+        ({"config": b"{"}, 6, "not JSON"),
+        ({"config": b"\xff"}, 6, "not JSON"),
+        ({"config": b"[]"}, 6, "no object"),
+        ({"config": b"[" * 100_000}, 6, "not JSON"),
+        ({"config": b"{}" + b" " * (1 << 20)}, 6, "bytes"),
+        ({"config": b'{"name":"n"}'}, 7, "cniVersion"),
+        ({"config": b'{"cniVersion":"9.0.0","name":"n"}'}, 1, "9.0.0"),
+        ({"config": b'{"cniVersion":"1.0.0"}'}, 7, "name"),
+        ({"config": b'{"cniVersion":"1.0.0","name":"a b"}'}, 7, "name"),
+        ({"container_id": ""}, 4, "CNI_CONTAINERID is missing"),
+        ({"container_id": "../etc"}, 4, "CNI_CONTAINERID"),
+        ({"container_id": "c" * 257}, 4, "CNI_CONTAINERID"),
+        ({"ifname": ""}, 4, "CNI_IFNAME is missing"),
+        ({"ifname": ".."}, 4, "CNI_IFNAME"),
+        ({"ifname": "a/b"}, 4, "CNI_IFNAME"),
+        ({"ifname": "a:b"}, 4, "CNI_IFNAME"),
+        ({"ifname": "x" * 16}, 4, "CNI_IFNAME"),
+        ({"netns": ""}, 4, "CNI_NETNS is missing"),
+        ({"netns": "netns/x"}, 4, "CNI_NETNS"),
+        ({"args": "K8S_POD_NAME"}, 4, "CNI_ARGS"),
+    ],
+)
+def test_nonsense_is_refused_with_the_right_code(changes: dict[str, object], code: int, word: str) -> None:
+    with pytest.raises(cni.InvalidCall) as caught:
+        cni.understand(call(**changes), None, needs_netns=True)
+    assert caught.value.code == code
+    assert word in str(caught.value)
+
+
+def test_a_release_needs_no_netns() -> None:
+    assert cni.understand(call(netns=""), None).key.container_id == "c" * 64
+
+
+def test_gc_lists_the_valid_attachments() -> None:
+    listed = [{"containerID": "a", "ifname": "eth0"}, {"containerID": "b", "ifname": "eth1"}]
+    config = {"cniVersion": "1.1.0", "name": "ipamd", "cni.dev/valid-attachments": listed}
+    understood = cni.understand_network(ipam_pb2.CniCall(config=json.dumps(config).encode()))
+    assert understood.valid == {("a", "eth0"), ("b", "eth1")}
+    config["cni.dev/valid-attachments"] = ["a"]
+    with pytest.raises(cni.InvalidCall):
+        cni.understand_network(ipam_pb2.CniCall(config=json.dumps(config).encode()))
+
+
+@pytest.mark.parametrize("version", cni.SUPPORTED_VERSIONS)
+def test_the_result_has_the_shape_of_its_version(version: str) -> None:
+    config = {"cniVersion": version, "name": "ipamd", "dns": {"nameservers": ["10.0.0.2"]}}
+    understood = cni.understand(call(config=json.dumps(config).encode()), None)
+    attachment = Attachment(understood.key, "10.0.0.7", "eni-1", 0.0)
+    reply = plan(attachment, HostSettings(), 2, 9001, "/run/netns/x")
+    result = json.loads(cni.result(understood, reply, attachment, "169.254.1.1"))
+    assert result["cniVersion"] == version
+    assert result["dns"] == {"nameservers": ["10.0.0.2"]}
+    (ip,) = result["ips"]
+    assert ip["address"] == "10.0.0.7/32"
+    # SPEC.md: ips[].version went with 1.0.0; interfaces[].mtu came with 1.1.0.
+    assert ("version" in ip) == version.startswith("0.")
+    sandbox = result["interfaces"][ip["interface"]]
+    assert sandbox["sandbox"] == "/run/netns/x" and sandbox["name"] == "eth0"
+    assert sandbox["mac"] == "0a:58:0a:00:00:07"
+    assert ("mtu" in sandbox) == (version == "1.1.0")
+    assert result["interfaces"][0]["name"] == reply.host_ifname
+
+
+def test_the_plan_follows_the_eni() -> None:
+    attachment = Attachment(AttachmentKey("ipamd", "c1", "eth0"), "10.0.0.7", "eni-1", 0.0)
+    reply = plan(attachment, HostSettings(), 2, 1500, "/run/netns/x")
+    assert (reply.link_group, reply.table, reply.mtu) == (1502, 1500, 1500)
+    assert reply.mac != reply.host_mac
+    assert reply.mac[0] & 0b11 == 0b10, "a locally administered unicast address"
+
+
+def test_errors_tell_whether_to_try_again() -> None:
+    later = Refusal(Reason.ALL_COOLING, "all cooling", 12.0, (("free", 0),))
+    error = json.loads(cni.refusal_error("1.0.0", later, "no address for pod a/b", "r1"))
+    assert error["code"] == 11
+    assert error["msg"] == "no address for pod a/b: all cooling"
+    assert "retry_after=12.0s" in error["details"] and "request_id=r1" in error["details"]
+    never = Refusal(Reason.SECURITY_GROUP_INVALID, "gone")
+    assert json.loads(cni.refusal_error("1.0.0", never, "x", "r"))["code"] == cni.OWN_ERROR

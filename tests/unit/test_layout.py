@@ -1,0 +1,74 @@
+"""Dependencies point one way (design, section 3): the rooms may import only what stands here."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Room -> the project's modules that it may import. A prefix stands for everything below it.
+ALLOWED = {
+    "ipamd/pool": ("ipamd.pool",),
+    "ipamd/cloud": ("ipamd.cloud", "ipamd.pool.model", "ipamd.settings"),
+    "ipamd/host": ("ipamd.host", "ipamd.pool.model", "ipamd.settings"),
+    "ipamd/ledger": ("ipamd.ledger", "ipamd.pool.model"),
+    "ipamd/api": ("ipamd", "cni_shim.names"),
+    "ipamd/ctl": ("ipamd", "ipamd.ctl", "ipamd.api.v1"),
+    "cni_shim": ("cni_shim",),
+}
+# Nothing that runs on a real instance may lean on the simulator.
+NOT_BELOW_SIM = ("ipamd/api", "ipamd/ctl", "ipamd/cloud", "ipamd/host", "ipamd/ledger", "ipamd/pool", "cni_shim")
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            module = node.module or ""
+            # `from ipamd.pool import effects` names a module or a value: judge by both.
+            found |= {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def modules(room: str) -> list[Path]:
+    files = sorted((ROOT / room).rglob("*.py"))
+    assert files, room
+    return files
+
+
+def within(module: str, prefixes: tuple[str, ...]) -> bool:
+    return any(module == prefix or module.startswith(prefix + ".") for prefix in prefixes)
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    for file in modules(room):
+        for module in imports(file):
+            if within(module, ("ipamd", "cni_shim")):
+                assert within(module, ALLOWED[room]), f"{file.relative_to(ROOT)} imports {module}"
+
+
+@pytest.mark.parametrize("room", NOT_BELOW_SIM)
+def test_nothing_real_leans_on_the_simulator(room: str) -> None:
+    for file in modules(room):
+        assert not any(within(module, ("ipamd.sim",)) for module in imports(file)), file
+
+
+def test_the_pool_is_pure() -> None:
+    impure = ("asyncio", "time", "datetime", "os", "socket", "threading", "subprocess", "structlog", "uuid")
+    for file in modules("ipamd/pool"):
+        assert not any(within(module, impure) for module in imports(file)), file
+
+
+def test_the_plugin_needs_the_standard_library_alone() -> None:
+    for file in modules("cni_shim"):
+        for module in imports(file):
+            top = module.split(".")[0]
+            assert top == "cni_shim" or top in sys.stdlib_module_names, f"{file}: {module}"

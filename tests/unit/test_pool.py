@@ -1,0 +1,450 @@
+"""The pool's decisions, told as short stories. The invariants are tests/property/test_pool_machine.py's."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TypeVar
+
+import pytest
+
+from ipamd.pool import effects as do
+from ipamd.pool import events as on
+from ipamd.pool.model import (
+    Attachment,
+    AttachmentKey,
+    CloudErrorKind,
+    CloudFailure,
+    Cooling,
+    CreatedEni,
+    EniState,
+    Intent,
+    Limits,
+    ObservedEni,
+    Owner,
+    Reason,
+    Targets,
+)
+from ipamd.pool.outlook import unready_reason
+from ipamd.pool.pool import Pool
+
+E = TypeVar("E")
+
+M5_LARGE = Limits(max_enis=3, addresses_per_eni=10)
+
+
+def observed(eni_id: str = "eni-0", index: int | None = 0, *addresses: str, owned: bool = False) -> ObservedEni:
+    attachment = "" if index is None else f"attach-{eni_id}"
+    return ObservedEni(
+        id=eni_id,
+        mac=f"02:{eni_id}",
+        subnet_id="subnet-1",
+        primary_ip="10.0.0.4",
+        addresses=addresses,
+        device_index=index,
+        attachment_id=attachment,
+        attachment_status="attached" if attachment else "",
+        owned=owned,
+        primary=index == 0,
+    )
+
+
+def addresses(count: int, first: int = 10) -> tuple[str, ...]:
+    return tuple(f"10.0.0.{n}" for n in range(first, first + count))
+
+
+class Story:
+    """A pool, a clock, and what the pool asked for that nobody has done yet."""
+
+    def __init__(self, targets: Targets, limits: Limits = M5_LARGE, subnets: tuple[str, ...] = ("subnet-1",)) -> None:
+        self.now = 1000.0
+        names = iter(range(1000))
+        self.pool = Pool(targets, limits, subnets, Random(1), lambda: f"token-{next(names)}")
+        self.effects: list[do.Effect] = []
+
+    def feed(self, event: on.Event) -> None:
+        self.effects += self.pool.handle(event, self.now)
+
+    def take(self, kind: type[E]) -> list[E]:
+        """What was asked for of this kind since the last look."""
+        found = [effect for effect in self.effects if isinstance(effect, kind)]
+        self.effects = [effect for effect in self.effects if not isinstance(effect, kind)]
+        return found
+
+    def one(self, kind: type[E]) -> E:
+        (effect,) = self.take(kind)
+        return effect
+
+    def start(self, *enis: ObservedEni, **kept: object) -> None:
+        self.feed(on.Started(enis or (observed(),), **kept))  # type: ignore[arg-type]
+        for effect in self.take(do.ConfigureLink):
+            self.feed(on.LinkReady(effect.op, f"eth{effect.device_index}"))
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.feed(on.TimePassed())
+
+    def ask(self, *names: str, wait: float = 30.0) -> None:
+        for name in names:
+            key = AttachmentKey("net", name, "eth0")
+            self.feed(on.AllocationRequested(name, key, Owner(pod_name=name), self.now + wait))
+
+    def give_back(self, name: str) -> None:
+        self.feed(on.ReleaseRequested(f"del {name}", AttachmentKey("net", name, "eth0")))
+
+    def fail(self, effect: do.Operation, kind: CloudErrorKind, action: str = "AssignPrivateIpAddresses") -> None:
+        self.feed(on.OperationFailed(effect.op, CloudFailure(kind, action, kind.name, "EC2's words")))
+
+
+def warm(count: int = 0, **more: float) -> Targets:
+    return Targets(warm_ips=count, **{"coalesce": 0.0, **more})  # type: ignore[arg-type]
+
+
+def test_a_fresh_node_fills_its_pool_with_one_call() -> None:
+    story = Story(warm(5))
+    story.start()
+    ask = story.one(do.AssignAddresses)
+    assert (ask.eni_id, ask.count) == ("eni-0", 5)
+    story.feed(on.AddressesAssigned(ask.op, addresses(5)))
+    assert story.pool.counts().free == 5
+    assert not story.take(do.AssignAddresses) and not story.take(do.CreateEni)
+    assert story.pool.can_serve()
+
+
+def test_a_grant_comes_from_the_warm_pool_after_its_record() -> None:
+    story = Story(warm(0))
+    story.start(observed("eni-0", 0, *addresses(2)))
+    story.take(do.Write)
+    story.ask("a")
+    kinds = [type(effect) for effect in story.effects if isinstance(effect, (do.Write, do.Grant))]
+    assert kinds == [do.Write, do.Grant]
+    assert story.one(do.Grant).attachment.address == "10.0.0.10"
+
+
+def test_the_same_attachment_gets_the_same_address() -> None:
+    story = Story(warm(0))
+    story.start(observed("eni-0", 0, *addresses(2)))
+    story.ask("a")
+    first = story.one(do.Grant)
+    story.ask("a")
+    assert story.one(do.Grant).attachment == first.attachment
+
+
+def test_whoever_waits_longest_is_served_first() -> None:
+    story = Story(warm(0))
+    story.start()
+    story.ask("a", "b", "c")
+    ask = story.take(do.AssignAddresses)[0]
+    story.feed(on.AddressesAssigned(ask.op, addresses(1)))
+    assert [grant.request for grant in story.take(do.Grant)] == ["a"]
+
+
+def test_requests_that_come_together_share_one_call() -> None:
+    story = Story(warm(0, coalesce=0.05))
+    story.start()
+    story.ask("a", "b", "c")
+    assert not story.take(do.AssignAddresses)
+    assert story.take(do.Wake)[-1].at == pytest.approx(1000.05)
+    story.pass_time(0.05)
+    assert story.one(do.AssignAddresses).count == 3
+
+
+def test_a_burst_fills_the_eni_and_creates_what_is_missing_at_once() -> None:
+    story = Story(warm(0, coalesce=0.05))
+    story.start()
+    story.ask(*(f"p{n}" for n in range(25)))
+    story.pass_time(0.05)
+    assert story.one(do.AssignAddresses).count == 9
+    assert [create.count for create in story.take(do.CreateEni)] == [9, 7]
+    indexes = [eni.device_index for eni in story.pool.inventory.enis.values()]
+    assert sorted(indexes) == [0, 1, 2]
+
+
+def test_a_new_eni_is_created_attached_marked_and_configured_before_it_serves() -> None:
+    story = Story(warm(0))
+    story.start(observed("eni-0", 0, *addresses(9)))
+    story.ask(*(f"p{n}" for n in range(10)))
+    assert len(story.take(do.Grant)) == 9
+    create = story.one(do.CreateEni)
+    assert create.count == 1
+    story.feed(on.EniCreated(create.op, CreatedEni("eni-1", "02:1", "subnet-1", "10.0.0.5", ("10.0.0.50",))))
+    attach = story.one(do.AttachEni)
+    assert attach.device_index == 1
+    story.feed(on.EniAttached(attach.op, "attach-1"))
+    assert story.one(do.SetDeleteOnTermination).attachment_id == "attach-1"
+    link = story.one(do.ConfigureLink)
+    assert not story.take(do.Grant), "the address is not there yet"
+    story.feed(on.LinkReady(link.op, "eth1"))
+    assert story.one(do.Grant).attachment.address == "10.0.0.50"
+
+
+def test_a_released_address_cools_before_it_is_used_again() -> None:
+    story = Story(warm(0, cooldown=30.0), Limits(1, 2))
+    story.start(observed("eni-0", 0, "10.0.0.10"))
+    story.ask("a")
+    story.give_back("a")
+    assert story.one(do.Released).attachment is not None
+    story.take(do.Grant)
+    story.ask("b", wait=60)
+    assert not story.take(do.Grant) and not story.take(do.Refuse), "it can wait: 30 s are left to the deadline"
+    story.pass_time(29.9)
+    assert not story.take(do.Grant)
+    story.pass_time(0.1)
+    assert story.one(do.Grant).attachment.address == "10.0.0.10"
+
+
+def test_releasing_what_is_not_held_is_a_success() -> None:
+    story = Story(warm(0))
+    story.start()
+    story.give_back("a")
+    assert story.one(do.Released).attachment is None
+
+
+def test_grants_pack_the_fullest_eni_so_that_others_drain() -> None:
+    story = Story(warm(0))
+    story.start(observed("eni-0", 0, *addresses(2)), observed("eni-1", 1, *addresses(2, 20), owned=True))
+    story.ask("a")
+    first = story.one(do.Grant).attachment.eni_id
+    story.ask("b")
+    assert story.one(do.Grant).attachment.eni_id == first
+
+
+def test_minimum_ips_counts_what_is_in_use() -> None:
+    story = Story(Targets(warm_ips=0, minimum_ips=6, coalesce=0))
+    story.start(observed("eni-0", 0, *addresses(2)))
+    story.ask("a")
+    assert story.one(do.AssignAddresses).count == 4
+
+
+def test_max_pods_bounds_growth() -> None:
+    story = Story(Targets(warm_ips=8, max_pods=4, coalesce=0))
+    story.start()
+    assert story.one(do.AssignAddresses).count == 4
+
+
+def full_node(cooldown: float = 30.0) -> Story:
+    story = Story(warm(0, cooldown=cooldown), Limits(1, 3))
+    story.start(observed("eni-0", 0, *addresses(2)))
+    story.ask("a", "b")
+    story.take(do.Grant)
+    return story
+
+
+def test_a_full_node_refuses_at_once_and_says_what_the_limit_is() -> None:
+    story = full_node()
+    story.ask("c")
+    refusal = story.one(do.Refuse).refusal
+    assert refusal.reason is Reason.ENI_LIMIT
+    assert "1 ENIs with 2" in refusal.message and refusal.retry_after == 30.0
+    assert dict(refusal.numbers)["assigned"] == 2
+
+
+def test_a_cooling_address_that_comes_too_late_refuses_with_the_time_to_wait() -> None:
+    story = full_node(cooldown=100.0)
+    story.give_back("a")
+    story.ask("c")
+    refusal = story.one(do.Refuse).refusal
+    assert refusal.reason is Reason.ALL_COOLING and refusal.retry_after == pytest.approx(100.0)
+
+
+def test_max_pods_has_a_reason_of_its_own() -> None:
+    story = Story(Targets(warm_ips=0, max_pods=1, coalesce=0))
+    story.start(observed("eni-0", 0, *addresses(2)))
+    story.ask("a", "b")
+    assert story.one(do.Refuse).refusal.reason is Reason.POD_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (CloudErrorKind.NOT_AUTHORIZED, Reason.NOT_AUTHORIZED),
+        (CloudErrorKind.SUBNET_FULL, Reason.SUBNET_EXHAUSTED),
+    ],
+)
+def test_a_lasting_error_refuses_whoever_waits(kind: CloudErrorKind, reason: Reason) -> None:
+    story = Story(warm(0))
+    story.start()
+    story.ask("a")
+    story.fail(story.one(do.AssignAddresses), kind)
+    if kind is CloudErrorKind.NOT_AUTHORIZED:  # another ENI may still be created, which is another action
+        story.fail(story.one(do.CreateEni), kind, "CreateNetworkInterface")
+    refusal = story.one(do.Refuse).refusal
+    assert refusal.reason is reason
+    assert "EC2's words" in refusal.message and refusal.retry_after is not None
+
+
+def test_a_bad_security_group_is_named() -> None:
+    story = Story(warm(0), Limits(2, 2))
+    story.start(observed("eni-0", 0, "10.0.0.10"))
+    story.ask("a", "b")
+    story.fail(story.one(do.CreateEni), CloudErrorKind.SECURITY_GROUP_INVALID, "CreateNetworkInterface")
+    assert story.one(do.Refuse).refusal.reason is Reason.SECURITY_GROUP_INVALID
+
+
+def test_throttling_makes_wait_and_is_named_at_the_deadline() -> None:
+    story = Story(warm(0))
+    story.start()
+    story.ask("a", wait=0.5)
+    story.fail(story.one(do.AssignAddresses), CloudErrorKind.THROTTLED)
+    assert not story.take(do.Refuse)
+    while not (refusals := story.take(do.Refuse)):
+        story.pass_time(0.1)
+        for effect in story.take(do.AssignAddresses):
+            story.fail(effect, CloudErrorKind.THROTTLED)
+    assert story.now == pytest.approx(1000.5)
+    assert refusals[0].refusal.reason is Reason.THROTTLED
+
+
+def test_a_time_out_without_error_is_called_one() -> None:
+    story = Story(warm(0))
+    story.start()
+    story.ask("a", wait=2.0)
+    story.pass_time(2.0)
+    assert story.one(do.Refuse).refusal.reason is Reason.TIMEOUT
+
+
+def test_before_the_inventory_is_known_requests_wait() -> None:
+    story = Story(warm(0))
+    story.ask("a", wait=2.0)
+    assert (reason := unready_reason(story.pool, story.now)) and reason.reason is Reason.NOT_READY
+    story.pass_time(2.0)
+    assert story.one(do.Refuse).refusal.reason is Reason.NOT_READY
+
+
+def test_a_stopping_daemon_refuses() -> None:
+    story = Story(warm(0))
+    story.start()
+    story.ask("a")
+    story.feed(on.DrainRequested())
+    assert story.one(do.Refuse).refusal.reason is Reason.DRAINING
+
+
+def test_one_full_subnet_does_not_stop_the_other() -> None:
+    story = Story(warm(0), Limits(3, 2), ("subnet-1", "subnet-2"))
+    story.start(observed("eni-0", 0, "10.0.0.10"))
+    story.ask("a", "b")
+    create = story.one(do.CreateEni)
+    assert create.subnet_id == "subnet-1"
+    story.fail(create, CloudErrorKind.SUBNET_FULL, "CreateNetworkInterface")
+    assert story.one(do.CreateEni).subnet_id == "subnet-2"
+    assert not story.take(do.Refuse)
+
+
+def test_after_a_time_out_the_eni_is_read_before_anything_is_asked_again() -> None:
+    story = Story(warm(2))
+    story.start()
+    story.fail(story.one(do.AssignAddresses), CloudErrorKind.UNKNOWN_OUTCOME)
+    assert not story.take(do.AssignAddresses)
+    look = story.one(do.DescribeEni)
+    story.feed(on.EniObserved(look.op, observed("eni-0", 0, *addresses(2))))
+    assert story.pool.counts().free == 2
+    story.pass_time(60)
+    assert not story.take(do.AssignAddresses)
+
+
+def test_a_creation_of_unknown_outcome_is_repeated_with_its_token() -> None:
+    story = Story(warm(0))
+    story.start(observed("eni-0", 0, *addresses(9)))
+    story.ask(*(f"p{n}" for n in range(10)))
+    first = story.one(do.CreateEni)
+    story.fail(first, CloudErrorKind.UNKNOWN_OUTCOME, "CreateNetworkInterface")
+    story.pass_time(1.0)
+    again = story.one(do.CreateEni)
+    assert (again.token, again.count) == (first.token, first.count)
+
+
+def test_an_eni_that_can_not_be_attached_is_deleted() -> None:
+    story = Story(warm(0))
+    story.start(observed("eni-0", 0, *addresses(9)))
+    story.ask(*(f"p{n}" for n in range(10)))
+    create = story.one(do.CreateEni)
+    story.feed(on.EniCreated(create.op, CreatedEni("eni-1", "02:1", "subnet-1", "10.0.0.5", ("10.0.0.50",))))
+    story.fail(story.one(do.AttachEni), CloudErrorKind.ATTACHMENT_LIMIT, "AttachNetworkInterface")
+    delete = story.one(do.DeleteEni)
+    assert story.one(do.Refuse).refusal.reason is Reason.ENI_LIMIT
+    story.feed(on.OperationDone(delete.op))
+    assert set(story.pool.inventory.enis) == {"eni-0"}
+
+
+def test_what_the_ledger_can_not_record_is_not_granted() -> None:
+    story = Story(warm(0))
+    story.start(observed("eni-0", 0, *addresses(1)))
+    story.ask("a")
+    grant = story.one(do.Grant)
+    story.feed(on.GrantsUnrecorded((grant,), "no space left on device"))
+    refusal = story.one(do.Refuse).refusal
+    assert refusal.reason is Reason.LEDGER_UNWRITABLE and "no space left" in refusal.message
+    assert story.pool.counts().free == 1
+
+
+def held(name: str, address: str, eni: str = "eni-0", since: float = 900.0) -> Attachment:
+    return Attachment(AttachmentKey("net", name, "eth0"), address, eni, since)
+
+
+def test_a_restart_keeps_what_is_held_and_what_cools() -> None:
+    story = Story(warm(0))
+    story.start(
+        observed("eni-0", 0, *addresses(3)),
+        attachments=(held("a", "10.0.0.10"),),
+        cooling=(Cooling("10.0.0.11", 990.0), Cooling("10.0.0.99", 990.0)),
+    )
+    counts = story.pool.counts()
+    assert (counts.assigned, counts.cooling, counts.free) == (1, 1, 1)
+    story.ask("b")
+    assert story.one(do.Grant).attachment.address == "10.0.0.12"
+
+
+def test_an_address_that_leads_to_a_pod_is_not_granted_though_the_ledger_lost_it() -> None:
+    story = Story(warm(0))
+    story.start(observed("eni-0", 0, *addresses(1)), routed=(("10.0.0.10", "ipmabc"),))
+    assert story.pool.counts().free == 0
+    recovered = AttachmentKey("", "ipmabc", "")
+    story.feed(on.ReleaseRequested("del", AttachmentKey("net", "a", "eth0"), recovered))
+    assert story.one(do.Released).attachment is not None
+    assert story.pool.counts().cooling == 1
+
+
+def test_foreign_enis_are_counted_but_left_alone() -> None:
+    story = Story(warm(20))
+    story.start(observed(), observed("eni-9", 1, *addresses(2, 90), owned=False))
+    assert story.pool.inventory.enis["eni-9"].state is EniState.FOREIGN
+    assert story.one(do.AssignAddresses).eni_id == "eni-0"
+    story.one(do.CreateEni)  # one slot of three is left
+    assert not {"10.0.0.90", "10.0.0.91"} & set(story.pool.inventory.addresses)
+
+
+def test_an_eni_cut_off_between_creation_and_attachment_is_attached() -> None:
+    story = Story(warm(0))
+    intent = Intent("attach eni-1", "AttachNetworkInterface", 990.0, eni_id="eni-1", device_index=1)
+    story.start(observed(), observed("eni-1", None, *addresses(3), owned=True), intents=(intent,))
+    assert story.one(do.AttachEni).eni_id == "eni-1"
+
+
+def test_an_eni_that_nobody_remembers_is_deleted() -> None:
+    story = Story(warm(0))
+    story.start(observed(), observed("eni-1", None, *addresses(3), owned=True))
+    assert story.one(do.DeleteEni).eni_id == "eni-1"
+
+
+def test_a_creation_cut_off_is_resumed_and_its_eni_not_deleted() -> None:
+    story = Story(warm(0))
+    intent = Intent("token-x", "CreateNetworkInterface", 990.0, subnet_id="subnet-1", count=3)
+    story.start(observed(), observed("eni-1", None, *addresses(3), owned=True), intents=(intent,))
+    create = story.one(do.CreateEni)
+    assert create.token == "token-x" and not story.take(do.DeleteEni)
+    story.feed(on.EniCreated(create.op, CreatedEni("eni-1", "02:1", "subnet-1", "10.0.0.5", addresses(3))))
+    assert story.one(do.AttachEni).eni_id == "eni-1"
+    assert not story.take(do.DeleteEni)
+
+
+def test_collecting_releases_what_the_runtime_forgot_but_nothing_young() -> None:
+    story = Story(warm(0))
+    story.start(
+        observed("eni-0", 0, *addresses(3)),
+        attachments=(
+            held("old", "10.0.0.10"),
+            held("kept", "10.0.0.11"),
+            held("young", "10.0.0.12", since=990.0),
+        ),
+    )
+    story.feed(on.CollectRequested("gc", "net", frozenset({("kept", "eth0")})))
+    assert [a.key.container_id for a in story.one(do.Collected).attachments] == ["old"]

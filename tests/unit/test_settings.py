@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ipamd.settings import SettingsError, load
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    return file
+
+
+def test_defaults_need_no_file(tmp_path: Path) -> None:
+    loaded = load(write(tmp_path, ""), environ={})
+    assert loaded.settings.api.socket == Path("/run/ipamd/ipamd.sock")
+    assert loaded.origins == {}
+
+
+def test_flag_beats_environment_beats_file(tmp_path: Path) -> None:
+    file = write(tmp_path, "[pool]\nwarm_ips = 1\nminimum_ips = 1\nmax_pods = 1\n")
+    loaded = load(
+        file,
+        environ={"IPAMD_POOL_WARM_IPS": "2", "IPAMD_POOL_MINIMUM_IPS": "2", "PATH": "/bin"},
+        flags={"pool.warm_ips": 3},
+    )
+    pool = loaded.settings.pool
+    assert (pool.warm_ips, pool.minimum_ips, pool.max_pods) == (3, 2, 1)
+    assert loaded.origins == {
+        "pool.warm_ips": "command line",
+        "pool.minimum_ips": "environment IPAMD_POOL_MINIMUM_IPS",
+        "pool.max_pods": str(file),
+    }
+
+
+def test_lists_and_tables_come_as_json_from_the_environment(tmp_path: Path) -> None:
+    loaded = load(
+        write(tmp_path, ""),
+        environ={"IPAMD_EC2_SUBNETS": '["subnet-1", "subnet-2"]', "IPAMD_EC2_TAGS": '{"team": "net"}'},
+    )
+    assert loaded.settings.ec2.subnets == ["subnet-1", "subnet-2"]
+    assert loaded.settings.ec2.tags == {"team": "net"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[pool]\nwarm_ips = -1", ["pool.warm_ips", "greater than or equal to 0", "config.toml"]),
+        ("[pool]\nwarm_ip = 1", ["pool.warm_ip", "unknown setting", "config.toml"]),
+        ("[pole]\nwarm_ips = 1", ["pole", "unknown setting"]),
+        ("pool = 3", ["'pool' is not a section", "[pool]"]),
+        ("[pool\n", ["not TOML"]),
+        ('[host]\nsnat_exclude = ["10.0.0.1/8"]', ["host.snat_exclude", "host bits set"]),
+        ("[host]\nmark_mask = 0x7f", ["mark_mask", "overlap"]),
+        ("[host]\nmain_mark = 0xc0", ["main_mark", "single bit"]),
+        ("[host]\nmark_mask = 0x2d\nmain_mark = 0x100", ["mark_mask", "adjacent bits"]),
+    ],
+)
+def test_a_bad_value_is_named_with_its_origin(tmp_path: Path, text: str, words: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(write(tmp_path, text), environ={})
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_bad_variable_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"environment IPAMD_POOL_WARM_IPS"):
+        load(write(tmp_path, ""), environ={"IPAMD_POOL_WARM_IPS": "many"})
+    with pytest.raises(SettingsError, match="IPAMD_EC2_SUBNETS: expected JSON"):
+        load(write(tmp_path, ""), environ={"IPAMD_EC2_SUBNETS": "subnet-1"})
+
+
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no such file"):
+        load(tmp_path / "absent.toml", environ={})
