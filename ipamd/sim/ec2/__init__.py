@@ -1,0 +1,13 @@
+"""A double of EC2 that is as strict as EC2 about what an address allocator lives by: limits, ownership, time.
+
+moto answers the same calls without limits, delays, ClientToken or unique addresses, so an allocator that is wrong
+passes there. From the rules outwards: `cloud` (state and rules), `actions` and `views` (calls and replies), `wire`
+(the Query protocol), `api` (HTTP), `servers` (together with instance metadata and control).
+"""
+
+from ipamd.sim.ec2.cloud import SimulatedCloud
+from ipamd.sim.ec2.errors import Ec2Error
+from ipamd.sim.ec2.resources import Delays, new_id
+from ipamd.sim.ec2.servers import CloudServers
+
+__all__ = ["CloudServers", "Delays", "Ec2Error", "SimulatedCloud", "new_id"]

@@ -1,0 +1,201 @@
+"""The EC2 calls that the double answers: from decoded parameters to the cloud's rules and back to reply values.
+
+Each action names the parameters that it takes. One that EC2 has and the double hasn't is refused, never ignored, so
+a test can't pass because the double overlooked what was asked of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from ipamd.sim.ec2 import views
+from ipamd.sim.ec2.cloud import ACCOUNT, SimulatedCloud
+from ipamd.sim.ec2.errors import Ec2Error
+from ipamd.sim.ec2.filters import page, select
+from ipamd.sim.ec2.registry import Registry
+
+T = TypeVar("T")
+Parameters = dict[str, Any]
+Result = Mapping[str, Any] | None
+Perform = Callable[[SimulatedCloud, Parameters], Awaitable[Result]]
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    perform: Perform
+    takes: frozenset[str]
+
+
+ACTIONS: Final[dict[str, Action]] = {}
+
+
+def action(*takes: str) -> Callable[[Perform], Perform]:
+    """Register a function as the action that its name in camel case says."""
+
+    def register(perform: Perform) -> Perform:
+        name = "".join(word.capitalize() for word in perform.__name__.split("_"))
+        ACTIONS[name] = Action(perform, frozenset({*takes, "DryRun"}))
+        return perform
+
+    return register
+
+
+def lookup(name: str, parameters: Parameters) -> Action:
+    """Raises `Ec2Error` for what the double doesn't do."""
+    found = ACTIONS.get(name)
+    if found is None:
+        raise Ec2Error("InvalidAction", f"The action {name} is not valid for this web service.")
+    if foreign := sorted(parameters.keys() - found.takes):
+        raise Ec2Error("UnsupportedOperation", f"{name} is simulated without {', '.join(foreign)}")
+    if parameters.get("DryRun"):
+        raise Ec2Error("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
+    return found
+
+
+@action("NetworkInterfaceIds", "Filters", "MaxResults", "NextToken")
+async def describe_network_interfaces(cloud: SimulatedCloud, p: Parameters) -> Result:
+    enis = _named(cloud.enis, p, "NetworkInterfaceIds")
+    chosen = select(enis, p.get("Filters", ()), views.eni_fields(cloud), lambda eni: eni.tags)
+    part, token = page(chosen, p.get("MaxResults"), p.get("NextToken", ""))
+    return {"NetworkInterfaces": [views.eni(cloud, eni) for eni in part], "NextToken": token}
+
+
+@action("InstanceIds", "Filters", "MaxResults", "NextToken")
+async def describe_instances(cloud: SimulatedCloud, p: Parameters) -> Result:
+    instances = _named(cloud.instances, p, "InstanceIds")
+    chosen = select(
+        instances, p.get("Filters", ()), views.instance_fields(cloud), lambda instance: {"Name": instance.name}
+    )
+    part, token = page(chosen, p.get("MaxResults"), p.get("NextToken", ""))
+    reservations = [
+        {"ReservationId": f"r-{one.id[2:]}", "OwnerId": ACCOUNT, "Instances": [views.instance(cloud, one)]}
+        for one in part
+    ]
+    return {"Reservations": reservations, "NextToken": token}
+
+
+@action("SubnetIds", "Filters", "MaxResults", "NextToken")
+async def describe_subnets(cloud: SimulatedCloud, p: Parameters) -> Result:
+    subnets = _named(cloud.subnets, p, "SubnetIds")
+    chosen = select(subnets, p.get("Filters", ()), views.subnet_fields(cloud), lambda _: {})
+    part, token = page(chosen, p.get("MaxResults"), p.get("NextToken", ""))
+    return {"Subnets": [views.subnet(cloud, subnet) for subnet in part], "NextToken": token}
+
+
+@action("GroupIds", "Filters", "MaxResults", "NextToken")
+async def describe_security_groups(cloud: SimulatedCloud, p: Parameters) -> Result:
+    for id in p.get("GroupIds", ()):
+        if id not in cloud.groups:
+            raise Ec2Error("InvalidGroup.NotFound", f"The security group '{id}' does not exist")
+    groups = _named(cloud.groups, p, "GroupIds")
+    chosen = select(groups, p.get("Filters", ()), views.group_fields(cloud), lambda _: {})
+    part, token = page(chosen, p.get("MaxResults"), p.get("NextToken", ""))
+    return {"SecurityGroups": [views.group(cloud, group) for group in part], "NextToken": token}
+
+
+@action("InstanceTypes", "Filters", "MaxResults", "NextToken")
+async def describe_instance_types(cloud: SimulatedCloud, p: Parameters) -> Result:
+    wanted = p.get("InstanceTypes") or list(cloud.limits)
+    if unknown := [name for name in wanted if name not in cloud.limits]:
+        raise Ec2Error(
+            "InvalidInstanceType", f"The following supplied instance types do not exist: [{', '.join(unknown)}]"
+        )
+    types = [(name, cloud.limits[name]) for name in wanted]
+    chosen = select(types, p.get("Filters", ()), views.instance_type_fields())
+    part, token = page(chosen, p.get("MaxResults", 100), p.get("NextToken", ""))
+    return {"InstanceTypes": [views.instance_type(*item) for item in part], "NextToken": token}
+
+
+@action("SubnetId", "Description", "Groups", "SecondaryPrivateIpAddressCount", "TagSpecifications", "ClientToken")
+async def create_network_interface(cloud: SimulatedCloud, p: Parameters) -> Result:
+    tags: dict[str, str] = {}
+    for specification in p.get("TagSpecifications", ()):
+        if (kind := specification.get("ResourceType")) != "network-interface":
+            raise Ec2Error("InvalidParameterValue", f"'{kind}' can't be tagged by this call.")
+        tags |= _tags(specification.get("Tags", ()))
+    eni = await cloud.create_eni(
+        p["SubnetId"],
+        secondary_count=p.get("SecondaryPrivateIpAddressCount", 0),
+        group_ids=p.get("Groups", ()),
+        description=p.get("Description", ""),
+        tags=tags,
+        token=p.get("ClientToken", ""),
+    )
+    return {"NetworkInterface": views.eni(cloud, eni), "ClientToken": p.get("ClientToken")}
+
+
+@action("NetworkInterfaceId", "InstanceId", "DeviceIndex", "NetworkCardIndex")
+async def attach_network_interface(cloud: SimulatedCloud, p: Parameters) -> Result:
+    if p.get("NetworkCardIndex", 0) != 0:
+        raise Ec2Error("InvalidParameterValue", f"Network card {p['NetworkCardIndex']} does not exist.")
+    attachment = await cloud.attach_eni(p["NetworkInterfaceId"], p["InstanceId"], p["DeviceIndex"])
+    return {"AttachmentId": attachment.id, "NetworkCardIndex": 0}
+
+
+@action("AttachmentId", "Force")
+async def detach_network_interface(cloud: SimulatedCloud, p: Parameters) -> Result:
+    await cloud.detach_eni(p["AttachmentId"])
+    return None
+
+
+@action("NetworkInterfaceId")
+async def delete_network_interface(cloud: SimulatedCloud, p: Parameters) -> Result:
+    await cloud.delete_eni(p["NetworkInterfaceId"])
+    return None
+
+
+@action("NetworkInterfaceId", "Attachment", "Groups")
+async def modify_network_interface_attribute(cloud: SimulatedCloud, p: Parameters) -> Result:
+    if ("Attachment" in p) == ("Groups" in p):
+        raise Ec2Error("InvalidParameterCombination", "Exactly one attribute can be modified in a request")
+    if "Groups" in p:
+        cloud.set_groups(p["NetworkInterfaceId"], p["Groups"])
+        return None
+    attachment = p["Attachment"]
+    for name in ("AttachmentId", "DeleteOnTermination"):
+        if name not in attachment:
+            raise Ec2Error("MissingParameter", f"The request must contain the parameter Attachment.{name}")
+    cloud.set_delete_on_termination(
+        p["NetworkInterfaceId"], attachment["AttachmentId"], attachment["DeleteOnTermination"]
+    )
+    return None
+
+
+@action("NetworkInterfaceId", "SecondaryPrivateIpAddressCount")
+async def assign_private_ip_addresses(cloud: SimulatedCloud, p: Parameters) -> Result:
+    if "SecondaryPrivateIpAddressCount" not in p:
+        raise Ec2Error("MissingParameter", "The request must contain the parameter SecondaryPrivateIpAddressCount")
+    new = await cloud.assign_addresses(p["NetworkInterfaceId"], p["SecondaryPrivateIpAddressCount"])
+    return {
+        "NetworkInterfaceId": p["NetworkInterfaceId"],
+        "AssignedPrivateIpAddresses": [{"PrivateIpAddress": address} for address in new],
+    }
+
+
+@action("NetworkInterfaceId", "PrivateIpAddresses")
+async def unassign_private_ip_addresses(cloud: SimulatedCloud, p: Parameters) -> Result:
+    if not p.get("PrivateIpAddresses"):
+        raise Ec2Error("MissingParameter", "The request must contain the parameter PrivateIpAddress")
+    await cloud.unassign_addresses(p["NetworkInterfaceId"], p["PrivateIpAddresses"])
+    return None
+
+
+@action("Resources", "Tags")
+async def create_tags(cloud: SimulatedCloud, p: Parameters) -> Result:
+    cloud.tag(p["Resources"], _tags(p["Tags"]))
+    return None
+
+
+def _named(registry: Registry[T], p: Parameters, key: str) -> list[T]:
+    """The resources whose ids are given, or all. Ids and pages don't go together, as in EC2."""
+    if key not in p:
+        return list(registry)
+    if "MaxResults" in p or "NextToken" in p:
+        raise Ec2Error("InvalidParameterCombination", f"The parameter MaxResults cannot be used with {key}")
+    return registry.get_all(p[key])
+
+
+def _tags(tags: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    return {tag.get("Key", ""): tag.get("Value", "") for tag in tags}

@@ -1,0 +1,70 @@
+"""The EC2 Query API over HTTP: who calls, what is asked, which fault is due, and EC2's way to say yes or no."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+from aiohttp import web
+
+from ipamd.sim.ec2 import actions, wire
+from ipamd.sim.ec2.cloud import SimulatedCloud
+from ipamd.sim.ec2.errors import Ec2Error
+from ipamd.sim.ec2.faults import NO_ANSWER, CallLog, Fault, Faults, NoAnswer, suffer
+
+
+class Ec2Api:
+    def __init__(self, cloud: SimulatedCloud, faults: Faults, calls: CallLog) -> None:
+        self._cloud = cloud
+        self._faults = faults
+        self._calls = calls
+
+    def application(self) -> web.Application:
+        app = web.Application()
+        app.router.add_post("/", self._handle)
+        return app
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        came = time.time()
+        request_id = str(uuid.uuid4())
+        form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+        action = form.get("Action", "")
+        caller: str | None = None
+        outcome = "InternalError"  # stays so only if the double itself is at fault
+        try:
+            caller = self._cloud.keyring.caller(request.headers)
+            body = await self._answer(request, form, action, request_id)
+            outcome = "ok"
+            return _xml(200, body)
+        except Ec2Error as error:
+            outcome = error.code
+            return _xml(error.status, wire.encode_error(request_id, error))
+        except NoAnswer:
+            outcome = NO_ANSWER
+            return web.Response()
+        finally:
+            self._calls.record(came, caller, action, outcome)
+
+    async def _answer(self, request: web.Request, form: dict[str, str], action: str, request_id: str) -> bytes:
+        if not action:
+            raise Ec2Error("MissingAction", "The request must contain the parameter Action")
+        if form.get("Version") != wire.VERSION:
+            raise Ec2Error("NoSuchVersion", f"The requested version {form.get('Version')} is not {wire.VERSION}")
+        parameters = wire.decode(action, form)
+        fault = self._faults.take(action)
+        if fault and not fault.after_effect:
+            await _strike(fault, request)
+        found = actions.lookup(action, parameters)
+        body = wire.encode(action, request_id, await found.perform(self._cloud, parameters))
+        if fault and fault.after_effect:
+            await _strike(fault, request)
+        return body
+
+
+async def _strike(fault: Fault, request: web.Request) -> None:
+    if error := await suffer(fault, request):
+        raise Ec2Error(error, "This error was asked for by a fault.")
+
+
+def _xml(status: int, body: bytes) -> web.Response:
+    return web.Response(status=status, body=body, content_type="text/xml", charset="utf-8")

@@ -1,0 +1,51 @@
+"""The double's three faces on sockets that were opened elsewhere, most likely in another network namespace."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Final
+
+from aiohttp import web
+
+from ipamd.sim import control, imds
+from ipamd.sim.ec2 import wire
+from ipamd.sim.ec2.api import Ec2Api
+from ipamd.sim.ec2.cloud import SimulatedCloud
+from ipamd.sim.ec2.faults import CallLog, Faults
+
+_GRACE: Final = 0.1  # seconds for calls in flight when the servers stop
+
+
+class CloudServers:
+    """Serves one cloud: the EC2 API, instance metadata and control. Takes over the listening sockets."""
+
+    def __init__(
+        self, cloud: SimulatedCloud, *, ec2: socket.socket, imds: socket.socket, control: socket.socket
+    ) -> None:
+        self.cloud = cloud
+        self.faults = Faults()
+        self.calls = CallLog()
+        self._sockets = {"ec2": ec2, "imds": imds, "control": control}
+        self._runners: list[web.AppRunner] = []
+
+    async def start(self) -> None:
+        await asyncio.to_thread(wire.service_model)  # not in the time of the first call
+        applications = {
+            "ec2": Ec2Api(self.cloud, self.faults, self.calls).application(),
+            "imds": imds.Imds(self.cloud, self.faults).application(),
+            "control": control.Control(self.cloud, self.faults, self.calls).application(),
+        }
+        for name, application in applications.items():
+            runner = web.AppRunner(application, access_log=None, shutdown_timeout=_GRACE)
+            self._runners.append(runner)
+            await runner.setup()
+            await web.SockSite(runner, self._sockets[name]).start()
+
+    async def stop(self) -> None:
+        """Stop serving, and what goes on in the cloud; closes the sockets. The cloud's state can still be read."""
+        for runner in self._runners:
+            await runner.cleanup()
+        for listener in self._sockets.values():
+            listener.close()
+        await self.cloud.close()
