@@ -1,0 +1,179 @@
+"""What an error of EC2 means, in one table: the pool decides by class and never looks at EC2's own words.
+
+Codes are those of "Error codes for the Amazon EC2 API"
+(https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html). Failures without a code, such as a
+broken connection, are classed by one question: can the call have taken effect? Only a "no" makes it TRANSIENT, since
+a mutation that is repeated by mistake costs addresses.
+"""
+
+from __future__ import annotations
+
+import aiohttp
+from botocore.exceptions import (  # type: ignore[import-untyped]
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    EndpointConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProxyConnectionError,
+    SSLError,
+)
+from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
+
+from ipamd.cloud.port import CloudError
+from ipamd.pool.model import CloudErrorKind, CloudFailure
+
+# What a call through botocore may raise. `TimeoutError` is our own limit on the whole call.
+CALL_ERRORS = (BotoCoreError, ClientError, ResponseParserError, aiohttp.ClientError, TimeoutError)
+
+_KIND_OF_CODE: dict[str, CloudErrorKind] = {
+    code: kind
+    for kind, codes in {
+        CloudErrorKind.THROTTLED: (
+            "RequestLimitExceeded",
+            "Throttling",
+            "ThrottlingException",
+            "RequestThrottled",
+            "EC2ThrottledException",
+        ),
+        # Refused before anything was done, for lack of capacity to serve the API.
+        CloudErrorKind.TRANSIENT: ("Unavailable", "ServiceUnavailable"),
+        CloudErrorKind.SUBNET_FULL: ("InsufficientFreeAddressesInSubnet", "InsufficientCidrBlocks"),
+        CloudErrorKind.ENI_ADDRESS_LIMIT: (
+            "PrivateIpAddressLimitExceeded",
+            "InvalidInterface.IpAddressLimitExceeded",
+        ),
+        CloudErrorKind.ATTACHMENT_LIMIT: ("AttachmentLimitExceeded",),
+        CloudErrorKind.ACCOUNT_ENI_LIMIT: ("NetworkInterfaceLimitExceeded",),
+        # These may appear yet: EC2 is eventually consistent. A subnet that is not found is a wrong setting.
+        CloudErrorKind.NOT_FOUND: (
+            "InvalidNetworkInterfaceID.NotFound",
+            "InvalidAttachmentID.NotFound",
+            "InvalidAttachment.NotFound",
+            "InvalidInstanceID.NotFound",
+        ),
+        CloudErrorKind.INCORRECT_STATE: (
+            "IncorrectState",
+            "IncorrectInstanceState",
+            "InvalidNetworkInterface.InUse",
+            "DependencyViolation",
+            "ConcurrentTagAccess",
+        ),
+        CloudErrorKind.NOT_AUTHORIZED: (
+            "UnauthorizedOperation",
+            "AuthFailure",
+            "AccessDenied",
+            "AccessDeniedException",
+            "Blocked",
+            "ExpiredToken",
+            "ExpiredTokenException",
+            "IncompleteSignature",
+            "InvalidClientTokenId",
+            "MissingAuthenticationToken",
+            "OptInRequired",
+            "PendingVerification",
+            "RequestExpired",
+            "SignatureDoesNotMatch",
+            "UnrecognizedClientException",
+        ),
+        CloudErrorKind.SECURITY_GROUP_INVALID: (
+            "InvalidGroup.NotFound",
+            "InvalidGroupId.Malformed",
+            "InvalidSecurityGroupID.NotFound",
+            "InvalidSecurityGroupId.Malformed",
+            "SecurityGroupsPerInterfaceLimitExceeded",
+        ),
+    }.items()
+    for code in codes
+}
+
+# A catch-all code that has one meaning in these calls as ipamd makes them.
+_KIND_OF_ACTION_AND_CODE: dict[tuple[str, str], CloudErrorKind] = {
+    # The device index is taken.
+    ("AttachNetworkInterface", "InvalidParameterValue"): CloudErrorKind.INCORRECT_STATE,
+    # An address that is no longer on the ENI.
+    ("UnassignPrivateIpAddresses", "InvalidParameterValue"): CloudErrorKind.INCORRECT_STATE,
+}
+
+_REMEDY_OF_CODE = {
+    "UnauthorizedOperation": "allow ec2:{action} in the policy of this instance's role",
+    "AccessDenied": "allow ec2:{action} in the policy of this instance's role",
+    "AccessDeniedException": "allow ec2:{action} in the policy of this instance's role",
+    "AuthFailure": "check the credentials, or the instance's role, that ipamd runs with",
+    "InvalidClientTokenId": "check the credentials, or the instance's role, that ipamd runs with",
+    "SignatureDoesNotMatch": "check the credentials that ipamd runs with, and this node's clock",
+    "ExpiredToken": "renew the credentials that ipamd runs with",
+    "ExpiredTokenException": "renew the credentials that ipamd runs with",
+    "RequestExpired": "set this node's clock (chronyc tracking), or renew the credentials that ipamd runs with",
+    "InvalidSubnetID.NotFound": "check ec2.subnets in ipamd's settings",
+    "InvalidGroup.NotFound": "check ec2.security_groups in ipamd's settings",
+    "InvalidSecurityGroupID.NotFound": "check ec2.security_groups in ipamd's settings",
+}
+_REMEDY_CREDENTIALS = (
+    "give this instance a role (an instance profile), and let ipamd reach the metadata service "
+    "(HttpPutResponseHopLimit 2 if it runs in a container with its own network)"
+)
+_REMEDY_CONNECTION = "check this node's way to EC2: route, NAT or VPC endpoint, DNS, security group, and ec2.endpoint"
+_REMEDY_TIME = "check this node's way to EC2, or raise ec2.timeout"
+_REMEDY_SETTINGS = "check the settings under [ec2] and the AWS configuration of this machine"
+
+
+def is_mutating(action: str) -> bool:
+    return not action.startswith("Describe")
+
+
+def cloud_error(action: str, error: Exception) -> CloudError:
+    """The typed error of an EC2 call that raised one of `CALL_ERRORS`."""
+    if isinstance(error, ClientError):
+        return CloudError(_answered(action, error))
+    kind, remedy = _unanswered(action, error)
+    return CloudError(CloudFailure(kind, action, type(error).__name__, f"{_words(error)}; {remedy}"))
+
+
+def kind_of(action: str, code: str, status: int) -> CloudErrorKind:
+    """The class of an error that EC2 answered with; `status` is HTTP's."""
+    known = _KIND_OF_ACTION_AND_CODE.get((action, code)) or _KIND_OF_CODE.get(code)
+    if known is not None:
+        return known
+    if status == 429:
+        return CloudErrorKind.THROTTLED
+    if status >= 500:
+        # InternalError, a gateway's 502 or 504: it failed somewhere on the way, perhaps after the deed.
+        return CloudErrorKind.UNKNOWN_OUTCOME if is_mutating(action) else CloudErrorKind.TRANSIENT
+    return CloudErrorKind.INVALID
+
+
+def _answered(action: str, error: ClientError) -> CloudFailure:
+    described = error.response.get("Error", {})
+    code, message = str(described.get("Code", "Unknown")), described.get("Message") or "no message"
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
+    remedy = _REMEDY_OF_CODE.get(code)
+    if remedy is not None:
+        message = f"{remedy.format(action=action)}; EC2 says: {message}"
+    return CloudFailure(kind_of(action, code, status), action, code, message)
+
+
+def _unanswered(action: str, error: Exception) -> tuple[CloudErrorKind, str]:
+    unknown = CloudErrorKind.UNKNOWN_OUTCOME if is_mutating(action) else CloudErrorKind.TRANSIENT
+    match error:
+        case NoCredentialsError() | PartialCredentialsError() | CredentialRetrievalError():
+            return CloudErrorKind.NOT_AUTHORIZED, _REMEDY_CREDENTIALS
+        case ConnectTimeoutError() | ProxyConnectionError() | SSLError():
+            return CloudErrorKind.TRANSIENT, _REMEDY_CONNECTION
+        case EndpointConnectionError():
+            # aiobotocore also raises it for a reset in the middle of a call; aiohttp's own error tells them apart.
+            connecting = isinstance(error.kwargs.get("error"), aiohttp.ClientConnectorError)
+            return (CloudErrorKind.TRANSIENT if connecting else unknown), _REMEDY_CONNECTION
+        case HTTPClientError() | aiohttp.ClientError() | ResponseParserError():
+            return unknown, _REMEDY_CONNECTION
+        case TimeoutError():
+            return unknown, _REMEDY_TIME
+        case _:
+            return CloudErrorKind.INVALID, _REMEDY_SETTINGS
+
+
+def _words(error: Exception) -> str:
+    return "no answer in time" if type(error) is TimeoutError else str(error) or type(error).__name__
