@@ -15,7 +15,10 @@ from cni_shim import hpack
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM = ACK = 0x1
 END_HEADERS, PADDED, WITH_PRIORITY = 0x4, 0x8, 0x20
-REFUSED_STREAM, CANCEL = 7, 8
+NO_ERROR, REFUSED_STREAM = 0, 7
+# Errors that blame the other side, RFC 9113 section 7: PROTOCOL_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR,
+# COMPRESSION_ERROR, INADEQUATE_SECURITY, HTTP_1_1_REQUIRED. A server that is stopping uses any of the others.
+BLAME = (1, 3, 6, 9, 12, 13)
 
 FRAME_SIZE = 16384  # SETTINGS_MAX_FRAME_SIZE that both sides start with
 WINDOW = 65535  # both windows' size at the start
@@ -258,9 +261,9 @@ class _Call:
 
     def _on_reset(self, payload: bytes) -> None:
         code = int.from_bytes(payload[:4], "big")
-        if code in (REFUSED_STREAM, CANCEL):
-            raise Unreachable("the daemon dropped the call", code == CANCEL)
-        raise Garbled("the call was reset (HTTP/2 error %d)" % code)
+        if code in BLAME:
+            raise Garbled("the call was reset (HTTP/2 error %d)" % code)
+        raise Unreachable("the daemon dropped the call", code != REFUSED_STREAM)
 
     def _on_settings(self, flags: int, payload: bytes) -> None:
         if flags & ACK:
@@ -279,11 +282,12 @@ class _Call:
     def _on_goaway(self, payload: bytes) -> None:
         if len(payload) < 8:
             raise Garbled("a frame is cut short")
+        last = int.from_bytes(payload[:4], "big") & 0x7FFFFFFF  # the last stream that may still be answered
         code = int.from_bytes(payload[4:8], "big")
-        if code:
+        if code in BLAME:
             raise Garbled("the connection was refused (HTTP/2 error %d)" % code)
-        if not int.from_bytes(payload[:4], "big") & 0x7FFFFFFF:  # last stream that the server still answers
-            raise Unreachable("the daemon is stopping", False)
+        if code != NO_ERROR or last < 1:
+            raise Unreachable("the daemon is stopping", last >= 1)
 
     def _on_window(self, stream: int, payload: bytes) -> None:
         increment = int.from_bytes(payload, "big") & 0x7FFFFFFF

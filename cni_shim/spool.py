@@ -31,7 +31,7 @@ def leave(directory: str, host_ifname: str, request: bytes) -> None:
 def _make(directory: str) -> None:
     """After a boot /run is empty, and the daemon that makes the directory may never have run."""
     try:
-        mkdir(directory, 0o755)
+        mkdir(directory, 0o700)
     except FileExistsError:
         pass
     except FileNotFoundError:

@@ -22,9 +22,10 @@ import sys
 import sysconfig
 import tempfile
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from cni_shim import names
 
 if TYPE_CHECKING:
     import argparse
@@ -166,10 +167,7 @@ def install_plugin(
 
 def _sources() -> dict[str, str]:
     """The plugin's modules: name -> source."""
-    spec = find_spec("cni_shim")
-    if spec is None or spec.origin is None:
-        raise InstallError("the package cni_shim is missing; install ipamd again")
-    return {file.stem: file.read_text() for file in sorted(Path(spec.origin).parent.glob("*.py"))}
+    return {file.stem: file.read_text() for file in sorted(Path(names.__file__).parent.glob("*.py"))}
 
 
 def _compile(python: Interpreter, sources: dict[str, str], target: Path) -> None:
