@@ -1,0 +1,137 @@
+"""`ipamd simulate vpc`: the VPC in a box as a process, for tests in any language and for trying things by hand.
+
+It prints one JSON line when everything is up and removes everything on SIGTERM or SIGINT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ipamd.sim.ec2 import Delays
+from ipamd.sim.fabric import FabricError
+from ipamd.sim.netns import CommandError
+from ipamd.sim.vpc import SimulatedVpc, SpecError
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_DEFAULT_SUBNET = "10.0.0.0/24"
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command `simulate` with its kinds."""
+    simulate = subparsers.add_parser(
+        "simulate", help="a stand-in for EC2 on this machine", description="Run a stand-in for EC2 on this machine."
+    )
+    kinds = simulate.add_subparsers(metavar="KIND", required=True)
+    vpc = kinds.add_parser(
+        "vpc",
+        help="a VPC in a box: nodes as network namespaces, EC2 and IMDS (needs root)",
+        description="Build a VPC in a box: each node is a network namespace, with EC2 and the instance metadata "
+        "service at the URLs that the JSON line on standard output names once all is up. The control URL shows and "
+        "disturbs the simulated cloud. SIGTERM or SIGINT removes everything but the files below --dir.",
+    )
+    vpc.add_argument("--dir", required=True, type=Path, help="where each node gets a directory with its config.toml")
+    vpc.add_argument(
+        "--node",
+        action="append",
+        required=True,
+        metavar="NAME=TYPE",
+        help="a node and its instance type, for instance n1=m5.large; repeat for more",
+    )
+    vpc.add_argument(
+        "--subnet",
+        action="append",
+        metavar="CIDR",
+        help=f"a subnet of the VPC (default: {_DEFAULT_SUBNET}); nodes are dealt out over several in turn, and the "
+        "VPC is the /16 around the first",
+    )
+    vpc.add_argument(
+        "--delay",
+        action="append",
+        default=[],
+        metavar="WHAT=SECONDS",
+        help="how long EC2 takes; WHAT is one of "
+        + ", ".join(f"{field.name} ({field.default})" for field in dataclasses.fields(Delays)),
+    )
+    vpc.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until a signal comes; the exit code is 1, with one line on standard error, when that is not possible."""
+    try:
+        if os.geteuid() != 0:
+            raise SpecError("network namespaces need root; run it with sudo")
+        asyncio.run(
+            _run_vpc(
+                dir=args.dir.absolute(),
+                nodes=_pairs("--node", args.node, "n1=m5.large"),
+                subnets=args.subnet or [_DEFAULT_SUBNET],
+                delays=_delays(args.delay),
+            )
+        )
+    except (SpecError, FabricError, CommandError, OSError) as error:
+        sys.stderr.write(f"ipamd simulate vpc: {' '.join(str(error).split())}\n")
+        return 1
+    return 0
+
+
+async def _run_vpc(**spec: Any) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with SimulatedVpc.build(**spec) as vpc:
+        ready = {
+            "ec2": vpc.ec2_url,
+            "imds": vpc.imds_url,
+            "control": vpc.control_url,
+            "nodes": [
+                {
+                    "name": node.name,
+                    "netns": node.netns,
+                    "dir": str(node.dir),
+                    "instance_id": node.instance_id,
+                    "instance_type": node.instance_type,
+                }
+                for node in vpc.nodes
+            ],
+        }
+        sys.stdout.write(json.dumps(ready) + "\n")
+        sys.stdout.flush()
+        await stop.wait()
+
+
+def _pairs(option: str, texts: Sequence[str], example: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not (name and separator and value):
+            raise SpecError(f"{option} {text}: write it like {example}")
+        if name in pairs:
+            raise SpecError(f"{option} {text}: {name} is given twice")
+        pairs[name] = value
+    return pairs
+
+
+def _delays(texts: Sequence[str]) -> Delays:
+    known = {field.name for field in dataclasses.fields(Delays)}
+    seconds: dict[str, float] = {}
+    for name, text in _pairs("--delay", texts, "attach=0.5").items():
+        if name not in known:
+            raise SpecError(f"--delay {name}={text}: {name} is not one of {', '.join(sorted(known))}")
+        try:
+            seconds[name] = float(text)
+        except ValueError:
+            raise SpecError(f"--delay {name}={text}: not a number of seconds") from None
+        if not 0 <= seconds[name] < 3600:
+            raise SpecError(f"--delay {name}={text}: give 0 to 3600 seconds")
+    return Delays(**seconds)

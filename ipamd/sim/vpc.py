@@ -1,0 +1,189 @@
+"""The VPC in a box: packet fabric, EC2 and IMDS double, and a directory for each node, as one thing.
+
+`SimulatedVpc.build` is what `ipamd simulate vpc`, the demo and the end-to-end tests stand on. Each node gets a
+network namespace, which is to the daemon what the instance is, and a directory with everything that on a real
+instance has a fixed place (socket, ledger, CNI configuration, plugin), so that many nodes share a machine:
+
+    DIR/<node>/config.toml   for `ipamd run --config`
+    DIR/<node>/ipamd.sock, ledger.db, released/
+    DIR/<node>/net.d/        CNI configuration
+    DIR/<node>/bin/          CNI plugins
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import itertools
+import json
+import re
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ipamd.cloud import limits
+from ipamd.sim.ec2 import CloudServers, Delays, SimulatedCloud, new_id
+from ipamd.sim.fabric import EC2_ADDRESS, IMDS_ADDRESS, Fabric
+
+EC2_URL: Final = f"http://{EC2_ADDRESS}"
+IMDS_URL: Final = f"http://{IMDS_ADDRESS}"
+
+_NODE_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+_LONGEST_SOCKET_PATH: Final = 107  # sun_path of unix(7), without its final NUL
+_VPC_PREFIX: Final = 16  # a VPC and a subnet have /16 to /28: AWS, "VPC CIDR blocks", "Subnet sizing for IPv4"
+_LONGEST_PREFIX: Final = 28
+_RESERVED: Final = 5  # addresses of each subnet that EC2 keeps: the first four and the last
+
+
+class SpecError(ValueError):
+    """What was asked for can't be built; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedNode:
+    name: str
+    netns: str  # as ip-netns(8) names it
+    dir: Path
+    instance_id: str
+    instance_type: str
+    primary_ip: str
+
+    @property
+    def config(self) -> Path:
+        return self.dir / "config.toml"
+
+    @property
+    def socket(self) -> Path:
+        return self.dir / "ipamd.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedVpc:
+    """A VPC that is up. `nodes` are in the order in which they were asked for."""
+
+    nodes: tuple[SimulatedNode, ...]
+    cloud: SimulatedCloud
+    fabric: Fabric
+    control_url: str  # reachable from the network namespace of the caller
+    ec2_url: str = EC2_URL  # these two from the nodes'
+    imds_url: str = IMDS_URL
+
+    @classmethod
+    @asynccontextmanager
+    async def build(
+        cls,
+        *,
+        dir: Path,
+        nodes: Mapping[str, str],
+        subnets: Sequence[str] = ("10.0.0.0/24",),
+        delays: Delays | None = None,
+        prefix: str = "",
+    ) -> AsyncIterator[SimulatedVpc]:
+        """Build everything, and remove it at the end, except for `dir` and what is in it.
+
+        `nodes` maps names to instance types. They are dealt out over the subnets in turn. The VPC's CIDR is the /16
+        around the first subnet. `prefix` begins the names of all namespaces (default: random). Raises `SpecError`,
+        `netns.CommandError` (not root, nft missing) and OSError.
+        """
+        networks = _check_subnets(subnets)
+        _check_nodes(dir.absolute(), nodes, networks)
+        vpc_cidr = str(networks[0].supernet(new_prefix=_VPC_PREFIX))
+        async with AsyncExitStack() as stack:
+            fabric = await stack.enter_async_context(Fabric(vpc_cidr, prefix))
+            cloud = SimulatedCloud(vpc_cidr, limits=limits.table(), wiring=fabric, delays=delays)
+            for network in networks:
+                await fabric.add_subnet(str(network))
+                cloud.add_subnet(str(network))
+            ec2 = stack.enter_context(fabric.listen(EC2_ADDRESS, 80))
+            imds = stack.enter_context(fabric.listen(IMDS_ADDRESS, 80))
+            control = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            servers = CloudServers(cloud, ec2=ec2, imds=imds, control=control)
+            stack.push_async_callback(servers.stop)
+            await servers.start()
+            made = [
+                await _add_node(fabric, cloud, subnet.id, dir.absolute() / name, instance_type)
+                for (name, instance_type), subnet in zip(nodes.items(), itertools.cycle(cloud.subnets))
+            ]
+            yield cls(tuple(made), cloud, fabric, f"http://127.0.0.1:{control.getsockname()[1]}")
+
+
+async def _add_node(
+    fabric: Fabric, cloud: SimulatedCloud, subnet_id: str, dir: Path, instance_type: str
+) -> SimulatedNode:
+    instance_id = new_id("i")
+    namespace = await fabric.add_node(instance_id, dir.name)
+    instance = await cloud.add_instance(dir.name, instance_type, subnet_id, instance_id=instance_id)
+    node = SimulatedNode(dir.name, namespace, dir, instance_id, instance_type, instance.primary.addresses[0])
+    _write_config(node)
+    return node
+
+
+def _check_subnets(cidrs: Sequence[str]) -> list[ipaddress.IPv4Network]:
+    networks: list[ipaddress.IPv4Network] = []
+    for cidr in cidrs:
+        try:
+            network = ipaddress.IPv4Network(cidr)
+        except ValueError as error:
+            raise SpecError(f"subnet {cidr}: {error}; write it like 10.0.0.0/24") from None
+        if not _VPC_PREFIX <= network.prefixlen <= _LONGEST_PREFIX:
+            raise SpecError(f"subnet {cidr}: a subnet has a /{_VPC_PREFIX} to a /{_LONGEST_PREFIX}")
+        for other in networks:
+            if network.overlaps(other):
+                raise SpecError(f"subnet {cidr} overlaps subnet {other}")
+        networks.append(network)
+    if not networks:
+        raise SpecError("a VPC needs at least one subnet, for instance 10.0.0.0/24")
+    vpc = networks[0].supernet(new_prefix=_VPC_PREFIX)
+    for network in networks:
+        if not network.subnet_of(vpc):
+            raise SpecError(f"subnet {network} is outside {vpc}, the VPC around the first subnet")
+    return networks
+
+
+def _check_nodes(dir: Path, nodes: Mapping[str, str], subnets: Sequence[ipaddress.IPv4Network]) -> None:
+    if not nodes:
+        raise SpecError("a VPC in a box needs at least one node, for instance n1=m5.large")
+    known = limits.table()
+    for name, instance_type in nodes.items():
+        if not _NODE_NAME.fullmatch(name):
+            raise SpecError(f"node name {name!r}: use lower-case letters, digits and inner hyphens, at most 32")
+        if instance_type not in known:
+            near = difflib.get_close_matches(instance_type, known, n=3)
+            raise SpecError(
+                f"node {name}: instance type {instance_type!r} is not known"
+                + (f"; did you mean {' or '.join(near)}?" if near else "")
+            )
+        length = len(bytes(dir / name / "ipamd.sock"))
+        if length > _LONGEST_SOCKET_PATH:
+            raise SpecError(
+                f"{dir / name / 'ipamd.sock'}: {length} bytes are too many for the path of a Unix socket "
+                f"(at most {_LONGEST_SOCKET_PATH}); choose a directory with a shorter path"
+            )
+    for index, subnet in enumerate(subnets):
+        wanted = len(range(index, len(nodes), len(subnets)))
+        room = subnet.num_addresses - _RESERVED
+        if wanted > room:
+            raise SpecError(f"subnet {subnet} has room for {room} addresses, but {wanted} nodes; take a larger one")
+
+
+def _write_config(node: SimulatedNode) -> None:
+    sections: dict[str, dict[str, str]] = {
+        "api": {"socket": str(node.socket)},
+        "ledger": {"path": str(node.dir / "ledger.db")},
+        "cni": {"spool_dir": str(node.dir / "released"), "conf_dir": str(node.dir / "net.d")},
+        "ec2": {"endpoint": EC2_URL},
+        "imds": {"endpoint": IMDS_URL},
+    }
+    for directory in ("net.d", "bin"):
+        (node.dir / directory).mkdir(parents=True, exist_ok=True)
+    lines = []
+    for section, keys in sections.items():
+        lines += [
+            f"[{section}]",
+            *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in keys.items()),
+            "",
+        ]
+    node.config.write_text("\n".join(lines), encoding="utf-8")
