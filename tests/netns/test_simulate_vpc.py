@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 
 from ipamd import settings
+from ipamd.cloud.ec2 import Ec2
+from ipamd.cloud.imds import Imds
 from ipamd.sim import netns
 from ipamd.sim import simulate as simulate_command
 from ipamd.sim.ec2 import Delays
@@ -128,6 +131,35 @@ async def test_what_the_cloud_does_with_an_eni_happens_to_a_link_of_the_node(tmp
         await vpc.cloud.detach_eni(attachment.id)
         await vpc.cloud.settle()
         assert set(await addresses_of(one)) == {"lo", "eth0"}
+
+
+async def test_the_daemons_own_cloud_side_works_from_a_node(
+    tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Identity and credentials from instance metadata, then a signed call that makes a link appear."""
+    for variable in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    async with SimulatedVpc.build(dir=tmp_path, nodes={"n1": "m5.large"}, delays=QUICK, prefix=prefix) as vpc:
+        [node] = vpc.nodes
+        loaded = settings.load(node.config, environ={}).settings
+
+        async def grow() -> str:
+            async with Imds(loaded.imds.endpoint) as imds:
+                identity = await imds.identity()
+            assert (identity.instance_id, identity.primary_ip) == (node.instance_id, node.primary_ip)
+            async with Ec2(loaded.ec2, loaded.imds, identity) as ec2:
+                created = await ec2.create_eni(
+                    token="t", subnet_id=identity.subnet_id, security_groups=(), address_count=3
+                )
+                await ec2.attach_eni(created.id, 1)
+            return created.mac
+
+        # A loop of its own, on a thread inside the node: whatever it opens belongs there.
+        mac = await asyncio.to_thread(netns.run_in, node.netns, lambda: asyncio.run(grow()))
+        await vpc.cloud.settle()
+        assert (await addresses_of(node))["eth1"] == mac
 
 
 @pytest.mark.parametrize(
