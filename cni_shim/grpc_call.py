@@ -232,7 +232,7 @@ class _Call:
         if not self.headers:
             raise Garbled("data come before the headers")
         self.reply += _unpadded(flags, payload)
-        if len(self.reply) > OWN_WINDOW:
+        if int.from_bytes(self.reply[1:5], "big") > LARGEST_REPLY or len(self.reply) > OWN_WINDOW:
             raise Garbled("the reply is too large")
         self.ended = bool(flags & END_STREAM)
 
