@@ -8,6 +8,6 @@ passes there. From the rules outwards: `cloud` (state and rules), `actions` and 
 from ipamd.sim.ec2.cloud import SimulatedCloud
 from ipamd.sim.ec2.errors import Ec2Error
 from ipamd.sim.ec2.resources import Delays, new_id
-from ipamd.sim.ec2.servers import CloudServers
+from ipamd.sim.ec2.servers import CloudServers, serve_on_loopback
 
-__all__ = ["CloudServers", "Delays", "Ec2Error", "SimulatedCloud", "new_id"]
+__all__ = ["CloudServers", "Delays", "Ec2Error", "SimulatedCloud", "new_id", "serve_on_loopback"]

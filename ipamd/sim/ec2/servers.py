@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from typing import Final
 
 from aiohttp import web
@@ -29,6 +31,18 @@ class CloudServers:
         self._sockets = {"ec2": ec2, "imds": imds, "control": control}
         self._runners: list[web.AppRunner] = []
 
+    @property
+    def ec2_url(self) -> str:
+        return _url(self._sockets["ec2"])
+
+    @property
+    def imds_url(self) -> str:
+        return _url(self._sockets["imds"])
+
+    @property
+    def control_url(self) -> str:
+        return _url(self._sockets["control"])
+
     async def start(self) -> None:
         await asyncio.to_thread(wire.service_model)  # not in the time of the first call
         applications = {
@@ -49,3 +63,21 @@ class CloudServers:
         for listener in self._sockets.values():
             listener.close()
         await self.cloud.close()
+
+
+@asynccontextmanager
+async def serve_on_loopback(cloud: SimulatedCloud) -> AsyncIterator[CloudServers]:
+    """A cloud without packets, served on free ports of 127.0.0.1."""
+    with ExitStack() as stack:
+        ec2, imds, control = (stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3))
+        servers = CloudServers(cloud, ec2=ec2, imds=imds, control=control)
+        try:
+            await servers.start()
+            yield servers
+        finally:
+            await servers.stop()
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()
+    return f"http://{host}:{port}"
