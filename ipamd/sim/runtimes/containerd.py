@@ -1,0 +1,307 @@
+"""A containerd of its own for one node, driven through the CRI socket as a kubelet drives it.
+
+It runs in the node's network namespace with all its folders under one directory, so many run on one machine beside
+the system's own. What it leaves outside that directory (libcni's cache, the sockets of its shims) goes with the
+pods; whatever a failure leaves behind is removed at the end by process id and by path.
+
+Each pod is its sandbox: the process that keeps the network namespace, from an image made on the spot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import re
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from ipamd.sim import netns as namespaces
+from ipamd.sim.runtimes import Pod, RuntimeFailure, image, leftovers
+from ipamd.sim.runtimes.cri import cri_pb2 as cri
+from ipamd.sim.runtimes.process import Child, inside
+
+_START_TIMEOUT: Final = 30.0
+_CALL_TIMEOUT: Final = 120.0
+_STOP_PATIENCE: Final = 10.0
+_GONE_PATIENCE: Final = 5.0
+_POLL: Final = 0.05
+_METRICS_PORT: Final = 1338  # in the node's namespace, where nobody else listens
+_LOOPBACK_FOLDERS: Final = (Path("/usr/lib/cni"), Path("/opt/cni/bin"), Path("/usr/libexec/cni"))
+_LIBCNI_CACHE: Final = Path("/var/lib/cni/results")
+_COMMANDS: Final = {"containerd": "containerd", "ctr": "containerd", "runc": "runc", "nsenter": "util-linux"}
+
+# Prometheus' text format, "Histograms and summaries"
+_SET_UP_TIMES: Final = re.compile(
+    r"^containerd_cri_network_plugin_operations_duration_seconds_seconds_(sum|count)"
+    r'\{operation_type="set_up_pod"\} (\S+)$',
+    re.MULTILINE,
+)
+
+# restrict_oom_score_adj: root in a container may not lower a score (CAP_SYS_RESOURCE).
+# netns_mounts_under_state_dir: else the pods' namespaces lie in /run/netns.
+_CONFIG: Final = """\
+version = 2
+root = {root}
+state = {state}
+[grpc]
+  address = {socket}
+[ttrpc]
+  address = {ttrpc}
+[metrics]
+  address = "127.0.0.1:{metrics_port}"
+[plugins."io.containerd.internal.v1.opt"]
+  path = {opt}
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = {image}
+  restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = {bin_dir}
+    conf_dir = {conf_dir}
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      Root = {runc}
+"""
+
+Reply = TypeVar("Reply", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class PluginTimes:
+    """What containerd itself measured of the network plugins' work for pods: all plugins of a pod together."""
+
+    calls: int
+    mean_seconds: float
+
+
+class Containerd:
+    """See `containerd`. Implements `ipamd.sim.runtimes.Runtime`."""
+
+    def __init__(self, netns: str, process: Child, channel: grpc.aio.Channel) -> None:
+        self._netns = netns
+        self._process = process
+        self._channel = channel
+
+    async def wait_until_ready(self) -> None:
+        """Wait until it serves and has found a network configuration. Raises `RuntimeFailure`."""
+        not_ready = "no answer"
+        try:
+            async with asyncio.timeout(_START_TIMEOUT):
+                while not_ready:
+                    await asyncio.sleep(_POLL)
+                    _check_alive(self._process)
+                    try:
+                        not_ready = await self._why_not_ready()
+                    except RuntimeFailure as error:
+                        not_ready = str(error)
+        except TimeoutError:
+            raise RuntimeFailure(
+                f"containerd is not ready after {_START_TIMEOUT:.0f} s: {not_ready}\n{self._process.last_words()}"
+            ) from None
+
+    async def _why_not_ready(self) -> str:
+        reply = await self._call("Status", cri.StatusRequest(), cri.StatusResponse, timeout=5.0)
+        return "; ".join(f"{c.type}: {c.message}" for c in reply.status.conditions if not c.status)
+
+    async def run_pod(self, name: str, namespace: str = "default") -> Pod:
+        config = _sandbox(name, namespace)
+        before = time.monotonic()
+        made = await self._call("RunPodSandbox", cri.RunPodSandboxRequest(config=config), cri.RunPodSandboxResponse)
+        took = time.monotonic() - before
+        status = await self._call(
+            "PodSandboxStatus",
+            cri.PodSandboxStatusRequest(pod_sandbox_id=made.pod_sandbox_id, verbose=True),
+            cri.PodSandboxStatusResponse,
+        )
+        details = json.loads(status.info["info"])
+        kinds = {entry["type"]: entry.get("path", "") for entry in details["runtimeSpec"]["linux"]["namespaces"]}
+        return Pod(name, namespace, made.pod_sandbox_id, status.status.network.ip, Path(kinds["network"]), took)
+
+    async def remove_pod(self, pod: Pod) -> None:
+        await self.remove(pod.id)
+
+    async def remove(self, pod_id: str) -> None:
+        await self._call(
+            "StopPodSandbox", cri.StopPodSandboxRequest(pod_sandbox_id=pod_id), cri.StopPodSandboxResponse
+        )
+        await self._call(
+            "RemovePodSandbox", cri.RemovePodSandboxRequest(pod_sandbox_id=pod_id), cri.RemovePodSandboxResponse
+        )
+
+    async def pod_ids(self) -> list[str]:
+        """All that it has, running or not."""
+        reply = await self._call("ListPodSandbox", cri.ListPodSandboxRequest(), cri.ListPodSandboxResponse)
+        return [item.id for item in reply.items]
+
+    async def execute(self, pod: Pod, *argv: str, timeout: float = 30.0) -> tuple[int, str]:
+        """Run a command in a new container of the pod; returns its exit code and all its output."""
+        config = cri.ContainerConfig(
+            metadata=cri.ContainerMetadata(name=f"x{secrets.token_hex(4)}"),
+            image=cri.ImageSpec(image=image.REFERENCE),
+        )
+        made = await self._call(
+            "CreateContainer",
+            cri.CreateContainerRequest(
+                pod_sandbox_id=pod.id, config=config, sandbox_config=_sandbox(pod.name, pod.namespace)
+            ),
+            cri.CreateContainerResponse,
+        )
+        container = made.container_id
+        await self._call(
+            "StartContainer", cri.StartContainerRequest(container_id=container), cri.StartContainerResponse
+        )
+        request = cri.ExecSyncRequest(container_id=container, cmd=argv, timeout=int(timeout))
+        reply = await self._call("ExecSync", request, cri.ExecSyncResponse)
+        return reply.exit_code, (reply.stdout + reply.stderr).decode(errors="replace")
+
+    async def plugin_times(self) -> PluginTimes | None:
+        """From its own metrics; None when it has none (they came with containerd 1.6)."""
+        text = await asyncio.to_thread(namespaces.run_in, self._netns, _read_metrics)
+        values = {kind: float(value) for kind, value in _SET_UP_TIMES.findall(text)}
+        if not values.get("count"):
+            return None
+        return PluginTimes(int(values["count"]), values["sum"] / values["count"])
+
+    async def _call(self, method: str, request: Message, reply: type[Reply], timeout: float = _CALL_TIMEOUT) -> Reply:
+        call = self._channel.unary_unary(
+            f"/runtime.v1.RuntimeService/{method}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=reply.FromString,
+        )
+        try:
+            answer: Reply = await call(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise RuntimeFailure(f"containerd, {method}: {error.details()}") from None
+        return answer
+
+
+@asynccontextmanager
+async def containerd(netns: str, directory: Path, bin_dir: Path, conf_dir: Path) -> AsyncIterator[Containerd]:
+    """A containerd in the network namespace `netns`; ended with all its pods at the end.
+
+    `directory` must not exist; its path must be short, for the sockets in it. `bin_dir` gets a link to the plugin
+    `loopback`, which containerd calls for each pod. The pods can be made after `wait_until_ready`. Raises
+    `RuntimeFailure` and OSError.
+    """
+    for command, package in _COMMANDS.items():
+        if shutil.which(command) is None:
+            raise RuntimeFailure(f"{command}: command not found; install the package {package}")
+    _link_loopback(bin_dir)
+    directory.mkdir(parents=True)
+    socket = directory / "c.sock"
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(leftovers.remove, directory, socket)
+        archive = directory / "image.tar"
+        image.write_image(archive)
+        config = directory / "config.toml"
+        config.write_text(_configuration(directory, socket, bin_dir, conf_dir))
+        process = await Child.start(inside(netns, "containerd", "--config", config), directory / "log")
+        stack.push_async_callback(process.stop, _STOP_PATIENCE)
+        channel = grpc.aio.insecure_channel(f"unix:{socket}", options=[("grpc.max_reconnect_backoff_ms", 200)])
+        stack.push_async_callback(channel.close)
+        runtime = Containerd(netns, process, channel)
+        await _until_listening(process, socket)
+        await _import(socket, archive)
+        stack.push_async_callback(_remove_pods, runtime, process, socket)
+        yield runtime
+
+
+def _configuration(directory: Path, socket: Path, bin_dir: Path, conf_dir: Path) -> str:
+    strings = {
+        "root": directory / "root",
+        "state": directory / "state",
+        "socket": socket,
+        "ttrpc": directory / "t.sock",
+        "opt": directory / "opt",
+        "image": image.REFERENCE,
+        "bin_dir": bin_dir,
+        "conf_dir": conf_dir,
+        "runc": directory / "runc",
+    }
+    quoted = {name: json.dumps(str(value)) for name, value in strings.items()}
+    return _CONFIG.format(metrics_port=_METRICS_PORT, **quoted)
+
+
+def _sandbox(name: str, namespace: str) -> cri.PodSandboxConfig:
+    return cri.PodSandboxConfig(
+        metadata=cri.PodSandboxMetadata(name=name, uid=f"{namespace}.{name}", namespace=namespace),
+        hostname=name,
+        linux=cri.LinuxPodSandboxConfig(
+            security_context=cri.LinuxSandboxSecurityContext(
+                namespace_options=cri.NamespaceOption(pid=cri.NamespaceMode.CONTAINER)
+            )
+        ),
+    )
+
+
+def _link_loopback(bin_dir: Path) -> None:
+    link = bin_dir / "loopback"
+    if link.exists():
+        return
+    for folder in _LOOPBACK_FOLDERS:
+        if (folder / "loopback").exists():
+            link.symlink_to(folder / "loopback")
+            return
+    raise RuntimeFailure("the CNI plugin loopback is missing; install the package containernetworking-plugins")
+
+
+async def _until_listening(process: Child, socket: Path) -> None:
+    try:
+        async with asyncio.timeout(_START_TIMEOUT):
+            while not socket.exists():
+                _check_alive(process)
+                await asyncio.sleep(_POLL)
+    except TimeoutError:
+        raise RuntimeFailure(
+            f"containerd made no socket in {_START_TIMEOUT:.0f} s:\n{process.last_words()}"
+        ) from None
+
+
+def _check_alive(process: Child) -> None:
+    if process.exit_code is not None:
+        raise RuntimeFailure(f"containerd ended with exit code {process.exit_code}:\n{process.last_words()}")
+
+
+async def _import(socket: Path, archive: Path) -> None:
+    try:
+        await namespaces.command(
+            "ctr", "--address", str(socket), "--namespace", "k8s.io", "images", "import", str(archive)
+        )
+    except namespaces.CommandError as error:
+        raise RuntimeFailure(str(error)) from None
+
+
+async def _remove_pods(runtime: Containerd, process: Child, socket: Path) -> None:
+    """Remove what the caller did not. Failures are left to `leftovers`."""
+    if process.exit_code is not None:
+        return
+    try:
+        ids = await runtime.pod_ids()
+    except RuntimeFailure:
+        return
+    await asyncio.gather(*(runtime.remove(pod_id) for pod_id in ids), return_exceptions=True)
+    # A shim ends some milliseconds after its pod; killed before, it leaves its socket behind.
+    for _ in range(int(_GONE_PATIENCE / _POLL)):
+        if not leftovers.shims(socket):
+            break
+        await asyncio.sleep(_POLL)
+
+
+def _read_metrics() -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", _METRICS_PORT, timeout=5)
+    try:
+        connection.request("GET", "/v1/metrics")
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
