@@ -77,7 +77,7 @@ def _run(args: argparse.Namespace) -> int:
 
     try:
         asyncio.run(daemon.run(loaded.settings))
-    except (daemon.DaemonError, LedgerError, HostError, SocketUnusable) as error:
+    except (LedgerError, HostError, SocketUnusable) as error:
         return _fail(str(error))
     return 0
 

@@ -1,6 +1,6 @@
 """The composition root: builds the parts, starts them in order, stops them in reverse.
 
-Start: settings, lock, ledger, identity from IMDS, limits, the host's network, the inventory from EC2, the pool, the
+Start: settings, ledger, identity from IMDS, limits, the host's network, the inventory from EC2, the pool, the
 socket. IMDS and EC2 are asked until they answer, with each failure in the log; the socket appears once the pool
 knows its addresses, and plugins wait for it.
 """
@@ -8,15 +8,13 @@ knows its addresses, and plugins wait for it.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import signal
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from random import Random
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -47,12 +45,8 @@ STOP_GRACE = 5.0
 T = TypeVar("T")
 
 
-class DaemonError(Exception):
-    """The daemon can't start; the message says why and what to do."""
-
-
 async def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `DaemonError`, `LedgerError`, `HostError`, `SocketUnusable`."""
+    """Serve until SIGTERM or SIGINT. Raises `LedgerError`, `HostError`, `SocketUnusable`."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -74,7 +68,6 @@ async def run(settings: Settings) -> None:
 async def _serve(settings: Settings, stack: AsyncExitStack) -> None:
     manager = ServiceManager()
     log.info("daemon.starting", version=ipamd.__version__, pid=os.getpid(), socket=str(settings.api.socket))
-    stack.callback(_lock(settings.ledger.path).close)
     ledger = Ledger.open(settings.ledger.path)
     stack.callback(ledger.close)
     if ledger.set_aside is not None:
@@ -125,24 +118,6 @@ async def _serve(settings: Settings, stack: AsyncExitStack) -> None:
         tasks.create_task(_announce(runner, changed, server, manager, settings, identity))
         if manager.watchdog_interval is not None:
             tasks.create_task(_heartbeat(manager, manager.watchdog_interval))
-
-
-def _lock(ledger: Path) -> IO[str]:
-    """One daemon for one ledger, whatever happens to the socket."""
-    path = ledger.with_suffix(".lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
-    except OSError as error:
-        raise DaemonError(
-            f"{path}: {error.strerror}: ledger.path must be in a directory that can be written"
-        ) from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise DaemonError(f"another ipamd runs on {ledger}: stop it, or give this one another ledger.path") from None
-    return file
 
 
 async def _until_answered(who: str, ask: Callable[[], Awaitable[T]]) -> T:
