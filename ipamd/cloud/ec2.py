@@ -22,7 +22,6 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
     NoCredentialsError,
 )
 
-import ipamd
 from ipamd.cloud.errors import CALL_ERRORS, cloud_error
 from ipamd.cloud.limits import limits_of
 from ipamd.cloud.port import CloudError, Identity
@@ -261,7 +260,7 @@ class Ec2:
             retries={"total_max_attempts": 1, "mode": "standard"},
             max_pool_connections=CONNECTIONS,
             connector_args={"keepalive_timeout": KEEP_ALIVE},
-            user_agent_extra=f"ipamd/{ipamd.__version__}",
+            user_agent_extra="ipamd",
         )
         try:
             opening = self._session.create_client(

@@ -16,6 +16,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
     CredentialRetrievalError,
     EndpointConnectionError,
     HTTPClientError,
+    MetadataRetrievalError,
     NoCredentialsError,
     PartialCredentialsError,
     ProxyConnectionError,
@@ -83,6 +84,7 @@ _KIND_OF_CODE: dict[str, CloudErrorKind] = {
             "InvalidGroup.NotFound",
             "InvalidGroupId.Malformed",
             "InvalidSecurityGroupID.NotFound",
+            "InvalidSecurityGroupID.Malformed",
             "InvalidSecurityGroupId.Malformed",
             "SecurityGroupsPerInterfaceLimitExceeded",
         ),
@@ -94,6 +96,8 @@ _KIND_OF_CODE: dict[str, CloudErrorKind] = {
 _KIND_OF_ACTION_AND_CODE: dict[tuple[str, str], CloudErrorKind] = {
     # The device index is taken.
     ("AttachNetworkInterface", "InvalidParameterValue"): CloudErrorKind.INCORRECT_STATE,
+    # The ENI is still attached.
+    ("DeleteNetworkInterface", "InvalidParameterValue"): CloudErrorKind.INCORRECT_STATE,
     # An address that is no longer on the ENI.
     ("UnassignPrivateIpAddresses", "InvalidParameterValue"): CloudErrorKind.INCORRECT_STATE,
 }
@@ -161,6 +165,8 @@ def _unanswered(action: str, error: Exception) -> tuple[CloudErrorKind, str]:
     match error:
         case NoCredentialsError() | PartialCredentialsError() | CredentialRetrievalError():
             return CloudErrorKind.NOT_AUTHORIZED, _REMEDY_CREDENTIALS
+        case MetadataRetrievalError():
+            return CloudErrorKind.TRANSIENT, _REMEDY_CREDENTIALS
         case ConnectTimeoutError() | ProxyConnectionError() | SSLError():
             return CloudErrorKind.TRANSIENT, _REMEDY_CONNECTION
         case EndpointConnectionError():

@@ -123,7 +123,7 @@ class Imds:
                     if response.status < 500 and response.status != 429:
                         return response.status, text
                     failure = _refused(path, response.status)
-            except aiohttp.InvalidURL as error:
+            except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
                 message = f"imds.endpoint {self._endpoint!r} is not a URL such as http://169.254.169.254"
                 raise _error(CloudErrorKind.INVALID, "InvalidURL", message) from error
             except TimeoutError:

@@ -1,0 +1,488 @@
+"""The EC2 adapter against the project's own double: every method, every class of error, every doubtful outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import structlog
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from ipamd.cloud import ec2 as module
+from ipamd.cloud.ec2 import INSTANCE_TAG, Ec2
+from ipamd.cloud.imds import Imds
+from ipamd.cloud.port import Cloud, CloudError, Identity
+from ipamd.pool.model import CloudErrorKind as Kind
+from ipamd.pool.model import CreatedEni, Limits
+from ipamd.settings import Ec2Settings, ImdsSettings
+from ipamd.sim.ec2 import Delays, SimulatedCloud
+from ipamd.sim.ec2.api import Ec2Api
+from ipamd.sim.ec2.faults import CallLog, Fault, Faults
+from ipamd.sim.ec2.resources import Instance
+from ipamd.sim.imds import INSTANCE_HEADER
+from ipamd.sim.imds import Imds as SimulatedImds
+
+SUBNET = "10.0.0.0/26"
+LIMITS = {"m5.large": Limits(3, 10), "new9.large": Limits(5, 7)}
+AT_ONCE = Delays(create=0, attach=0, detach=0, assign=0, link=0, imds_lag=0)
+
+
+class World:
+    """The double on loopback, and the adapter of one instance in it."""
+
+    def __init__(self) -> None:
+        self.cloud = SimulatedCloud("10.0.0.0/16", limits=LIMITS, delays=AT_ONCE)
+        self.faults, self.calls = Faults(), CallLog()
+        self.subnet = self.cloud.add_subnet(SUBNET)
+        self.instance: Instance
+        self.ec2: Ec2
+        self.identity: Identity
+        self.ec2_server = TestServer(Ec2Api(self.cloud, self.faults, self.calls).application())
+        metadata = SimulatedImds(self.cloud, self.faults).application()
+        metadata.middlewares.append(self.name_the_instance)
+        self.imds_server = TestServer(metadata)
+        self.has_role = True
+        self.settings = Ec2Settings(tags={"team": "net"}, timeout=5)
+
+    @web.middleware
+    async def name_the_instance(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Loopback is no instance's address, and botocore can't be made to send the double's header."""
+        if "/iam/" in request.path and not self.has_role:
+            raise web.HTTPNotFound
+        return await handler(request.clone(headers={**request.headers, INSTANCE_HEADER: self.instance.id}))
+
+    async def start(self) -> None:
+        self.instance = await self.cloud.add_instance("n1", "m5.large", self.subnet.id)
+        await self.ec2_server.start_server()
+        await self.imds_server.start_server()
+        self.settings = self.settings.model_copy(update={"endpoint": str(self.ec2_server.make_url(""))})
+        self.imds_settings = ImdsSettings(endpoint=str(self.imds_server.make_url("")))
+        async with Imds(self.imds_settings.endpoint) as imds:
+            self.identity = await imds.identity()
+
+    async def stop(self) -> None:
+        await self.ec2_server.close()
+        await self.imds_server.close()
+        await self.cloud.close()
+
+    def adapter(self, **changes: object) -> Ec2:
+        return Ec2(self.settings.model_copy(update=changes), self.imds_settings, self.identity)
+
+    def actions(self) -> list[tuple[str, str]]:
+        return [(call["action"], call["outcome"]) for call in self.calls.as_json()]
+
+    async def create(self, count: int = 2, token: str = "t") -> CreatedEni:
+        groups = self.identity.security_groups
+        return await self.ec2.create_eni(
+            token=token, subnet_id=self.subnet.id, security_groups=groups, address_count=count
+        )
+
+    async def attached(self, count: int = 2, index: int = 1) -> tuple[CreatedEni, str]:
+        eni = await self.create(count, token=f"t{index}")
+        attachment = await self.ec2.attach_eni(eni.id, index)
+        await self.cloud.settle()
+        return eni, attachment
+
+
+@pytest.fixture(autouse=True)
+def no_aws_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in (
+        "AWS_PROFILE",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_CREDENTIAL_EXPIRATION",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+
+
+@pytest.fixture
+async def world(no_aws_configuration: None) -> AsyncIterator[World]:
+    world = World()
+    await world.start()
+    try:
+        async with world.adapter() as world.ec2:
+            yield world
+    finally:
+        await world.stop()
+
+
+async def kind_of(call: Awaitable[object]) -> Kind:
+    with pytest.raises(CloudError) as caught:
+        await call
+    return caught.value.failure.kind
+
+
+def test_it_is_a_cloud() -> None:
+    identity = Identity("i-1", "m5.large", "r", "a", "m", "e", "10.0.0.4", "s", SUBNET, "v", (), ())
+    cloud: Cloud = Ec2(Ec2Settings(), ImdsSettings(), identity)
+    assert cloud
+
+
+# Reads
+
+
+async def test_the_role_of_the_instance_is_who_calls(world: World) -> None:
+    await world.ec2.describe_enis()
+    assert {call["instance"] for call in world.calls.as_json()} == {world.instance.id}
+
+
+async def test_a_fresh_instance_has_its_primary_eni(world: World) -> None:
+    (primary,) = await world.ec2.describe_enis()
+    assert primary.id == world.identity.primary_eni_id
+    assert primary.mac == world.identity.primary_mac
+    assert primary.subnet_id == world.subnet.id
+    assert primary.primary_ip == world.identity.primary_ip == "10.0.0.4"
+    assert (primary.device_index, primary.attachment_status) == (0, "attached")
+    assert primary.primary and not primary.owned
+    assert primary.addresses == ()
+
+
+async def test_attached_and_left_over_enis_are_found_and_nobody_elses(world: World) -> None:
+    mine, _ = await world.attached()
+    left_over = await world.create(1, token="left over")
+    foreign = await world.cloud.create_eni(world.subnet.id, secondary_count=1)
+    await world.cloud.attach_eni(foreign.id, world.instance.id, 2)
+    await world.cloud.create_eni(world.subnet.id)
+    other = await world.cloud.add_instance("n2", "m5.large", world.subnet.id)
+    stolen = await world.create(0, token="stolen")
+    await world.cloud.attach_eni(stolen.id, other.id, 1)
+    await world.cloud.settle()
+    enis = {eni.id: eni for eni in await world.ec2.describe_enis()}
+    assert enis.keys() == {world.identity.primary_eni_id, mine.id, left_over.id, foreign.id}
+    assert enis[mine.id].owned and enis[mine.id].addresses == mine.addresses
+    assert enis[left_over.id].owned and enis[left_over.id].device_index is None
+    assert enis[left_over.id].attachment_id == enis[left_over.id].attachment_status == ""
+    assert not enis[foreign.id].owned and enis[foreign.id].device_index == 2
+    elsewhere = await world.ec2.describe_eni(stolen.id)
+    assert elsewhere is not None and not elsewhere.owned and not elsewhere.primary
+
+
+async def test_all_pages_are_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    created = {(await world.create(0, token=str(n))).id for n in range(12)}
+    monkeypatch.setattr(module, "PAGE_SIZE", 5)
+    world.calls.clear()
+    assert {eni.id for eni in await world.ec2.describe_enis()} == {*created, world.identity.primary_eni_id}
+    assert world.actions() == [("DescribeNetworkInterfaces", "ok")] * 4
+
+
+async def test_one_eni_or_none(world: World) -> None:
+    eni = await world.create(3)
+    found = await world.ec2.describe_eni(eni.id)
+    assert found is not None
+    assert (found.id, found.primary_ip, found.addresses) == (eni.id, eni.primary_ip, eni.addresses)
+    assert await world.ec2.describe_eni("eni-00000000000000000") is None
+
+
+async def test_limits_come_from_the_table_or_else_from_ec2(world: World) -> None:
+    assert await world.ec2.instance_limits("m5.large") == Limits(3, 10)
+    assert world.actions() == []
+    assert await world.ec2.instance_limits("new9.large") == Limits(5, 7)
+    assert world.actions() == [("DescribeInstanceTypes", "ok")]
+    assert await kind_of(world.ec2.instance_limits("no.such")) is Kind.INVALID
+
+
+async def test_a_subnets_cidr_is_asked_once(world: World) -> None:
+    other = world.cloud.add_subnet("10.0.9.0/24")
+    assert await world.ec2.subnet_cidr(world.subnet.id) == SUBNET
+    assert [await world.ec2.subnet_cidr(other.id) for _ in range(3)] == ["10.0.9.0/24"] * 3
+    assert world.actions() == [("DescribeSubnets", "ok")]
+
+
+# Mutations
+
+
+async def test_create_gives_tagged_eni_with_its_addresses(world: World) -> None:
+    eni = await world.create(4)
+    (made,) = [one for one in world.cloud.enis if one.id == eni.id]
+    assert (eni.mac, eni.subnet_id) == (made.mac, world.subnet.id)
+    assert [eni.primary_ip, *eni.addresses] == made.addresses
+    assert len(eni.addresses) == 4
+    instance = world.instance.id
+    assert made.tags == {"Name": f"ipamd {instance}", "team": "net", INSTANCE_TAG: instance}
+    assert made.description == f"ipamd {instance}"
+    assert tuple(group.id for group in made.groups) == world.identity.security_groups
+
+
+async def test_settings_may_rename_but_not_disown(world: World) -> None:
+    async with world.adapter(tags={"Name": "pods", INSTANCE_TAG: "i-other"}) as ec2:
+        eni = await ec2.create_eni(token="t", subnet_id=world.subnet.id, security_groups=(), address_count=0)
+    (made,) = [one for one in world.cloud.enis if one.id == eni.id]
+    assert made.tags == {"Name": "pods", INSTANCE_TAG: world.instance.id}
+    assert eni.addresses == ()
+
+
+async def test_the_same_token_makes_the_same_eni(world: World) -> None:
+    assert await world.create(2, token="once") == await world.create(2, token="once")
+    assert len(world.cloud.enis) == 2
+    assert await kind_of(world.create(3, token="once")) is Kind.INVALID
+
+
+async def test_the_life_of_an_eni(world: World) -> None:
+    ec2 = world.ec2
+    eni, attachment = await world.attached(count=2)
+    seen = await ec2.describe_eni(eni.id)
+    assert seen is not None
+    assert (seen.device_index, seen.attachment_id, seen.attachment_status) == (1, attachment, "attached")
+    assert not seen.delete_on_termination and not seen.primary
+    await ec2.set_delete_on_termination(eni.id, attachment)
+    new = await ec2.assign_addresses(eni.id, 3)
+    assert len(new) == 3 and not {*new} & {eni.primary_ip, *eni.addresses}
+    seen = await ec2.describe_eni(eni.id)
+    assert seen is not None and seen.delete_on_termination
+    assert seen.addresses == (*eni.addresses, *new)
+    await ec2.unassign_addresses(eni.id, (*eni.addresses, new[0]))
+    seen = await ec2.describe_eni(eni.id)
+    assert seen is not None and seen.addresses == new[1:]
+    await ec2.detach_eni(attachment)
+    await world.cloud.settle()
+    await ec2.delete_eni(eni.id)
+    assert await ec2.describe_eni(eni.id) is None
+    assert [outcome for _, outcome in world.actions()].count("ok") == len(world.actions()) - 1
+
+
+# Refusals, as EC2 decides them
+
+
+async def test_a_full_subnet(world: World) -> None:
+    tiny = world.cloud.add_subnet("10.0.1.0/28")
+    await world.cloud.create_eni(tiny.id, secondary_count=5)
+    create = world.ec2.create_eni(token="t", subnet_id=tiny.id, security_groups=(), address_count=5)
+    assert await kind_of(create) is Kind.SUBNET_FULL
+
+
+async def test_an_eni_takes_no_more_addresses(world: World) -> None:
+    eni, _ = await world.attached(count=9)
+    assert await kind_of(world.ec2.assign_addresses(eni.id, 1)) is Kind.ENI_ADDRESS_LIMIT
+
+
+async def test_an_instance_takes_no_more_enis(world: World) -> None:
+    await world.attached(index=1)
+    await world.attached(index=2)
+    eni = await world.create(token="one too many")
+    assert await kind_of(world.ec2.attach_eni(eni.id, 3)) is Kind.ATTACHMENT_LIMIT
+
+
+async def test_the_account_takes_no_more_enis(world: World) -> None:
+    world.cloud.eni_quota = 1
+    assert await kind_of(world.create()) is Kind.ACCOUNT_ENI_LIMIT
+
+
+async def test_a_busy_device_index_and_an_eni_in_use(world: World) -> None:
+    eni, _ = await world.attached(index=1)
+    second = await world.create(token="second")
+    assert await kind_of(world.ec2.attach_eni(second.id, 1)) is Kind.INCORRECT_STATE
+    assert await kind_of(world.ec2.attach_eni(eni.id, 2)) is Kind.INCORRECT_STATE
+    assert await kind_of(world.ec2.delete_eni(eni.id)) is Kind.INCORRECT_STATE
+    assert await kind_of(world.ec2.unassign_addresses(eni.id, ("10.0.0.60",))) is Kind.INCORRECT_STATE
+
+
+async def test_what_ec2_does_not_know(world: World) -> None:
+    nowhere = "eni-00000000000000000"
+    assert await kind_of(world.ec2.delete_eni(nowhere)) is Kind.NOT_FOUND
+    assert await kind_of(world.ec2.assign_addresses(nowhere, 1)) is Kind.NOT_FOUND
+    assert await kind_of(world.ec2.detach_eni("eni-attach-00000000000000000")) is Kind.NOT_FOUND
+    wrong_group = world.ec2.create_eni(
+        token="t", subnet_id=world.subnet.id, security_groups=("sg-00000000000000000",), address_count=0
+    )
+    assert await kind_of(wrong_group) is Kind.SECURITY_GROUP_INVALID
+    wrong_subnet = world.ec2.create_eni(
+        token="u", subnet_id="subnet-00000000000000000", security_groups=(), address_count=0
+    )
+    assert await kind_of(wrong_subnet) is Kind.INVALID
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    ("code", "mutating", "reading"),
+    [
+        ("RequestLimitExceeded", Kind.THROTTLED, Kind.THROTTLED),
+        ("Unavailable", Kind.TRANSIENT, Kind.TRANSIENT),
+        ("InternalError", Kind.UNKNOWN_OUTCOME, Kind.TRANSIENT),
+        ("UnauthorizedOperation", Kind.NOT_AUTHORIZED, Kind.NOT_AUTHORIZED),
+        ("AuthFailure", Kind.NOT_AUTHORIZED, Kind.NOT_AUTHORIZED),
+        ("SomethingNew", Kind.INVALID, Kind.INVALID),
+    ],
+)
+async def test_errors_are_classed_and_never_retried(world: World, code: str, mutating: Kind, reading: Kind) -> None:
+    world.faults.add(Fault("*", code))
+    assert await kind_of(world.create()) is mutating
+    assert await kind_of(world.ec2.describe_enis()) is reading
+    assert world.actions() == [("CreateNetworkInterface", code), ("DescribeNetworkInterfaces", code)]
+    assert len(world.cloud.enis) == 1
+    assert world.ec2.calls == {("CreateNetworkInterface", code): 1, ("DescribeNetworkInterfaces", code): 1}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("AssignPrivateIpAddresses", "timeout", after_effect=True),
+        Fault("AssignPrivateIpAddresses", delay=60, after_effect=True),
+        Fault("AssignPrivateIpAddresses", "timeout", delay=0, after_effect=True),
+        Fault("AssignPrivateIpAddresses", "InternalError", after_effect=True),
+    ],
+    ids=["silence", "late", "hung up", "internal error"],
+)
+async def test_a_mutation_that_took_effect_without_an_answer_is_in_doubt(world: World, fault: Fault) -> None:
+    eni = await world.create(0)
+    world.faults.add(fault)
+    async with world.adapter(timeout=0.3) as hasty:
+        await hasty.describe_enis()
+        assert await kind_of(hasty.assign_addresses(eni.id, 2)) is Kind.UNKNOWN_OUTCOME
+        seen = await hasty.describe_eni(eni.id)
+    assert seen is not None and len(seen.addresses) == 2
+
+
+async def test_a_creation_in_doubt_is_settled_by_its_token(world: World) -> None:
+    world.faults.add(Fault("CreateNetworkInterface", "timeout", times=1, after_effect=True))
+    async with world.adapter(timeout=0.3) as hasty:
+        groups = world.identity.security_groups
+
+        def create() -> Awaitable[CreatedEni]:
+            return hasty.create_eni(token="x", subnet_id=world.subnet.id, security_groups=groups, address_count=2)
+
+        assert await kind_of(create()) is Kind.UNKNOWN_OUTCOME
+        eni = await create()
+        assert {one.id for one in await hasty.describe_enis()} == {eni.id, world.identity.primary_eni_id}
+
+
+async def test_a_silent_read_is_transient(world: World) -> None:
+    world.faults.add(Fault("DescribeNetworkInterfaces", "timeout"))
+    async with world.adapter(timeout=0.3) as hasty:
+        assert await kind_of(hasty.describe_enis()) is Kind.TRANSIENT
+
+
+async def test_nobody_there_is_transient_even_for_a_mutation(world: World) -> None:
+    with socket.socket() as bound:  # bound but not listening: refused for sure
+        bound.bind(("127.0.0.1", 0))
+        async with world.adapter(endpoint=f"http://127.0.0.1:{bound.getsockname()[1]}") as lost:
+            assert await kind_of(lost.delete_eni("eni-00000000000000000")) is Kind.TRANSIENT
+            assert lost.calls == {("DeleteNetworkInterface", "EndpointConnectionError"): 1}
+
+
+async def test_a_host_that_does_not_exist_is_transient(world: World) -> None:
+    async with world.adapter(endpoint="http://ec2.invalid") as lost:
+        assert await kind_of(lost.delete_eni("eni-00000000000000000")) is Kind.TRANSIENT
+
+
+@pytest.mark.parametrize("endpoint", ["not a url", "https://bad_host^/"])
+async def test_an_endpoint_that_is_no_url_is_named(world: World, endpoint: str) -> None:
+    async with world.adapter(endpoint=endpoint) as lost:
+        with pytest.raises(CloudError, match=r"settings under \[ec2\]") as caught:
+            await lost.describe_enis()
+    assert caught.value.failure.kind is Kind.INVALID
+
+
+async def test_a_proxys_page_instead_of_an_answer(world: World) -> None:
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(status=200, text="<html>Log in to the network", content_type="text/html")
+
+    portal = web.Application()
+    portal.router.add_post("/", page)
+    async with TestServer(portal) as server, world.adapter(endpoint=str(server.make_url(""))) as lost:
+        assert await kind_of(lost.delete_eni("eni-00000000000000000")) is Kind.UNKNOWN_OUTCOME
+        assert await kind_of(lost.describe_enis()) is Kind.TRANSIENT
+
+
+# Credentials
+
+
+async def test_an_instance_without_a_role_is_told_so_and_recovers_when_it_gets_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CREDENTIALS_ATTEMPTS", 1)
+    world.has_role = False
+    async with world.adapter() as fresh:
+        with pytest.raises(CloudError, match="give this instance a role") as caught:
+            await fresh.describe_enis()
+        assert caught.value.failure.kind is Kind.NOT_AUTHORIZED
+        assert world.actions() == []
+        world.has_role = True
+        assert len(await fresh.describe_enis()) == 1
+
+
+async def expire(ec2: Ec2) -> None:
+    credentials = await ec2._session.get_credentials()
+    credentials._expiry_time = datetime.now(UTC) - timedelta(seconds=1)
+
+
+async def test_credentials_that_expire_are_renewed(world: World) -> None:
+    await world.ec2.describe_enis()
+    world.cloud.keyring.revoke(world.instance.id)
+    assert await kind_of(world.ec2.describe_enis()) is Kind.NOT_AUTHORIZED
+    await expire(world.ec2)
+    assert len(await world.ec2.describe_enis()) == 1
+
+
+@pytest.mark.parametrize(("status", "kind"), [("404", Kind.TRANSIENT), ("401", Kind.TRANSIENT)])
+async def test_credentials_that_cannot_be_renewed_leave_no_doubt_about_the_call(
+    world: World, monkeypatch: pytest.MonkeyPatch, status: str, kind: Kind
+) -> None:
+    monkeypatch.setattr(module, "CREDENTIALS_ATTEMPTS", 1)
+    async with world.adapter() as ec2:
+        await ec2.describe_enis()
+        await expire(ec2)
+        world.calls.clear()
+        world.faults.add(Fault("imds", status))
+        assert await kind_of(ec2.delete_eni("eni-00000000000000000")) is kind
+        world.faults.clear()
+        world.has_role = False
+        assert await kind_of(ec2.delete_eni("eni-00000000000000000")) is Kind.NOT_AUTHORIZED
+        assert world.actions() == []
+
+
+async def test_credentials_that_come_expired(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", "2020-01-01T00:00:00Z")
+    async with world.adapter() as ec2:
+        assert await kind_of(ec2.describe_enis()) is Kind.NOT_AUTHORIZED
+
+
+async def test_credentials_of_the_environment_come_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = world.cloud.keyring.operator
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", operator.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", operator.secret_key)
+    async with world.adapter() as ec2:
+        await ec2.describe_enis()
+    assert {call["instance"] for call in world.calls.as_json()} == {"operator"}
+
+
+# The client
+
+
+async def test_one_client_serves_many_calls_at_once(world: World) -> None:
+    enis = await asyncio.gather(*(world.create(1, token=str(n)) for n in range(12)))
+    assert len({eni.id for eni in enis}) == 12
+    assert world.ec2.calls == {("CreateNetworkInterface", "ok"): 12}
+
+
+async def test_a_cancelled_call_is_counted_and_harms_no_other(world: World) -> None:
+    await world.ec2.describe_enis()
+    world.faults.add(Fault("DescribeSubnets", "timeout"))
+    call = asyncio.ensure_future(world.ec2.subnet_cidr("subnet-00000000000000000"))
+    await asyncio.sleep(0.05)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert world.ec2.calls["DescribeSubnets", "cancelled"] == 1
+    await world.ec2.describe_enis()
+
+
+async def test_each_call_leaves_one_line_in_the_log(world: World) -> None:
+    with structlog.testing.capture_logs() as lines:
+        await world.ec2.subnet_cidr(world.cloud.add_subnet("10.0.2.0/24").id)
+    (line,) = [line for line in lines if line["event"] == "ec2.call"]
+    assert (line["action"], line["outcome"], line["log_level"]) == ("DescribeSubnets", "ok", "debug")
+    assert line["ms"] >= 0
