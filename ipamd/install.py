@@ -118,11 +118,16 @@ def _probe(candidate: Path) -> Interpreter:
         raise InstallError(f"{candidate} is a script around an interpreter, not the interpreter itself")
     if len(f"#!{path} -IS") > LONGEST_SHEBANG or any(character.isspace() for character in str(path)):
         raise InstallError(f"{path}: a path with spaces or of this length can't stand in a script's first line")
-    run = subprocess.run([path, "-IS", "-c", _PROBE], capture_output=True, text=True, check=False)
-    if run.returncode:
-        reason = (run.stderr.strip().splitlines() or ["no explanation"])[-1]
-        raise InstallError(f"{path} is no Python interpreter that the plugin could use: {reason}")
-    major, minor, magic, *folders = run.stdout.splitlines()
+    unusable = f"{path} is no Python interpreter that the plugin could use"
+    try:
+        run = subprocess.run([path, "-IS", "-c", _PROBE], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InstallError(f"{unusable}: {error}") from None
+    lines = run.stdout.splitlines()
+    if run.returncode or len(lines) < 3:
+        reason = (run.stderr.strip().splitlines() or ["it does not answer as Python does"])[-1]
+        raise InstallError(f"{unusable}: {reason}")
+    major, minor, magic, *folders = lines
     version = (int(major), int(minor))
     if version < OLDEST_PYTHON:
         raise InstallError(f"{path} is Python {major}.{minor}; the plugin needs 3.11 or later")

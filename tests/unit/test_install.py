@@ -1,0 +1,242 @@
+"""`ipamd install`: what it writes, that it replaces it whole, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from ipamd import install
+from ipamd.__main__ import main
+from ipamd.install import InstallError, find_interpreter, install_plugin, write_conflist, write_unit
+
+SOCKET = Path("/run/somewhere/ipamd.sock")
+
+
+def run_plugin(launcher: Path, verb: str = "VERSION", **variables: str) -> subprocess.CompletedProcess[bytes]:
+    environment = {"CNI_COMMAND": verb} | variables
+    return subprocess.run(
+        [launcher], input=b'{"cniVersion":"0.4.0"}', env=environment, capture_output=True, check=False
+    )
+
+
+def test_a_plugin_that_runs(tmp_path: Path) -> None:
+    old = os.umask(0o077)
+    try:
+        plugin = install_plugin(tmp_path / "opt" / "bin", SOCKET)
+    finally:
+        os.umask(old)
+    run = run_plugin(plugin.launcher)
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert json.loads(run.stdout)["cniVersion"] == "0.4.0"
+    assert plugin.launcher == tmp_path / "opt" / "bin" / "ipamd-cni"
+    assert sorted(path.name for path in plugin.launcher.parent.iterdir()) == ["ipamd-cni", "ipamd-cni.d"]
+    modules = sorted((plugin.modules / "cni_shim").iterdir())
+    assert {path.suffix for path in modules} == {".pyc"} and len(modules) > 8
+    modes = {path: path.stat().st_mode & 0o777 for path in tmp_path.joinpath("opt/bin").rglob("*")}
+    assert all(mode == (0o644 if path.suffix == ".pyc" else 0o755) for path, mode in modes.items())
+    shebang = plugin.launcher.read_text().splitlines()[0]
+    assert shebang == f"#!{plugin.interpreter.path} -IS"
+    assert not plugin.interpreter.path.is_symlink()
+
+
+def test_the_plugin_imports_nothing_but_c_modules(tmp_path: Path) -> None:
+    """Every module of the standard library that is written in Python costs each pod a millisecond or more."""
+    plugin = install_plugin(tmp_path, SOCKET)
+    program = (
+        "import sys\n"
+        "before = set(sys.modules)\n"
+        f"sys.path[:] = [{str(plugin.modules)!r}, *{plugin.interpreter.extensions!r}]\n"
+        "from cni_shim import errors, grpc_call, huffman, main, netlink, plumbing, spool, turn\n"
+        "plumbing._libc_setns()\n"
+        "for name in set(sys.modules) - before:\n"
+        "    file = getattr(sys.modules[name], '__file__', None) or ''\n"
+        "    fast = name in sys.builtin_module_names or file.endswith('.so') or name.split('.')[0] == 'cni_shim'\n"
+        "    if not fast: print(name, file)\n"
+    )
+    run = subprocess.run([plugin.interpreter.path, "-IS", "-c", program], capture_output=True, check=True)
+    assert run.stdout == b""
+
+
+def test_the_nodes_paths_travel_with_the_plugin(tmp_path: Path) -> None:
+    for name in ("one.sock", "two.sock"):
+        plugin = install_plugin(tmp_path / name, tmp_path / name)
+        ready = json.loads(run_plugin(plugin.launcher, "STATUS").stdout)
+        assert ready["code"] == 50 and str(tmp_path / name) in ready["msg"]
+
+
+def test_the_plugin_can_be_reached_by_another_path(tmp_path: Path) -> None:
+    """A DaemonSet installs into a mount of the host's folder; the host knows it by another path."""
+    install_plugin(tmp_path / "bin", SOCKET)
+    (tmp_path / "bin").rename(tmp_path / "moved")
+    assert run_plugin(tmp_path / "moved" / "ipamd-cni").returncode == 0
+
+
+def test_a_second_run_changes_nothing(tmp_path: Path) -> None:
+    first = install_plugin(tmp_path, SOCKET)
+    before = {path: path.stat().st_mtime_ns for path in first.modules.rglob("*.pyc")}
+    assert install_plugin(tmp_path, SOCKET) == first
+    assert {path: path.stat().st_mtime_ns for path in first.modules.rglob("*.pyc")} == before
+
+
+def test_the_version_before_stays_the_ones_before_it_go(tmp_path: Path) -> None:
+    versions = [install_plugin(tmp_path, SOCKET.with_name(f"{number}.sock")) for number in range(3)]
+    assert [version.modules.is_dir() for version in versions] == [False, True, True]
+    assert run_plugin(versions[-1].launcher).returncode == 0
+
+
+def test_a_plugin_that_runs_meanwhile_never_sees_half(tmp_path: Path) -> None:
+    launcher = install_plugin(tmp_path, SOCKET).launcher
+    done = threading.Event()
+    failures: list[bytes] = []
+
+    def keep_running() -> None:
+        while not done.is_set():
+            run = run_plugin(launcher)
+            if run.returncode:
+                failures.append(run.stdout + run.stderr)
+
+    thread = threading.Thread(target=keep_running)
+    thread.start()
+    try:
+        for number in range(5):
+            install_plugin(tmp_path, SOCKET.with_name(f"{number}.sock"))
+    finally:
+        done.set()
+        thread.join()
+    assert failures == []
+
+
+def test_the_interpreter_is_a_real_one(tmp_path: Path) -> None:
+    chosen = find_interpreter()
+    assert chosen.version >= (3, 11)
+    assert chosen.path.read_bytes()[:4] == b"\x7fELF"
+    if Path("/usr/bin/python3").exists():
+        assert chosen.path == Path("/usr/bin/python3").resolve()
+    link = tmp_path / "python"
+    link.symlink_to(sys.executable)
+    assert find_interpreter(link).path == Path(sys.executable).resolve()
+
+
+def test_without_a_distributions_python_the_running_one_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "DISTRIBUTION_PYTHON", tmp_path / "absent")
+    assert find_interpreter().version == sys.version_info[:2]
+
+
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "python3"
+    path.write_text('#!/bin/sh\nexec python3 "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def spaced(tmp_path: Path) -> Path:
+    path = tmp_path / "a b" / "python3"
+    path.parent.mkdir()
+    shutil.copy(Path(sys.executable).resolve(), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("interpreter", "reason"),
+    [
+        (script, "script around"),
+        (spaced, "spaces"),
+        (lambda _: Path("/bin/true"), "no Python interpreter"),
+        (lambda tmp_path: tmp_path / "absent", "No such file"),
+        (lambda tmp_path: tmp_path, "Is a directory"),
+    ],
+)
+def test_interpreters_that_will_not_do(interpreter: object, reason: str, tmp_path: Path) -> None:
+    assert callable(interpreter)
+    with pytest.raises(InstallError, match=reason):
+        install_plugin(tmp_path / "bin", SOCKET, interpreter=interpreter(tmp_path))
+    assert not (tmp_path / "bin").exists()
+
+
+def test_an_interpreter_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(install, "OLDEST_PYTHON", (4, 0))
+    with pytest.raises(InstallError, match="--interpreter"):
+        find_interpreter()
+
+
+@pytest.mark.parametrize(
+    ("socket", "spool", "reason"),
+    [
+        (Path("relative.sock"), None, "absolute"),
+        (SOCKET, Path("spool"), "absolute"),
+        (Path("/run") / ("x" * 103), None, "107"),
+    ],
+)
+def test_paths_that_will_not_do(tmp_path: Path, socket: Path, spool: Path | None, reason: str) -> None:
+    with pytest.raises(InstallError, match=reason):
+        install_plugin(tmp_path, socket, spool)
+
+
+def test_folders_that_can_not_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "below"
+    for write in (install_plugin, write_conflist, write_unit):
+        with pytest.raises(InstallError, match=f"{tmp_path}/file.*are you root"):
+            write(place)
+
+
+def test_conflist(tmp_path: Path) -> None:
+    path = write_conflist(tmp_path / "net.d")
+    assert path == tmp_path / "net.d" / "10-ipamd.conflist"
+    assert json.loads(path.read_text()) == {
+        "cniVersion": "1.0.0",
+        "name": "ipamd",
+        "plugins": [{"type": "ipamd-cni"}],
+    }
+    assert path.stat().st_mode & 0o777 == 0o644
+    write_conflist(tmp_path / "net.d")
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["install", "--bin-dir", str(tmp_path / "b"), "--socket", str(SOCKET)]
+    assert main([*arguments, "--conf-dir", str(tmp_path / "c"), "--spool-dir", "/s"]) == 0
+    out = capsys.readouterr().out
+    assert str(tmp_path / "b" / "ipamd-cni") in out and str(tmp_path / "c" / "10-ipamd.conflist") in out
+    assert run_plugin(tmp_path / "b" / "ipamd-cni").returncode == 0
+    assert main([*arguments, "--interpreter", "/bin/true"]) == 1
+    assert "ipamd install: /" in capsys.readouterr().err
+
+
+def test_the_unit_is_sound(tmp_path: Path) -> None:
+    unit = write_unit(tmp_path, Path("/bin/true"))
+    run = subprocess.run(
+        ["systemd-analyze", "--man=no", "--recursive-errors=no", "verify", unit],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    lines = unit.read_text().splitlines()
+    assert "ExecStart=/bin/true run" in lines
+    assert {"Type=notify", "RuntimeDirectory=ipamd", "RuntimeDirectoryPreserve=yes", "Restart=on-failure"} <= set(
+        lines
+    )
+    # The same check finds a fault when there is one.
+    unit.write_text(unit.read_text().replace("WatchdogSec", "WatchdogSecs"))
+    faulty = subprocess.run(
+        ["systemd-analyze", "--man=no", "--recursive-errors=no", "verify", unit], capture_output=True, check=False
+    )
+    assert faulty.returncode != 0 and b"WatchdogSecs" in faulty.stderr
+
+
+def test_the_unit_runs_the_command_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = tmp_path / "my 100% bin" / "ipamd"
+    command.parent.mkdir()
+    command.write_text("")
+    monkeypatch.setattr(sys, "argv", [str(command), "install"])
+    assert f'ExecStart="{str(command).replace("%", "%%")}" run' in write_unit(tmp_path).read_text().splitlines()
