@@ -177,7 +177,7 @@ def _plain(status: int, text: str) -> web.Response:
 
 def _unknown_caller(request: web.Request) -> web.Response:
     return _plain(
-        404, f"{request.remote} is no instance's primary address, and {INSTANCE_HEADER} names no instance either"
+        404, f"{request.remote} is no running instance's address, and {INSTANCE_HEADER} names no instance either"
     )
 
 

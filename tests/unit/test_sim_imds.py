@@ -144,10 +144,19 @@ async def test_no_token_through_a_proxy(node: Node) -> None:
 async def test_only_running_instances_are_told_anything(node: Node) -> None:
     async with node.http.put("/latest/api/token", headers={TTL: "60"}) as reply:
         assert reply.status == 404
-        assert "127.0.0.1 is no instance's primary address" in await reply.text()
+        assert "127.0.0.1 is no running instance's address" in await reply.text()
     token = await node.token()
     await node.cloud.terminate(node.instance.id)
     assert (await node.get("/latest/meta-data/mac", **{TOKEN: token}))[0] == 404
+
+
+async def test_any_address_of_an_instance_tells_which_it_is(node: Node) -> None:
+    eni = await node.cloud.create_eni(node.subnet.id, secondary_count=1)
+    assert node.cloud.instance_at(eni.addresses[1]) is None
+    await node.cloud.attach_eni(eni.id, node.instance.id, 1)
+    for address in (*node.instance.primary.addresses, *eni.addresses):
+        assert node.cloud.instance_at(address) is node.instance
+    assert node.cloud.instance_at("10.0.0.99") is None
 
 
 async def test_metadata_is_behind_ec2() -> None:

@@ -277,8 +277,10 @@ class SimulatedCloud:
         return [eni for eni in self.enis if eni.attachment and eni.attachment.instance_id == instance_id]
 
     def instance_at(self, address: str) -> Instance | None:
-        """The running instance whose primary address this is."""
-        return next((i for i in self.instances if i.state == "running" and i.primary.addresses[0] == address), None)
+        """The running instance that has this private address, on whichever of its ENIs."""
+        holder = next((eni.attachment for eni in self.enis if eni.attachment and address in eni.addresses), None)
+        instance = self.instances.get(holder.instance_id) if holder else None
+        return instance if instance and instance.state == "running" else None
 
     async def settle(self, enis: Iterable[Eni] | None = None) -> None:
         """Wait until nothing is attaching or detaching any more (of these ENIs, or of all)."""
