@@ -1,0 +1,167 @@
+"""The nftables table: by which ENI a pod's packets leave, and what is rewritten on the way out of the VPC.
+
+Bits of the packet mark and of the connection mark (defaults; both settings):
+
+    0x3f  the secondary ENI, by its device index: "leave by ENI i"
+    0x40  the main bit: "leave by the primary ENI, through the main table"
+
+No other bit is ever written. A packet from a pod's veth (known by the link's group) gets its bits in prerouting,
+right after DNAT, so that the real destination decides and not a service's virtual address:
+
+    a reply                  leaves by the ENI by which its connection came in (the connection mark remembers)
+    to outside of the VPC    leaves by the primary ENI, whose address it will carry: SNAT in postrouting
+    anything else            leaves by the ENI that holds the pod's address
+
+Verdict maps keep the number of rules that a packet meets independent of the number of ENIs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+
+from ipamd.host.errors import NftError
+
+TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """One ENI as a way out: its link, the group of its pods' veths, and its mark."""
+
+    link: str
+    group: int
+    mark: int
+    primary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`bits` are all mark bits that are ours; `inside` the CIDRs that are reached without SNAT; `snat_to` the
+    primary ENI's address, empty for no SNAT at all."""
+
+    name: str
+    bits: int
+    exits: tuple[Exit, ...]
+    inside: tuple[str, ...]
+    snat_to: str
+
+    def render(self) -> str:
+        """In nft's own order and spelling, so that an unchanged listing compares equal (white space aside)."""
+        parts = []
+        if self.snat_to:
+            parts.append(f"set inside {{ type ipv4_addr flags interval elements = {{ {', '.join(self.inside)} }} }}")
+        parts += [self._prerouting(), self._from_pod()]
+        if self.snat_to:
+            parts.append(self._postrouting())
+        for exit_ in self.exits:
+            parts.append(f"chain leave_{exit_.group} {{ meta mark set {self._bits('meta', exit_.mark)} }}")
+            parts.append(f"chain entered_{exit_.group} {{ ct mark set {self._bits('ct', exit_.mark)} }}")
+        return f"table inet {self.name} {{ {' '.join(parts)} }}"
+
+    def _prerouting(self) -> str:
+        groups = ", ".join(str(e.group) for e in self.exits)
+        groups = f"{{ {groups} }}" if len(self.exits) > 1 else groups
+        entered = ", ".join(f'"{e.link}" : goto entered_{e.group}' for e in self.exits)
+        return (
+            "chain prerouting { type filter hook prerouting priority dstnat + 10; policy accept; "
+            f'iifgroup {groups} goto from_pod comment "from a pod: choose its way out" '
+            f'ct state new iifname vmap {{ {entered} }} comment "remember by which ENI a connection came in" }}'
+        )
+
+    def _from_pod(self) -> str:
+        replies = ", ".join(
+            f"{e.mark:#010x} : goto leave_{e.group}" for e in sorted(self.exits, key=lambda e: e.mark)
+        )
+        own = ", ".join(f"{e.group} : goto leave_{e.group}" for e in self.exits if not e.primary)
+        rules = [
+            f'ct direction reply ct mark & {self.bits:#010x} vmap {{ {replies} }} comment "a reply leaves as it came"'
+        ]
+        if self.snat_to:
+            group = next(e.group for e in self.exits if e.primary)
+            rules.append(f'ip daddr != @inside goto leave_{group} comment "out of the VPC: by the primary ENI"')
+        if own:
+            rules.append(f'iifgroup vmap {{ {own} }} comment "by the ENI that holds the address"')
+        return f"chain from_pod {{ {' '.join(rules)} }}"
+
+    def _postrouting(self) -> str:
+        primary = next(e for e in self.exits if e.primary)
+        return (
+            "chain postrouting { type nat hook postrouting priority srcnat; policy accept; "
+            f"meta mark & {primary.mark:#010x} == {primary.mark:#010x} "
+            f'oifname "{primary.link}" ip saddr != {self.snat_to} ip daddr != @inside '
+            f'snat ip to {self.snat_to} fully-random comment "leave the VPC with the primary address" }}'
+        )
+
+    def _bits(self, where: str, value: int) -> str:
+        # Our bits cleared, but for those that are set right after: how nft itself spells it.
+        return f"{where} mark & {~self.bits & 0xFFFFFFFF | value:#010x} | {value:#010x}"
+
+
+class Nftables:
+    """Loads the table, in one transaction, and only when the kernel's differs."""
+
+    def __init__(self) -> None:
+        # What nft shows for what was loaded last: covers versions of nft that spell something differently.
+        self._shown: tuple[str, str] = ("", "")
+
+    async def apply(self, table: Table) -> bool:
+        """Whether something was changed. Raises `NftError`."""
+        wanted = table.render()
+        found = await self._list(table.name)
+        if _plain(found) == _plain(wanted) or (wanted, found) == self._shown:
+            return False
+        # Naming it first makes the deletion valid whether or not the table exists.
+        await _nft("-f", "-", script=f"table inet {table.name}\ndelete table inet {table.name}\n{_lines(wanted)}\n")
+        self._shown = (wanted, await self._list(table.name))
+        return True
+
+    async def _list(self, name: str) -> str:
+        tables = await _nft("list", "tables", "inet")
+        if f"table inet {name}\n" not in tables:
+            return ""
+        return await _nft("-s", "-n", "list", "table", "inet", name)
+
+
+def _plain(text: str) -> str:
+    """Free of what varies without meaning anything: white space, separators, names of numbers, order in sets."""
+    text = re.sub(r"priority (dstnat \+ 10|-90)\b", "priority -90", text)
+    text = re.sub(r"priority (srcnat|100)\b", "priority 100", text)
+    text = re.sub(r"\bct state (new|0x8)\b", "ct state new", text)
+    text = re.sub(r"\bct direction (reply|1)\b", "ct direction reply", text)
+    text = re.sub(r"0x0*([0-9a-f]+)", r"0x\1", text)
+    text = re.sub(r"[\s;]+", " ", text).strip()
+    return re.sub(r"\{ ([^{}]+,[^{}]+) \}", lambda found: f"{{ {', '.join(sorted(found[1].split(', ')))} }}", text)
+
+
+def _lines(text: str) -> str:
+    """nft wants a line of its own for each statement; a comment, an opening or a closing brace ends one here."""
+    text = re.sub(r'(comment "[^"]*")', r"\1\n", text)
+    text = re.sub(r"(chain \w+ \{|policy accept;|table inet \S+ \{)", r"\1\n", text)
+    text = re.sub(r"(type ipv4_addr|flags interval)", r"\1\n", text)
+    return re.sub(r" (chain|set) (\w+) \{", r"\n\1 \2 {", text).replace(" }", "\n}")
+
+
+async def _nft(*arguments: str, script: str = "") -> str:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "nft",
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except FileNotFoundError:
+        raise NftError("nft is not installed: install the package nftables") from None
+    try:
+        out, err = await asyncio.wait_for(process.communicate(script.encode()), TIMEOUT)
+    except TimeoutError:
+        raise NftError(f"nft {' '.join(arguments)} did not end within {TIMEOUT:.0f} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        raise NftError(f"nft {' '.join(arguments)} failed: {err.decode(errors='replace').strip()}")
+    return out.decode()
