@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(answer.data, indent=2) if args.output == "json" else render(answer))
     except BrokenPipeError:
         # `ipamctl pods | head`: the reader has seen enough.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
     return 0
 
 
