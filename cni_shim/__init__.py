@@ -6,6 +6,6 @@ rather than `socket`, never `json`, `re` or `typing`), parses no JSON and decide
 input to the daemon as it is and carries out the plan that comes back.
 
 `main` holds the verbs; `grpc_call` with `hpack` (and `huffman`, if ever needed) speaks to the daemon; `protobuf`
-translates the messages; `plumbing` with `netlink` works on the kernel; `spool` keeps a DEL for a daemon that does not
-answer; `turn` keeps two runs for one container apart; `installed` holds what `ipamd install` fixed for this node.
+translates the messages; `plumbing` with `netlink` and `namespace` works on the kernel; `spool` keeps a DEL that the
+daemon did not take; `turn` keeps two runs for one container apart; `installed` holds what `ipamd install` fixed.
 """

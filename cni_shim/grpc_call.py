@@ -12,6 +12,10 @@ from time import monotonic
 
 from cni_shim import hpack
 
+TYPE_CHECKING = False  # as in `typing`, which is not imported
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM = ACK = 0x1
 END_HEADERS, PADDED, WITH_PRIORITY = 0x4, 0x8, 0x20
@@ -88,10 +92,13 @@ class Refused(CallError):
         self.metadata = metadata
 
 
-def unary(path: str, method: bytes, request: bytes, deadline: float) -> bytes:
+def unary(
+    path: str, method: bytes, request: bytes, deadline: float, meanwhile: "Callable[[], object] | None" = None
+) -> bytes:
     """Call `method` ("/package.Service/Method") at the socket `path` and return the reply's message.
 
-    `deadline` is a time of `time.monotonic`. Raises CallError.
+    `deadline` is a time of `time.monotonic`. `meanwhile` is called once the request is on its way, to use the time
+    that the daemon takes. Raises CallError.
     """
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
@@ -104,7 +111,7 @@ def unary(path: str, method: bytes, request: bytes, deadline: float) -> bytes:
             raise Late("no connection within the time allowed") from None
         except OSError as error:  # no such file; nobody listens; or its queue of connections is full
             raise Unreachable(error.strerror or str(error), False) from None
-        return _Call(connection, deadline).run(method, request)
+        return _Call(connection, deadline).run(method, request, meanwhile)
     finally:
         connection.close()
 
@@ -132,12 +139,14 @@ class _Call:
         self.ended = False
         self.broken = False  # the peer reads no more; what it wrote before may still hold the answer
 
-    def run(self, method: bytes, request: bytes) -> bytes:
+    def run(self, method: bytes, request: bytes, meanwhile: "Callable[[], object] | None") -> bytes:
         message = b"\0" + len(request).to_bytes(4, "big") + request  # not compressed
         at = min(len(message), WINDOW)
         self._send(_OPENING + _frame(HEADERS, END_HEADERS, 1, self._request_headers(method)) + _data(message, 0, at))
         self.connection_window -= at
         self.stream_window -= at
+        if meanwhile is not None:
+            meanwhile()
         kind, flags, stream, payload = self._frame()
         if kind != SETTINGS or flags & ACK:
             raise Garbled("it does not speak HTTP/2")

@@ -81,11 +81,11 @@ class Invocation:
 
 
 def add(invocation: Invocation, deadline: float) -> None:
-    from cni_shim import netlink, plumbing, turn
+    from cni_shim import namespace, turn
 
     call = invocation.call(container=True, netns=True)
     name = invocation.host_ifname()
-    netns = plumbing.open_netns(invocation.variable("CNI_NETNS", True))
+    netns = namespace.open_netns(invocation.variable("CNI_NETNS", True))
     token = turn.take(name, deadline - UNDO_SECONDS)
     if token is None:
         raise CniError(
@@ -94,12 +94,16 @@ def add(invocation: Invocation, deadline: float) -> None:
             "the runtime runs one call at a time for one container",
         )
     reply = _allocate(call, name, deadline)
+    from cni_shim import netlink, plumbing
+
     try:
         plan = protobuf.Plan(reply)
-    except protobuf.DecodeError as error:
+        host = netlink.Socket()
+    except (protobuf.DecodeError, OSError) as error:
         _release_or_spool(call, name, deadline)
+        if isinstance(error, OSError):
+            raise CniError(errors.KERNEL_REFUSED, "open a netlink socket: %s" % error.strerror) from None
         raise _misbehaved(str(error)) from None
-    host = netlink.Socket()
     try:
         plumbing.attach(host, plan, netns)
         _print(plan.result + b"\n")
@@ -107,6 +111,8 @@ def add(invocation: Invocation, deadline: float) -> None:
         undone = _undo(host, plan.host_ifname, call, deadline)
         if isinstance(error, netlink.NetlinkError):
             raise CniError(errors.KERNEL_REFUSED, str(error), undone) from None
+        if isinstance(error, CniError):
+            error.details = "%s; %s" % (error.details, undone)
         raise
 
 
@@ -123,7 +129,7 @@ def _allocate(call: bytes, name: str, deadline: float) -> bytes:
         milliseconds = max(int((last - monotonic()) * 1000), 1)
         request = protobuf.allocate_request(call, milliseconds)
         try:
-            return unary(SOCKET, b"/ipamd.v1.Ipam/Allocate", request, last + ANSWER_SECONDS)
+            return unary(SOCKET, b"/ipamd.v1.Ipam/Allocate", request, last + ANSWER_SECONDS, _import_the_rest)
         except Refused as error:
             if not _is_going_away(error):
                 raise _from_daemon(error, errors.TRY_AGAIN_LATER) from None
@@ -139,6 +145,13 @@ def _allocate(call: bytes, name: str, deadline: float) -> bytes:
             raise _no_answer(failure, errors.TRY_AGAIN_LATER)
         sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
+
+
+def _import_the_rest() -> None:
+    """What an ADD needs once it has its plan: loaded while the daemon is at work, not after."""
+    from cni_shim import namespace, plumbing  # noqa: F401
+
+    namespace.find_setns()
 
 
 def _undo(host: "Socket", host_ifname: bytes, call: bytes, deadline: float) -> str:
@@ -200,12 +213,12 @@ def _release_or_spool(call: bytes, name: str, deadline: float, strict: bool = Fa
 
 
 def check(invocation: Invocation, deadline: float) -> None:
-    from cni_shim import netlink, plumbing
+    from cni_shim import namespace, netlink, plumbing
 
     call = invocation.call(container=True, netns=True)
-    netns = plumbing.open_netns(invocation.variable("CNI_NETNS", True))
+    netns = namespace.open_netns(invocation.variable("CNI_NETNS", True))
     _ask(b"/ipamd.v1.Ipam/Check", call, deadline, errors.TRY_AGAIN_LATER)
-    plumbing.enter_netns(netns)
+    namespace.enter(netns)
     ifname = invocation.variable("CNI_IFNAME", True)
     link = plumbing.container_link(ifname)
     if link is None or not link.flags & netlink.IFF_UP:

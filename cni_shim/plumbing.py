@@ -5,50 +5,23 @@ costs a grace period of the kernel (15 ms). The host's socket is opened before t
 namespace and stays in the host's, so that undoing works from either side; the process never goes back, it ends.
 """
 
-import posix
 from errno import EEXIST, ENODEV, ENOENT
-from posix import O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_WRONLY, RTLD_NOW, close, fstat, open, stat, write
+from posix import O_CLOEXEC, O_WRONLY, close, open, write
 
-from cni_shim import netlink
-from cni_shim.errors import INVALID_ENVIRONMENT, KERNEL_REFUSED, UNKNOWN_CONTAINER, CniError
-from cni_shim.protobuf import Plan
+from cni_shim import namespace, netlink
+from cni_shim.errors import KERNEL_REFUSED, CniError
 
 TYPE_CHECKING = False  # as in `typing`, which is not imported
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-CLONE_NEWNET = 0x40000000
+    from cni_shim.protobuf import Plan
 
 
-def open_netns(path: bytes) -> int:
-    """A descriptor of the container's network namespace. Raises CniError for what is not another namespace."""
-    shown = path.decode("utf-8", "replace")
-    try:
-        descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-    except OSError as error:
-        raise CniError(
-            UNKNOWN_CONTAINER,
-            "network namespace %s: %s" % (shown, error.strerror),
-            "CNI_NETNS has to name the network namespace of a running container; create the container again",
-        ) from None
-    own = stat("/proc/self/ns/net")
-    given = fstat(descriptor)
-    if given.st_dev != own.st_dev:  # the kernel keeps all namespaces on one file system of its own
-        problem = "%s is not a network namespace" % shown
-    elif given.st_ino == own.st_ino:
-        problem = "%s is the host's own network namespace" % shown
-    else:
-        return descriptor
-    close(descriptor)
-    raise CniError(INVALID_ENVIRONMENT, problem, "CNI_NETNS has to name the network namespace of the container")
-
-
-def attach(host: netlink.Socket, plan: Plan, netns: int) -> None:
+def attach(host: netlink.Socket, plan: "Plan", netns: int) -> None:
     """Build everything that the plan says. Raises NetlinkError or CniError; the caller undoes with `detach`."""
     link = _create_pair(host, plan, netns)
     _shut_ipv6_off(plan.host_ifname)
     host.perform(netlink.host_route(link.index, plan.address, plan.table, plan.route_protocol))
-    enter_netns(netns)
+    namespace.enter(netns)
     container = netlink.Socket()
     try:
         container.perform(
@@ -68,7 +41,7 @@ def attach(host: netlink.Socket, plan: Plan, netns: int) -> None:
         raise
 
 
-def _create_pair(host: netlink.Socket, plan: Plan, netns: int) -> netlink.Link:
+def _create_pair(host: netlink.Socket, plan: "Plan", netns: int) -> netlink.Link:
     create = netlink.create_veth(
         plan.host_ifname, plan.host_mac, plan.link_group, plan.ifname, plan.mac, netns, plan.mtu
     )
@@ -128,26 +101,3 @@ def _shut_ipv6_off(host_ifname: bytes) -> None:
         write(descriptor, b"1")
     finally:
         close(descriptor)
-
-
-def enter_netns(descriptor: int) -> None:
-    """Move the process into the namespace, for good. Raises CniError."""
-    setns = getattr(posix, "setns", None) or _libc_setns()  # posix has it since Python 3.12
-    try:
-        failed = setns(descriptor, CLONE_NEWNET)
-    except OSError:
-        failed = True
-    if failed:
-        raise CniError(
-            KERNEL_REFUSED,
-            "the container's network namespace can't be entered",
-            "the plugin has to run as root with CAP_SYS_ADMIN",
-        )
-
-
-def _libc_setns() -> "Callable[[int, int], int]":
-    """The C library's function, for Python 3.11. `ctypes` would take 4 ms to import, `_ctypes` alone takes one."""
-    from _ctypes import call_function, dlopen, dlsym
-
-    function = dlsym(dlopen(None, RTLD_NOW), "setns")  # type: ignore[arg-type] # None: what is loaded already
-    return lambda descriptor, kind: call_function(function, (descriptor, kind))

@@ -172,7 +172,11 @@ def install_plugin(
 
 def _sources() -> dict[str, str]:
     """The plugin's modules: name -> source."""
-    return {file.stem: file.read_text() for file in sorted(Path(names.__file__).parent.glob("*.py"))}
+    package = Path(names.__file__).parent
+    sources = {file.stem: file.read_text() for file in sorted(package.glob("*.py"))}
+    if not sources:
+        raise InstallError(f"{package} holds no source files to compile; install ipamd again, sources included")
+    return sources
 
 
 def _compile(python: Interpreter, sources: dict[str, str], target: Path) -> None:

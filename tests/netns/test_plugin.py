@@ -133,7 +133,7 @@ class Node:
 
     async def serve(self, daemon: Daemon) -> grpc.aio.Server:
         server = grpc.aio.server()
-        ipam_pb2_grpc.add_IpamServicer_to_server(daemon, server)  # type: ignore[no-untyped-call]
+        ipam_pb2_grpc.add_IpamServicer_to_server(daemon, server)
         server.add_insecure_port(f"unix:{self.socket}")
         await server.start()
         self.servers.append(server)

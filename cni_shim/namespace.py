@@ -1,0 +1,62 @@
+"""The container's network namespace: checked before anything is asked for, entered once there is work to do."""
+
+import posix
+from posix import O_CLOEXEC, O_NONBLOCK, O_RDONLY, RTLD_NOW, close, fstat, open, stat
+
+from cni_shim.errors import INVALID_ENVIRONMENT, KERNEL_REFUSED, UNKNOWN_CONTAINER, CniError
+
+TYPE_CHECKING = False  # as in `typing`, which is not imported
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CLONE_NEWNET = 0x40000000  # linux/sched.h
+
+
+def open_netns(path: bytes) -> int:
+    """A descriptor of the container's network namespace. Raises CniError for what is not another namespace."""
+    shown = path.decode("utf-8", "replace")
+    try:
+        descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    except OSError as error:
+        raise CniError(
+            UNKNOWN_CONTAINER,
+            "network namespace %s: %s" % (shown, error.strerror),
+            "CNI_NETNS has to name the network namespace of a running container; create the container again",
+        ) from None
+    own = stat("/proc/self/ns/net")
+    given = fstat(descriptor)
+    if given.st_dev != own.st_dev:  # the kernel keeps all namespaces on one file system of its own
+        problem = "%s is not a network namespace" % shown
+    elif given.st_ino == own.st_ino:
+        problem = "%s is the host's own network namespace" % shown
+    else:
+        return descriptor
+    close(descriptor)
+    raise CniError(INVALID_ENVIRONMENT, problem, "CNI_NETNS has to name the network namespace of the container")
+
+
+def find_setns() -> "Callable[[int, int], int | None]":
+    """setns(2): in `posix` since Python 3.12, before that in the C library.
+
+    `ctypes` would take 4 ms to import; `_ctypes` alone takes half of one.
+    """
+    if hasattr(posix, "setns"):
+        return posix.setns  # type: ignore[no-any-return]
+    from _ctypes import call_function, dlopen, dlsym
+
+    function = dlsym(dlopen(None, RTLD_NOW), "setns")  # type: ignore[arg-type] # None: what is loaded already
+    return lambda descriptor, kind: call_function(function, (descriptor, kind))
+
+
+def enter(descriptor: int) -> None:
+    """Move the process into the namespace, for good. Raises CniError."""
+    try:
+        failed = find_setns()(descriptor, CLONE_NEWNET)
+    except OSError:
+        failed = 1
+    if failed:
+        raise CniError(
+            KERNEL_REFUSED,
+            "the container's network namespace can't be entered",
+            "the plugin has to run as root with CAP_SYS_ADMIN",
+        )
