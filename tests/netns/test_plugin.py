@@ -185,20 +185,20 @@ class Node:
 @pytest.fixture
 async def node(prefix: str) -> AsyncIterator[Node]:
     made = Node(f"{prefix}h", f"{prefix}p", Path(tempfile.mkdtemp(prefix="ipm")))
-    await asyncio.to_thread(install_plugin, made.directory / "bin", made.socket, add_seconds=8.0)
-    for name in (made.host, made.pod):
-        await netns.create(name)
     try:
+        await asyncio.to_thread(install_plugin, made.directory / "bin", made.socket, add_seconds=8.0)
+        for name in (made.host, made.pod):
+            await netns.create(name)
         await netns.ip_batch(
             made.host,
             ["link set lo up", f"address add {HOST_ADDRESS}/32 dev lo", "rule add priority 500 lookup 1500"],
         )
         yield made
-    finally:
         for server in made.servers:
             await server.stop(None)
         for name in (made.host, made.pod):
             await netns.delete(name)
+    finally:  # a namespace that is left is removed, and complained of, by `prefix`
         shutil.rmtree(made.directory)
 
 
