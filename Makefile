@@ -24,6 +24,7 @@ test: setup
 	$(PYTHON) -m pytest $(ARGS)
 
 bench: setup
+	$(PYTHON) tests/bench/bench_add.py
 	$(PYTHON) tests/bench/bench_plugin.py
 
 check: setup
