@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -51,9 +52,11 @@ class Reporter:
     def elapsed(self) -> float:
         return time.monotonic() - self._started
 
-    def show(self, table: Table) -> None:
+    def show(self, *pictures: Group) -> None:
+        for picture in pictures:
+            self.console.print()
+            self.console.print(picture)
         self.console.print()
-        self.console.print(table)
 
     def show_commands(self, commands: Mapping[str, str]) -> None:
         """`commands`: purpose -> command line, each on a line of its own that can be copied."""
@@ -107,25 +110,36 @@ class Reporter:
                 self.say(f"{view.name}: {text}")
 
 
-def pools_table(views: Sequence[NodeView]) -> Table:
-    table = Table(title="Address pools", title_justify="left", caption=_LEGEND, caption_justify="left")
-    for column in ("node", "type", "ENI", "index", "state", "addresses", "pods", "free", "cooling"):
-        table.add_column(column, justify="right" if column in ("index", "pods", "free", "cooling") else "left")
+def _table() -> Table:
+    """Without lines between columns: all of it has to fit 80 columns."""
+    return Table(box=box.SIMPLE_HEAD, padding=0)
+
+
+def _titled(title: str, table: Table, note: str = "") -> Group:
+    # Not the table's own title and caption, which wrap at its width.
+    return Group(Text(title, style="bold"), table, *([Text(note, style="dim")] if note else []))
+
+
+def pools_table(views: Sequence[NodeView]) -> Group:
+    table = _table()
+    for column in ("node", "type", "ENI", "link", "state", "addresses"):
+        table.add_column(column)
+    for column in ("pods", "free", "cooling"):
+        table.add_column(column, justify="right")
     for view in views:
         for position, eni in enumerate(view.enis):
             table.add_row(
                 view.name if position == 0 else "",
                 view.instance_type if position == 0 else "",
-                eni["id"] or "(being created)",
-                str(eni["device_index"]),
+                eni["id"] or "(asked for)",
+                eni["link"],
                 eni["state"],
                 _bar(eni),
                 str(eni["assigned"]),
                 str(eni["free"]),
                 str(eni["cooling"]),
-                end_section=position == len(view.enis) - 1,
             )
-    return table
+    return _titled("Address pools", table, _LEGEND)
 
 
 def _bar(eni: Mapping[str, Any]) -> Text:
@@ -138,9 +152,9 @@ def _bar(eni: Mapping[str, Any]) -> Text:
     )
 
 
-def pods_table(pods_by_node: Sequence[tuple[str, Sequence[Pod]]], enis: Mapping[str, str]) -> Table:
+def pods_table(pods_by_node: Sequence[tuple[str, Sequence[Pod]]], enis: Mapping[str, str]) -> Group:
     """`enis`: container id -> ENI, by the ledger."""
-    table = Table(title="Pods", title_justify="left")
+    table = _table()
     for column in ("node", "pod", "address", "ENI"):
         table.add_column(column)
     table.add_column("up after", justify="right")
@@ -152,21 +166,15 @@ def pods_table(pods_by_node: Sequence[tuple[str, Sequence[Pod]]], enis: Mapping[
                 pod.ip,
                 enis.get(pod.id, "?"),
                 f"{pod.add_seconds * 1000:.0f} ms",
-                end_section=position == len(pods) - 1,
             )
-    return table
+    return _titled("Pods", table)
 
 
-def ping_table(endpoints: Sequence[Endpoint], silent: Iterable[tuple[Endpoint, Endpoint]]) -> Table:
+def ping_table(endpoints: Sequence[Endpoint], silent: Iterable[tuple[Endpoint, Endpoint]]) -> Group:
     """One row for each source. The column of a node has a mark for the node itself, then one for each of its pods."""
     missing = set(silent)
     nodes = list(dict.fromkeys(endpoint.node for endpoint in endpoints))
-    table = Table(
-        title="Ping: from (row) to each node and its pods (columns)",
-        title_justify="left",
-        caption=f"{_ANSWERED} answered  {_SILENT} no answer  {_SELF} itself",
-        caption_justify="left",
-    )
+    table = _table()
     table.add_column("from")
     for name in nodes:
         table.add_column(name)
@@ -176,7 +184,8 @@ def ping_table(endpoints: Sequence[Endpoint], silent: Iterable[tuple[Endpoint, E
             for name in nodes
         ]
         table.add_row(source.name, *cells)
-    return table
+    note = f"{_ANSWERED} answered  {_SILENT} no answer  {_SELF} itself"
+    return _titled("Pings: from each (row) to every node and its pods (columns)", table, note)
 
 
 def _mark(source: Endpoint, target: Endpoint, missing: set[tuple[Endpoint, Endpoint]]) -> tuple[str, str]:
@@ -185,9 +194,9 @@ def _mark(source: Endpoint, target: Endpoint, missing: set[tuple[Endpoint, Endpo
     return (_SILENT, "bold red") if (source, target) in missing else (_ANSWERED, "green")
 
 
-def latency_table(rows: Mapping[str, Sequence[float]], means: Mapping[str, tuple[int, float]]) -> Table:
+def latency_table(rows: Mapping[str, Sequence[float]], means: Mapping[str, tuple[int, float]], note: str) -> Group:
     """`rows`: seconds of each; `means`: how many and their mean in seconds, where only that is known."""
-    table = Table(title="How long an ADD takes, in milliseconds", title_justify="left")
+    table = _table()
     table.add_column("")
     for column in ("number", "min", "median", "p99", "max", "mean"):
         table.add_column(column, justify="right")
@@ -198,12 +207,12 @@ def latency_table(rows: Mapping[str, Sequence[float]], means: Mapping[str, tuple
         table.add_row(name, str(len(ordered)), *(f"{value * 1000:.1f}" for value in values))
     for name, (number, mean) in means.items():
         table.add_row(name, str(number), "", "", "", "", f"{mean * 1000:.1f}")
-    return table
+    return _titled("How long an ADD took, all at once (ms)", table, note)
 
 
-def calls_table(phases: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> Table:
+def calls_table(phases: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> Group:
     """EC2 calls by node and phase."""
-    table = Table(title="EC2 calls", title_justify="left")
+    table = _table()
     table.add_column("node")
     table.add_column("for")
     table.add_column("calls", justify="right")
@@ -214,4 +223,4 @@ def calls_table(phases: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -
             for (action, outcome), number in Counter((call["action"], call["outcome"]) for call in calls).items()
         )
         table.add_row(node, phase, str(len(calls)), which or "-")
-    return table
+    return _titled("EC2 calls", table)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import aiohttp
-from rich.table import Table
+from rich.console import Group
 
 from ipamd.sim import demo_report as report
 from ipamd.sim.demo_checks import ControlClient, disagreements, leaks
@@ -141,6 +141,7 @@ class Demo:
         await together(node.wait_until_ready() for node in nodes)
         await together(runtime.wait_until_ready() for runtime in runtimes if isinstance(runtime, Containerd))
         await together(node.wait_until_settled() for node in nodes)
+        self.reporter.observe([await view(node) for node in nodes])
         say("every node can serve")
         workers = [Worker(node, runtime) for node, runtime in zip(nodes, runtimes, strict=True)]
         return await self._use(workers, ControlClient(session, vpc.control_url))
@@ -170,6 +171,7 @@ class Demo:
         await together(worker.node.wait_until_settled() for worker in workers)
         calls_after = len(await control.calls())
         found = await look(workers, control)
+        self.reporter.observe(found.views)
         problems += contradictions(found)
         for worker in workers:
             problems += await disagreements(worker.node, control)
@@ -182,16 +184,19 @@ class Demo:
         say(f"{found.pings_answered} of {found.pings_tried} pings were answered")
         problems += [f"no answer: {source.name} pings {target.name} ({target.ip})" for source, target in silent]
 
-        show(report.pools_table(found.views))
-        show(report.pods_table([(worker.name, worker.pods) for worker in workers], _enis_of_pods(found)))
-        show(report.ping_table(endpoints, silent))
-        show(await _latencies(workers))
+        show(
+            report.pools_table(found.views),
+            report.pods_table([(worker.name, worker.pods) for worker in workers], _enis_of_pods(found)),
+            report.ping_table(endpoints, silent),
+            await _latencies(workers),
+        )
         if self.keep:
             self._write_json(found.as_json(await control.calls(), []))
             await self._leave_up(workers, control)
 
         problems += await self._remove_pods(workers)
         await together(worker.node.wait_until_settled() for worker in workers)
+        self.reporter.observe([await view(worker.node) for worker in workers])
         left = [leak for worker in workers for leak in await leaks(worker.node, control)]
         calls = await control.calls()
         self._write_json(found.as_json(calls, left))
@@ -354,10 +359,10 @@ def _enis_of_pods(found: Found) -> dict[str, str]:
     return {key: line["eni"] for ledger in found.ledgers for key, line in ledger.items()}
 
 
-async def _latencies(workers: Sequence[Worker]) -> Table:
+async def _latencies(workers: Sequence[Worker]) -> Group:
     seconds = [pod.add_seconds for worker in workers for pod in worker.pods]
     if isinstance(workers[0].runtime, Direct):
-        return report.latency_table({"the plugin, exec to exit": seconds}, {})
+        return report.latency_table({"the plugin": seconds}, {}, "the plugin: from its start to its end")
     times = [
         times
         for worker in workers
@@ -365,6 +370,6 @@ async def _latencies(workers: Sequence[Worker]) -> Table:
     ]
     means = {}
     if number := sum(one.calls for one in times):
-        mean = sum(one.calls * one.mean_seconds for one in times) / number
-        means["of that in CNI plugins (ipamd-cni and loopback), by containerd's clock"] = number, mean
-    return report.latency_table({"containerd, RunPodSandbox": seconds}, means)
+        means["CNI plugins in it"] = number, sum(one.calls * one.mean_seconds for one in times) / number
+    note = "RunPodSandbox: containerd's whole work for a pod; CNI plugins: ipamd-cni and loopback, by its own clock"
+    return report.latency_table({"RunPodSandbox": seconds}, means, note)
