@@ -34,6 +34,7 @@ _START_TIMEOUT: Final = 30.0
 _CALL_TIMEOUT: Final = 120.0
 _STOP_PATIENCE: Final = 10.0
 _GONE_PATIENCE: Final = 5.0
+_LATE_PATIENCE: Final = 10.0  # for pods that are being made while all is taken down
 _POLL: Final = 0.05
 _METRICS_PORT: Final = 1338  # in the node's namespace, where nobody else listens
 _LOOPBACK_FOLDERS: Final = (Path("/usr/lib/cni"), Path("/opt/cni/bin"), Path("/usr/libexec/cni"))
@@ -92,6 +93,7 @@ class Containerd:
         self._netns = netns
         self._process = process
         self._channel = channel
+        self._starting: set[asyncio.Task[cri.RunPodSandboxResponse]] = set()
 
     async def wait_until_ready(self) -> None:
         """Wait until it serves and has found a network configuration. Raises `RuntimeFailure`."""
@@ -115,9 +117,12 @@ class Containerd:
         return "; ".join(f"{c.type}: {c.message}" for c in reply.status.conditions if not c.status)
 
     async def run_pod(self, name: str, namespace: str = "default") -> Pod:
-        config = _sandbox(name, namespace)
         before = time.monotonic()
-        made = await self._call("RunPodSandbox", cri.RunPodSandboxRequest(config=config), cri.RunPodSandboxResponse)
+        # Shielded: containerd leaves shims and cached results behind when this call is broken off.
+        starting = asyncio.ensure_future(self._run_sandbox(_sandbox(name, namespace)))
+        self._starting.add(starting)
+        starting.add_done_callback(self._starting.discard)
+        made = await asyncio.shield(starting)
         took = time.monotonic() - before
         status = await self._call(
             "PodSandboxStatus",
@@ -128,10 +133,14 @@ class Containerd:
         kinds = {entry["type"]: entry.get("path", "") for entry in details["runtimeSpec"]["linux"]["namespaces"]}
         return Pod(name, namespace, made.pod_sandbox_id, status.status.network.ip, Path(kinds["network"]), took)
 
-    async def remove_pod(self, pod: Pod) -> None:
-        await self.remove(pod.id)
+    async def _run_sandbox(self, config: cri.PodSandboxConfig) -> cri.RunPodSandboxResponse:
+        request = cri.RunPodSandboxRequest(config=config)
+        return await self._call("RunPodSandbox", request, cri.RunPodSandboxResponse)
 
-    async def remove(self, pod_id: str) -> None:
+    async def remove_pod(self, pod: Pod) -> None:
+        await self._remove(pod.id)
+
+    async def _remove(self, pod_id: str) -> None:
         await self._call(
             "StopPodSandbox", cri.StopPodSandboxRequest(pod_sandbox_id=pod_id), cri.StopPodSandboxResponse
         )
@@ -143,6 +152,26 @@ class Containerd:
         """All that it has, running or not."""
         reply = await self._call("ListPodSandbox", cri.ListPodSandboxRequest(), cri.ListPodSandboxResponse)
         return [item.id for item in reply.items]
+
+    async def clear(self, socket: Path) -> None:
+        """Remove all pods, those that are just being made too. What it fails to remove is left to `leftovers`."""
+        if self._starting:
+            _, late = await asyncio.wait(self._starting, timeout=_LATE_PATIENCE)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        if self._process.exit_code is not None:
+            return
+        try:
+            ids = await self.pod_ids()
+        except RuntimeFailure:
+            return
+        await asyncio.gather(*(self._remove(pod_id) for pod_id in ids), return_exceptions=True)
+        # A shim ends some milliseconds after its pod; killed before, it leaves its socket behind.
+        for _ in range(int(_GONE_PATIENCE / _POLL)):
+            if not leftovers.shims(socket).keys() & set(ids):
+                break
+            await asyncio.sleep(_POLL)
 
     async def execute(self, pod: Pod, *argv: str, timeout: float = 30.0) -> tuple[int, str]:
         """Run a command in a new container of the pod; returns its exit code and all its output."""
@@ -213,7 +242,7 @@ async def containerd(netns: str, directory: Path, bin_dir: Path, conf_dir: Path)
         runtime = Containerd(netns, process, channel)
         await _until_listening(process, socket)
         await _import(socket, archive)
-        stack.push_async_callback(_remove_pods, runtime, process, socket)
+        stack.push_async_callback(runtime.clear, socket)
         yield runtime
 
 
@@ -280,22 +309,6 @@ async def _import(socket: Path, archive: Path) -> None:
         )
     except namespaces.CommandError as error:
         raise RuntimeFailure(str(error)) from None
-
-
-async def _remove_pods(runtime: Containerd, process: Child, socket: Path) -> None:
-    """Remove what the caller did not. Failures are left to `leftovers`."""
-    if process.exit_code is not None:
-        return
-    try:
-        ids = await runtime.pod_ids()
-    except RuntimeFailure:
-        return
-    await asyncio.gather(*(runtime.remove(pod_id) for pod_id in ids), return_exceptions=True)
-    # A shim ends some milliseconds after its pod; killed before, it leaves its socket behind.
-    for _ in range(int(_GONE_PATIENCE / _POLL)):
-        if not leftovers.shims(socket):
-            break
-        await asyncio.sleep(_POLL)
 
 
 def _read_metrics() -> str:
