@@ -317,7 +317,9 @@ class Pool(State):
     def _settle(self, now: float) -> None:
         self._expire_cooling(now)
         self._serve(now)
-        if self.started and not self.draining:
+        if self.draining:
+            self._grow_at = None
+        elif self.started:
             self._drive(now)
             self._grow(now)
         self._refuse(now)

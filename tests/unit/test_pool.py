@@ -318,6 +318,15 @@ def test_a_stopping_daemon_refuses() -> None:
     assert story.one(do.Refuse).refusal.reason is Reason.DRAINING
 
 
+def test_a_stopping_daemon_does_not_wake_for_growth_that_will_not_come() -> None:
+    story = Story(warm(0, coalesce=0.05))
+    story.start()
+    story.ask("a")
+    story.feed(on.DrainRequested())
+    story.pass_time(0.1)
+    assert story.take(do.Wake)[-1].at is None
+
+
 def test_one_full_subnet_does_not_stop_the_other() -> None:
     story = Story(warm(0), Limits(3, 2), ("subnet-1", "subnet-2"))
     story.start(observed("eni-0", 0, "10.0.0.10"))
