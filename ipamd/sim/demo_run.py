@@ -123,7 +123,10 @@ class Demo:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         names = ", ".join(f"{name} ({instance_type})" for name, instance_type in self.types.items())
         say(f"building a VPC in a box: {names}, subnet {_SUBNET}")
-        vpc = await stack.enter_async_context(SimulatedVpc.build(dir=directory, nodes=self.types, subnets=[_SUBNET]))
+        say(f"its files are in {directory}, its network namespaces are called {directory.name}-*")
+        vpc = await stack.enter_async_context(
+            SimulatedVpc.build(dir=directory, nodes=self.types, subnets=[_SUBNET], prefix=directory.name)
+        )
         stack.callback(say, "taking the VPC down")
         stack.enter_context(self.reporter.live())
         nodes = [Node(spec) for spec in vpc.nodes]

@@ -10,6 +10,7 @@ Each pod is its sandbox: the process that keeps the network namespace, from an i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import re
@@ -78,6 +79,10 @@ state = {state}
 Reply = TypeVar("Reply", bound=Message)
 
 
+class _NotFound(RuntimeFailure):
+    """containerd does not know the pod."""
+
+
 @dataclass(frozen=True, slots=True)
 class PluginTimes:
     """What containerd itself measured of the network plugins' work for pods: all plugins of a pod together."""
@@ -141,12 +146,18 @@ class Containerd:
         await self._remove(pod.id)
 
     async def _remove(self, pod_id: str) -> None:
-        await self._call(
-            "StopPodSandbox", cri.StopPodSandboxRequest(pod_sandbox_id=pod_id), cri.StopPodSandboxResponse
-        )
-        await self._call(
-            "RemovePodSandbox", cri.RemovePodSandboxRequest(pod_sandbox_id=pod_id), cri.RemovePodSandboxResponse
-        )
+        with contextlib.suppress(_NotFound):
+            await self._stop(pod_id)
+            request = cri.RemovePodSandboxRequest(pod_sandbox_id=pod_id)
+            await self._call("RemovePodSandbox", request, cri.RemovePodSandboxResponse)
+
+    async def stop_pod(self, pod: Pod) -> None:
+        """End what runs in the pod and take its network down, but keep it on the list."""
+        await self._stop(pod.id)
+
+    async def _stop(self, pod_id: str) -> None:
+        request = cri.StopPodSandboxRequest(pod_sandbox_id=pod_id)
+        await self._call("StopPodSandbox", request, cri.StopPodSandboxResponse)
 
     async def pod_ids(self) -> list[str]:
         """All that it has, running or not."""
@@ -211,7 +222,8 @@ class Containerd:
         try:
             answer: Reply = await call(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
-            raise RuntimeFailure(f"containerd, {method}: {error.details()}") from None
+            kind = _NotFound if error.code() is grpc.StatusCode.NOT_FOUND else RuntimeFailure
+            raise kind(f"containerd, {method}: {error.details()}") from None
         return answer
 
 
