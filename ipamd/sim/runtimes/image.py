@@ -60,7 +60,7 @@ def write_root(directory: Path) -> None:
     """The same as a plain directory tree. Raises `RuntimeFailure` and OSError."""
     directory.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(_layer())) as layer:
-        layer.extractall(directory, filter="tar")
+        layer.extractall(directory)
 
 
 def _layer() -> bytes:
