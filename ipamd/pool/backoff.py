@@ -36,6 +36,7 @@ POLICIES: dict[CloudErrorKind, Policy] = {
     CloudErrorKind.NOT_AUTHORIZED: Policy(10.0, 120.0, Reason.NOT_AUTHORIZED, lasting=True),
     CloudErrorKind.SECURITY_GROUP_INVALID: Policy(10.0, 120.0, Reason.SECURITY_GROUP_INVALID, lasting=True),
     CloudErrorKind.INVALID: Policy(10.0, 120.0, Reason.CLOUD_UNAVAILABLE, lasting=True),
+    CloudErrorKind.UNRECORDED: Policy(1.0, 10.0, Reason.LEDGER_UNWRITABLE, lasting=True),
 }
 
 

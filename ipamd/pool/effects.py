@@ -6,6 +6,7 @@ and an EC2 mutation is never sent before its intent.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ipamd.pool.model import Attachment, Record, Refusal
 
@@ -41,8 +42,12 @@ class Collected:
     attachments: tuple[Attachment, ...]
 
 
+# The operations. `action` is EC2's name of the call, as intents, back-offs and failures show it.
+
+
 @dataclass(frozen=True, slots=True)
 class CreateEni:
+    action: ClassVar[str] = "CreateNetworkInterface"
     op: int
     token: str
     subnet_id: str
@@ -51,6 +56,7 @@ class CreateEni:
 
 @dataclass(frozen=True, slots=True)
 class AttachEni:
+    action: ClassVar[str] = "AttachNetworkInterface"
     op: int
     eni_id: str
     device_index: int
@@ -58,6 +64,7 @@ class AttachEni:
 
 @dataclass(frozen=True, slots=True)
 class SetDeleteOnTermination:
+    action: ClassVar[str] = "ModifyNetworkInterfaceAttribute"
     op: int
     eni_id: str
     attachment_id: str
@@ -65,14 +72,16 @@ class SetDeleteOnTermination:
 
 @dataclass(frozen=True, slots=True)
 class DescribeEni:
+    action: ClassVar[str] = "DescribeNetworkInterfaces"
     op: int
     eni_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigureLink:
-    """Wait for the ENI's interface and set the host up for it."""
+    """Wait for the ENI's interface and set the host up for it. The one EC2 call that it may take reads the subnet."""
 
+    action: ClassVar[str] = "DescribeSubnets"
     op: int
     eni_id: str
     mac: str
@@ -84,6 +93,7 @@ class ConfigureLink:
 
 @dataclass(frozen=True, slots=True)
 class AssignAddresses:
+    action: ClassVar[str] = "AssignPrivateIpAddresses"
     op: int
     eni_id: str
     count: int
@@ -91,6 +101,7 @@ class AssignAddresses:
 
 @dataclass(frozen=True, slots=True)
 class DeleteEni:
+    action: ClassVar[str] = "DeleteNetworkInterface"
     op: int
     eni_id: str
 

@@ -44,9 +44,11 @@ class Eni:
     busy: int = 0
     retry_at: float = 0.0
     unsure: bool = False  # a call's outcome is unknown: describe before anything else is done to it
-    unfulfilled: bool = False  # its link did not come: don't count on its addresses
+    unfulfilled: bool = False  # its link could not be set up: don't count on its addresses
     keep_on_termination: bool = False  # DeleteOnTermination is still to be set
     modifying: int = 0
+    created_at: float = 0.0  # by this process; 0: found at start
+    link_failures: int = 0
 
     @property
     def held(self) -> int:
@@ -77,12 +79,16 @@ class Inventory:
         eni.id = eni_id
         self.enis[eni_id] = eni
 
-    def remove_eni(self, eni: Eni) -> None:
-        """Attachments that point at its addresses stay: a running pod keeps its record."""
+    def remove_eni(self, eni: Eni) -> list[str]:
+        """Returns its addresses that were cooling. Attachments that point at its addresses stay: a running pod keeps
+        its record."""
+        cooling = []
         for address in [a for a in self.addresses.values() if a.eni is eni]:
-            self.cooling.pop(address.ip, None)
+            if self.cooling.pop(address.ip, None) is not None:
+                cooling.append(address.ip)
             del self.addresses[address.ip]
         self.enis.pop(eni.id, None)
+        return cooling
 
     def ready(self) -> Iterator[Eni]:
         return (eni for eni in self.enis.values() if eni.state is EniState.READY)

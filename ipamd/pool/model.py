@@ -154,6 +154,7 @@ class CloudErrorKind(StrEnum):
     NOT_AUTHORIZED = "not-authorized"  # UnauthorizedOperation, AuthFailure, expired or missing credentials
     SECURITY_GROUP_INVALID = "security-group-invalid"
     INVALID = "invalid"  # any other permanent refusal
+    UNRECORDED = "unrecorded"  # never sent: the ledger did not take its intent
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,10 +60,23 @@ SAYS_NOTHING_OF_EARLIER_TRIES = (
     CloudErrorKind.TRANSIENT,
     CloudErrorKind.THROTTLED,
     CloudErrorKind.NOT_AUTHORIZED,
+    CloudErrorKind.UNRECORDED,
 )
 
-# How long an ENI whose link did not come is left before its set-up is tried again, in seconds.
-LINK_RETRY = 5.0
+# What an attachment's failure says of its ENI: nothing, so it is tried again; or that EC2 and we disagree about it,
+# so it is read first. Any other cause means that the ENI is of no use here.
+ATTACH_AGAIN = (CloudErrorKind.TRANSIENT, CloudErrorKind.THROTTLED, CloudErrorKind.UNRECORDED)
+ATTACH_DOUBTFUL = (CloudErrorKind.UNKNOWN_OUTCOME, CloudErrorKind.INCORRECT_STATE, CloudErrorKind.NOT_FOUND)
+
+# EC2 is eventually consistent: for so many seconds a new ENI may be unknown to it without being gone ("Ensuring
+# idempotency" and "Eventual consistency" in the Amazon EC2 Developer Guide).
+APPEARS_WITHIN = 60.0
+
+# After these we don't know which addresses the ENI has: it is read before any is asked for again.
+ASSIGN_DOUBTFUL = (CloudErrorKind.UNKNOWN_OUTCOME, CloudErrorKind.ENI_ADDRESS_LIMIT, CloudErrorKind.NOT_FOUND)
+
+# How long an ENI whose link could not be set up is left before the next try, in seconds; doubled each time.
+LINK_RETRY, LINK_RETRY_CAP = 5.0, 60.0
 
 
 @dataclass(slots=True)
@@ -198,7 +211,7 @@ class Pool(State):
             self.inventory.remove_eni(known)
         self.inventory.name_eni(eni, created.id)
         eni.state, eni.busy, eni.pending, eni.unsure = EniState.ATTACHING, 0, 0, False
-        eni.mac, eni.primary_ip = created.mac, created.primary_ip
+        eni.mac, eni.primary_ip, eni.created_at = created.mac, created.primary_ip, now
         for ip in created.addresses:
             self.inventory.add_free(ip, eni, now)
         self._write(PutIntent(attach_intent(eni, now)))
@@ -218,15 +231,20 @@ class Pool(State):
     def _eni_observed(self, event: on.EniObserved, now: float) -> None:
         eni, observed = self._operations.pop(event.op).eni, event.eni
         eni.busy, eni.unsure = 0, False
-        self.backoffs.succeeded(action_scope("DescribeNetworkInterfaces"))
-        if observed is None:
+        self.backoffs.succeeded(action_scope(do.DescribeEni.action))
+        if observed is None and eni.state is EniState.ATTACHING and now < eni.created_at + APPEARS_WITHIN:
+            eni.unsure, eni.retry_at = True, now + max(1.0, (now - eni.created_at) / 2)
+        elif observed is None or not (observed.owned or observed.primary):
             self._note("eni.gone", "warning", eni=eni.id, state=eni.state.value)
             self._write(DropIntent(attach_token(eni.id)))
-            self.inventory.remove_eni(eni)
-        elif eni.state is EniState.ATTACHING:
-            if observed.device_index is not None:
-                eni.device_index = observed.device_index
-                self._attached(eni, observed.attachment_id)
+            self._forget(eni)
+        elif eni.state in (EniState.ATTACHING, EniState.DELETING) and observed.device_index is not None:
+            eni.device_index = observed.device_index
+            self._attached(eni, observed.attachment_id)
+        elif eni.state is EniState.CONFIGURING and observed.device_index is None:
+            # Somebody detached it. It is ours, and pods may hold its addresses: take it back.
+            eni.state, eni.attachment_id, eni.keep_on_termination = EniState.ATTACHING, "", False
+            self._write(PutIntent(attach_intent(eni, now)))
         elif eni.state is EniState.READY:
             for ip in observed.addresses:
                 if ip not in self.inventory.addresses:
@@ -234,13 +252,16 @@ class Pool(State):
 
     def _link_ready(self, event: on.LinkReady, now: float) -> None:
         eni = self._operations.pop(event.op).eni
-        eni.state, eni.busy, eni.unfulfilled = EniState.READY, 0, False
+        eni.state, eni.busy, eni.unfulfilled, eni.link_failures = EniState.READY, 0, False, 0
         eni.link = event.link
         self._note("eni.ready", "info", eni=eni.id, link=event.link, addresses=eni.held)
 
     def _link_failed(self, event: on.LinkFailed, now: float) -> None:
         eni = self._operations.pop(event.op).eni
-        eni.busy, eni.unfulfilled, eni.retry_at = 0, True, now + LINK_RETRY
+        pause = min(LINK_RETRY * 2**eni.link_failures, LINK_RETRY_CAP)
+        eni.link_failures = min(eni.link_failures + 1, 10)
+        # Perhaps it has no link because it is no longer attached.
+        eni.busy, eni.unfulfilled, eni.unsure, eni.retry_at = 0, True, True, now + pause
         self._note("eni.link_failed", "error", eni=eni.id, mac=eni.mac, error=event.message)
 
     def _addresses_assigned(self, event: on.AddressesAssigned, now: float) -> None:
@@ -264,8 +285,14 @@ class Pool(State):
                 self._deleted(eni)
 
     def _deleted(self, eni: Eni) -> None:
-        self.inventory.remove_eni(eni)
+        self._forget(eni)
         self._note("eni.deleted", "info", eni=eni.id)
+
+    def _forget(self, eni: Eni) -> None:
+        """EC2 has it no more."""
+        for ip in self.inventory.remove_eni(eni):
+            self._write(DropCooling(ip))
+        self.backoffs.succeeded(eni_scope(eni.id))
 
     def _operation_failed(self, event: on.OperationFailed, now: float) -> None:
         operation, failure = self._operations.pop(event.op), event.failure
@@ -289,11 +316,8 @@ class Pool(State):
             case do.AssignAddresses():
                 eni.pending -= operation.count
                 self._write(DropIntent(operation.token))
-                eni.unsure = kind in (
-                    CloudErrorKind.UNKNOWN_OUTCOME,
-                    CloudErrorKind.ENI_ADDRESS_LIMIT,
-                    CloudErrorKind.NOT_FOUND,
-                )
+                if kind in ASSIGN_DOUBTFUL:
+                    eni.unsure = True
             case do.CreateEni():
                 eni.busy, eni.retry_at = 0, backoff.until
                 eni.unsure = eni.unsure or kind is CloudErrorKind.UNKNOWN_OUTCOME
@@ -302,13 +326,23 @@ class Pool(State):
                     self.inventory.remove_eni(eni)
             case do.AttachEni():
                 eni.busy, eni.retry_at = 0, backoff.until
-                if kind is CloudErrorKind.UNKNOWN_OUTCOME:
+                if kind in ATTACH_DOUBTFUL:
                     eni.unsure = True
-                elif kind not in (CloudErrorKind.TRANSIENT, CloudErrorKind.THROTTLED, CloudErrorKind.INCORRECT_STATE):
+                    if kind is CloudErrorKind.INCORRECT_STATE:
+                        eni.device_index = self.other_index(eni)
+                        self._write(PutIntent(attach_intent(eni, now)))
+                elif kind not in ATTACH_AGAIN:
                     eni.state, eni.retry_at = EniState.DELETING, now
                     self._write(DropIntent(attach_token(eni.id)))
             case do.SetDeleteOnTermination():
                 eni.modifying, eni.retry_at = 0, backoff.until
+            case do.DeleteEni():
+                # Attached after all: its attachment was not to be seen yet when this process started.
+                eni.busy, eni.retry_at = 0, backoff.until
+                eni.unsure = kind is CloudErrorKind.INCORRECT_STATE
+            case do.ConfigureLink():
+                eni.busy, eni.retry_at = 0, backoff.until
+                eni.unfulfilled = backoff.policy.lasting
             case _:
                 eni.busy, eni.retry_at = 0, backoff.until
 
@@ -365,7 +399,7 @@ class Pool(State):
             match eni.state:
                 case EniState.CREATING:
                     self._send(do.CreateEni(op, eni.token, eni.subnet_id, eni.pending), eni)
-                case EniState.ATTACHING | EniState.READY if eni.unsure:
+                case EniState.ATTACHING | EniState.CONFIGURING | EniState.READY | EniState.DELETING if eni.unsure:
                     self._send(do.DescribeEni(op, eni.id), eni)
                 case EniState.ATTACHING:
                     self._send(do.AttachEni(op, eni.id, eni.device_index), eni)

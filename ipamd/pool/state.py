@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
+from ipamd.pool import effects as do
 from ipamd.pool.backoff import NEW_ENI, Backoff, Backoffs, action_scope, eni_scope, subnet_scope
 from ipamd.pool.inventory import Eni, Inventory
 from ipamd.pool.model import AttachmentKey, Counts, EniState, Intent, Limits, Owner, Targets
 
-# EC2's names of the calls, as intents and back-offs show them.
-CREATE, ATTACH, ASSIGN = "CreateNetworkInterface", "AttachNetworkInterface", "AssignPrivateIpAddresses"
+CREATE, ATTACH, ASSIGN = do.CreateEni.action, do.AttachEni.action, do.AssignAddresses.action
 
 # An ENI in one of these states will bring its addresses soon.
 ARRIVING = (EniState.CREATING, EniState.ATTACHING, EniState.CONFIGURING)
@@ -77,6 +77,13 @@ class State:
     def free_index(self) -> int:
         taken = {eni.device_index for eni in self.inventory.enis.values()}
         return next(index for index in range(1, len(taken) + 2) if index not in taken)
+
+    def other_index(self, eni: Eni) -> int:
+        """Another device index for an ENI that EC2 did not attach at its own: something unknown may sit there."""
+        taken = {other.device_index for other in self.inventory.enis.values()}
+        end = 2 * self.limits.max_enis
+        candidates = (*range(eni.device_index + 1, end), *range(1, eni.device_index))
+        return next((index for index in candidates if index not in taken), eni.device_index)
 
     def assign_backoff(self, eni: Eni, now: float) -> Backoff | None:
         return self.backoffs.active(now, action_scope(ASSIGN), subnet_scope(eni.subnet_id), eni_scope(eni.id))
