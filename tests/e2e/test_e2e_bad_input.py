@@ -15,7 +15,7 @@ from ipamd.install import PLUGIN, install_plugin
 from ipamd.pool.model import CloudErrorKind, Limits
 from ipamd.sim import netns as namespaces
 from ipamd.sim.demo_checks import ControlClient, leaks
-from ipamd.sim.demo_node import DaemonSilent, Node
+from ipamd.sim.demo_node import DaemonFailed, DaemonSilent, Node
 from ipamd.sim.runtimes.direct import Direct, Outcome, PluginError, direct
 from ipamd.sim.vpc import SimulatedVpc
 
@@ -292,3 +292,19 @@ async def test_an_unknown_instance_type(vpc: SimulatedVpc, cold_nodes: list[Node
     await node.wait_until_ready()
     assert (await node.status())["limits"] == {"enis": 2, "addresses_per_eni": 3}
     assert "DescribeInstanceTypes" in {call["action"] for call in await control.calls()}
+
+
+async def test_a_daemon_that_cannot_start_is_explained(cold_nodes: list[Node]) -> None:
+    [node] = cold_nodes
+    node.spec.config.write_text(node.spec.config.read_text() + '[pool]\nwarm_ips = "many"\n')
+    await node.start()
+    with pytest.raises(DaemonFailed, match=r"exit code 1(.|\n)*pool\.warm_ips: .*config\.toml"):
+        await node.wait_until_ready()
+
+
+async def test_the_hosts_own_namespace_is_refused(call: Caller, node: Node, control: ControlClient) -> None:
+    """A runtime that got confused must not cost the node its network."""
+    before = await namespaces.command("ip", "-n", node.spec.netns, "route")
+    outcome = await call("ADD", variables={"NETNS": f"/run/netns/{node.spec.netns}", "IFNAME": "eth7"})
+    assert await namespaces.command("ip", "-n", node.spec.netns, "route") == before
+    assert error_of(outcome)["code"] == INVALID_ENVIRONMENT

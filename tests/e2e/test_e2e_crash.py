@@ -79,3 +79,37 @@ async def test_a_released_address_still_cools_after_a_crash(node: Node, control:
         await asyncio.gather(*(runtime.remove_pod(one) for one in next_pods))
     await node.wait_until_settled()
     assert await leaks(node, control) == []
+
+
+class TestTwoNodes:
+    """What running pods notice of a daemon that comes and goes: nothing."""
+
+    @pytest.fixture
+    def types(self) -> Mapping[str, str]:
+        return {"n1": "m5.large", "n2": "c5.large"}
+
+    async def test_pods_keep_talking_while_the_daemon_restarts(self, nodes: list[Node]) -> None:
+        node, other = nodes
+        async with direct(node.spec.netns, node.bin_dir, node.conf_dir) as runtime:
+            pods = await asyncio.gather(*(runtime.run_pod(f"p{index}") for index in range(12)))
+            await node.wait_until_settled()
+            assert len({line["eni"] for line in await node.pods()}) == 2  # also by way of a secondary ENI
+            ends = [Endpoint(pod.name, node.name, pod.ip, pod.netns) for pod in pods]
+            ends.append(Endpoint(other.name, other.name, other.spec.primary_ip, other.spec.netns))
+
+            silent: list[tuple[Endpoint, Endpoint]] = []
+            over = asyncio.Event()
+
+            async def keep_pinging() -> None:
+                while not over.is_set():
+                    silent.extend(await ping_all(ends))
+
+            pinging = asyncio.ensure_future(keep_pinging())
+            for end in (node.kill, node.stop):
+                await end()
+                await node.start()
+                await node.wait_until_ready()
+                await node.wait_until_settled()
+            over.set()
+            await pinging
+            assert [(source.name, target.name) for source, target in silent] == []
