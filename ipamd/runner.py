@@ -23,10 +23,9 @@ from ipamd.pool.model import (
     AttachmentKey,
     CloudErrorKind,
     CloudFailure,
-    Intent,
     Owner,
     PutAttachment,
-    PutIntent,
+    Reason,
     Record,
     Refusal,
 )
@@ -36,6 +35,13 @@ log = structlog.get_logger("ipamd.pool")
 
 # A Nitro instance shows the device within a second or two of the attachment; past this it is worth an alarm.
 LINK_TIMEOUT = 60.0
+
+# Seconds between tries to write what is owed to a ledger that refused it.
+LEDGER_RETRY = 1.0
+
+GIVEN_UP = Refusal(
+    Reason.DRAINING, "the daemon met a fault of its own and starts again; its log has the details", 1.0
+)
 
 
 class Refused(Exception):
@@ -57,7 +63,11 @@ class Clock:
 
 
 class PoolRunner:
-    """Owns the pool, its timers and the EC2 and host operations under way."""
+    """Owns the pool, its timers and the EC2 and host operations under way.
+
+    `failed` gets an exception when the pool or this shell contradicts itself. What they hold in memory is not
+    trusted any further then; the records are, and a new process starts from them.
+    """
 
     def __init__(
         self,
@@ -78,6 +88,7 @@ class PoolRunner:
         self._identity = identity
         self._security_groups = security_groups
         self._on_change = on_change
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._answers: dict[str, asyncio.Future[Any]] = {}
         self._batch: list[do.Effect] = []
         self._owed: list[Record] = []
@@ -86,7 +97,7 @@ class PoolRunner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._enis: dict[str, EniNetwork] = {}
         self._host_lock = asyncio.Lock()
-        self._ledger_failing = False
+        self._retry: asyncio.TimerHandle | None = None  # set while the ledger refuses records
 
     # What callers ask
 
@@ -103,16 +114,18 @@ class PoolRunner:
     async def release(
         self, request: str, key: AttachmentKey, recovered_as: AttachmentKey | None
     ) -> Attachment | None:
-        """What was released, or None when nothing was held."""
+        """What was released, or None when nothing was held. Raises `Refused` when the runner has failed."""
         answer: Attachment | None = await self._ask(request, on.ReleaseRequested(request, key, recovered_as))
         return answer
 
     async def collect(self, request: str, network: str, valid: frozenset[tuple[str, str]]) -> tuple[Attachment, ...]:
-        """What was released because the runtime no longer knows it."""
+        """What was released because the runtime no longer knows it. Raises `Refused` when the runner has failed."""
         answer: tuple[Attachment, ...] = await self._ask(request, on.CollectRequested(request, network, valid))
         return answer
 
     async def _ask(self, request: str, event: on.Event) -> Any:
+        if self.failed.done():
+            raise Refused(GIVEN_UP)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._answers[request] = future
         self.feed(event)
@@ -126,60 +139,97 @@ class PoolRunner:
         if future is not None and not future.done():
             future.set_result(value)
 
+    def _refuse(self, request: str, refusal: Refusal) -> None:
+        future = self._answers.get(request)
+        if future is not None and not future.done():
+            future.set_exception(Refused(refusal))
+
     # The turn
 
     def feed(self, event: on.Event) -> None:
-        self._batch += self.pool.handle(event, self.clock())
+        """Tell the pool; what it wants done is done at the end of this turn of the loop."""
+        if self.failed.done():
+            return
+        try:
+            self._batch += self.pool.handle(event, self.clock())
+        except Exception as error:
+            self._give_up(error)
+            return
         if not self._flush_scheduled:
             self._flush_scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flush_scheduled = False
-        batch, self._batch = self._batch, []
-        records = [effect.record for effect in batch if isinstance(effect, do.Write)]
+        if self.failed.done():
+            return
         try:
-            if self._owed or records:
-                self._ledger.commit([*self._owed, *records])
+            self._end_turn()
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        log.error("pool.failed", error=f"{type(error).__name__}: {error}", exc_info=error)
+        self.failed.set_exception(error)
+        for request in self._answers:
+            self._refuse(request, GIVEN_UP)
+
+    def _end_turn(self) -> None:
+        """Commit the turn's records, then carry out the rest."""
+        batch, self._batch = self._batch, []
+        self._owed += [effect.record for effect in batch if isinstance(effect, do.Write)]
+        try:
+            if self._owed:
+                self._ledger.commit(self._owed)
                 self._owed.clear()
-            if self._ledger_failing:
-                self._ledger_failing = False
-                log.info("ledger.writable_again")
+                self._ledger_works()
         except LedgerError as error:
-            self._carry_out_unrecorded(batch, records, error)
+            self._carry_out_unrecorded(batch, error)
         else:
             for effect in batch:
                 self._carry_out(effect)
         self._on_change()
 
-    def _carry_out_unrecorded(self, batch: list[do.Effect], records: list[Record], error: LedgerError) -> None:
-        """Nothing that needed a record happens; what only forgets is owed to the ledger and goes on."""
-        if not self._ledger_failing:
+    def _carry_out_unrecorded(self, batch: list[do.Effect], error: LedgerError) -> None:
+        """What rests on a record does not happen: nothing is granted anew, and no EC2 call that needs an intent is
+        sent. All else goes on, releases above all, and its records stay owed to the ledger."""
+        if self._retry is None:
             log.error("ledger.unwritable", error=str(error))
-            self._ledger_failing = True
-        unrecorded = {record.attachment.key for record in records if isinstance(record, PutAttachment)}
-        unsent = {_intent_mark(record.intent) for record in records if isinstance(record, PutIntent)}
-        self._owed += [record for record in records if not isinstance(record, (PutAttachment, PutIntent))]
+        else:
+            self._retry.cancel()
+        self._retry = asyncio.get_running_loop().call_later(LEDGER_RETRY, self._flush)
+        owed = {record.attachment.key for record in self._owed if isinstance(record, PutAttachment)}
         lost: list[do.Grant] = []
         for effect in batch:
-            if isinstance(effect, do.Grant) and effect.attachment.key in unrecorded:
-                lost.append(effect)
-            elif isinstance(effect, (do.CreateEni, do.AttachEni, do.AssignAddresses)) and _mark(effect) in unsent:
-                failure = CloudFailure(CloudErrorKind.TRANSIENT, "ledger", "LedgerUnwritable", str(error))
-                self.feed(on.OperationFailed(effect.op, failure))
-            else:
-                self._carry_out(effect)
+            match effect:
+                case do.Grant() if effect.attachment.key in owed:
+                    lost.append(effect)
+                case do.CreateEni() | do.AttachEni() | do.AssignAddresses():
+                    failure = CloudFailure(CloudErrorKind.UNRECORDED, effect.action, "LedgerUnwritable", str(error))
+                    self.feed(on.OperationFailed(effect.op, failure))
+                case _:
+                    self._carry_out(effect)
         if lost:
+            unrecorded = {grant.attachment for grant in lost}
+            self._owed = [
+                record
+                for record in self._owed
+                if not (isinstance(record, PutAttachment) and record.attachment in unrecorded)
+            ]
             self.feed(on.GrantsUnrecorded(tuple(lost), str(error)))
+
+    def _ledger_works(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+            log.info("ledger.writable_again")
 
     def _carry_out(self, effect: do.Effect) -> None:
         match effect:
             case do.Grant(request, attachment):
                 self._answer(request, attachment)
             case do.Refuse(request, refusal):
-                future = self._answers.get(request)
-                if future is not None and not future.done():
-                    future.set_exception(Refused(refusal))
+                self._refuse(request, refusal)
             case do.Released(request, attachment):
                 self._answer(request, attachment)
             case do.Collected(request, attachments):
@@ -215,8 +265,9 @@ class PoolRunner:
             event = on.LinkFailed(effect.op, str(error))
         except Exception as error:
             log.exception("operation.crashed", effect=type(effect).__name__)
-            name = type(error).__name__
-            failure = CloudFailure(CloudErrorKind.UNKNOWN_OUTCOME, type(effect).__name__, name, str(error))
+            failure = CloudFailure(
+                CloudErrorKind.UNKNOWN_OUTCOME, effect.action, type(error).__name__, f"{error} (see the log)"
+            )
             event = on.OperationFailed(effect.op, failure)
         self.feed(event)
 
@@ -254,7 +305,9 @@ class PoolRunner:
             effect.eni_id, effect.mac, effect.device_index, effect.primary, effect.primary_ip, subnet_cidr
         )
         async with self._host_lock:
-            enis = {**self._enis, eni.eni_id: eni}
+            # Those that the pool has given up are no longer the kernel's either.
+            kept = {eni_id: eni for eni_id, eni in self._enis.items() if eni_id in self.pool.inventory.enis}
+            enis = {**kept, eni.eni_id: eni}
             changes = await self._network.apply(NodeNetwork(tuple(enis.values()), self._identity.vpc_cidrs))
             self._enis = enis
         for change in changes:
@@ -262,24 +315,13 @@ class PoolRunner:
         return link.name
 
     async def stop(self, grace: float) -> None:
-        """Give EC2 calls under way `grace` seconds to end; their intents cover the rest."""
+        """Give EC2 calls under way `grace` seconds to end; their intents cover the rest. Feed nothing after this."""
         if self._tasks:
             _, unfinished = await asyncio.wait(self._tasks, timeout=grace)
             for task in unfinished:
                 task.cancel()
             await asyncio.gather(*unfinished, return_exceptions=True)
+        self._flush()
         self._set_alarm(None)
-
-
-def _intent_mark(intent: Intent) -> tuple[str, str]:
-    return ("token", intent.token) if not intent.eni_id else (intent.action, intent.eni_id)
-
-
-def _mark(effect: do.CreateEni | do.AttachEni | do.AssignAddresses) -> tuple[str, str]:
-    match effect:
-        case do.CreateEni():
-            return ("token", effect.token)
-        case do.AttachEni():
-            return ("AttachNetworkInterface", effect.eni_id)
-        case do.AssignAddresses():
-            return ("AssignPrivateIpAddresses", effect.eni_id)
+        if self._retry is not None:
+            self._retry.cancel()

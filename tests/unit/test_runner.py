@@ -1,0 +1,510 @@
+"""The shell around the pool, with a real ledger and a cloud that does what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any, cast
+
+import pytest
+from structlog.testing import capture_logs
+
+from ipamd import runner as runner_module
+from ipamd.cloud.port import CloudError, Identity
+from ipamd.host import HostError, HostNetwork, NodeNetwork
+from ipamd.host.links import Link
+from ipamd.ledger import Ledger, LedgerCause, LedgerError
+from ipamd.pool import events as on
+from ipamd.pool.model import (
+    Attachment,
+    AttachmentKey,
+    CloudErrorKind,
+    CloudFailure,
+    CreatedEni,
+    DropAttachment,
+    Limits,
+    ObservedEni,
+    Owner,
+    PutAttachment,
+    PutIntent,
+    Reason,
+    Record,
+    Targets,
+)
+from ipamd.pool.pool import Pool
+from ipamd.runner import Clock, PoolRunner, Refused
+
+IDENTITY = Identity(
+    "i-1", "m5.large", "eu-west-1", "eu-west-1a", "02:eni-0", "eni-0", "10.0.0.4", "subnet-1", "10.0.0.0/24", "vpc-1",
+    ("10.0.0.0/16",), ("sg-1",),
+)  # fmt: skip
+PRIMARY = ObservedEni("eni-0", "02:eni-0", "subnet-1", "10.0.0.4", (), 0, "att-0", "attached", False, primary=True)
+
+
+class Cloud:
+    """EC2 with one subnet. `gate` holds every mutation back until it is set; `script` has errors by action."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.script: dict[str, Exception] = {}
+        self._next = 10
+        self._enis = 0
+
+    async def _enter(self, action: str) -> None:
+        self.calls.append(action)
+        await self.gate.wait()
+        if action in self.script:
+            raise self.script[action]
+
+    def _addresses(self, count: int) -> tuple[str, ...]:
+        self._next += count
+        return tuple(f"10.0.0.{n}" for n in range(self._next - count, self._next))
+
+    async def create_eni(
+        self, *, token: str, subnet_id: str, security_groups: tuple[str, ...], address_count: int
+    ) -> CreatedEni:
+        assert security_groups == ("sg-1",)
+        await self._enter("CreateNetworkInterface")
+        self._enis += 1
+        name = f"eni-{self._enis}"
+        return CreatedEni(name, f"02:{name}", subnet_id, f"10.0.1.{self._enis}", self._addresses(address_count))
+
+    async def attach_eni(self, eni_id: str, device_index: int) -> str:
+        await self._enter("AttachNetworkInterface")
+        return f"att-{eni_id}"
+
+    async def set_delete_on_termination(self, eni_id: str, attachment_id: str) -> None:
+        await self._enter("ModifyNetworkInterfaceAttribute")
+
+    async def describe_eni(self, eni_id: str) -> ObservedEni | None:
+        await self._enter("DescribeNetworkInterfaces")
+        return PRIMARY
+
+    async def assign_addresses(self, eni_id: str, count: int) -> tuple[str, ...]:
+        await self._enter("AssignPrivateIpAddresses")
+        return self._addresses(count)
+
+    async def delete_eni(self, eni_id: str) -> None:
+        await self._enter("DeleteNetworkInterface")
+
+
+class Network:
+    def __init__(self) -> None:
+        self.served: list[set[str]] = []
+
+    async def wait_for_link(self, mac: str, timeout: float) -> Link:
+        return Link(2, f"eth-{mac}", mac, 9001, True)
+
+    async def apply(self, node: NodeNetwork) -> list[str]:
+        self.served.append({eni.eni_id for eni in node.enis})
+        return []
+
+
+class Witness(Ledger):
+    """A ledger that shows what was committed when, and refuses on demand."""
+
+    refuses = False
+    refused = 0
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.commits: list[tuple[Record, ...]] = []
+
+    def commit(self, records: Sequence[Record]) -> None:
+        if self.refuses:
+            self.refused += 1
+            raise LedgerError(LedgerCause.FULL, self.path, "database or disk is full")
+        super().commit(records)
+        self.commits.append(tuple(records))
+
+
+@dataclass
+class Node:
+    runner: PoolRunner
+    ledger: Witness
+    cloud: Cloud
+    network: Network
+    answers: list[str] = field(default_factory=list)
+
+    def start(self, *addresses: str, **kept: Any) -> None:
+        primary = ObservedEni(
+            "eni-0", "02:eni-0", "subnet-1", "10.0.0.4", addresses, 0, "att-0", "attached", False, primary=True
+        )
+        self.runner.feed(on.Started((primary,), **kept))
+
+    async def ask(self, name: str, wait: float = 30.0) -> Attachment:
+        return await self.runner.allocate(f"r-{name}-{len(self.answers)}", key(name), Owner(pod_name=name), wait)
+
+    async def release(self, name: str) -> Attachment | None:
+        return await self.runner.release(f"del-{name}", key(name), None)
+
+    def recorded(self) -> set[AttachmentKey]:
+        return {attachment.key for attachment in self.ledger.load().attachments}
+
+
+def key(name: str) -> AttachmentKey:
+    return AttachmentKey("net", name, "eth0")
+
+
+def denied(action: str) -> CloudError:
+    return CloudError(CloudFailure(CloudErrorKind.NOT_AUTHORIZED, action, "UnauthorizedOperation", "no"))
+
+
+@pytest.fixture
+async def build(tmp_path: Path) -> Any:
+    """Makes nodes, and at the end sees to it that nothing of them is left running."""
+    nodes: list[Node] = []
+
+    def make(**targets: Any) -> Node:
+        ledger = cast(Witness, Witness.open(tmp_path / f"ledger-{len(nodes)}.db"))
+        cloud, network = Cloud(), Network()
+        tokens = iter(f"token-{n}" for n in range(10000))
+        wanted = Targets(**{"warm_ips": 0, "coalesce": 0.0, "cooldown": 30.0, **targets})
+        pool = Pool(wanted, Limits(3, 10), ("subnet-1",), Random(1), lambda: next(tokens))
+        runner = PoolRunner(
+            pool, ledger, cast(Any, cloud), cast(HostNetwork, network), IDENTITY, ("sg-1",), Clock(), lambda: None
+        )
+        nodes.append(Node(runner, ledger, cloud, network))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.cloud.gate.set()
+        await node.runner.stop(1.0)
+        node.ledger.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+Build = Callable[..., Node]
+
+
+async def turns(count: int = 20) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+# Order
+
+
+async def test_an_answer_leaves_after_its_record(build: Build) -> None:
+    node = build()
+    node.start("10.0.0.200")
+    attachment = await node.ask("a")
+    assert attachment.address == "10.0.0.200"
+    assert node.recorded() == {key("a")}
+
+
+async def test_a_call_that_changes_something_is_sent_after_its_intent(build: Build) -> None:
+    node = build()
+    node.start()
+    node.cloud.gate.clear()
+    waiting = asyncio.create_task(node.ask("a"))
+    await until(lambda: "AssignPrivateIpAddresses" in node.cloud.calls)
+    assert [intent.action for intent in node.ledger.load().intents] == ["AssignPrivateIpAddresses"]
+    node.cloud.gate.set()
+    await waiting
+    assert node.ledger.load().intents == ()
+
+
+async def test_all_requests_of_one_turn_share_one_transaction(build: Build) -> None:
+    node = build()
+    node.start(*(f"10.0.0.{n}" for n in range(200, 206)))
+    await turns()
+    before = len(node.ledger.commits)
+    await asyncio.gather(*(node.ask(name) for name in "abcdef"))
+    assert len(node.ledger.commits) == before + 1
+    assert sum(isinstance(record, PutAttachment) for record in node.ledger.commits[-1]) == 6
+
+
+async def test_a_burst_grows_by_a_new_eni_that_the_host_then_serves(build: Build) -> None:
+    node = build()
+    node.start()
+    granted = await asyncio.gather(*(node.ask(f"pod-{n}") for n in range(12)))
+    assert len({attachment.address for attachment in granted}) == 12
+    assert node.network.served[-1] == {"eni-0", "eni-1"}
+    assert node.runner.pool.counts().assigned == 12
+
+
+# Callers
+
+
+async def test_a_caller_that_goes_away_leaves_the_queue(build: Build) -> None:
+    node = build()
+    node.start()
+    node.cloud.gate.clear()
+    gone, patient = asyncio.create_task(node.ask("gone")), asyncio.create_task(node.ask("patient"))
+    await turns()
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    node.cloud.gate.set()
+    await patient
+    assert node.recorded() == {key("patient")}
+    assert not node.runner.pool.waiting
+
+
+async def test_a_caller_that_goes_away_while_its_grant_is_on_the_way_finds_it_when_it_asks_again(
+    build: Build,
+) -> None:
+    node = build()
+    node.start("10.0.0.200", "10.0.0.201")
+    asked = asyncio.create_task(node.ask("a"))
+    await until(lambda: key("a") in node.runner.pool.inventory.attachments)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    held = node.runner.pool.inventory.attachments[key("a")]
+    assert await node.ask("a") == held
+    assert node.recorded() == {key("a")}
+
+
+async def test_a_request_that_is_refused_has_the_reason(build: Build) -> None:
+    node = build()
+    node.start()
+    node.cloud.script["AssignPrivateIpAddresses"] = denied("AssignPrivateIpAddresses")
+    node.cloud.script["CreateNetworkInterface"] = denied("CreateNetworkInterface")
+    with pytest.raises(Refused) as refused:
+        await node.ask("a")
+    assert refused.value.refusal.reason is Reason.NOT_AUTHORIZED
+
+
+async def test_a_deadline_is_kept(build: Build) -> None:
+    node = build()
+    node.start()
+    node.cloud.gate.clear()
+    with pytest.raises(Refused) as refused:
+        await node.ask("a", wait=0.05)
+    assert refused.value.refusal.reason is Reason.TIMEOUT
+
+
+async def test_releasing_twice_is_a_success(build: Build) -> None:
+    node = build()
+    node.start("10.0.0.200")
+    await node.ask("a")
+    released = await node.release("a")
+    assert released is not None and released.address == "10.0.0.200"
+    assert await node.release("a") is None
+    assert node.recorded() == set()
+    assert [cooling.address for cooling in node.ledger.load().cooling] == ["10.0.0.200"]
+
+
+async def test_collecting_spares_what_is_valid(build: Build) -> None:
+    node = build()
+    old = [Attachment(key(name), f"10.0.0.{n}", "eni-0", 1.0) for n, name in enumerate(("a", "b"), 200)]
+    node.ledger.commit([PutAttachment(attachment) for attachment in old])
+    node.start("10.0.0.200", "10.0.0.201", attachments=tuple(old))
+    collected = await node.runner.collect("gc", "net", frozenset({("a", "eth0")}))
+    assert collected == (old[1],)
+    assert node.recorded() == {key("a")}
+
+
+# A ledger that refuses
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "LEDGER_RETRY", 0.02)
+
+
+async def test_what_can_not_be_recorded_is_not_granted(build: Build) -> None:
+    node = build()
+    node.start("10.0.0.200")
+    await turns()
+    node.ledger.refuses = True
+    with capture_logs() as logs, pytest.raises(Refused) as refused:
+        await node.ask("a")
+    assert refused.value.refusal.reason is Reason.LEDGER_UNWRITABLE
+    assert refused.value.refusal.retry_after is not None
+    assert [entry["event"] for entry in logs] == ["ledger.unwritable"]
+    assert "free space" in logs[0]["error"]
+    node.ledger.refuses = False
+    assert (await node.ask("b")).address == "10.0.0.200"
+    assert node.recorded() == {key("b")}
+
+
+async def test_what_is_on_record_is_still_confirmed(build: Build) -> None:
+    node = build()
+    node.start("10.0.0.200")
+    held = await node.ask("a")
+    node.ledger.refuses = True
+    assert await node.ask("a") == held
+
+
+async def test_releases_go_on_and_their_records_follow_without_further_cause(build: Build, eager: None) -> None:
+    node = build(cooldown=3600.0)
+    node.start("10.0.0.200")
+    await node.ask("a")
+    node.ledger.refuses = True
+    with capture_logs() as logs:
+        released = await node.release("a")
+        assert released is not None
+        assert node.recorded() == {key("a")}
+        await until(lambda: node.ledger.refused > 3)
+        node.ledger.refuses = False
+        await until(lambda: node.recorded() == set())
+    assert [cooling.address for cooling in node.ledger.load().cooling] == ["10.0.0.200"]
+    assert [entry["event"] for entry in logs] == ["ledger.unwritable", "ledger.writable_again"]
+
+
+async def test_records_that_are_owed_come_before_new_ones(build: Build) -> None:
+    """Else one address would have two holders in the ledger, which refuses that."""
+    node = build(cooldown=0.0)
+    node.start("10.0.0.200")
+    await node.ask("a")
+    node.ledger.refuses = True
+    await node.release("a")
+    node.ledger.refuses = False
+    assert (await node.ask("b")).address == "10.0.0.200"
+    assert node.recorded() == {key("b")}
+    assert any(isinstance(record, DropAttachment) for record in node.ledger.commits[-1])
+
+
+async def test_a_grant_and_its_release_in_one_turn_leave_nothing_owed(build: Build, eager: None) -> None:
+    node = build(cooldown=0.0)
+    node.start("10.0.0.200")
+    await turns()
+    node.ledger.refuses = True
+    granted, released = await asyncio.gather(node.ask("a"), node.release("a"), return_exceptions=True)
+    assert isinstance(granted, Refused)
+    assert isinstance(released, Attachment)
+    node.ledger.refuses = False
+    assert (await node.ask("b")).address == "10.0.0.200"
+    assert node.recorded() == {key("b")}
+
+
+async def test_no_call_is_sent_whose_intent_can_not_be_recorded_and_nothing_spins(build: Build) -> None:
+    node = build()
+    node.start()
+    await turns()
+    node.ledger.refuses = True
+    with pytest.raises(Refused) as refused:
+        await node.ask("a")
+    assert refused.value.refusal.reason is Reason.LEDGER_UNWRITABLE
+    await turns(500)
+    assert node.cloud.calls == []
+    assert node.ledger.refused < 10
+
+
+async def test_an_attachment_is_not_sent_until_its_intent_is_on_record(build: Build, eager: None) -> None:
+    node = build()
+    node.start(*(f"10.0.0.{n}" for n in range(200, 209)))
+    await asyncio.gather(*(node.ask(f"pod-{n}") for n in range(9)))
+    node.cloud.gate.clear()
+    last = asyncio.create_task(node.ask("last"))
+    await until(lambda: "CreateNetworkInterface" in node.cloud.calls)
+    node.ledger.refuses = True
+    node.cloud.gate.set()
+    await until(lambda: node.ledger.refused > 3)
+    assert "AttachNetworkInterface" not in node.cloud.calls
+    node.ledger.refuses = False
+    await asyncio.gather(last, return_exceptions=True)
+    await until(lambda: "AttachNetworkInterface" in node.cloud.calls)
+    written = [record.intent for commit in node.ledger.commits for record in commit if isinstance(record, PutIntent)]
+    assert any(intent.action == "AttachNetworkInterface" for intent in written)
+
+
+# Faults
+
+
+async def test_a_crash_in_a_call_is_a_doubtful_outcome_with_back_off_and_not_a_loop(build: Build) -> None:
+    node = build(allocate_wait=0.3)
+    node.start()
+    node.cloud.script["AssignPrivateIpAddresses"] = KeyError("AssignedPrivateIpAddresses")
+    node.cloud.script["CreateNetworkInterface"] = KeyError("NetworkInterface")
+    with capture_logs() as logs, pytest.raises(Refused) as refused:
+        await node.ask("a")
+    assert refused.value.refusal.reason is Reason.CLOUD_UNAVAILABLE
+    assert node.cloud.calls.count("AssignPrivateIpAddresses") < 5
+    assert any(entry["event"] == "operation.crashed" for entry in logs)
+
+
+async def test_a_link_that_the_host_can_not_serve_is_tried_again_later(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = build()
+
+    async def refuse(self: Network, node: NodeNetwork) -> list[str]:
+        raise HostError("nft is missing; install nftables")
+
+    monkeypatch.setattr(Network, "apply", refuse)
+    with capture_logs() as logs:
+        node.start("10.0.0.200")
+        await until(lambda: any(entry["event"] == "eni.link_failed" for entry in logs))
+    assert not node.runner.pool.can_serve()
+
+
+async def test_a_pool_that_contradicts_itself_ends_the_runner_and_leaves_nobody_waiting(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = build()
+    node.start()
+    node.cloud.gate.clear()
+    waiting = asyncio.create_task(node.ask("a"))
+    await until(lambda: bool(node.cloud.calls))
+
+    def contradict(event: on.Event, now: float) -> Any:
+        raise AssertionError("two holders")
+
+    monkeypatch.setattr(node.runner.pool, "handle", contradict)
+    node.cloud.gate.set()
+    with capture_logs() as logs, pytest.raises(Refused) as refused:
+        await waiting
+    assert refused.value.refusal.reason is Reason.DRAINING
+    assert isinstance(node.runner.failed.exception(), AssertionError)
+    with pytest.raises(Refused):
+        await node.ask("b")
+    with pytest.raises(Refused):
+        await node.release("a")
+    assert [entry["event"] for entry in logs] == ["pool.failed"]
+
+
+async def test_a_ledger_that_became_read_only_is_no_fault_of_the_core(build: Build) -> None:
+    node = build()
+    node.start("10.0.0.200")
+    await turns()
+    node.ledger._connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(Refused) as refused:
+        await node.ask("a")
+    assert refused.value.refusal.reason is Reason.LEDGER_UNWRITABLE
+    assert not node.runner.failed.done()
+
+
+# The end
+
+
+async def test_stopping_waits_for_calls_under_way_and_records_their_outcome(build: Build) -> None:
+    node = build()
+    node.start()
+    node.cloud.gate.clear()
+    waiting = asyncio.create_task(node.ask("a"))
+    await until(lambda: bool(node.cloud.calls))
+    node.runner.feed(on.DrainRequested())
+    with pytest.raises(Refused) as refused:
+        await waiting
+    assert refused.value.refusal.reason is Reason.DRAINING
+    asyncio.get_running_loop().call_later(0.05, node.cloud.gate.set)
+    await node.runner.stop(5.0)
+    assert node.ledger.load().intents == ()
+    assert node.runner.pool.counts().free == 1
+
+
+async def test_stopping_does_not_wait_for_ever_and_leaves_the_intent(build: Build) -> None:
+    node = build()
+    node.start()
+    node.cloud.gate.clear()
+    waiting = asyncio.create_task(node.ask("a"))
+    await until(lambda: bool(node.cloud.calls))
+    node.runner.feed(on.DrainRequested())
+    await asyncio.gather(waiting, return_exceptions=True)
+    await node.runner.stop(0.05)
+    assert [intent.action for intent in node.ledger.load().intents] == ["AssignPrivateIpAddresses"]
