@@ -1,6 +1,6 @@
 """The composition root: builds the parts, starts them in order, stops them in reverse.
 
-Start: settings, ledger, identity from IMDS, limits, the host's network, the inventory from EC2, the pool, the
+Start: settings, ledger, spool, identity from IMDS, limits, the host's network, the inventory from EC2, the pool, the
 socket. IMDS and EC2 are asked until they answer, with each failure in the log; the socket appears once the pool
 knows its addresses, and plugins wait for it.
 """
@@ -22,13 +22,13 @@ import ipamd
 from ipamd.api.introspection import IntrospectionService
 from ipamd.api.ipam import IpamService
 from ipamd.api.plan import recovered_key
-from ipamd.api.server import ApiServer
+from ipamd.api.server import ApiServer, claim
 from ipamd.api.spool import Spool, Spooled
 from ipamd.cloud.ec2 import Ec2
 from ipamd.cloud.imds import Imds
 from ipamd.cloud.port import CloudError, Identity
-from ipamd.host import HostNetwork
-from ipamd.install import write_conflist
+from ipamd.host import HostError, HostNetwork
+from ipamd.install import InstallError, write_conflist
 from ipamd.ledger import Ledger
 from ipamd.pool import events as on
 from ipamd.pool.model import Cooling, DropAttachment, PutCooling, Record, Targets
@@ -46,7 +46,8 @@ T = TypeVar("T")
 
 
 async def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `LedgerError`, `HostError`, `SocketUnusable`."""
+    """Serve until SIGTERM or SIGINT. Raises `LedgerError`, `HostError`, `SocketUnusable`, and whatever a fault of
+    the daemon's own raised."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,7 +63,8 @@ async def run(settings: Settings) -> None:
             serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
         if not serving.cancelled() and (error := serving.exception()) is not None:
-            raise error
+            # Of tasks in a group the first failure is the cause; the others were only cancelled.
+            raise error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
 
 
 async def _serve(settings: Settings, stack: AsyncExitStack) -> None:
@@ -72,6 +74,7 @@ async def _serve(settings: Settings, stack: AsyncExitStack) -> None:
     stack.callback(ledger.close)
     if ledger.set_aside is not None:
         log.error("ledger.set_aside", file=str(ledger.set_aside), path=str(settings.ledger.path))
+    claim(settings.api.socket)
     spool = Spool(settings.cni.spool_dir)
 
     manager.notify("STATUS=asking the instance metadata service who this node is")
@@ -114,10 +117,16 @@ async def _serve(settings: Settings, stack: AsyncExitStack) -> None:
     # First of all whoever waits is told to ask the successor, while the server can still say it.
     stack.callback(runner.feed, on.DrainRequested())
     async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_watch(runner))
         tasks.create_task(_consume(spool, runner))
         tasks.create_task(_announce(runner, changed, server, manager, settings, identity))
         if manager.watchdog_interval is not None:
             tasks.create_task(_heartbeat(manager, manager.watchdog_interval))
+
+
+async def _watch(runner: PoolRunner) -> None:
+    """End the daemon when its core has failed: a service manager starts it again."""
+    await asyncio.shield(runner.failed)
 
 
 async def _until_answered(who: str, ask: Callable[[], Awaitable[T]]) -> T:
@@ -157,8 +166,9 @@ def _settle_spooled(ledger: Ledger, spool: Spool) -> None:
     spooled = spool.read()
     records: list[Record] = []
     for release in spooled:
-        attachment = held.pop(release.key, None) or held.pop(recovered_key(release.key), None)
+        attachment = held.get(release.key) or held.get(recovered_key(release.key))
         if attachment is not None and attachment.since <= release.released_at:
+            del held[attachment.key]
             cooling = Cooling(attachment.address, release.released_at)
             records += [DropAttachment(attachment.key), PutCooling(cooling)]
             log.info("attachment.released", key=str(release.key), ip=attachment.address, spooled=True)
@@ -198,7 +208,10 @@ async def _announce(
         await changed.wait()
     counts = runner.pool.counts()
     if settings.cni.conf_dir is not None:
-        conflist = write_conflist(settings.cni.conf_dir)
+        try:
+            conflist = write_conflist(settings.cni.conf_dir)
+        except InstallError as error:
+            raise HostError(f"cni.conf_dir: {error}") from None
         log.info("conflist.written", file=str(conflist))
     await server.set_serving(True)
     manager.notify("READY=1", f"STATUS={identity.instance_id}: serving")

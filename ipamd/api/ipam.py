@@ -75,7 +75,10 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
     async def Release(self, request: ipam_pb2.ReleaseRequest, context: Context) -> ipam_pb2.ReleaseReply:
         request_id = _new_request_id()
         call = await self._understand(request, context, request_id)
-        attachment = await self._runner.release(request_id, call.key, recovered_key(call.key))
+        try:
+            attachment = await self._runner.release(request_id, call.key, recovered_key(call.key))
+        except Refused as refused:
+            await abort_refused(context, refused.refusal, request_id, None)
         reply = ipam_pb2.ReleaseReply(
             released=attachment is not None,
             host_ifname=host_ifname(call.key.container_id, call.key.ifname),
@@ -117,7 +120,10 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             except cni.InvalidCall as error:
                 await _abort_invalid(context, error, request_id, for_cni=True)
             network, valid = call.key.network, call.valid
-        collected = await self._runner.collect(request_id, network, valid)
+        try:
+            collected = await self._runner.collect(request_id, network, valid)
+        except Refused as refused:
+            await abort_refused(context, refused.refusal, request_id, None)
         for attachment in collected:
             log.info("attachment.collected", key=str(attachment.key), ip=attachment.address, request_id=request_id)
         return ipam_pb2.CollectReply(released=len(collected), request_id=request_id)

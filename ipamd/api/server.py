@@ -36,19 +36,14 @@ class ApiServer:
 
     async def start(self) -> None:
         """Serve root alone. Raises `SocketUnusable`."""
-        path = self._path
-        if len(os.fsencode(path)) > 107:
-            raise SocketUnusable(f"api.socket {path} is longer than the 107 bytes that a Unix socket's path may have")
+        claim(self._path)
+        before = os.umask(0o177)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _remove_stale(path)
-            before = os.umask(0o177)
-            try:
-                self._server.add_insecure_port(f"unix:{path}")
-            finally:
-                os.umask(before)
-        except (OSError, RuntimeError) as error:
-            raise SocketUnusable(f"api.socket {path} can't be served: {error}") from None
+            self._server.add_insecure_port(f"unix:{self._path}")
+        except RuntimeError as error:
+            raise SocketUnusable(f"api.socket {self._path} can't be served: {error}") from None
+        finally:
+            os.umask(before)
         await self._server.start()
         await self.set_serving(False)
 
@@ -63,16 +58,26 @@ class ApiServer:
         self._path.unlink(missing_ok=True)
 
 
-def _remove_stale(path: Path) -> None:
-    """Take away the socket of a daemon that died; never that of one that lives."""
-    if not path.is_socket():
-        return
-    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            path.unlink(missing_ok=True)
-        else:
-            raise SocketUnusable(f"api.socket {path}: another ipamd serves it already")
+def claim(path: Path) -> None:
+    """Take away the socket of a daemon that died; never that of one that lives. To be called before anything is
+    changed on the node: a second daemon on it must do no harm. Raises `SocketUnusable`."""
+    if len(os.fsencode(path)) > 107:
+        raise SocketUnusable(f"api.socket {path} is longer than the 107 bytes that a Unix socket's path may have")
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not path.exists():
+            return
+        if not path.is_socket():
+            raise SocketUnusable(f"api.socket {path} is no socket: remove it, or set another path")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+            else:
+                raise SocketUnusable(
+                    f"api.socket {path}: another ipamd serves it: stop that one, or give this one its own api.socket"
+                )
+    except OSError as error:
+        raise SocketUnusable(f"api.socket {path} can't be served: {error.strerror or error}") from None

@@ -1,6 +1,7 @@
 """DELs that the plugin could not deliver: it leaves each as a file holding a serialized `ReleaseRequest`.
 
-The daemon applies them at start, before anything is granted, and on sight afterwards.
+The daemon applies them at start, before anything is granted, and on sight afterwards. The plugin makes the
+directory when it is missing, so does this side, and both go on when somebody removes it meanwhile.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from ipamd.api import cni
 from ipamd.api.v1 import ipam_pb2
+from ipamd.host import HostError
 from ipamd.pool.model import AttachmentKey
 
 log = structlog.get_logger("ipamd.spool")
@@ -31,14 +33,16 @@ class Spooled:
 
 
 class Spool:
+    """The directory of releases. Every method raises `HostError` when it can't be used."""
+
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make()
 
     def read(self) -> list[Spooled]:
         """Everything that waits, oldest first. A file is a plugin's whole word: it was renamed into place."""
         found = []
-        for file in self._directory.iterdir():
+        for file in self._files():
             if file.name.startswith(".") or file.suffix == REJECTED:
                 continue
             try:
@@ -47,19 +51,53 @@ class Spool:
                 continue
             except (OSError, DecodeError, cni.InvalidCall) as error:
                 log.error("spool.rejected", file=str(file), error=str(error))
-                file.rename(file.with_name(file.name + REJECTED))
+                self._reject(file)
         return sorted(found, key=lambda spooled: spooled.released_at)
 
     def done(self, spooled: Spooled) -> None:
-        spooled.file.unlink(missing_ok=True)
+        try:
+            spooled.file.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from None
 
     async def watch(self) -> AsyncIterator[list[Spooled]]:
         """What waits now, and again whenever a file arrives."""
-        with Inotify() as inotify:
-            inotify.add_watch(self._directory, Mask.MOVED_TO | Mask.CLOSE_WRITE)
-            yield self.read()
-            async for _ in inotify:
+        while True:
+            with Inotify() as inotify:
+                self._make()
+                try:
+                    inotify.add_watch(self._directory, Mask.MOVED_TO | Mask.CLOSE_WRITE | Mask.ONLYDIR)
+                except OSError as error:
+                    raise self._unusable(error) from None
                 yield self.read()
+                async for event in inotify:
+                    if Mask.IGNORED in event.mask:
+                        log.warning("spool.removed", directory=str(self._directory))
+                        break
+                    yield self.read()
+
+    def _files(self) -> list[Path]:
+        try:
+            return list(self._directory.iterdir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def _reject(self, file: Path) -> None:
+        try:
+            file.rename(file.with_name(file.name + REJECTED))
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def _make(self) -> None:
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: OSError) -> HostError:
+        return HostError(f"cni.spool_dir {self._directory} can't be used: {error.strerror or error}; set another one")
 
 
 def _understand(file: Path) -> Spooled:
