@@ -89,8 +89,8 @@ class Backoffs:
     def failed(self, scope: str, failure: CloudFailure, now: float) -> Backoff:
         """Returns the back-off that now holds: between a tenth and the whole of the exponential step."""
         previous = self._by_scope.get(scope)
-        if previous is not None and previous.until > now and previous.since == now:
-            return previous  # several calls of one batch failed together: one step, not several
+        if previous is not None and previous.until > now and previous.failure.kind is failure.kind:
+            return previous  # of calls that were under way together: one step, not several
         attempts = 1 if previous is None else previous.attempts + 1
         policy = POLICIES[failure.kind]
         step = min(policy.cap, policy.base * 2 ** min(attempts - 1, 16))
@@ -110,6 +110,10 @@ class Backoffs:
 
     def all_active(self, now: float) -> list[Backoff]:
         return [b for b in self._by_scope.values() if b.until > now]
+
+    def since(self, time: float) -> list[Backoff]:
+        """Those in force at some time since then that no success has ended."""
+        return [b for b in self._by_scope.values() if b.until > time]
 
     def next_end(self, now: float) -> float | None:
         return min((b.until for b in self._by_scope.values() if b.until > now), default=None)

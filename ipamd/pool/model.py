@@ -244,7 +244,8 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Addresses by state; `total` = free + assigned + cooling + releasing, plus those of ENIs still on their way."""
+    """Addresses by state; `total` = free + assigned + cooling + releasing. Those of ENIs that are not ready yet are
+    pending."""
 
     free: int
     assigned: int

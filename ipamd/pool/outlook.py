@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
+from ipamd.pool import effects as do
 from ipamd.pool.backoff import NEW_ENI, Backoff, action_scope, subnet_scope
 from ipamd.pool.model import Counts, EniState, Reason, Refusal
-from ipamd.pool.state import ARRIVING, ATTACH, CREATE, State, Waiting
+from ipamd.pool.state import ARRIVING, ASSIGN, ATTACH, CREATE, State, Waiting
+
+# Calls that bring addresses: the failure of another one is no reason why none came.
+GROWTH = (CREATE, ATTACH, ASSIGN, do.DescribeEni.action, do.ConfigureLink.action)
+
+# EC2's words can be long (an encoded authorization failure is), and a refusal has to fit into gRPC's metadata twice.
+LONGEST_MESSAGE = 600
 
 
 def unready_reason(state: State, now: float) -> Refusal | None:
@@ -18,24 +25,33 @@ def unready_reason(state: State, now: float) -> Refusal | None:
         return Refusal(Reason.NOT_READY, "the daemon has not learnt its ENIs yet", 1.0)
     if state.draining:
         return Refusal(Reason.DRAINING, "the daemon is stopping", 1.0)
-    if state.counts().free or supply(state, now, now + state.targets.allocate_wait) > len(state.waiting):
+    if Supply(state, now).until(now + state.targets.allocate_wait) > len(state.waiting):
         return None
     return why(state, now)
 
 
-def supply(state: State, now: float, deadline: float) -> int:
-    """How many more requests could be served until `deadline`, at most."""
-    counts = state.counts()
-    cooled = bisect_right(list(state.inventory.cooling.values()), deadline - state.targets.cooldown)
-    growable = _growable(state, now)
-    room = state.max_pods - len(state.inventory.attachments)
-    return min(counts.free + counts.pending + cooled + growable, room)
+class Supply:
+    """How many more requests could be served at most, as things stand now."""
+
+    def __init__(self, state: State, now: float) -> None:
+        counts = state.counts()
+        self._cooldown = state.targets.cooldown
+        self._released = list(state.inventory.cooling.values())
+        self._here_or_coming = counts.free + counts.pending + _growable(state, now)
+        self._room = state.max_pods - len(state.inventory.attachments)
+
+    def until(self, deadline: float) -> int:
+        cooled = bisect_right(self._released, deadline - self._cooldown)
+        return min(self._here_or_coming + cooled, self._room)
 
 
 def why(state: State, now: float) -> Refusal:
     """Nothing can come: say what stands in the way, the most useful to know first."""
     counts = state.counts()
     numbers = _numbers(state, counts)
+    if state.max_pods < state.limits.max_pods and len(state.inventory.attachments) >= state.max_pods:
+        message = f"{state.max_pods} addresses are in use, as many as pool.max_pods allows"
+        return Refusal(Reason.POD_LIMIT, message, state.targets.cooldown or 1.0, numbers)
     slots = state.eni_slots()
     blocked = _creation_blocked(state, now) if slots > 0 else None
     if blocked is None:
@@ -53,9 +69,6 @@ def why(state: State, now: float) -> Refusal:
         wait = max(next(iter(state.inventory.cooling.values())) + state.targets.cooldown - now, 0.1)
         message = f"all {counts.total} addresses are in use or cooling; the next one is free in {wait:.0f} s"
         return Refusal(Reason.ALL_COOLING, message, wait, numbers)
-    if state.max_pods < state.limits.max_pods and len(state.inventory.attachments) >= state.max_pods:
-        message = f"{state.max_pods} addresses are in use, as many as pool.max_pods allows"
-        return Refusal(Reason.POD_LIMIT, message, state.targets.cooldown or 1.0, numbers)
     message = (
         f"all {counts.total} addresses are in use, and the instance type takes no more: "
         f"{state.limits.max_enis} ENIs with {state.limits.secondary_per_eni} secondary addresses each"
@@ -67,9 +80,9 @@ def why_late(state: State, waiting: Waiting, now: float) -> Refusal:
     numbers = _numbers(state, state.counts())
     if not state.started:
         return Refusal(Reason.NOT_READY, "the daemon has not learnt its ENIs yet: see its log", 5.0, numbers)
-    worst = max(state.backoffs.all_active(now), key=lambda b: b.attempts, default=None)
-    if worst is not None:
-        return _blocked(worst, now, numbers)
+    failing = [b for b in state.backoffs.since(waiting.since) if b.failure.action in GROWTH]
+    if failing:
+        return _blocked(max(failing, key=lambda b: b.attempts), now, numbers)
     waited = now - waiting.since
     return Refusal(Reason.TIMEOUT, f"no address came within {waited:.0f} s", 1.0, numbers)
 
@@ -100,7 +113,8 @@ def _creation_blocked(state: State, now: float) -> Backoff | None:
 
 def _blocked(backoff: Backoff, now: float, numbers: tuple[tuple[str, int], ...]) -> Refusal:
     failure, reason = backoff.failure, backoff.policy.reason
-    message = f"{failure.action}: {failure.code}: {failure.message} ({backoff.scope})"
+    words = failure.message if len(failure.message) <= LONGEST_MESSAGE else failure.message[:LONGEST_MESSAGE] + "..."
+    message = f"{failure.action}: {failure.code}: {words} ({backoff.scope})"
     return Refusal(reason, message, max(backoff.until - now, 0.1), numbers)
 
 

@@ -480,14 +480,14 @@ class Pool(State):
         """Answer everybody whose time is up, or for whom nothing can come in time."""
         if not self.waiting:
             return
-        position = 0
+        position, supply = 0, outlook.Supply(self, now)
         for waiting in list(self.waiting.values()):
             refusal = None
             if self.draining:
                 refusal = Refusal(Reason.DRAINING, "the daemon is stopping; ask again once it is back", 1.0)
             elif waiting.deadline <= now:
                 refusal = outlook.why_late(self, waiting, now)
-            elif self.started and outlook.supply(self, now, waiting.deadline) <= position:
+            elif self.started and supply.until(waiting.deadline) <= position:
                 refusal = outlook.why(self, now)
             if refusal is None:
                 position += 1

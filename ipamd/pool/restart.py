@@ -12,7 +12,6 @@ from ipamd.pool.inventory import Eni
 from ipamd.pool.model import (
     Attachment,
     AttachmentKey,
-    Cooling,
     DropCooling,
     DropIntent,
     EniState,
@@ -29,7 +28,10 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
     state.started = True
     effects: list[do.Effect] = []
     attachments = {a.address: a for a in event.attachments}
-    cooling = {c.address: c for c in event.cooling}
+    # A release in the future was timed by a clock that has been set back since.
+    cooling = {c.address: min(c.released_at, now) for c in event.cooling}
+    in_use = attachments.keys() | dict(event.routed).keys()
+    unplaced: list[Eni] = []
     attaching = {i.eni_id: i for i in event.intents if i.action == ATTACH}
     creating = [i for i in event.intents if i.action == CREATE]
     for intent in event.intents:
@@ -38,10 +40,11 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
     for observed in event.enis:
         if observed.device_index is not None:
             eni = _adopt_attached(state, observed)
-        elif observed.owned and observed.id in attaching:
-            index = attaching[observed.id].device_index
-            eni = _adopt(state, observed, EniState.ATTACHING, state.free_index() if index is None else index)
-            _write(effects, PutIntent(attach_intent(eni, now)))
+        elif observed.owned and (observed.id in attaching or in_use.intersection(observed.addresses)):
+            # Cut off between creation and attachment; or somebody detached it while pods have its addresses.
+            index = attaching[observed.id].device_index if observed.id in attaching else None
+            eni = _adopt(state, observed, EniState.ATTACHING, -1 if index is None else index)
+            unplaced += [eni] if index is None else []
         elif observed.owned:
             # Created but never attached, and nobody remembers why: undo. A creation that is still on record
             # below gets its ENI back by its token, which cancels this.
@@ -50,6 +53,11 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
             continue
         if eni.state is not EniState.FOREIGN:
             _restore_addresses(state, effects, eni, observed.addresses, attachments, cooling, dict(event.routed), now)
+    for eni in unplaced:
+        eni.device_index = state.free_index()
+    for eni in state.inventory.enis.values():
+        if eni.state is EniState.ATTACHING:
+            _write(effects, PutIntent(attach_intent(eni, now)))
     for intent in creating:
         eni = Eni(
             intent.token, EniState.CREATING, state.free_index(), state.limits.secondary_per_eni, intent.subnet_id
@@ -88,7 +96,7 @@ def _restore_addresses(
     eni: Eni,
     addresses: tuple[str, ...],
     attachments: dict[str, Attachment],
-    cooling: dict[str, Cooling],
+    cooling: dict[str, float],
     routed: dict[str, str],
     now: float,
 ) -> None:
@@ -103,8 +111,8 @@ def _restore_addresses(
             _write(effects, PutAttachment(attachment))
             state.inventory.add_assigned(attachment, eni)
             _note(effects, "attachment.recovered", "warning", ip=ip, link=routed[ip])
-        elif ip in cooling and cooling[ip].released_at + state.targets.cooldown > now:
-            state.inventory.add_cooling(ip, eni, cooling[ip].released_at)
+        elif ip in cooling and cooling[ip] + state.targets.cooldown > now:
+            state.inventory.add_cooling(ip, eni, cooling[ip])
         else:
             state.inventory.add_free(ip, eni, now)
     # Restored out of order: expiry relies on the order of release.

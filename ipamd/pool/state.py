@@ -56,10 +56,10 @@ class State:
         return min(self.targets.max_pods or self.limits.max_pods, self.limits.max_pods)
 
     def can_serve(self) -> bool:
-        """Whether the node is worth offering to a runtime: an address is free, or pods use all that there are."""
+        """Whether the node is worth offering to a runtime: an address is free, or all that are wanted are in use."""
         counts = self.counts()
         arriving = any(eni.state in ARRIVING for eni in self.inventory.enis.values())
-        return self.started and (counts.free > 0 or (counts.assigned > 0 and not arriving))
+        return self.started and (counts.free > 0 or (not arriving and (counts.assigned > 0 or self.deficit() == 0)))
 
     def deficit(self) -> int:
         """Addresses to ask for now; the arithmetic stands at the top of pool.py."""

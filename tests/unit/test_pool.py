@@ -296,6 +296,76 @@ def test_throttling_makes_wait_and_is_named_at_the_deadline() -> None:
     assert refusals[0].refusal.reason is Reason.THROTTLED
 
 
+def test_a_time_out_is_not_blamed_on_a_call_that_brings_no_addresses() -> None:
+    story = Story(warm(0))
+    attach = created_eni(story)
+    story.feed(on.EniAttached(attach.op, "attach-eni-1"))
+    story.fail(story.one(do.SetDeleteOnTermination), CloudErrorKind.NOT_AUTHORIZED, "ModifyNetworkInterfaceAttribute")
+    story.pass_time(30.0)
+    assert story.take(do.Refuse)[-1].refusal.reason is Reason.TIMEOUT
+
+
+def test_a_time_out_names_a_failure_whose_next_try_is_under_way() -> None:
+    story = Story(warm(0))
+    story.start()
+    story.ask("a", wait=10.0)
+    story.fail(story.one(do.AssignAddresses), CloudErrorKind.TRANSIENT)
+    story.pass_time(9.0)
+    assert story.take(do.AssignAddresses)
+    story.pass_time(1.0)
+    assert story.one(do.Refuse).refusal.reason is Reason.CLOUD_UNAVAILABLE
+
+
+def test_failures_that_come_together_are_one_step_of_the_back_off() -> None:
+    story = Story(warm(0))
+    story.start(observed(), observed("eni-1", 1, owned=True), observed("eni-2", 2, owned=True))
+    story.ask(*(f"pod-{n}" for n in range(27)))
+    for ask in story.take(do.AssignAddresses):
+        story.fail(ask, CloudErrorKind.THROTTLED)
+        story.now += 0.001
+    (backoff,) = story.pool.backoffs.all_active(story.now)
+    assert backoff.attempts == 1 and backoff.until - story.now <= 1.0
+
+
+def test_ec2s_words_are_cut_to_what_fits_into_an_answer() -> None:
+    story = Story(warm(0))
+    story.start()
+    story.ask("a")
+    effect = story.one(do.AssignAddresses)
+    words = "Encoded authorization failure message: " + "x" * 5000
+    story.feed(on.OperationFailed(effect.op, CloudFailure(CloudErrorKind.NOT_AUTHORIZED, effect.action, "No", words)))
+    effect = story.one(do.CreateEni)
+    story.feed(on.OperationFailed(effect.op, CloudFailure(CloudErrorKind.NOT_AUTHORIZED, effect.action, "No", words)))
+    refusal = story.one(do.Refuse).refusal
+    assert "Encoded authorization" in refusal.message and len(refusal.message) < 1000
+
+
+def test_at_the_pod_limit_neither_cooling_nor_ec2_is_blamed() -> None:
+    story = Story(warm(0, max_pods=2))
+    story.start(observed("eni-0", 0, *addresses(3)))
+    story.ask("a", "b")
+    story.give_back("a")
+    story.ask("c", "d")
+    assert story.one(do.Refuse).refusal.reason is Reason.POD_LIMIT
+
+
+def test_a_free_address_beyond_the_pod_limit_does_not_make_the_node_ready() -> None:
+    story = Story(warm(0, max_pods=1))
+    story.start(observed("eni-0", 0, *addresses(2)))
+    assert unready_reason(story.pool, story.now) is None
+    story.ask("a")
+    refusal = unready_reason(story.pool, story.now)
+    assert refusal is not None and refusal.reason is Reason.POD_LIMIT
+
+
+def test_a_node_that_keeps_nothing_warm_can_serve_once_its_enis_are_ready() -> None:
+    story = Story(warm(0))
+    story.feed(on.Started((observed(),)))
+    assert not story.pool.can_serve()
+    story.feed(on.LinkReady(story.one(do.ConfigureLink).op, "eth0"))
+    assert story.pool.can_serve()
+
+
 def test_a_time_out_without_error_is_called_one() -> None:
     story = Story(warm(0))
     story.start()
@@ -542,6 +612,30 @@ def test_an_eni_that_nobody_remembers_is_deleted() -> None:
     story = Story(warm(0))
     story.start(observed(), observed("eni-1", None, *addresses(3), owned=True))
     assert story.one(do.DeleteEni).eni_id == "eni-1"
+
+
+def test_a_detached_eni_whose_addresses_pods_have_is_attached_again_and_not_deleted() -> None:
+    story = Story(warm(0))
+    story.start(
+        observed(),
+        observed("eni-1", None, "10.0.0.50", owned=True),
+        observed("eni-2", None, "10.0.0.60", owned=True),
+        observed("eni-3", 1, "10.0.0.70", owned=True),
+        attachments=(held("a", "10.0.0.50", "eni-1"),),
+        routed=(("10.0.0.60", "veth-b"),),
+    )
+    assert not story.take(do.DeleteEni)
+    attached = story.take(do.AttachEni)
+    assert {effect.eni_id for effect in attached} == {"eni-1", "eni-2"}
+    assert sorted(effect.device_index for effect in attached) == [2, 3]
+
+
+def test_a_release_in_the_future_does_not_cool_longer_than_any_other() -> None:
+    """The clock was set back between two runs."""
+    story = Story(warm(0))
+    story.start(observed("eni-0", 0, "10.0.0.10"), cooling=(Cooling("10.0.0.10", 90000.0),))
+    story.pass_time(30.0)
+    assert story.pool.counts().free == 1
 
 
 def test_a_creation_cut_off_is_resumed_and_its_eni_not_deleted() -> None:
