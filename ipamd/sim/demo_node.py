@@ -84,12 +84,17 @@ class Node:
         self._daemon = await Child.start(["ip", "netns", "exec", self.spec.netns, *command], self.log, environment)
 
     async def stop(self) -> None:
-        """SIGTERM, and wait. Raises `DaemonFailed` when it did not end of itself."""
-        if self._daemon is not None and not await self._daemon.stop(_STOP_PATIENCE):
-            raise DaemonFailed(
-                f"{self.name}: the daemon was killed: it did not end {_STOP_PATIENCE:.0f} s after SIGTERM:\n"
-                f"{self._daemon.last_words()}"
-            )
+        """SIGTERM, and wait. Raises `DaemonFailed` when it does not end of itself, or not well."""
+        daemon = self._daemon
+        if daemon is None or daemon.exit_code is not None:
+            return
+        if not await daemon.stop(_STOP_PATIENCE):
+            complaint = f"did not end within {_STOP_PATIENCE:.0f} s of SIGTERM, and was killed"
+        elif daemon.exit_code != 0:
+            complaint = f"ended with exit code {daemon.exit_code} after SIGTERM"
+        else:
+            return
+        raise DaemonFailed(f"{self.name}: the daemon {complaint}; the end of {self.log}:\n{daemon.last_words()}")
 
     async def kill(self) -> None:
         """SIGKILL, and wait."""
