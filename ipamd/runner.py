@@ -23,6 +23,7 @@ from ipamd.pool.model import (
     AttachmentKey,
     CloudErrorKind,
     CloudFailure,
+    EniState,
     Owner,
     PutAttachment,
     Reason,
@@ -95,7 +96,6 @@ class PoolRunner:
         self._flush_scheduled = False
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._enis: dict[str, EniNetwork] = {}
         self._host_lock = asyncio.Lock()
         self._retry: asyncio.TimerHandle | None = None  # set while the ledger refuses records
 
@@ -295,21 +295,24 @@ class PoolRunner:
             case do.ConfigureLink():
                 return on.LinkReady(effect.op, await self._configure_link(effect))
 
+    async def _node_network(self) -> NodeNetwork:
+        """All ENIs on the node, also those that are yet to be configured: after a restart none of them may be taken
+        for one that is gone."""
+        enis = []
+        for eni in list(self.pool.inventory.enis.values()):
+            if eni.state not in (EniState.CONFIGURING, EniState.READY, EniState.DRAINING):
+                continue
+            if eni.subnet_id == self._identity.subnet_id:
+                subnet_cidr = self._identity.subnet_cidr
+            else:
+                subnet_cidr = await self._cloud.subnet_cidr(eni.subnet_id)
+            enis.append(EniNetwork(eni.id, eni.mac, eni.device_index, eni.primary, eni.primary_ip, subnet_cidr))
+        return NodeNetwork(tuple(enis), self._identity.vpc_cidrs)
+
     async def _configure_link(self, effect: do.ConfigureLink) -> str:
-        if effect.subnet_id == self._identity.subnet_id:
-            subnet_cidr = self._identity.subnet_cidr
-        else:
-            subnet_cidr = await self._cloud.subnet_cidr(effect.subnet_id)
         link = await self._network.wait_for_link(effect.mac, LINK_TIMEOUT)
-        eni = EniNetwork(
-            effect.eni_id, effect.mac, effect.device_index, effect.primary, effect.primary_ip, subnet_cidr
-        )
         async with self._host_lock:
-            # Those that the pool has given up are no longer the kernel's either.
-            kept = {eni_id: eni for eni_id, eni in self._enis.items() if eni_id in self.pool.inventory.enis}
-            enis = {**kept, eni.eni_id: eni}
-            changes = await self._network.apply(NodeNetwork(tuple(enis.values()), self._identity.vpc_cidrs))
-            self._enis = enis
+            changes = await self._network.apply(await self._node_network())
         for change in changes:
             log.debug("host.changed", change=str(change))
         return link.name

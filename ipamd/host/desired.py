@@ -15,6 +15,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
+from ipamd.host.errors import HostError
 from ipamd.host.nftables import Exit, Table
 from ipamd.settings import HostSettings
 
@@ -84,12 +85,20 @@ def link_group(settings: HostSettings, device_index: int) -> int:
 
 
 def mark(settings: HostSettings, device_index: int) -> int:
-    """The packet mark of a secondary ENI: its device index in the bits of `mark_mask`."""
+    """The packet mark of a secondary ENI: its device index in the bits of `mark_mask`. Raises `HostError` when
+    they have no room for it."""
     lowest_bit = settings.mark_mask & -settings.mark_mask
-    return device_index * lowest_bit
+    value = device_index * lowest_bit
+    if value & ~settings.mark_mask:
+        raise HostError(
+            f"host.mark_mask {settings.mark_mask:#x} has room for device indexes up to "
+            f"{settings.mark_mask // lowest_bit}, and an ENI has {device_index}: give it more bits"
+        )
+    return value
 
 
 def desired(settings: HostSettings, node: NodeNetwork) -> Desired:
+    """Raises `HostError` for an ENI that the settings have no number for."""
     main = settings.main_mark
     rules = {
         Rule(settings.rule_pods, settings.table),

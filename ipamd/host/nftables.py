@@ -19,11 +19,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 from dataclasses import dataclass
 
 from ipamd.host.errors import NftError
 
 TIMEOUT = 10.0
+
+_MISSING = "nft is not installed: install the package nftables"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +52,29 @@ class Table:
 
     def render(self) -> str:
         """In nft's own order and spelling, so that an unchanged listing compares equal (white space aside)."""
-        parts = []
+        blocks = [*self._sets(), self._prerouting(), self._from_pod()]
         if self.snat_to:
-            parts.append(f"set inside {{ type ipv4_addr flags interval elements = {{ {', '.join(self.inside)} }} }}")
-        parts += [self._prerouting(), self._from_pod()]
-        if self.snat_to:
-            parts.append(self._postrouting())
+            blocks.append(self._postrouting())
         for exit_ in self.exits:
-            parts.append(f"chain leave_{exit_.group} {{ meta mark set {self._bits('meta', exit_.mark)} }}")
-            parts.append(f"chain entered_{exit_.group} {{ ct mark set {self._bits('ct', exit_.mark)} }}")
-        return f"table inet {self.name} {{ {' '.join(parts)} }}"
+            blocks.append(_block(f"chain leave_{exit_.group}", f"meta mark set {self._bits('meta', exit_.mark)}"))
+            blocks.append(_block(f"chain entered_{exit_.group}", f"ct mark set {self._bits('ct', exit_.mark)}"))
+        return _block(f"table inet {self.name}", *blocks)
+
+    def _sets(self) -> list[str]:
+        if not self.snat_to:
+            return []
+        elements = [f"elements = {{ {', '.join(self.inside)} }}"] if self.inside else []
+        return [_block("set inside", "type ipv4_addr", "flags interval", *elements)]
 
     def _prerouting(self) -> str:
         groups = ", ".join(str(e.group) for e in self.exits)
         groups = f"{{ {groups} }}" if len(self.exits) > 1 else groups
         entered = ", ".join(f'"{e.link}" : goto entered_{e.group}' for e in self.exits)
-        return (
-            "chain prerouting { type filter hook prerouting priority dstnat + 10; policy accept; "
-            f'iifgroup {groups} goto from_pod comment "from a pod: choose its way out" '
-            f'ct state new iifname vmap {{ {entered} }} comment "remember by which ENI a connection came in" }}'
+        return _block(
+            "chain prerouting",
+            "type filter hook prerouting priority dstnat + 10; policy accept;",
+            f'iifgroup {groups} goto from_pod comment "from a pod: choose its way out"',
+            f'ct state new iifname vmap {{ {entered} }} comment "remember by which ENI a connection came in"',
         )
 
     def _from_pod(self) -> str:
@@ -83,20 +90,25 @@ class Table:
             rules.append(f'ip daddr != @inside goto leave_{group} comment "out of the VPC: by the primary ENI"')
         if own:
             rules.append(f'iifgroup vmap {{ {own} }} comment "by the ENI that holds the address"')
-        return f"chain from_pod {{ {' '.join(rules)} }}"
+        return _block("chain from_pod", *rules)
 
     def _postrouting(self) -> str:
         primary = next(e for e in self.exits if e.primary)
-        return (
-            "chain postrouting { type nat hook postrouting priority srcnat; policy accept; "
+        return _block(
+            "chain postrouting",
+            "type nat hook postrouting priority srcnat; policy accept;",
             f"meta mark & {primary.mark:#010x} == {primary.mark:#010x} "
             f'oifname "{primary.link}" ip saddr != {self.snat_to} ip daddr != @inside '
-            f'snat ip to {self.snat_to} fully-random comment "leave the VPC with the primary address" }}'
+            f'snat ip to {self.snat_to} fully-random comment "leave the VPC with the primary address"',
         )
 
     def _bits(self, where: str, value: int) -> str:
         # Our bits cleared, but for those that are set right after: how nft itself spells it.
         return f"{where} mark & {~self.bits & 0xFFFFFFFF | value:#010x} | {value:#010x}"
+
+
+def _block(head: str, *body: str) -> str:
+    return "\n".join((f"{head} {{", *body, "}"))
 
 
 class Nftables:
@@ -106,6 +118,11 @@ class Nftables:
         # What nft shows for what was loaded last: covers versions of nft that spell something differently.
         self._shown: tuple[str, str] = ("", "")
 
+    def require(self) -> None:
+        """Raises `NftError` when there is no nft to call."""
+        if shutil.which("nft") is None:
+            raise NftError(_MISSING)
+
     async def apply(self, table: Table) -> bool:
         """Whether something was changed. Raises `NftError`."""
         wanted = table.render()
@@ -113,7 +130,7 @@ class Nftables:
         if _plain(found) == _plain(wanted) or (wanted, found) == self._shown:
             return False
         # Naming it first makes the deletion valid whether or not the table exists.
-        await _nft("-f", "-", script=f"table inet {table.name}\ndelete table inet {table.name}\n{_lines(wanted)}\n")
+        await _nft("-f", "-", script=f"table inet {table.name}\ndelete table inet {table.name}\n{wanted}\n")
         self._shown = (wanted, await self._list(table.name))
         return True
 
@@ -135,14 +152,6 @@ def _plain(text: str) -> str:
     return re.sub(r"\{ ([^{}]+,[^{}]+) \}", lambda found: f"{{ {', '.join(sorted(found[1].split(', ')))} }}", text)
 
 
-def _lines(text: str) -> str:
-    """nft wants a line of its own for each statement; a comment, an opening or a closing brace ends one here."""
-    text = re.sub(r'(comment "[^"]*")', r"\1\n", text)
-    text = re.sub(r"(chain \w+ \{|policy accept;|table inet \S+ \{)", r"\1\n", text)
-    text = re.sub(r"(type ipv4_addr|flags interval)", r"\1\n", text)
-    return re.sub(r" (chain|set) (\w+) \{", r"\n\1 \2 {", text).replace(" }", "\n}")
-
-
 async def _nft(*arguments: str, script: str = "") -> str:
     try:
         process = await asyncio.create_subprocess_exec(
@@ -153,7 +162,9 @@ async def _nft(*arguments: str, script: str = "") -> str:
             stderr=asyncio.subprocess.PIPE,
         )
     except FileNotFoundError:
-        raise NftError("nft is not installed: install the package nftables") from None
+        raise NftError(_MISSING) from None
+    except OSError as error:
+        raise NftError(f"nft can't be started: {error.strerror}") from error
     try:
         out, err = await asyncio.wait_for(process.communicate(script.encode()), TIMEOUT)
     except TimeoutError:

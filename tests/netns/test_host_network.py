@@ -1,0 +1,565 @@
+"""The node's network on a real kernel: each packet takes the way it must, each rule is needed for it, and nothing
+that is not ours is touched.
+
+The stage is a node with three ENIs, a pod on each, and a router that treats packets as a VPC does:
+
+    pod namespaces            node namespace                       router namespace
+    eth0 10.0.<i>.50 --- ipm<i>   eth<i> 10.0.<i>.10 ------------- p<i> 10.0.<i>.1
+                                                                  lo  10.0.9.9       another host of the VPC
+                                                                      198.51.100.10  a host outside
+
+The router drops what comes from an ENI with a source that is not that ENI's, and what goes outside from anything but
+the primary ENI's own address. So a connection that works has left, and was answered, by the right ENI with the right
+source; nothing else has to be looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from types import TracebackType
+from typing import Final, TypeVar
+
+import pytest
+
+from ipamd.host import EniNetwork, HostError, HostNetwork, NodeNetwork, link_group
+from ipamd.host.kernel import Kernel
+from ipamd.settings import HostSettings
+from ipamd.sim import netns
+
+pytestmark = pytest.mark.netns
+
+VPC_HOST: Final = "10.0.9.9"
+OUTSIDE: Final = "198.51.100.10"
+ENIS: Final = tuple(
+    EniNetwork(f"eni-{i}", f"02:00:00:00:10:0{i}", i, i == 0, f"10.0.{i}.10", f"10.0.{i}.0/24") for i in range(3)
+)
+NODE: Final = NodeNetwork(ENIS, ("10.0.0.0/16",))
+
+_ROUTER: Final = """
+table ip vpc {
+  set inside { type ipv4_addr; flags interval; elements = { 10.0.0.0/16 }; }
+  chain prerouting {
+    type filter hook prerouting priority raw; policy accept;
+    iifname "p0" ip saddr != { 10.0.0.10, 10.0.0.50 } drop
+    iifname "p1" ip saddr != { 10.0.1.10, 10.0.1.50 } drop
+    iifname "p2" ip saddr != { 10.0.2.10, 10.0.2.50 } drop
+    iifname "p*" ip daddr @inside accept
+    iifname "p*" ip saddr != 10.0.0.10 drop
+  }
+}
+"""
+
+T = TypeVar("T")
+
+
+class Topology:
+    """Everything is named with the prefix and removed at the end. The node is as an instance boots: eth0 set up by
+    the system, the other ENIs' links down and bare."""
+
+    def __init__(self, prefix: str, settings: HostSettings | None = None) -> None:
+        self.settings = settings or HostSettings()
+        self.node, self.router = f"{prefix}-node", f"{prefix}-router"
+        self._pods = [f"{prefix}-pod{i}" for i in range(len(ENIS))]
+        self._made: list[str] = []
+        self._sockets: list[socket.socket] = []
+
+    def __enter__(self) -> Topology:
+        try:
+            self._build()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for each in self._sockets:
+            each.close()
+        for name in self._made:
+            subprocess.run(["ip", "netns", "delete", name], check=True)
+
+    def _build(self) -> None:
+        for name in (self.node, self.router, *self._pods):
+            subprocess.run(["ip", "netns", "add", name], check=True)
+            self._made.append(name)
+            self.ip(name, "link set lo up")
+        netns.write_sysctls(self.router, {"ipv4/ip_forward": 1, "ipv4/conf/all/rp_filter": 0})
+        # As strict as any distribution boots: what is too strict for ENIs has to be undone.
+        netns.write_sysctls(
+            self.node, {"ipv4/ip_forward": 0, "ipv4/conf/all/rp_filter": 0, "ipv4/conf/default/rp_filter": 1}
+        )
+        self.ip(self.router, f"addr add {VPC_HOST}/32 dev lo", f"addr add {OUTSIDE}/32 dev lo")
+        for eni in ENIS:
+            self.plug(eni)
+        self.ip(
+            self.node, "link set eth0 up", "addr add 10.0.0.10/24 dev eth0", "route add default via 10.0.0.1 dev eth0"
+        )
+        self.nft(self.router, _ROUTER)
+        for index, name in enumerate(self._pods):
+            self._add_pod(index, name)
+
+    def plug(self, eni: EniNetwork) -> None:
+        i = eni.device_index
+        self.ip(
+            self.router,
+            f"link add p{i} type veth peer name eth{i} address {eni.mac} netns {self.node}",
+            f"link set p{i} up",
+            f"addr add 10.0.{i}.1/24 dev p{i}",
+            # Nobody answers ARP for a pod's address: the VPC knows which ENI has it.
+            f"route add 10.0.{i}.50/32 via 10.0.{i}.10 dev p{i}",
+        )
+
+    def _add_pod(self, index: int, name: str) -> None:
+        """What the plugin does."""
+        address, group = f"10.0.{index}.50", link_group(self.settings, index)
+        ends = f"link add ipm{index} address 0a:59:00:00:00:0{index} group {group} type veth"
+        self.ip(
+            self.node,
+            f"{ends} peer name eth0 address 0a:58:00:00:00:0{index} netns {name}",
+            f"link set ipm{index} up",
+            f"route add {address}/32 dev ipm{index} scope link table {self.settings.table} "
+            f"protocol {self.settings.route_protocol}",
+        )
+        self.ip(
+            name,
+            f"addr add {address}/32 dev eth0",
+            "link set eth0 up",
+            "route add 169.254.1.1 dev eth0 scope link",
+            "route add default via 169.254.1.1 dev eth0",
+            f"neigh add 169.254.1.1 lladdr 0a:59:00:00:00:0{index} dev eth0 nud permanent",
+        )
+
+    # Commands
+
+    def ip(self, namespace: str, *commands: str) -> str:
+        argv = ["ip", "-n", namespace, "-batch", "-"]
+        done = subprocess.run(argv, input="\n".join(commands), text=True, capture_output=True)
+        assert done.returncode == 0, f"{commands}: {done.stderr}"
+        return done.stdout
+
+    def nft(self, namespace: str, script: str) -> str:
+        argv = ["ip", "netns", "exec", namespace, "nft", "-a", "-f", "-"]
+        done = subprocess.run(argv, input=script, text=True, capture_output=True)
+        assert done.returncode == 0, f"{script}: {done.stderr}"
+        return done.stdout
+
+    # The subject
+
+    def host(self, steps: Callable[[HostNetwork], Awaitable[T]]) -> T:
+        """What `steps` returns, run with an open HostNetwork inside the node."""
+
+        async def inside() -> T:
+            network = HostNetwork(self.settings)
+            await network.open()
+            try:
+                return await steps(network)
+            finally:
+                await network.close()
+
+        return netns.run_in(self.node, lambda: asyncio.run(inside()))
+
+    def apply(self, node: NodeNetwork = NODE) -> list[str]:
+        async def steps(network: HostNetwork) -> list[str]:
+            return [str(change) for change in await network.apply(node)]
+
+        return self.host(steps)
+
+    # Connections
+
+    def place(self, who: str) -> str:
+        """The namespace of "node", "router" or "pod<i>"."""
+        return {"node": self.node, "router": self.router}.get(who) or self._pods[int(who.removeprefix("pod"))]
+
+    def listen(self, who: str, address: str) -> tuple[socket.socket, int]:
+        listener = netns.listen_in(self.place(who), address, 0)
+        self._sockets.append(listener)
+        return listener, listener.getsockname()[1]
+
+    def connect(
+        self, who: str, address: str, port: int, listener: socket.socket, *, source: str = "", patience: float = 10.0
+    ) -> str:
+        """Open a connection, send a byte each way, and return the client's address as the server sees it.
+
+        Raises TimeoutError when no answer comes.
+        """
+        bound = (source, 0) if source else None
+        client = netns.run_in(
+            self.place(who), lambda: socket.create_connection((address, port), patience, source_address=bound)
+        )
+        with client:
+            listener.settimeout(patience)
+            server, peer = listener.accept()
+            with server:
+                server.settimeout(patience)
+                client.sendall(b"?")
+                assert server.recv(1) == b"?"
+                server.sendall(b"!")
+                assert client.recv(1) == b"!"
+        return str(peer[0])
+
+
+@pytest.fixture
+def stage(prefix: str) -> Iterator[Topology]:
+    with Topology(prefix) as topology:
+        yield topology
+
+
+# Ways. Each raises TimeoutError, or fails, when a packet takes a wrong one.
+
+
+def pod_to_vpc(stage: Topology, pod: str = "pod1", patience: float = 10.0) -> None:
+    listener, port = stage.listen("router", VPC_HOST)
+    assert stage.connect(pod, VPC_HOST, port, listener, patience=patience) == f"10.0.{pod[-1]}.50"
+
+
+def pod_to_outside(stage: Topology, pod: str = "pod1", patience: float = 10.0) -> None:
+    listener, port = stage.listen("router", OUTSIDE)
+    assert stage.connect(pod, OUTSIDE, port, listener, patience=patience) == "10.0.0.10"
+
+
+def vpc_to_pod(stage: Topology, pod: str = "pod1", patience: float = 10.0) -> None:
+    address = f"10.0.{pod[-1]}.50"
+    listener, port = stage.listen(pod, address)
+    seen = stage.connect("router", address, port, listener, source=VPC_HOST, patience=patience)
+    assert seen == VPC_HOST
+
+
+def node_port(stage: Topology, eni: int = 0, pod: str = "pod1", patience: float = 10.0) -> None:
+    """In by one ENI's own address, on to a pod that is on another."""
+    target = f"10.0.{pod[-1]}.50"
+    listener, port = stage.listen(pod, target)
+    stage.nft(stage.node, _dnat(f"ip daddr 10.0.{eni}.10 tcp dport 30080 dnat to {target}:{port}"))
+    address = f"10.0.{eni}.10"
+    assert stage.connect("router", address, 30080, listener, source=VPC_HOST, patience=patience) == VPC_HOST
+
+
+def node_port_of_a_secondary_eni(stage: Topology, patience: float = 10.0) -> None:
+    node_port(stage, 1, "pod2", patience)
+
+
+def service_to_vpc(stage: Topology, patience: float = 10.0) -> None:
+    """To a virtual address outside the VPC's CIDRs, which stands for a host inside: that decides."""
+    listener, port = stage.listen("router", VPC_HOST)
+    stage.nft(stage.node, _dnat(f"ip daddr 172.20.0.1 tcp dport 80 dnat to {VPC_HOST}:{port}"))
+    assert stage.connect("pod1", "172.20.0.1", 80, listener, patience=patience) == "10.0.1.50"
+
+
+def service_to_outside(stage: Topology, patience: float = 10.0) -> None:
+    """The other way round: a virtual address inside the VPC's CIDRs for a host outside."""
+    listener, port = stage.listen("router", OUTSIDE)
+    stage.nft(stage.node, _dnat(f"ip daddr 10.0.200.1 tcp dport 80 dnat to {OUTSIDE}:{port}"))
+    assert stage.connect("pod1", "10.0.200.1", 80, listener, patience=patience) == "10.0.0.10"
+
+
+def _dnat(rule: str) -> str:
+    return f"""table ip service
+delete table ip service
+table ip service {{
+  chain prerouting {{
+    type nat hook prerouting priority dstnat; policy accept;
+    {rule}
+  }}
+}}
+"""
+
+
+def test_every_way(stage: Topology) -> None:
+    stage.apply()
+    for pod in ("pod0", "pod1", "pod2"):
+        pod_to_vpc(stage, pod)
+        pod_to_outside(stage, pod)
+        vpc_to_pod(stage, pod)
+    node_port(stage)
+    service_to_vpc(stage)
+    service_to_outside(stage)
+    node_port_of_a_secondary_eni(stage)
+
+
+def test_on_the_node(stage: Topology) -> None:
+    stage.apply()
+    for pod in ("pod0", "pod1"):
+        listener, port = stage.listen(pod, f"10.0.{pod[-1]}.50")
+        stage.connect("node", f"10.0.{pod[-1]}.50", port, listener)
+    for client in ("pod0", "pod2"):
+        listener, port = stage.listen("pod1", "10.0.1.50")
+        assert stage.connect(client, "10.0.1.50", port, listener) == f"10.0.{client[-1]}.50"
+    listener, port = stage.listen("node", "10.0.0.10")
+    assert stage.connect("pod1", "10.0.0.10", port, listener) == "10.0.1.50"
+
+
+def test_the_host_itself_uses_each_address_by_its_eni(stage: Topology) -> None:
+    stage.apply()
+    listener, port = stage.listen("router", VPC_HOST)
+    for address in ("10.0.0.10", "10.0.1.10", "10.0.2.10"):
+        assert stage.connect("node", VPC_HOST, port, listener, source=address) == address
+
+
+@pytest.mark.parametrize(
+    ("comment", "way"),
+    [
+        ("from a pod: choose its way out", pod_to_vpc),
+        ("by the ENI that holds the address", pod_to_vpc),
+        ("out of the VPC: by the primary ENI", pod_to_outside),
+        ("leave the VPC with the primary address", pod_to_outside),
+        ("remember by which ENI a connection came in", node_port),
+        ("a reply leaves as it came", node_port),
+        ("a reply leaves as it came", node_port_of_a_secondary_eni),
+    ],
+)
+def test_without_the_rule_packets_go_astray(stage: Topology, comment: str, way: Callable[..., None]) -> None:
+    stage.apply()
+    listing = stage.nft(stage.node, "list table inet ipamd\n")
+    chain = ""
+    for line in listing.splitlines():
+        chain = found[1] if (found := re.match(r"\s*chain (\w+)", line)) else chain
+        if f'comment "{comment}"' in line:
+            handle = line.rpartition("# handle ")[2]
+            stage.nft(stage.node, f"delete rule inet ipamd {chain} handle {handle}\n")
+            break
+    else:
+        pytest.fail(f"no rule {comment!r}")
+    with pytest.raises(TimeoutError):
+        way(stage, patience=1.0)
+    stage.apply()  # finds and repairs what was taken out
+    way(stage)
+
+
+@pytest.mark.parametrize("settings", [HostSettings(snat=False), HostSettings(snat_exclude=["198.51.100.0/24"])])
+def test_without_snat_a_pod_leaves_by_its_own_eni(prefix: str, settings: HostSettings) -> None:
+    with Topology(prefix, settings) as stage:
+        stage.nft(stage.router, "add element ip vpc inside { 198.51.100.0/24 }\n")
+        stage.apply()
+        listener, port = stage.listen("router", OUTSIDE)
+        for pod in ("pod0", "pod1"):
+            assert stage.connect(pod, OUTSIDE, port, listener) == f"10.0.{pod[-1]}.50"
+        node_port(stage)
+
+
+def test_other_bits_of_the_marks_are_left_alone(stage: Topology) -> None:
+    """Somebody else's bits, set before us on packet and connection, are still there behind us."""
+    stage.nft(
+        stage.node,
+        """table ip other {
+          chain early { type filter hook prerouting priority mangle; policy accept;
+            meta mark set meta mark | 0xabcd4000
+            ct state new ct mark set ct mark | 0x12348000
+          }
+          chain late { type filter hook postrouting priority 300; policy accept;
+            oifname "eth*" ip saddr { 10.0.0.10, 10.0.0.50, 10.0.1.50 } meta mark & 0xffffff80 != 0xabcd4000 counter
+            oifname "eth*" ct mark & 0xffffff80 != 0x12348000 counter
+            oifname "eth*" meta mark & 0x7f != 0 counter comment "ours"
+          }
+        }
+        """,
+    )
+    stage.apply()
+    for way in (pod_to_vpc, pod_to_outside, node_port):
+        way(stage)
+    wrong_mark, wrong_ct_mark, ours = re.findall(
+        r"counter packets (\d+)", stage.nft(stage.node, "list chain ip other late\n")
+    )
+    assert (wrong_mark, wrong_ct_mark) == ("0", "0")
+    assert int(ours) > 0
+
+
+# State
+
+
+def test_what_the_kernel_holds(stage: Topology) -> None:
+    stage.apply()
+    rules = stage.ip(stage.node, "rule show")
+    for line in (
+        "500:\tfrom all lookup 1500 proto 158",
+        "1000:\tfrom all fwmark 0x40/0x40 lookup main proto 158",
+        "1502:\tfrom all fwmark 0x2/0x7f lookup 1502 proto 158",
+        "32000:\tfrom 10.0.2.10 lookup 1502 proto 158",
+    ):
+        assert line in rules
+    assert stage.ip(stage.node, "route show table 1502").split("\n")[:2] == [
+        "default via 10.0.2.1 dev eth2 proto 158 onlink ",
+        "10.0.2.1 dev eth2 proto 158 scope link ",
+    ]
+    assert "eth2" not in stage.ip(stage.node, "route show table main")
+    for eni in ("eth0", "eth1", "eth2"):
+        conf = f"/proc/sys/net/ipv4/conf/{eni}"
+        for name, value in (("rp_filter", "2"), ("arp_ignore", "1"), ("arp_announce", "2")):
+            argv = ["ip", "netns", "exec", stage.node, "cat", f"{conf}/{name}"]
+            assert subprocess.run(argv, text=True, capture_output=True, check=True).stdout.strip() == value
+
+
+def test_a_second_apply_writes_nothing(stage: Topology) -> None:
+    async def steps(network: HostNetwork) -> None:
+        assert await network.apply(NODE)
+        with _notifications() as kernel:
+            assert await network.apply(NODE) == []
+            with pytest.raises(BlockingIOError):
+                kernel[0].recv(1 << 16)
+            with pytest.raises(BlockingIOError):
+                kernel[1].recv(1 << 16)
+            # They do tell of writing.
+            assert await network.apply(replace(NODE, enis=ENIS[:2]))
+            assert kernel[0].recv(1 << 16)
+            assert kernel[1].recv(1 << 16)
+
+    stage.host(steps)
+    assert stage.apply(replace(NODE, enis=ENIS[:2])) == []  # nor does a daemon that starts anew
+
+
+class _notifications:
+    """What the kernel tells of changes to links, IPv4 addresses, routes and rules, and to nftables; it does so before
+    the change is acknowledged, so that nothing has to be waited for."""
+
+    def __enter__(self) -> tuple[socket.socket, socket.socket]:
+        route_groups = 1 << 0 | 1 << 4 | 1 << 6 | 1 << 7  # linux/rtnetlink.h: LINK, IPV4_IFADDR, _ROUTE, _RULE
+        nft_group = 1 << 6  # linux/netfilter/nfnetlink.h: NFNLGRP_NFTABLES
+        self._sockets = []
+        for protocol, groups in ((0, route_groups), (12, nft_group)):
+            sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, protocol)
+            sock.bind((0, groups))
+            self._sockets.append(sock)
+        return self._sockets[0], self._sockets[1]
+
+    def __exit__(self, *_: object) -> None:
+        for sock in self._sockets:
+            sock.close()
+
+
+def test_removing_an_eni_removes_what_is_its_and_nothing_else(stage: Topology) -> None:
+    stage.nft(stage.node, 'table inet other { chain c { counter comment "stays"; }; }\n')
+    stage.ip(stage.node, "link set eth2 up", "addr add 10.0.2.99/24 dev eth2", "route add 192.0.2.0/24 dev eth0")
+    stage.ip(
+        stage.node, "route add 203.0.113.0/24 dev eth2 table 1502 proto static", "rule add from 1.2.3.4 prio 1502"
+    )
+    before = _foreign(stage)
+    stage.apply()
+    assert _foreign(stage) == before
+    assert stage.ip(stage.node, "route show table 1502 proto 158")
+    stage.apply(replace(NODE, enis=ENIS[:2]))
+    assert _foreign(stage) == before
+    assert stage.ip(stage.node, "route show table 1502 proto 158") == ""
+    assert "lookup 1502" not in stage.ip(stage.node, "rule show")
+    assert "1502" not in stage.nft(stage.node, "list table inet ipamd\n")
+    pod_to_vpc(stage)
+
+
+def _foreign(stage: Topology) -> tuple[str, ...]:
+    rules = [line for line in stage.ip(stage.node, "rule show").splitlines() if "proto 158" not in line]
+    routes = [
+        line
+        for line in stage.ip(stage.node, "route show table all").splitlines()
+        if "proto 158" not in line
+        and "table local" not in line
+        and "eth2 proto kernel" not in line
+        and "fe80::" not in line
+    ]
+    addresses = re.findall(r"inet \S*99/\d+", stage.ip(stage.node, "addr show dev eth2"))
+    return "\n".join(rules), "\n".join(routes), *addresses, stage.nft(stage.node, "list table inet other\n")
+
+
+def test_somebody_elses_route_in_the_place_of_ours_is_an_error(stage: Topology) -> None:
+    stage.ip(stage.node, "link set eth2 up", "route add default dev eth2 table 1501 proto static")
+    with pytest.raises(HostError, match="another program holds that place"):
+        stage.apply()
+    assert "dev eth2" in stage.ip(stage.node, "route show default table 1501")
+
+
+def test_a_failure_half_way_is_made_up_for(stage: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.apply()
+    fewer = replace(NODE, enis=ENIS[:2])
+    for name in ("delete_rule", "delete_route"):
+
+        async def refuse(*_: object) -> None:
+            raise HostError("refused")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Kernel, name, refuse)
+            with pytest.raises(HostError, match="refused"):
+                stage.apply(fewer)
+    assert stage.apply(fewer)
+    assert stage.apply(fewer) == []
+    assert stage.ip(stage.node, "route show table all proto 158").count("table 1502") == 0
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "flush table inet ipamd",
+        "delete table inet ipamd",
+        "add element inet ipamd inside { 198.51.100.0/24 }",
+        "add chain inet ipamd extra",
+        "insert rule inet ipamd prerouting accept",
+    ],
+)
+def test_a_table_that_somebody_changed_is_repaired(stage: Topology, tampering: str) -> None:
+    stage.apply()
+    stage.nft(stage.node, f"{tampering}\n")
+    assert stage.apply() == ["set nft table inet ipamd"]
+    assert stage.apply() == []
+    pod_to_outside(stage)
+
+
+def test_what_somebody_took_away_comes_back(stage: Topology) -> None:
+    stage.apply()
+    stage.ip(stage.node, "rule delete prio 500", "rule delete prio 1501", "addr flush dev eth1", "link set eth1 down")
+    assert len(stage.apply()) == 6
+    assert stage.apply() == []
+    pod_to_vpc(stage)
+
+
+def test_an_eni_that_was_pulled_off_does_not_stop_the_others(stage: Topology) -> None:
+    stage.apply(replace(NODE, enis=ENIS[:2]))
+    stage.ip(stage.node, "link delete eth1")
+    stage.apply()
+    pod_to_vpc(stage, "pod2")
+    assert "1501" not in stage.ip(stage.node, "rule show")
+
+
+def test_an_eni_that_comes_back_elsewhere_is_served_there(stage: Topology) -> None:
+    """Same ENI, same index, another device: the routes lead to the new one."""
+    stage.apply()
+    stage.ip(stage.node, "link delete eth1")
+    stage.plug(ENIS[1])
+    stage.apply()
+    pod_to_vpc(stage)
+
+
+def test_a_primary_eni_that_is_missing_is_an_error(stage: Topology) -> None:
+    stage.ip(stage.node, "link delete eth0")
+    with pytest.raises(HostError, match=ENIS[0].mac):
+        stage.apply()
+
+
+def test_a_device_that_goes_before_its_event_was_read_is_a_host_error(stage: Topology) -> None:
+    async def steps(network: HostNetwork) -> None:
+        stage.ip(stage.node, "link delete eth1")
+        with pytest.raises(HostError, match="gone"):
+            await network.apply(NODE)
+
+    stage.host(steps)
+
+
+def test_mtu_of_enis(prefix: str) -> None:
+    with Topology(prefix, HostSettings(mtu=1400)) as stage:
+
+        async def steps(network: HostNetwork) -> None:
+            await network.apply(NODE)
+            assert await network.apply(NODE) == []
+            assert [network.mtu(eni.mac) for eni in ENIS] == [1400] * 3
+
+        stage.host(steps)
+
+
+def test_pods_are_found_again(stage: Topology) -> None:
+    stage.ip(stage.node, "route add 10.0.1.77/32 dev ipm1 table 1500 proto static")
+
+    async def steps(network: HostNetwork) -> None:
+        assert await network.pod_routes() == {"10.0.0.50": "ipm0", "10.0.1.50": "ipm1", "10.0.2.50": "ipm2"}
+        assert sorted(link.name for link in network.host_veths()) == ["ipm0", "ipm1", "ipm2"]
+
+    stage.host(steps)
