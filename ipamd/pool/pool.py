@@ -26,11 +26,12 @@ from random import Random
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool import outlook
-from ipamd.pool.backoff import NEW_ENI, action_scope, eni_scope, scope_of, subnet_scope
+from ipamd.pool.backoff import NEW_ENI, POLICIES, action_scope, eni_scope, scope_of, subnet_scope
 from ipamd.pool.inventory import Eni
 from ipamd.pool.model import (
     Attachment,
     CloudErrorKind,
+    CloudFailure,
     Cooling,
     DropAttachment,
     DropCooling,
@@ -202,6 +203,7 @@ class Pool(State):
         eni, created = operation.eni, event.eni
         self._write(DropIntent(eni.token))
         self.backoffs.succeeded(action_scope(CREATE), NEW_ENI, subnet_scope(eni.subnet_id))
+        self.ask_for_more(eni.subnet_id)
         known = self.inventory.enis.get(created.id)
         if known is not None and known.state is not EniState.DELETING:
             # A repeated ClientToken: the ENI had come through before a restart and is served already.
@@ -270,6 +272,7 @@ class Pool(State):
         eni.pending -= operation.count
         self._write(DropIntent(operation.token))
         self.backoffs.succeeded(action_scope(ASSIGN), subnet_scope(eni.subnet_id), eni_scope(eni.id))
+        self.ask_for_more(eni.subnet_id)
         for ip in event.addresses:
             if ip not in self.inventory.addresses:
                 self.inventory.add_free(ip, eni, now)
@@ -300,18 +303,11 @@ class Pool(State):
         if isinstance(operation.effect, do.DeleteEni) and kind is CloudErrorKind.NOT_FOUND:
             self._deleted(eni)
             return
-        scope = scope_of(failure, subnet_id=eni.subnet_id, eni_id="" if eni.id == eni.token else eni.id)
-        backoff = self.backoffs.failed(scope, failure, now)
-        self._note(
-            "ec2.failed",
-            "error" if backoff.policy.lasting else "warning",
-            action=failure.action,
-            code=failure.code,
-            kind=kind.value,
-            scope=scope,
-            error=failure.message,
-            retry_in=round(backoff.until - now, 1),
-        )
+        if kind is CloudErrorKind.SUBNET_FULL and self.ask_for_less(eni.subnet_id, operation.count):
+            self._note("subnet.low", "warning", subnet=eni.subnet_id, asked=operation.count)
+            retry_at = now
+        else:
+            retry_at = self._back_off(eni, failure, now)
         match operation.effect:
             case do.AssignAddresses():
                 eni.pending -= operation.count
@@ -319,13 +315,13 @@ class Pool(State):
                 if kind in ASSIGN_DOUBTFUL:
                     eni.unsure = True
             case do.CreateEni():
-                eni.busy, eni.retry_at = 0, backoff.until
+                eni.busy, eni.retry_at = 0, retry_at
                 eni.unsure = eni.unsure or kind is CloudErrorKind.UNKNOWN_OUTCOME
                 if not eni.unsure or kind not in SAYS_NOTHING_OF_EARLIER_TRIES:
                     self._write(DropIntent(eni.token))
                     self.inventory.remove_eni(eni)
             case do.AttachEni():
-                eni.busy, eni.retry_at = 0, backoff.until
+                eni.busy, eni.retry_at = 0, retry_at
                 if kind in ATTACH_DOUBTFUL:
                     eni.unsure = True
                     if kind is CloudErrorKind.INCORRECT_STATE:
@@ -335,16 +331,31 @@ class Pool(State):
                     eni.state, eni.retry_at = EniState.DELETING, now
                     self._write(DropIntent(attach_token(eni.id)))
             case do.SetDeleteOnTermination():
-                eni.modifying, eni.retry_at = 0, backoff.until
+                eni.modifying, eni.retry_at = 0, retry_at
             case do.DeleteEni():
                 # Attached after all: its attachment was not to be seen yet when this process started.
-                eni.busy, eni.retry_at = 0, backoff.until
+                eni.busy, eni.retry_at = 0, retry_at
                 eni.unsure = kind is CloudErrorKind.INCORRECT_STATE
             case do.ConfigureLink():
-                eni.busy, eni.retry_at = 0, backoff.until
-                eni.unfulfilled = backoff.policy.lasting
+                eni.busy, eni.retry_at = 0, retry_at
+                eni.unfulfilled = POLICIES[kind].lasting
             case _:
-                eni.busy, eni.retry_at = 0, backoff.until
+                eni.busy, eni.retry_at = 0, retry_at
+
+    def _back_off(self, eni: Eni, failure: CloudFailure, now: float) -> float:
+        scope = scope_of(failure, subnet_id=eni.subnet_id, eni_id="" if eni.id == eni.token else eni.id)
+        backoff = self.backoffs.failed(scope, failure, now)
+        self._note(
+            "ec2.failed",
+            "error" if backoff.policy.lasting else "warning",
+            action=failure.action,
+            code=failure.code,
+            kind=failure.kind.value,
+            scope=scope,
+            error=failure.message,
+            retry_in=round(backoff.until - now, 1),
+        )
+        return backoff.until
 
     # Settling
 
@@ -398,7 +409,7 @@ class Pool(State):
             op = self._next_op()
             match eni.state:
                 case EniState.CREATING:
-                    self._send(do.CreateEni(op, eni.token, eni.subnet_id, eni.pending), eni)
+                    self._send(do.CreateEni(op, eni.token, eni.subnet_id, eni.pending), eni, eni.pending)
                 case EniState.ATTACHING | EniState.CONFIGURING | EniState.READY | EniState.DELETING if eni.unsure:
                     self._send(do.DescribeEni(op, eni.id), eni)
                 case EniState.ATTACHING:
@@ -451,6 +462,7 @@ class Pool(State):
             deficit -= count
             if eni.state is not EniState.READY or eni.unsure or backoff is not None:
                 continue  # its room is worth waiting for: cheaper than another ENI
+            count = self.portion(eni.subnet_id, count)
             token = self._new_token()
             eni.pending += count
             op = self._next_op()
@@ -464,15 +476,15 @@ class Pool(State):
             subnet_id = self.open_subnet(now)
             if subnet_id is None:
                 return
-            count = min(deficit, capacity)
+            count = self.portion(subnet_id, min(deficit, capacity))
             token = self._new_token()
             eni = Eni(token, EniState.CREATING, self.free_index(), capacity, subnet_id)
             eni.token, eni.pending = token, count
             eni.busy = self._next_op()
             self.inventory.add_eni(eni)
             self._write(PutIntent(Intent(token, CREATE, now, subnet_id=subnet_id, count=count)))
-            self._send(do.CreateEni(eni.busy, token, subnet_id, count), eni)
-            deficit -= count
+            self._send(do.CreateEni(eni.busy, token, subnet_id, count), eni, count)
+            deficit -= capacity
 
     # Refusing
 

@@ -33,6 +33,7 @@ class State:
         self.inventory = Inventory()
         self.waiting: dict[str, Waiting] = {}
         self.backoffs = Backoffs(random)
+        self._portions: dict[str, int] = {}
         self.started = False
         self.draining = False
 
@@ -84,6 +85,25 @@ class State:
         end = 2 * self.limits.max_enis
         candidates = (*range(eni.device_index + 1, end), *range(1, eni.device_index))
         return next((index for index in candidates if index not in taken), eni.device_index)
+
+    # A subnet gives all that is asked for in a call or nothing. One that is nearly full is asked for half as much
+    # each time, down to a single address, so that its last ones are used.
+
+    def portion(self, subnet_id: str, wanted: int) -> int:
+        return min(wanted, self._portions.get(subnet_id, wanted))
+
+    def ask_for_less(self, subnet_id: str, refused: int) -> bool:
+        """False when there is no less: the subnet is full."""
+        if refused <= 1:
+            self._portions.pop(subnet_id, None)
+            return False
+        self._portions[subnet_id] = self.portion(subnet_id, refused // 2)
+        return True
+
+    def ask_for_more(self, subnet_id: str) -> None:
+        portion = self._portions.pop(subnet_id, None)
+        if portion is not None and portion < self.limits.secondary_per_eni:
+            self._portions[subnet_id] = portion * 2
 
     def assign_backoff(self, eni: Eni, now: float) -> Backoff | None:
         return self.backoffs.active(now, action_scope(ASSIGN), subnet_scope(eni.subnet_id), eni_scope(eni.id))

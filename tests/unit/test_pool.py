@@ -410,6 +410,27 @@ def test_one_full_subnet_does_not_stop_the_other() -> None:
     assert not story.take(do.Refuse)
 
 
+def test_the_last_addresses_of_a_subnet_are_used() -> None:
+    """EC2 gives all that is asked for or nothing."""
+    story = Story(warm(0, coalesce=0.01))
+    story.start()
+    story.ask("a", "b", "c", "d", "e")
+    left, asked = 3, []
+    for _ in range(20):
+        story.pass_time(0.02)
+        for ask in story.take(do.AssignAddresses):
+            asked.append(ask.count)
+            if ask.count > left:
+                story.fail(ask, CloudErrorKind.SUBNET_FULL)
+            else:
+                story.feed(on.AddressesAssigned(ask.op, addresses(ask.count, 10 + left)))
+                left -= ask.count
+    assert left == 0 and len(story.take(do.Grant)) == 3
+    assert asked == [5, 2, 3, 1, 2, 1]
+    assert {refuse.refusal.reason for refuse in story.take(do.Refuse)} == {Reason.SUBNET_EXHAUSTED}
+    assert not story.take(do.CreateEni)
+
+
 def test_after_a_time_out_the_eni_is_read_before_anything_is_asked_again() -> None:
     story = Story(warm(2))
     story.start()
