@@ -38,14 +38,20 @@ from ipamd.pool.model import (
 )
 from ipamd.pool.pool import Pool
 
-SUBNET_SIZE = 24
+# EC2 may show a change only after this time, in seconds.
+LAG = 30.0
 
 
 class Cloud:
-    """What EC2 holds. Every mutation is done at once; whether the pool learns of it is the test's choice."""
+    """What EC2 holds. Every mutation is done at once; whether the pool learns of it is the test's choice.
 
-    def __init__(self, limits: Limits) -> None:
+    A read may lag: it does not show an ENI, or its attachment, that is younger than `LAG`.
+    """
+
+    def __init__(self, limits: Limits, subnet_size: int) -> None:
         self.limits = limits
+        self.subnet_size = subnet_size
+        self.now = 0.0
         self.enis: dict[str, dict] = {}
         self.tokens: dict[str, str] = {}
         self.names = itertools.count(1)
@@ -58,20 +64,24 @@ class Cloud:
             "addresses": [],
             "attachment": "att-0",
             "keep": False,
+            "created": 0.0,
+            "attached": 0.0,
         }
 
     def used(self) -> int:
         return sum(len(eni["addresses"]) for eni in self.enis.values())
 
     def new_addresses(self, count: int) -> list[str] | None:
-        if self.used() + count > SUBNET_SIZE:
+        if self.used() + count > self.subnet_size:
             return None
         return [f"10.0.{n // 250}.{n % 250}" for n in itertools.islice(self.addresses, count)]
 
-    def observe(self, eni_id: str) -> ObservedEni | None:
+    def observe(self, eni_id: str, lagging: bool = False) -> ObservedEni | None:
         eni = self.enis.get(eni_id)
-        if eni is None:
+        if eni is None or (lagging and self.now < eni["created"] + LAG):
             return None
+        if lagging and self.now < eni["attached"] + LAG:
+            eni = {**eni, "index": None, "attachment": ""}
         return ObservedEni(
             id=eni_id,
             mac="02:" + eni_id,
@@ -92,11 +102,11 @@ class Cloud:
                 if token in self.tokens:
                     eni_id = self.tokens[token]
                     if eni_id not in self.enis:
-                        return failed(op, CloudErrorKind.INVALID)
+                        return failed(effect, CloudErrorKind.INVALID)
                 else:
                     addresses = self.new_addresses(count)
                     if addresses is None:
-                        return failed(op, CloudErrorKind.SUBNET_FULL)
+                        return failed(effect, CloudErrorKind.SUBNET_FULL)
                     assert 0 < count <= self.limits.secondary_per_eni
                     eni_id = f"eni-{next(self.names)}"
                     self.tokens[token] = eni_id
@@ -108,21 +118,23 @@ class Cloud:
                         "addresses": addresses,
                         "attachment": "",
                         "keep": True,
+                        "created": self.now,
+                        "attached": 0.0,
                     }
                 eni = self.enis[eni_id]
                 created = CreatedEni(eni_id, "02:" + eni_id, "subnet-1", eni["ip"], tuple(eni["addresses"]))
                 return on.EniCreated(op, created)
             case do.AttachEni(op, eni_id, device_index):
                 if eni_id not in self.enis:
-                    return failed(op, CloudErrorKind.NOT_FOUND)
+                    return failed(effect, CloudErrorKind.NOT_FOUND)
                 attached = [eni for eni in self.enis.values() if eni["index"] is not None]
                 if self.enis[eni_id]["index"] is not None:
-                    return failed(op, CloudErrorKind.INVALID)
+                    return failed(effect, CloudErrorKind.INCORRECT_STATE)
                 if any(eni["index"] == device_index for eni in attached):
-                    return failed(op, CloudErrorKind.INVALID)
+                    return failed(effect, CloudErrorKind.INCORRECT_STATE)
                 if len(attached) >= self.limits.max_enis:
-                    return failed(op, CloudErrorKind.ATTACHMENT_LIMIT)
-                self.enis[eni_id].update(index=device_index, attachment="att-" + eni_id)
+                    return failed(effect, CloudErrorKind.ATTACHMENT_LIMIT)
+                self.enis[eni_id].update(index=device_index, attachment="att-" + eni_id, attached=self.now)
                 return on.EniAttached(op, "att-" + eni_id)
             case do.SetDeleteOnTermination(op, eni_id, _):
                 self.enis[eni_id]["keep"] = False
@@ -134,23 +146,23 @@ class Cloud:
             case do.AssignAddresses(op, eni_id, count):
                 held = self.enis[eni_id]["addresses"]
                 if len(held) + count > self.limits.secondary_per_eni:
-                    return failed(op, CloudErrorKind.ENI_ADDRESS_LIMIT)
+                    return failed(effect, CloudErrorKind.ENI_ADDRESS_LIMIT)
                 addresses = self.new_addresses(count)
                 if addresses is None:
-                    return failed(op, CloudErrorKind.SUBNET_FULL)
+                    return failed(effect, CloudErrorKind.SUBNET_FULL)
                 held.extend(addresses)
                 return on.AddressesAssigned(op, tuple(addresses))
             case do.DeleteEni(op, eni_id):
                 if eni_id not in self.enis:
-                    return failed(op, CloudErrorKind.NOT_FOUND)
+                    return failed(effect, CloudErrorKind.NOT_FOUND)
                 if self.enis[eni_id]["index"] is not None:
-                    return failed(op, CloudErrorKind.INCORRECT_STATE)
+                    return failed(effect, CloudErrorKind.INCORRECT_STATE)
                 del self.enis[eni_id]
                 return on.OperationDone(op)
 
 
-def failed(op: int, kind: CloudErrorKind) -> on.OperationFailed:
-    return on.OperationFailed(op, CloudFailure(kind, "AnyAction", kind.name, "as the test wished"))
+def failed(effect: do.Operation, kind: CloudErrorKind) -> on.OperationFailed:
+    return on.OperationFailed(effect.op, CloudFailure(kind, effect.action, kind.name, "as the test wished"))
 
 
 class Ledger:
@@ -182,12 +194,13 @@ class PoolMachine(RuleBasedStateMachine):
         max_pods=st.integers(0, 8),
         coalesce=st.sampled_from([0.0, 0.05]),
         seed=st.integers(0, 9),
+        subnet_size=st.sampled_from([3, 5, 24]),
     )
-    def build(self, warm: int, minimum: int, max_pods: int, coalesce: float, seed: int) -> None:
+    def build(self, warm: int, minimum: int, max_pods: int, coalesce: float, seed: int, subnet_size: int) -> None:
         self.now = 1000.0
         self.limits = Limits(max_enis=3, addresses_per_eni=4)
         self.targets = Targets(warm, minimum, max_pods, cooldown=30.0, allocate_wait=30.0, coalesce=coalesce)
-        self.cloud = Cloud(self.limits)
+        self.cloud = Cloud(self.limits, subnet_size)
         self.ledger = Ledger()
         self.random = Random(seed)
         self.tokens = itertools.count(1)
@@ -195,14 +208,16 @@ class PoolMachine(RuleBasedStateMachine):
         self.keys = itertools.count(1)
         self.boot()
 
-    def boot(self) -> None:
+    def boot(self, lagging: bool = False) -> None:
         """A fresh process: callers, operations under way and the wish to wake died with the old one."""
+        self.disk_full = False
+        self.owed: list[object] = []
         self.pool = Pool(self.targets, self.limits, ("subnet-1",), self.random, lambda: f"t{next(self.tokens)}")
         self.open_requests: dict[str, tuple[AttachmentKey, float]] = {}
         self.in_flight: list[do.Operation] = []
         self.wake_at: float | None = None
         self.released_at: dict[str, float] = {c.address: c.released_at for c in self.ledger.cooling.values()}
-        enis = tuple(o for i in self.cloud.enis if (o := self.cloud.observe(i)) is not None)
+        enis = tuple(o for i in self.cloud.enis if (o := self.cloud.observe(i, lagging)) is not None)
         self.feed(
             on.Started(
                 enis,
@@ -212,19 +227,28 @@ class PoolMachine(RuleBasedStateMachine):
             )
         )
 
-    def feed(self, event: on.Event, ledger_fails: bool = False) -> None:
+    def feed(self, event: on.Event) -> None:
+        """What the shell around the pool does, with a ledger that may refuse (ipamd/runner.py)."""
+        self.cloud.now = self.now
         batch = self.pool.handle(event, self.now)
-        writes = [e.record for e in batch if isinstance(e, do.Write)]
-        unrecorded: set[AttachmentKey] = set()
-        if ledger_fails:
-            unrecorded = {w.attachment.key for w in writes if isinstance(w, PutAttachment)}
-        for record in writes:
-            if not (isinstance(record, PutAttachment) and record.attachment.key in unrecorded):
+        self.owed += [e.record for e in batch if isinstance(e, do.Write)]
+        if not (self.disk_full and self.owed):
+            for record in self.owed:
                 self.ledger.apply(record)
-        lost = tuple(e for e in batch if isinstance(e, do.Grant) and e.attachment.key in unrecorded)
-        for effect in batch:
-            if effect not in lost:
+            self.owed.clear()
+            for effect in batch:
                 self.carry_out(effect)
+            return
+        keys = {r.attachment.key for r in self.owed if isinstance(r, PutAttachment)}
+        lost = tuple(e for e in batch if isinstance(e, do.Grant) and e.attachment.key in keys)
+        gone = {grant.attachment for grant in lost}
+        self.owed = [r for r in self.owed if not (isinstance(r, PutAttachment) and r.attachment in gone)]
+        unsent = [e for e in batch if isinstance(e, (do.CreateEni, do.AttachEni, do.AssignAddresses))]
+        for effect in batch:
+            if effect not in lost and effect not in unsent:
+                self.carry_out(effect)
+        for operation in unsent:
+            self.feed(failed(operation, CloudErrorKind.UNRECORDED))
         if lost:
             self.feed(on.GrantsUnrecorded(lost, "disk full"))
 
@@ -249,11 +273,27 @@ class PoolMachine(RuleBasedStateMachine):
                 if attachment is not None:
                     self.released_at[attachment.address] = self.now
             case do.Wake(at):
+                assert at is None or at > self.now, "a wish to wake that has come already makes the shell spin"
                 self.wake_at = at
             case do.Write() | do.Note() | do.Collected():
                 pass
             case _:
+                self.check_intent(effect)
                 self.in_flight.append(effect)
+
+    def check_intent(self, effect: do.Operation) -> None:
+        intents = self.ledger.intents.values()
+        match effect:
+            case do.CreateEni(_, token):
+                assert token in self.ledger.intents, "sent without its intent"
+            case do.AttachEni(_, eni_id, index):
+                assert any((i.action, i.eni_id, i.device_index) == (effect.action, eni_id, index) for i in intents)
+            case do.AssignAddresses(_, eni_id, count):
+                assert any((i.action, i.eni_id, i.count) == (effect.action, eni_id, count) for i in intents)
+            case do.DeleteEni(_, eni_id):
+                ours = self.cloud.enis.get(eni_id)
+                holders = {a.address for a in self.ledger.attachments.values()}
+                assert ours is None or not holders.intersection(ours["addresses"]), "deletes what a pod has"
 
     # What callers do
 
@@ -271,15 +311,11 @@ class PoolMachine(RuleBasedStateMachine):
     def allocate_twice_at_once(self, data: st.DataObject) -> None:
         self.request(data.draw(st.sampled_from(sorted(key for key, _ in self.open_requests.values()))))
 
-    @rule()
-    def allocate_while_the_disk_is_full(self) -> None:
-        self.request(AttachmentKey("net", f"c{next(self.keys)}", "eth0"), ledger_fails=True)
-
-    def request(self, key: AttachmentKey, ledger_fails: bool = False) -> None:
+    def request(self, key: AttachmentKey) -> None:
         request = f"r{next(self.requests)}"
         deadline = self.now + 30.0
         self.open_requests[request] = (key, deadline)
-        self.feed(on.AllocationRequested(request, key, Owner(), deadline), ledger_fails)
+        self.feed(on.AllocationRequested(request, key, Owner(), deadline))
 
     @precondition(lambda self: self.open_requests)
     @rule(data=st.data())
@@ -307,6 +343,21 @@ class PoolMachine(RuleBasedStateMachine):
             assert key not in keep and self.now - before[key].since > 60
             self.released_at[before[key].address] = self.now
 
+    # What the disk does
+
+    @rule()
+    def fill_the_disk(self) -> None:
+        self.disk_full = True
+
+    @precondition(lambda self: self.disk_full)
+    @rule()
+    def empty_the_disk(self) -> None:
+        """The shell tries to write what it owes again and again."""
+        self.disk_full = False
+        for record in self.owed:
+            self.ledger.apply(record)
+        self.owed.clear()
+
     # What the cloud does
 
     @precondition(lambda self: self.in_flight)
@@ -314,6 +365,21 @@ class PoolMachine(RuleBasedStateMachine):
     def succeed(self, data: st.DataObject) -> None:
         effect = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
         self.feed(self.cloud.carry_out(effect))
+
+    @precondition(lambda self: any(isinstance(effect, do.DescribeEni | do.AttachEni) for effect in self.in_flight))
+    @rule()
+    def lag(self) -> None:
+        """A read, or an attachment, meets a part of EC2 that has not heard the news."""
+        effect = next(effect for effect in self.in_flight if isinstance(effect, do.DescribeEni | do.AttachEni))
+        self.in_flight.remove(effect)
+        self.cloud.now = self.now
+        eni = self.cloud.enis.get(effect.eni_id)
+        if eni is None or self.now >= eni["created"] + LAG:
+            self.feed(self.cloud.carry_out(effect))
+        elif isinstance(effect, do.AttachEni):
+            self.feed(failed(effect, CloudErrorKind.NOT_FOUND))
+        else:
+            self.feed(on.EniObserved(effect.op, None))
 
     @precondition(lambda self: self.in_flight)
     @rule(data=st.data(), kind=st.sampled_from(list(CloudErrorKind)))
@@ -326,7 +392,7 @@ class PoolMachine(RuleBasedStateMachine):
             return self.in_flight.append(effect)  # EC2 does not lie about that here
         if isinstance(effect, do.CreateEni) and effect.token in self.cloud.tokens:
             kind = CloudErrorKind.THROTTLED  # nor about a token that it has seen
-        self.feed(failed(effect.op, kind))
+        self.feed(failed(effect, kind))
         return None
 
     @precondition(lambda self: self.in_flight)
@@ -336,7 +402,7 @@ class PoolMachine(RuleBasedStateMachine):
         if isinstance(effect, do.ConfigureLink):
             return self.in_flight.append(effect)
         self.cloud.carry_out(effect)
-        self.feed(failed(effect.op, CloudErrorKind.UNKNOWN_OUTCOME))
+        self.feed(failed(effect, CloudErrorKind.UNKNOWN_OUTCOME))
         return None
 
     # What time and fate do
@@ -350,12 +416,28 @@ class PoolMachine(RuleBasedStateMachine):
             self.feed(on.TimePassed())
         self.now = end
 
-    @rule(after_sending=st.booleans())
-    def crash(self, after_sending: bool) -> None:
-        """kill -9: what was on its way reaches EC2 or not."""
+    @rule(after_sending=st.booleans(), lagging=st.booleans())
+    def crash(self, after_sending: bool, lagging: bool) -> None:
+        """kill -9: what was on its way reaches EC2 or not, and is to be seen at once or not."""
+        self.cloud.now = self.now
         if after_sending:
             for effect in self.in_flight:
                 self.cloud.carry_out(effect)
+        self.boot(lagging and all(eni["created"] + LAG < self.now for eni in self.cloud.enis.values()))
+
+    @rule(seconds=st.sampled_from([0.0, 0.1, 5.0]))
+    def stop(self, seconds: float) -> None:
+        """SIGTERM: everybody is answered at once, no more is asked of EC2, and releases go on to the end."""
+        known = len(self.in_flight)
+        self.feed(on.DrainRequested())
+        assert not self.open_requests
+        self.wait(seconds)
+        for key in sorted(self.ledger.attachments)[:1]:
+            self.feed(on.ReleaseRequested("x", key))
+        while self.in_flight:
+            self.feed(self.cloud.carry_out(self.in_flight.pop()))
+            assert len(self.in_flight) < known or not known
+            known = len(self.in_flight)
         self.boot()
 
     @rule(warm=st.integers(0, 4), max_pods=st.integers(0, 8))
@@ -365,24 +447,28 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule()
     def calm(self) -> None:
-        """Faults stop: the pool reaches its target, answers everybody and then asks nothing of EC2."""
+        """Faults stop: the pool reaches its target, answers everybody and then asks nothing of EC2, unless the subnet
+        is full: then it has taken what there was, and asks now and then."""
+        self.empty_the_disk()
+        begun = self.now
         for _ in range(400):
             while self.in_flight:
                 self.feed(self.cloud.carry_out(self.in_flight.pop(0)))
-            if self.wake_at is None:
+            full = self.cloud.used() == self.cloud.subnet_size
+            if self.wake_at is None or (full and self.now > begun + 300):
                 break
-            self.now = max(self.now, self.wake_at)
+            self.now = self.cloud.now = max(self.now, self.wake_at)
             self.wake_at = None
             self.feed(on.TimePassed())
-        assert self.wake_at is None and not self.in_flight, "the pool does not come to rest"
-        assert not self.open_requests
         counts = self.pool.counts()
-        full = self.cloud.used() + 1 > SUBNET_SIZE
+        assert not self.in_flight and (self.wake_at is None or full), "the pool does not come to rest"
+        assert not self.open_requests
         reachable = min(self.targets.warm_ips, self.pool.max_pods - counts.assigned)
         enough = counts.free >= reachable and counts.total >= min(self.targets.minimum_ips, self.pool.max_pods)
         assert enough or full, counts
         assert all(eni["index"] is not None and not eni["keep"] for eni in self.cloud.enis.values())
-        assert not self.ledger.intents and not self.ledger.cooling
+        assert not self.ledger.cooling
+        assert not self.ledger.intents
 
     # What always holds
 
@@ -403,6 +489,8 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def memory_and_ledger_agree(self) -> None:
+        if self.owed:
+            return
         assert self.pool.inventory.attachments == self.ledger.attachments
         cooling = {c.address: c.released_at for c in self.ledger.cooling.values()}
         assert self.pool.inventory.cooling == cooling
