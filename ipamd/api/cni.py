@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from ipamd.api.errors import shortened
 from ipamd.api.v1 import ipam_pb2
 from ipamd.pool.model import Attachment, AttachmentKey, Owner, Refusal
 
@@ -202,4 +203,4 @@ def refusal_error(version: str, refusal: Refusal, what: str, request_id: str) ->
 
 def error_object(version: str, code: int, message: str, details: str) -> str:
     """ASCII only: it travels in gRPC metadata."""
-    return json.dumps({"cniVersion": version, "code": code, "msg": message, "details": details})
+    return json.dumps({"cniVersion": version, "code": code, "msg": shortened(message), "details": details})

@@ -35,15 +35,29 @@ _CODES = {
 }
 
 
+# A message travels up to three times in one block of metadata, which gRPC limits to 8 KiB.
+LONGEST_MESSAGE = 1000
+
+
+def shortened(message: str) -> str:
+    return message if len(message) <= LONGEST_MESSAGE else message[:LONGEST_MESSAGE] + "..."
+
+
 async def abort_refused(
     context: grpc.aio.ServicerContext[object, object], refusal: Refusal, request_id: str, cni_error: str | None
 ) -> NoReturn:
-    metadata = {name: str(value) for name, value in refusal.numbers}
-    if refusal.retry_after is not None:
-        metadata["retry_after"] = f"{refusal.retry_after:.3f}"
     if refusal.reason is Reason.DRAINING:
         cni_error = None
-    await abort(context, _CODES[refusal.reason], refusal.reason, refusal.message, metadata, request_id, cni_error)
+    code = _CODES[refusal.reason]
+    await abort(context, code, refusal.reason, refusal.message, metadata(refusal), request_id, cni_error)
+
+
+def metadata(refusal: Refusal) -> dict[str, str]:
+    """What ErrorInfo tells besides the reason: the numbers, and `retry_after` in seconds if that can help."""
+    told = {name: str(value) for name, value in refusal.numbers}
+    if refusal.retry_after is not None:
+        told["retry_after"] = f"{refusal.retry_after:.3f}"
+    return told
 
 
 async def abort(
@@ -55,6 +69,7 @@ async def abort(
     request_id: str,
     cni_error: str | None,
 ) -> NoReturn:
+    message = shortened(message)
     info = ErrorInfo(reason=reason, domain=DOMAIN, metadata={**metadata, "request_id": request_id})
     detail = AnyMessage()
     detail.Pack(info)

@@ -8,7 +8,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 import ipamd
-from cni_shim.names import host_ifname
+from ipamd.api.plan import host_link
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.api.v1 import introspection_pb2_grpc
 from ipamd.cloud.port import Identity
@@ -94,7 +94,7 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
                     pod_uid=a.owner.pod_uid,
                     netns=a.owner.netns,
                     since=_timestamp(a.since),
-                    host_ifname=host_ifname(a.key.container_id, a.key.ifname),
+                    host_ifname=host_link(a.key),
                 )
                 for a in self._pool.inventory.attachments.values()
             ]

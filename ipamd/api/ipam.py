@@ -12,10 +12,10 @@ import structlog
 
 from cni_shim.names import host_ifname
 from ipamd.api import cni
-from ipamd.api.errors import abort, abort_refused
+from ipamd.api.errors import abort, abort_refused, metadata
 from ipamd.api.plan import GATEWAY, plan, recovered_key
 from ipamd.api.v1 import ipam_pb2, ipam_pb2_grpc
-from ipamd.host import HostNetwork
+from ipamd.host import HostError, HostNetwork
 from ipamd.pool.model import Attachment
 from ipamd.pool.outlook import unready_reason
 from ipamd.runner import PoolRunner, Refused
@@ -58,7 +58,10 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         if eni is None:
             message = f"{attachment.address} is on no ENI of this node any more: delete the pod"
             await self._abort_broken(context, call, message, request_id)
-        mtu = self._settings.host.mtu or self._network.mtu(eni.mac)
+        try:
+            mtu = self._settings.host.mtu or self._network.mtu(eni.mac)
+        except HostError as error:
+            await self._abort_broken(context, call, f"{attachment.address} can't be used: {error}", request_id)
         reply = plan(attachment, self._settings.host, eni.device_index, mtu, call.owner.netns)
         reply.request_id = request_id
         if call.version is not None:
@@ -92,7 +95,8 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
     async def Check(self, request: ipam_pb2.CheckRequest, context: Context) -> ipam_pb2.CheckReply:
         request_id = _new_request_id()
         call = await self._understand(request, context, request_id)
-        attachment = self._runner.pool.inventory.attachments.get(call.key)
+        held = self._runner.pool.inventory.attachments
+        attachment = held.get(call.key) or held.get(recovered_key(call.key))
         if attachment is None:
             message = f"{call.key} holds no address"
             error = None
@@ -101,7 +105,10 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
                 error = cni.error_object(call.version, cni.UNKNOWN_CONTAINER, message, details)
             await abort(context, grpc.StatusCode.NOT_FOUND, "UNKNOWN_ATTACHMENT", message, {}, request_id, error)
         name = host_ifname(call.key.container_id, call.key.ifname)
-        routes = await self._network.pod_routes()
+        try:
+            routes = await self._network.pod_routes()
+        except HostError as error:
+            await self._abort_broken(context, call, str(error), request_id)
         via = routes.get(attachment.address)
         if via != name:
             found = f"leads to {via}" if via else "is missing"
@@ -143,7 +150,9 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
                 details = f"reason={refusal.reason} request_id={request_id}"
                 text = cni.error_object(version, cni.PLUGIN_NOT_AVAILABLE, refusal.message, details)
             # Asked for its state, even a stopping daemon answers it: the plugin has nothing to wait for.
-            await abort(context, grpc.StatusCode.UNAVAILABLE, refusal.reason, refusal.message, {}, request_id, text)
+            numbers = metadata(refusal)
+            code = grpc.StatusCode.UNAVAILABLE
+            await abort(context, code, refusal.reason, refusal.message, numbers, request_id, text)
         return ipam_pb2.ReadyReply(free=self._runner.pool.counts().free, request_id=request_id)
 
     async def _understand(
