@@ -40,10 +40,10 @@ def main(argv: list[str] | None = None) -> int:
             print(f"ipamctl: {_explain(error, args.socket)}", file=sys.stderr)
             return 1
     try:
-        print(json.dumps(answer.data, indent=2) if args.output == "json" else render(answer))
+        print(json.dumps(answer.data, indent=2) if args.output == "json" else render(answer), flush=True)
     except BrokenPipeError:
-        # `ipamctl pods | head`: the reader has seen enough.
-        sys.stdout = None
+        # `ipamctl pods | head`: the reader has seen enough. What is left in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
