@@ -1,0 +1,63 @@
+"""Time that jumps from event to event."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Generator
+from itertools import count
+
+
+class Timer:
+    """Something that is to happen at a time, unless it is cancelled before."""
+
+    __slots__ = ("action", "cancelled")
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self.action = action
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+# A sequence of steps as a generator: it yields how many seconds to wait before its next step.
+Process = Generator[float, None, None]
+
+
+class VirtualClock:
+    """Seconds since the epoch; what is due at the same time happens in the order in which it was asked for."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._now = start
+        self._order = count()
+        self._due: list[tuple[float, int, Timer]] = []
+
+    def __call__(self) -> float:
+        return self._now
+
+    def call_at(self, time: float, action: Callable[[], None]) -> Timer:
+        """`time` may have passed: then it happens next, without turning time back."""
+        timer = Timer(action)
+        heapq.heappush(self._due, (max(time, self._now), next(self._order), timer))
+        return timer
+
+    def call_later(self, delay: float, action: Callable[[], None]) -> Timer:
+        return self.call_at(self._now + delay, action)
+
+    def spawn(self, process: Process) -> None:
+        """Start the process now; it goes on until it returns or the simulation stops."""
+
+        def step() -> None:
+            for delay in process:
+                self.call_later(delay, step)
+                return
+
+        self.call_later(0.0, step)
+
+    def run_until(self, end: float) -> None:
+        """Let everything happen that is due by `end`, which then is the time."""
+        while self._due and self._due[0][0] <= end:
+            self._now, _, timer = heapq.heappop(self._due)
+            if not timer.cancelled:
+                timer.action()
+        self._now = max(self._now, end)

@@ -1,0 +1,161 @@
+"""A node that runs the real pool: its effects are carried out against EC2 in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from random import Random
+from typing import Protocol, assert_never
+
+from ipamd.cloud.port import CloudError
+from ipamd.pool import effects as do
+from ipamd.pool import events as on
+from ipamd.pool.model import AttachmentKey, Owner, Targets
+from ipamd.pool.pool import Pool
+from ipamd.sim.virtual.clock import Timer, VirtualClock
+from ipamd.sim.virtual.ec2 import Instance, VirtualEc2
+
+_NETWORK = "virtual"
+
+
+class Node(Protocol):
+    """What a kubelet sees of the address daemon of its node."""
+
+    @property
+    def instance(self) -> Instance: ...
+
+    def start(self, ready: Callable[[], None]) -> None:
+        """Boot the daemon; `ready` is called once a runtime may use it."""
+
+    def add(self, pod: str, answer: Callable[[bool], None]) -> None:
+        """CNI ADD: `answer` is called once, with true when the pod got its address."""
+
+    def delete(self, pod: str) -> None:
+        """CNI DEL of a pod that got one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    pod: str
+    answer: Callable[[bool], None]
+
+
+class PoolNode:
+    """`subnets` are the ids of those for new ENIs; empty: the instance's own."""
+
+    def __init__(
+        self,
+        clock: VirtualClock,
+        ec2: VirtualEc2,
+        instance: Instance,
+        targets: Targets,
+        random: Random,
+        subnets: tuple[str, ...] = (),
+    ) -> None:
+        self.instance = instance
+        self._clock = clock
+        self._ec2 = ec2
+        tokens = count(1)
+        self.pool = Pool(
+            targets, instance.limits, subnets or (instance.subnet.id,), random, lambda: f"token-{next(tokens)}"
+        )
+        self._wait = targets.allocate_wait
+        self._asked: dict[str, _Asked] = {}
+        self._requests = count(1)
+        self._alarm: Timer | None = None
+        self._ready: Callable[[], None] | None = None
+
+    # As a node
+
+    def start(self, ready: Callable[[], None]) -> None:
+        """As the daemon does it: read the ENIs that carry our tag, then those that are attached, and begin."""
+        self._ready = ready
+        action = do.DescribeEni.action
+        delay = self._ec2.begin(self.instance, action) + self._ec2.begin(self.instance, action)
+        self._clock.call_later(delay, lambda: self._feed(on.Started(self._ec2.describe_all(self.instance))))
+
+    def add(self, pod: str, answer: Callable[[bool], None]) -> None:
+        request = f"{next(self._requests)}"
+        self._asked[request] = _Asked(pod, answer)
+        deadline = self._clock() + self._wait
+        self._feed(on.AllocationRequested(request, _key(pod), Owner(pod_name=pod), deadline))
+
+    def delete(self, pod: str) -> None:
+        self._feed(on.ReleaseRequested(f"{next(self._requests)}", _key(pod)))
+
+    # As the shell of the pool
+
+    def _feed(self, event: on.Event) -> None:
+        for effect in self.pool.handle(event, self._clock()):
+            self._carry_out(effect)
+        if self._ready is not None and self.pool.can_serve():
+            self._clock.call_later(0.0, self._ready)
+            self._ready = None
+
+    def _carry_out(self, effect: do.Effect) -> None:
+        match effect:
+            case do.Write() | do.Note() | do.Released() | do.Collected():
+                pass  # the ledger and the log cost no time here
+            case do.Grant(request, _):
+                self._answer(request, True)
+            case do.Refuse(request, _):
+                self._answer(request, False)
+            case do.Wake(at):
+                self._set_alarm(at)
+            case do.ConfigureLink():
+                self._clock.call_later(self._link_delay(effect), lambda: self._finish(effect))
+            case _:
+                delay = self._ec2.begin(self.instance, effect.action)
+                self._clock.call_later(delay, lambda: self._finish(effect))
+
+    def _answer(self, request: str, granted: bool) -> None:
+        # Later, because the caller may ask for something else at once, and the pool is not done with this event.
+        answer = self._asked.pop(request).answer
+        self._clock.call_later(0.0, lambda: answer(granted))
+
+    def _set_alarm(self, at: float | None) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = None if at is None else self._clock.call_at(at, lambda: self._feed(on.TimePassed()))
+
+    def _link_delay(self, effect: do.ConfigureLink) -> float:
+        """Until the device is there; an ENI in another subnet than the instance's has that read meanwhile."""
+        delay = self._ec2.link_delay(effect.eni_id)
+        if effect.subnet_id != self.instance.subnet.id:
+            delay = max(delay, self._ec2.begin(self.instance, effect.action))
+        return delay
+
+    def _finish(self, effect: do.Operation) -> None:
+        try:
+            event = self._perform(effect)
+        except CloudError as error:
+            event = on.OperationFailed(effect.op, error.failure)
+        self._feed(event)
+
+    def _perform(self, effect: do.Operation) -> on.Event:
+        """An operation that stands in `effects` and not here is an error of the type checker, and at run time too."""
+        ec2 = self._ec2
+        match effect:
+            case do.CreateEni(op, _, subnet_id, address_count):
+                return on.EniCreated(op, ec2.create(self.instance, subnet_id, address_count))
+            case do.AttachEni(op, eni_id, device_index):
+                return on.EniAttached(op, ec2.attach(eni_id, device_index))
+            case do.SetDeleteOnTermination(op, eni_id, _):
+                ec2.set_delete_on_termination(eni_id)
+                return on.OperationDone(op)
+            case do.DescribeEni(op, eni_id):
+                return on.EniObserved(op, ec2.describe(eni_id))
+            case do.ConfigureLink(op, eni_id, _, device_index):
+                return on.LinkReady(op, f"eth{device_index}")
+            case do.AssignAddresses(op, eni_id, address_count):
+                return on.AddressesAssigned(op, ec2.assign(eni_id, address_count))
+            case do.DeleteEni(op, eni_id):
+                ec2.delete(eni_id)
+                return on.OperationDone(op)
+            case _:
+                assert_never(effect)
+
+
+def _key(pod: str) -> AttachmentKey:
+    return AttachmentKey(_NETWORK, pod, "eth0")
