@@ -1,0 +1,679 @@
+"""The daemon as a process, on a node of the VPC in a box: what callers see on its socket, and what outlives it."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import os
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from cni_shim.names import host_ifname
+from ipamd.api.v1 import introspection_pb2 as pb
+from ipamd.api.v1 import introspection_pb2_grpc, ipam_pb2, ipam_pb2_grpc
+from ipamd.sim import netns
+from ipamd.sim.ec2 import Delays
+from ipamd.sim.fabric import EC2_ADDRESS
+from ipamd.sim.runtimes.process import Child, inside
+from ipamd.sim.vpc import SimulatedNode, SimulatedVpc
+
+pytestmark = pytest.mark.netns
+
+QUICK = Delays(create=0, attach=0.05, detach=0.05, assign=0, link=0.05, imds_lag=0)
+CONFIG = b'{"cniVersion":"1.1.0","name":"ipamd","type":"ipamd-cni"}'
+
+
+async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout: float = 20.0) -> None:
+    try:
+        async with asyncio.timeout(timeout):
+            while not await condition():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        pytest.fail(f"{what}: not within {timeout} s")
+
+
+class Daemon:
+    """One daemon of a node. `settings` are environment variables without their prefix."""
+
+    def __init__(self, vpc: SimulatedVpc, node: SimulatedNode, log: str = "ipamd.log", **settings: Any) -> None:
+        self.vpc, self.node, self.log = vpc, node, node.dir / log
+        self.settings = {f"IPAMD_{name}": str(value) for name, value in settings.items()}
+        self.process: Child | None = None
+
+    async def start(self) -> None:
+        environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.node.dir), **self.settings}
+        command = inside(self.node.netns, sys.executable, "-m", "ipamd", "run", "--config", self.node.config)
+        self.process = await Child.start(command, self.log, environment)
+        self.channel = grpc.aio.insecure_channel(
+            f"unix:{self.node.socket}", options=[("grpc.use_local_subchannel_pool", 1)]
+        )
+        self.ipam = ipam_pb2_grpc.IpamStub(self.channel)
+        self.introspection = introspection_pb2_grpc.IntrospectionStub(self.channel)
+
+    async def ready(self) -> Daemon:
+        """Started, and offered to the runtime."""
+        await self.start()
+
+        async def offered() -> bool:
+            assert self.process is not None
+            assert self.process.exit_code is None, self.process.last_words()
+            return bool(self.events("daemon.ready"))
+
+        self.log.write_text("")
+        await until(offered, "the daemon is ready")
+        return self
+
+    async def stop(self) -> None:
+        """SIGTERM; it must end soon and well."""
+        if self.process is None:
+            return
+        await self.channel.close()
+        process, self.process = self.process, None
+        if process.exit_code is None:
+            assert await process.stop(8.0), process.last_words()
+        assert process.exit_code == 0, process.last_words()
+
+    async def kill(self) -> None:
+        if self.process is not None:
+            await self.channel.close()
+            self.process.kill()
+            await self.process.wait()
+            self.process = None
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        """Its log, all of it or the events of these names."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if not names or line["event"] in names]
+
+    async def seen(self, name: str) -> dict[str, Any]:
+        """The first event of this name, waited for."""
+
+        async def there() -> bool:
+            return bool(self.events(name))
+
+        await until(there, f"event {name}")
+        return self.events(name)[0]
+
+    async def allocate(self, name: str, deadline: float = 15.0) -> ipam_pb2.AllocateReply:
+        request = ipam_pb2.AllocateRequest(attachment=plain(name), deadline_ms=int(deadline * 1000))
+        reply: ipam_pb2.AllocateReply = await self.ipam.Allocate(request, timeout=deadline + 5)
+        return reply
+
+    async def address(self, name: str) -> str:
+        return text((await self.allocate(name)).address)
+
+    async def release(self, name: str) -> ipam_pb2.ReleaseReply:
+        request = ipam_pb2.ReleaseRequest(attachment=plain(name))
+        reply: ipam_pb2.ReleaseReply = await self.ipam.Release(request, timeout=5)
+        return reply
+
+    async def counts(self) -> pb.Counts:
+        node: pb.Node = await self.introspection.GetNode(pb.GetNodeRequest(), timeout=5)
+        return node.counts
+
+    async def held(self) -> dict[str, str]:
+        """Address by container id."""
+        reply = await self.introspection.ListAttachments(pb.ListAttachmentsRequest(), timeout=5)
+        return {attachment.container_id: attachment.ip for attachment in reply.attachments}
+
+    async def settled(self, free: int) -> None:
+        """Every ENI is ready, nothing is asked for, and so many addresses are free."""
+
+        async def quiet() -> bool:
+            counts = await self.counts()
+            if counts.free != free:
+                return False
+            enis = (await self.introspection.ListEnis(pb.ListEnisRequest(), timeout=5)).enis
+            return not counts.pending and not counts.waiting and all(eni.state == "ready" for eni in enis)
+
+        await until(quiet, "the pool is at rest")
+
+
+@asynccontextmanager
+async def box(
+    dir: Path, prefix: str, subnet: str = "10.0.0.0/24", **settings: Any
+) -> AsyncIterator[tuple[Daemon, SimulatedVpc]]:
+    """A VPC with one m5.large (3 ENIs with 9 secondary addresses each), and its daemon, not started."""
+    async with SimulatedVpc.build(
+        dir=dir, nodes={"n1": "m5.large"}, subnets=[subnet], delays=QUICK, prefix=prefix
+    ) as vpc:
+        daemon = Daemon(vpc, vpc.nodes[0], **settings)
+        try:
+            yield daemon, vpc
+            await daemon.stop()
+        finally:
+            await daemon.kill()
+
+
+def text(packed: bytes) -> str:
+    return str(ipaddress.IPv4Address(packed))
+
+
+def plain(name: str) -> ipam_pb2.Attachment:
+    return ipam_pb2.Attachment(container_id=name, ifname="eth0", netns=f"/run/netns/{name}", pod_name=f"pod-{name}")
+
+
+def cni_call(name: str, config: bytes = CONFIG) -> ipam_pb2.CniCall:
+    args = f"K8S_POD_NAMESPACE=shop;K8S_POD_NAME={name}"
+    return ipam_pb2.CniCall(container_id=name, ifname="eth0", netns=f"/run/netns/{name}", args=args, config=config)
+
+
+async def control(vpc: SimulatedVpc, path: str, document: object = None) -> Any:
+    """GET, or POST with a document."""
+
+    def ask() -> Any:
+        data = None if document is None else json.dumps(document).encode()
+        request = urllib.request.Request(f"{vpc.control_url}/_control/{path}", data)
+        request.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return json.loads(response.read() or b"null")
+
+    return await asyncio.to_thread(ask)
+
+
+async def calls(vpc: SimulatedVpc, action: str) -> int:
+    return sum(call["action"] == action for call in await control(vpc, "calls"))
+
+
+async def cloud_enis(vpc: SimulatedVpc) -> dict[str, dict[str, Any]]:
+    return {eni["id"]: eni for eni in (await control(vpc, "state"))["enis"]}
+
+
+def secondary(enis: dict[str, dict[str, Any]]) -> set[str]:
+    """The addresses that pods may have."""
+    return {ip for eni in enis.values() for ip in eni["private_ips"] if ip != eni["primary_ip"]}
+
+
+async def refused(awaitable: Awaitable[Any]) -> tuple[grpc.StatusCode, ErrorInfo, dict[str, Any] | None]:
+    """Status, reason and, for a call that came through CNI, the error object."""
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await awaitable
+    metadata: dict[str, Any] = dict(raised.value.trailing_metadata())
+    status = Status.FromString(metadata["grpc-status-details-bin"])
+    info = ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info.domain == "ipamd" and info.metadata["request_id"]
+    assert status.message == raised.value.details()
+    error = metadata.get("ipamd-cni-error")
+    return raised.value.code(), info, None if error is None else json.loads(error)
+
+
+async def add_route(node: SimulatedNode, name: str, address: str, table: int = 1500) -> None:
+    """What the plugin leaves on the host: the veth's end and the route to the pod."""
+    link = host_ifname(name, "eth0")
+    await netns.ip_batch(
+        node.netns,
+        [
+            f"link add {link} type veth peer name p{link[1:]}",
+            f"link set {link} up",
+            f"route add {address}/32 dev {link} scope link table {table} proto 158",
+        ],
+    )
+
+
+async def test_a_container_gets_an_address_and_gives_it_back(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix, POOL_COOLDOWN=1) as (daemon, vpc):
+        await daemon.ready()
+        assert json.loads((daemon.node.dir / "net.d" / "10-ipamd.conflist").read_text())["name"] == "ipamd"
+        assert daemon.node.socket.stat().st_mode & 0o777 == 0o600
+
+        first = await daemon.allocate("a")
+        assert first.prefix_length == 32 and text(first.gateway) == "169.254.1.1" and first.result == b""
+        assert (first.ifname, first.host_ifname) == ("eth0", host_ifname("a", "eth0"))
+        assert (
+            first.table == 1500 and first.link_group == 1500 and first.mtu >= 1500 and first.netns == "/run/netns/a"
+        )
+        assert (await daemon.allocate("a")).address == first.address
+        owner = (await cloud_enis(vpc)).values()
+        assert any(text(first.address) in eni["private_ips"] for eni in owner)
+
+        second = await daemon.ipam.Allocate(ipam_pb2.AllocateRequest(cni=cni_call("b")), timeout=10)
+        result = json.loads(second.result)
+        assert result["cniVersion"] == "1.1.0" and result["ips"][0]["address"] == f"{text(second.address)}/32"
+        assert second.address != first.address
+
+        node = await daemon.introspection.GetNode(pb.GetNodeRequest())
+        assert (node.instance_id, node.instance_type, node.ready) == (daemon.node.instance_id, "m5.large", True)
+        assert (node.max_enis, node.addresses_per_eni, node.targets.max_pods) == (3, 9, 27)
+        await daemon.settled(free=5)
+        counts = await daemon.counts()
+        assert (counts.assigned, counts.free, counts.total) == (2, 5, 7)
+        (eni,) = (await daemon.introspection.ListEnis(pb.ListEnisRequest())).enis
+        assert (eni.primary, eni.state, eni.free, eni.assigned, eni.capacity, eni.link) == (
+            True, "ready", 5, 2, 9, "eth0",
+        )  # fmt: skip
+        addresses = (await daemon.introspection.ListAddresses(pb.ListAddressesRequest())).addresses
+        assert sorted(address.state for address in addresses) == ["assigned"] * 2 + ["free"] * 5
+        attachments = {a.container_id: a for a in (await _attachments(daemon))}
+        assert (attachments["b"].pod_namespace, attachments["b"].pod_name) == ("shop", "b")
+        assert attachments["a"].host_ifname == first.host_ifname
+        assert not (await daemon.introspection.ListWaiting(pb.ListWaitingRequest())).waiting
+
+        released = await daemon.release("a")
+        assert released.released and released.address == first.address
+        again = await daemon.release("a")
+        assert not again.released and again.host_ifname == first.host_ifname
+        assert (await daemon.ipam.Release(ipam_pb2.ReleaseRequest(cni=cni_call("b")))).released
+        assert await daemon.held() == {}
+        assert (await daemon.counts()).cooling == 2
+
+        async def cooled() -> bool:
+            return (await daemon.counts()).cooling == 0
+
+        await until(cooled, "released addresses are free again")
+        assert {event["event"] for event in daemon.events() if event["level"] != "info"} == set()
+
+
+async def _attachments(daemon: Daemon) -> list[pb.AttachmentInfo]:
+    return list((await daemon.introspection.ListAttachments(pb.ListAttachmentsRequest(), timeout=5)).attachments)
+
+
+async def test_check_collect_ready_and_what_can_not_be_understood(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix) as (daemon, _):
+        await daemon.ready()
+
+        # CHECK
+        code, info, error = await refused(daemon.ipam.Check(ipam_pb2.CheckRequest(cni=cni_call("a"))))
+        assert (code, info.reason) == (grpc.StatusCode.NOT_FOUND, "UNKNOWN_ATTACHMENT")
+        assert error is not None and error["code"] == 3
+        address = await daemon.address("a")
+        check = ipam_pb2.CheckRequest(attachment=plain("a"))
+        code, info, _ = await refused(daemon.ipam.Check(check))
+        assert (code, info.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ATTACHMENT_BROKEN")
+        await add_route(daemon.node, "a", address)
+        assert (await daemon.ipam.Check(check)).host_ifname == host_ifname("a", "eth0")
+        await netns.ip_batch(daemon.node.netns, [f"route del {address} table 1500"])
+        code, info, error = await refused(daemon.ipam.Check(ipam_pb2.CheckRequest(cni=cni_call("a"))))
+        assert info.reason == "ATTACHMENT_BROKEN" and error is not None and "is missing" in error["msg"]
+
+        # GC: what is young stays, known to the runtime or not
+        collect = ipam_pb2.CollectRequest(valid=ipam_pb2.ValidAttachments())
+        assert (await daemon.ipam.Collect(collect)).released == 0
+        config = b'{"cniVersion":"1.1.0","name":"ipamd","cni.dev/valid-attachments":[{"containerID":"a"}]}'
+        code, info, error = await refused(daemon.ipam.Collect(ipam_pb2.CollectRequest(cni=cni_call("", config))))
+        assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_CONFIG")
+        assert error is not None and error["code"] == 7
+        assert set(await daemon.held()) == {"a"}
+
+        # STATUS
+        await daemon.settled(free=5)
+        assert (await daemon.ipam.Ready(ipam_pb2.ReadyRequest())).free == 5
+        assert (await daemon.ipam.Ready(ipam_pb2.ReadyRequest(cni=cni_call("", CONFIG)))).free == 5
+
+        # Nonsense, and its length
+        code, info, error = await refused(daemon.ipam.Allocate(ipam_pb2.AllocateRequest(cni=cni_call("b", b"{"))))
+        assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_CONFIG")
+        assert error is not None and error["code"] == 6 and info.metadata["request_id"] in error["details"]
+        code, info, error = await refused(
+            daemon.ipam.Allocate(ipam_pb2.AllocateRequest(attachment=plain("x" * 60000)))
+        )
+        assert (code, info.reason, error) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", None)
+        code, info, error = await refused(daemon.ipam.Allocate(ipam_pb2.AllocateRequest(cni=cni_call("y" * 60000))))
+        assert info.reason == "INVALID_REQUEST" and error is not None and error["code"] == 4
+        code, info, _ = await refused(daemon.ipam.Release(ipam_pb2.ReleaseRequest()))
+        assert (code, info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+
+        # Health and reflection
+        health: Any = health_pb2_grpc.HealthStub(daemon.channel)
+        for service in ("", "ipamd.v1.Ipam", "ipamd.v1.Introspection"):
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        channel: Any = daemon.channel  # grpcio's annotations know the synchronous one only
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        questions = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        async for reply in reflection.ServerReflectionInfo(questions):
+            names = {service.name for service in reply.list_services_response.service}
+            assert {"ipamd.v1.Ipam", "ipamd.v1.Introspection", "grpc.health.v1.Health"} <= names
+
+
+async def test_what_pods_hold_outlives_the_daemon_and_its_ledger(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix) as (daemon, vpc):
+        await daemon.ready()
+        held = {name: await daemon.address(name) for name in "abc"}
+        await daemon.settled(free=5)
+        await daemon.stop()
+        assert not daemon.node.socket.exists()
+        grown = await calls(vpc, "AssignPrivateIpAddresses")
+
+        await daemon.ready()
+        assert await daemon.held() == held
+        assert await daemon.address("a") == held["a"]
+        assert await calls(vpc, "AssignPrivateIpAddresses") == grown
+
+        # The ledger is lost while pods run: their routes speak for them.
+        for name in "ab":
+            await add_route(daemon.node, name, held[name])
+        await daemon.stop()
+        for file in daemon.node.dir.glob("ledger.db*"):
+            file.unlink()
+        await daemon.ready()
+        assert {event["ip"] for event in daemon.events("attachment.recovered")} == {held["a"], held["b"]}
+        granted = {await daemon.address(f"new-{n}") for n in range(8)}
+        assert not granted & {held["a"], held["b"]} and len(granted) == 8
+        recovered = {a.host_ifname: a.ip for a in await _attachments(daemon) if not a.network}
+        assert recovered == {host_ifname(name, "eth0"): held[name] for name in "ab"}
+        assert text((await daemon.ipam.Check(ipam_pb2.CheckRequest(attachment=plain("a")))).address) == held["a"]
+        released = await daemon.release("a")
+        assert released.released and text(released.address) == held["a"]
+
+
+async def test_killed_between_creating_and_attaching_an_eni_nothing_is_leaked(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix, POOL_WARM_IPS=12) as (daemon, vpc):
+        await control(vpc, "faults", {"action": "AttachNetworkInterface", "delay_s": 60})
+        await daemon.start()
+        await daemon.seen("eni.created")
+        await daemon.kill()
+        await control(vpc, "clear", {})
+        assert len(await cloud_enis(vpc)) == 2
+        await daemon.ready()
+        await daemon.settled(free=12)
+        enis = await cloud_enis(vpc)
+        assert len(enis) == 2 and {eni["instance_id"] for eni in enis.values()} == {daemon.node.instance_id}
+        assert await calls(vpc, "CreateNetworkInterface") == 1
+        await daemon.kill()
+
+        # Killed while the creation itself is under way: EC2 made the ENI, nobody heard of it.
+        daemon.settings["IPAMD_POOL_WARM_IPS"] = "20"
+        fault = {"action": "CreateNetworkInterface", "delay_s": 60, "after_effect": True}
+        await control(vpc, "faults", fault)
+        await daemon.start()
+
+        async def made() -> bool:
+            return len(await cloud_enis(vpc)) == 3
+
+        await until(made, "EC2 made the ENI")
+        await daemon.kill()
+        await control(vpc, "clear", {})
+        await daemon.ready()
+        await daemon.settled(free=20)
+        enis = await cloud_enis(vpc)
+        assert len(enis) == 3 and {eni["instance_id"] for eni in enis.values()} == {daemon.node.instance_id}
+        assert (await daemon.counts()).total == len(secondary(enis))
+
+
+async def test_an_assignment_that_took_effect_unheard_loses_no_address(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix) as (daemon, vpc):
+        fault = {"action": "AssignPrivateIpAddresses", "error": "timeout", "delay_s": 0.1, "times": 1}
+        await control(vpc, "faults", {**fault, "after_effect": True})
+        await daemon.ready()
+        await daemon.settled(free=5)
+        known = (await daemon.introspection.ListAddresses(pb.ListAddressesRequest())).addresses
+        assert {address.ip for address in known} == secondary(await cloud_enis(vpc))
+        assert len(known) == 5
+        assert await calls(vpc, "AssignPrivateIpAddresses") == 1
+
+
+async def test_what_ec2_denies_is_refused_at_once_with_the_remedy(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix, POOL_WARM_IPS=0) as (daemon, vpc):
+        await daemon.ready()
+        for action in ("AssignPrivateIpAddresses", "CreateNetworkInterface"):
+            await control(vpc, "faults", {"action": action, "error": "UnauthorizedOperation"})
+        begun = time.monotonic()
+        request = ipam_pb2.AllocateRequest(cni=cni_call("a"), deadline_ms=20000)
+        code, info, error = await refused(daemon.ipam.Allocate(request))
+        assert time.monotonic() - begun < 10, "it must not wait for its deadline"
+        assert (code, info.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "NOT_AUTHORIZED")
+        assert float(info.metadata["retry_after"]) > 0 and info.metadata["free"] == "0"
+        assert error is not None and error["code"] == 11 and "pod shop/a" in error["msg"]
+        assert "allow ec2:" in error["msg"] and "reason=NOT_AUTHORIZED" in error["details"]
+        code, info, error = await refused(daemon.ipam.Ready(ipam_pb2.ReadyRequest(cni=cni_call("", CONFIG))))
+        assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "NOT_AUTHORIZED")
+        assert error is not None and error["code"] == 50
+        node = await daemon.introspection.GetNode(pb.GetNodeRequest())
+        assert not node.ready and node.not_ready_reason.startswith("NOT_AUTHORIZED: ")
+        assert {backoff.reason for backoff in node.backoffs} == {"NOT_AUTHORIZED"}
+        assert {event["level"] for event in daemon.events("ec2.failed")} == {"error"}
+
+
+async def test_a_full_subnet_is_used_to_its_last_address_and_then_named(tmp_path: Path, prefix: str) -> None:
+    # A /28 has 16 addresses; EC2 keeps 5 and the instance has 1, so that 10 are left, and a new ENI takes 1 itself.
+    async with box(tmp_path, prefix, "10.0.0.0/28", POOL_WARM_IPS=0) as (daemon, _):
+        await daemon.ready()
+        answers = await asyncio.gather(*(daemon.allocate(f"pod-{n}") for n in range(14)), return_exceptions=True)
+        granted = {text(answer.address) for answer in answers if isinstance(answer, ipam_pb2.AllocateReply)}
+        assert len(granted) == 9
+        code, info, _ = await refused(daemon.allocate("late"))
+        assert (code, info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "SUBNET_EXHAUSTED")
+        assert float(info.metadata["retry_after"]) > 0
+        assert len(await daemon.held()) == 9
+
+
+async def test_a_stopping_daemon_sends_whoever_waits_to_its_successor(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix, POOL_WARM_IPS=0) as (daemon, vpc):
+        await daemon.ready()
+        await control(vpc, "faults", {"action": "AssignPrivateIpAddresses", "delay_s": 3, "after_effect": True})
+        waiting = [
+            daemon.ipam.Allocate(ipam_pb2.AllocateRequest(cni=cni_call(name), deadline_ms=20000)) for name in "abc"
+        ]
+
+        async def queued() -> bool:
+            return (await daemon.counts()).waiting == 3
+
+        await until(queued, "three wait")
+        names = [w.container_id for w in (await daemon.introspection.ListWaiting(pb.ListWaitingRequest())).waiting]
+        assert sorted(names) == ["a", "b", "c"]
+        assert daemon.process is not None
+        os.kill(daemon.process.pid, 15)
+        for call in waiting:
+            code, info, error = await refused(call)
+            # Without a finished error the plugin goes on asking, until its own deadline.
+            assert (code, info.reason, error) == (grpc.StatusCode.UNAVAILABLE, "DRAINING", None)
+        await daemon.stop()
+        await control(vpc, "clear", {})
+        await daemon.ready()
+        assert (await daemon.counts()).total == len(secondary(await cloud_enis(vpc))) == 3
+
+
+async def test_a_caller_that_hangs_up_takes_its_request_along(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix, POOL_WARM_IPS=0) as (daemon, vpc):
+        await daemon.ready()
+        await control(vpc, "faults", {"action": "AssignPrivateIpAddresses", "delay_s": 1, "times": 1})
+        impatient = daemon.ipam.Allocate(ipam_pb2.AllocateRequest(attachment=plain("a")))
+        late = daemon.ipam.Allocate(ipam_pb2.AllocateRequest(attachment=plain("b")), timeout=0.3)
+
+        async def queued() -> bool:
+            return (await daemon.counts()).waiting == 2
+
+        await until(queued, "both wait")
+        impatient.cancel()
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await late
+        assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+        async def nobody() -> bool:
+            return (await daemon.counts()).waiting == 0
+
+        await until(nobody, "nobody waits")
+        await daemon.settled(free=2)
+        assert await daemon.held() == {}
+
+
+async def test_releases_that_were_left_in_the_spool_are_carried_out(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix) as (daemon, _):
+        await daemon.ready()
+        for name in "abcd":
+            await daemon.address(name)
+        await daemon.stop()
+        spool = daemon.node.dir / "released"
+
+        def leave(name: str, request: bytes) -> None:
+            (spool / f".{name}").write_bytes(request)
+            (spool / f".{name}").rename(spool / name)
+
+        def release(name: str) -> bytes:
+            return ipam_pb2.ReleaseRequest(cni=cni_call(name)).SerializeToString()
+
+        leave("1", release("a"))
+        leave("2", release("a"))  # runtimes send DEL twice
+        leave("3", b"\xff nonsense")
+        # A DEL from before the ADD of the same name, and one from after it.
+        leave("4", release("b"))
+        os.utime(spool / "4", (1.0, 1.0))
+        leave("5", release("b"))
+        await daemon.ready()
+        assert set(await daemon.held()) == {"c", "d"}
+        assert {file.name for file in spool.iterdir()} == {"3.rejected"}
+        assert (await daemon.counts()).cooling == 2
+
+        leave("6", release("c"))
+
+        async def gone() -> bool:
+            return set(await daemon.held()) == {"d"} and not (spool / "6").exists()
+
+        await until(gone, "a release is taken on sight")
+
+        # Somebody cleans up below /run: the plugin makes the directory anew, and so does the daemon.
+        (spool / "3.rejected").unlink()
+        spool.rmdir()
+        await daemon.seen("spool.removed")
+        spool.mkdir(exist_ok=True)
+        leave("7", release("d"))
+
+        async def empty() -> bool:
+            return await daemon.held() == {}
+
+        await until(empty, "a release in the new directory is taken")
+
+
+async def ended(child: Child) -> tuple[int, str]:
+    async with asyncio.timeout(20):
+        code = await child.wait()
+    return code, child.log.read_text()
+
+
+async def test_a_second_daemon_does_no_harm_and_says_what_is_wrong(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix) as (daemon, vpc):
+        await daemon.ready()
+        await daemon.settled(free=5)
+        before = len(await control(vpc, "calls"))
+        rival = Daemon(vpc, daemon.node, "same-ledger.log")
+        await rival.start()
+        assert rival.process is not None
+        code, words = await ended(rival.process)
+        assert code == 1 and "another ipamd uses it: stop that one" in words and "Traceback" not in words
+
+        rival = Daemon(vpc, daemon.node, "same-socket.log", LEDGER_PATH=daemon.node.dir / "other.db")
+        await rival.start()
+        assert rival.process is not None
+        code, words = await ended(rival.process)
+        assert code == 1 and "another ipamd serves it" in words and "Traceback" not in words
+        assert len(await control(vpc, "calls")) == before, "it asked nothing of EC2"
+        assert await daemon.address("a")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"POOL_WARM_IPS": "many"}, "pool.warm_ips: "),
+        ({"POOL_WARMTH": "5"}, "pool.warmth: unknown setting (from environment IPAMD_POOL_WARMTH)"),
+        ({"CNI_SPOOL_DIR": "{dir}/config.toml"}, "cni.spool_dir "),
+        ({"CNI_CONF_DIR": "{dir}/config.toml"}, "cni.conf_dir: "),
+        ({"API_SOCKET": "{dir}/config.toml"}, "is no socket"),
+        ({"API_SOCKET": "{dir}/" + "s" * 108}, "107 bytes"),
+        ({"LEDGER_PATH": "{dir}"}, "ledger "),
+    ],
+    ids=["value", "key", "spool", "conflist", "socket", "long-socket", "ledger"],
+)
+async def test_settings_that_can_not_be_served_end_the_daemon_with_a_clear_line(
+    tmp_path: Path, prefix: str, settings: dict[str, str], words: str
+) -> None:
+    async with box(tmp_path, prefix) as (daemon, vpc):
+        resolved = {name: value.format(dir=daemon.node.dir) for name, value in settings.items()}
+        wrong = Daemon(vpc, daemon.node, "wrong.log", **resolved)
+        await wrong.start()
+        assert wrong.process is not None
+        try:
+            code, log = await ended(wrong.process)
+        finally:
+            await wrong.kill()
+        assert code == 1
+        assert "Traceback" not in log
+        last = log.splitlines()[-1]
+        assert last.startswith("ipamd: ") and words in last
+
+
+async def test_only_root_can_run_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-m", "ipamd", "run"]
+    code, words = await ended(await Child.start(command, log, {"PATH": os.environ.get("PATH", os.defpath)}))
+    assert (code, words) == (1, "ipamd: the daemon writes routes, rules and nftables: run it as root\n")
+
+
+async def test_a_cloud_that_is_away_is_waited_for(tmp_path: Path, prefix: str) -> None:
+    """First the metadata service fails, then EC2's port is closed; each with the cause and a remedy in the log."""
+    async with box(tmp_path, prefix) as (daemon, vpc):
+        await control(vpc, "faults", {"action": "imds", "error": "503"})
+        closed = f"ip daddr {EC2_ADDRESS} tcp dport 80 reject with tcp reset"
+        await netns.nft(
+            daemon.node.netns,
+            f"table inet t {{ chain c {{ type filter hook output priority 0; {closed}; }}; }}",
+        )
+        await daemon.start()
+        event = await daemon.seen("imds.unavailable")
+        assert event["level"] == "error" and "out of order" in event["error"]
+        await control(vpc, "clear", {})
+        event = await daemon.seen("ec2.unavailable")
+        assert event["kind"] == "transient" and "check this node's way to EC2" in event["error"]
+        assert not daemon.node.socket.exists()
+        await netns.nft(daemon.node.netns, "delete table inet t")
+        await daemon.seen("daemon.ready")
+        assert await daemon.address("a")
+
+
+async def test_stopping_does_not_wait_for_a_cloud_that_is_away(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix) as (daemon, vpc):
+        await control(vpc, "faults", {"action": "imds", "error": "timeout"})
+        await daemon.start()
+        await daemon.seen("daemon.starting")
+        await daemon.stop()
+
+
+async def test_a_ledger_that_can_not_be_written_is_named_and_the_daemon_recovers(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix) as (daemon, _):
+        disk = daemon.node.dir / "disk"
+        disk.mkdir()
+        await netns.command("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk))
+        try:
+            daemon.settings["IPAMD_LEDGER_PATH"] = str(disk / "ledger.db")
+            await daemon.ready()
+            await daemon.settled(free=5)
+            await daemon.address("a")
+            (disk / "ballast").write_bytes(b"")
+            with (disk / "ballast").open("ab", buffering=0) as ballast, pytest.raises(OSError):
+                while True:
+                    ballast.write(b"\0" * 512)
+            refusals = []
+            for n in range(5):
+                try:
+                    await daemon.allocate(f"b-{n}", deadline=3)
+                except grpc.aio.AioRpcError as error:
+                    refusals.append(error)
+            assert refusals, "the file system is full"
+            assert {error.code() for error in refusals} == {grpc.StatusCode.UNAVAILABLE}
+            assert "free space" in (refusals[0].details() or "")
+            assert (await daemon.release("a")).released
+            (disk / "ballast").unlink()
+            await daemon.seen("ledger.writable_again")
+            assert await daemon.address("c")
+            held = await daemon.held()
+            assert "a" not in held and "c" in held
+            await daemon.stop()
+            await daemon.ready()
+            assert await daemon.held() == held
+            await daemon.stop()
+        finally:
+            await daemon.kill()
+            await netns.command("umount", str(disk))
