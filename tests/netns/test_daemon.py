@@ -480,9 +480,9 @@ async def test_a_stopping_daemon_sends_whoever_waits_to_its_successor(tmp_path: 
 async def test_a_caller_that_hangs_up_takes_its_request_along(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix, POOL_WARM_IPS=0) as (daemon, vpc):
         await daemon.ready()
-        await control(vpc, "faults", {"action": "AssignPrivateIpAddresses", "delay_s": 1, "times": 1})
+        await control(vpc, "faults", {"action": "AssignPrivateIpAddresses", "delay_s": 3})
         impatient = daemon.ipam.Allocate(ipam_pb2.AllocateRequest(attachment=plain("a")))
-        late = daemon.ipam.Allocate(ipam_pb2.AllocateRequest(attachment=plain("b")), timeout=0.3)
+        late = daemon.ipam.Allocate(ipam_pb2.AllocateRequest(attachment=plain("b")), timeout=2)
 
         async def queued() -> bool:
             return (await daemon.counts()).waiting == 2
@@ -497,7 +497,12 @@ async def test_a_caller_that_hangs_up_takes_its_request_along(tmp_path: Path, pr
             return (await daemon.counts()).waiting == 0
 
         await until(nobody, "nobody waits")
-        await daemon.settled(free=2)
+        await control(vpc, "clear", {})
+
+        async def arrived() -> bool:
+            return (await daemon.counts()).pending == 0
+
+        await until(arrived, "what was asked from EC2 is here")
         assert await daemon.held() == {}
 
 
