@@ -146,14 +146,8 @@ class TimePassed:
     """The time that `Wake` asked for has come."""
 
 
-Event = (
-    Started
-    | AllocationRequested
-    | AllocationCancelled
-    | ReleaseRequested
-    | CollectRequested
-    | GrantsUnrecorded
-    | EniCreated
+Outcome = (
+    EniCreated
     | EniAttached
     | EniObserved
     | LinkReady
@@ -161,6 +155,16 @@ Event = (
     | AddressesAssigned
     | OperationDone
     | OperationFailed
+)
+
+Event = (
+    Started
+    | AllocationRequested
+    | AllocationCancelled
+    | ReleaseRequested
+    | CollectRequested
+    | GrantsUnrecorded
+    | Outcome
     | TargetsChanged
     | DrainRequested
     | TimePassed

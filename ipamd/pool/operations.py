@@ -1,0 +1,265 @@
+"""What the pool asked of EC2 and of the host, and what it learns from the outcome of each operation.
+
+    an ENI        creating -> attaching -> configuring -> ready
+                  a failed attach: -> deleting -> gone
+
+Whenever an outcome shows that EC2 and the pool disagree about an ENI, the ENI is `unsure`: it is read before anything
+else is done to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from ipamd.pool import effects as do
+from ipamd.pool import events as on
+from ipamd.pool.backoff import NEW_ENI, POLICIES, action_scope, eni_scope, scope_of, subnet_scope
+from ipamd.pool.inventory import Eni
+from ipamd.pool.model import (
+    CloudErrorKind,
+    CloudFailure,
+    DropCooling,
+    DropIntent,
+    EniState,
+    Limits,
+    PutIntent,
+    Record,
+    Targets,
+)
+from ipamd.pool.state import ASSIGN, ATTACH, CREATE, State, attach_intent, attach_token
+
+# After a creation of unknown outcome the same ClientToken is sent again until EC2 shows the ENI or refuses it for a
+# cause that it checks only for a token it has not seen. These causes it checks for any call.
+SAYS_NOTHING_OF_EARLIER_TRIES = (
+    CloudErrorKind.UNKNOWN_OUTCOME,
+    CloudErrorKind.TRANSIENT,
+    CloudErrorKind.THROTTLED,
+    CloudErrorKind.NOT_AUTHORIZED,
+    CloudErrorKind.UNRECORDED,
+)
+
+# What an attachment's failure says of its ENI: nothing, so it is tried again; or that EC2 and we disagree about it,
+# so it is read first. Any other cause means that the ENI is of no use here.
+ATTACH_AGAIN = (CloudErrorKind.TRANSIENT, CloudErrorKind.THROTTLED, CloudErrorKind.UNRECORDED)
+ATTACH_DOUBTFUL = (CloudErrorKind.UNKNOWN_OUTCOME, CloudErrorKind.INCORRECT_STATE, CloudErrorKind.NOT_FOUND)
+
+# EC2 is eventually consistent: for so many seconds a new ENI may be unknown to it without being gone ("Ensuring
+# idempotency" and "Eventual consistency" in the Amazon EC2 Developer Guide).
+APPEARS_WITHIN = 60.0
+
+# After these we don't know which addresses the ENI has: it is read before any is asked for again.
+ASSIGN_DOUBTFUL = (CloudErrorKind.UNKNOWN_OUTCOME, CloudErrorKind.ENI_ADDRESS_LIMIT, CloudErrorKind.NOT_FOUND)
+
+# How long an ENI whose link could not be set up is left before the next try, in seconds; doubled each time.
+LINK_RETRY, LINK_RETRY_CAP = 5.0, 60.0
+
+
+@dataclass(slots=True)
+class _Operation:
+    effect: do.Operation
+    eni: Eni
+    count: int = 0
+    token: str = ""
+
+
+class Operations(State):
+    def __init__(self, targets: Targets, limits: Limits, subnets: tuple[str, ...], random: Random) -> None:
+        super().__init__(targets, limits, subnets, random)
+        self._operations: dict[int, _Operation] = {}
+        self._last_op = 0
+        self._effects: list[do.Effect] = []
+
+    def _next_op(self) -> int:
+        self._last_op += 1
+        return self._last_op
+
+    def _send(self, effect: do.Operation, eni: Eni, count: int = 0, token: str = "") -> None:
+        self._operations[effect.op] = _Operation(effect, eni, count, token)
+        self._effects.append(effect)
+
+    def _write(self, record: Record) -> None:
+        self._effects.append(do.Write(record))
+
+    def _note(self, event: str, level: str, **fields: str | int | float) -> None:
+        self._effects.append(do.Note(event, level, tuple(fields.items())))
+
+    # Outcomes
+
+    def _learn(self, event: on.Outcome, now: float) -> None:
+        match event:
+            case on.EniCreated():
+                self._eni_created(event, now)
+            case on.EniAttached():
+                self._eni_attached(event)
+            case on.EniObserved():
+                self._eni_observed(event, now)
+            case on.LinkReady():
+                self._link_ready(event, now)
+            case on.LinkFailed():
+                self._link_failed(event, now)
+            case on.AddressesAssigned():
+                self._addresses_assigned(event, now)
+            case on.OperationDone():
+                self._operation_done(event)
+            case on.OperationFailed():
+                self._operation_failed(event, now)
+
+    def _eni_created(self, event: on.EniCreated, now: float) -> None:
+        operation = self._operations.pop(event.op)
+        eni, created = operation.eni, event.eni
+        self._write(DropIntent(eni.token))
+        self.backoffs.succeeded(action_scope(CREATE), NEW_ENI, subnet_scope(eni.subnet_id))
+        self.ask_for_more(eni.subnet_id)
+        known = self.inventory.enis.get(created.id)
+        if known is not None and known.state is not EniState.DELETING:
+            # A repeated ClientToken: the ENI had come through before a restart and is served already.
+            self.inventory.remove_eni(eni)
+            return
+        if known is not None:
+            self.inventory.remove_eni(known)
+        self.inventory.name_eni(eni, created.id)
+        eni.state, eni.busy, eni.pending, eni.unsure = EniState.ATTACHING, 0, 0, False
+        eni.mac, eni.primary_ip, eni.created_at = created.mac, created.primary_ip, now
+        for ip in created.addresses:
+            self.inventory.add_free(ip, eni, now)
+        self._write(PutIntent(attach_intent(eni, now)))
+        self._note("eni.created", "info", eni=eni.id, addresses=len(created.addresses), subnet=eni.subnet_id)
+
+    def _eni_attached(self, event: on.EniAttached) -> None:
+        self._attached(self._operations.pop(event.op).eni, event.attachment_id)
+
+    def _attached(self, eni: Eni, attachment_id: str) -> None:
+        self._write(DropIntent(attach_token(eni.id)))
+        self.backoffs.succeeded(action_scope(ATTACH), NEW_ENI)
+        eni.state, eni.busy, eni.unsure = EniState.CONFIGURING, 0, False
+        eni.attachment_id = attachment_id
+        eni.keep_on_termination = True
+        self._note("eni.attached", "info", eni=eni.id, device_index=eni.device_index)
+
+    def _eni_observed(self, event: on.EniObserved, now: float) -> None:
+        eni, observed = self._operations.pop(event.op).eni, event.eni
+        eni.busy, eni.unsure = 0, False
+        self.backoffs.succeeded(action_scope(do.DescribeEni.action))
+        if observed is None and eni.state is EniState.ATTACHING and now < eni.created_at + APPEARS_WITHIN:
+            eni.unsure, eni.retry_at = True, now + max(1.0, (now - eni.created_at) / 2)
+        elif observed is None or not (observed.owned or observed.primary):
+            self._note("eni.gone", "warning", eni=eni.id, state=eni.state.value)
+            self._write(DropIntent(attach_token(eni.id)))
+            self._forget(eni)
+        elif eni.state in (EniState.ATTACHING, EniState.DELETING) and observed.device_index is not None:
+            eni.device_index = observed.device_index
+            self._attached(eni, observed.attachment_id)
+        elif eni.state is EniState.CONFIGURING and observed.device_index is None:
+            # Somebody detached it. It is ours, and pods may hold its addresses: take it back.
+            eni.state, eni.attachment_id, eni.keep_on_termination = EniState.ATTACHING, "", False
+            self._write(PutIntent(attach_intent(eni, now)))
+        elif eni.state is EniState.READY:
+            for ip in observed.addresses:
+                if ip not in self.inventory.addresses:
+                    self.inventory.add_free(ip, eni, now)
+
+    def _link_ready(self, event: on.LinkReady, now: float) -> None:
+        eni = self._operations.pop(event.op).eni
+        eni.state, eni.busy, eni.unfulfilled, eni.link_failures = EniState.READY, 0, False, 0
+        eni.link = event.link
+        self._note("eni.ready", "info", eni=eni.id, link=event.link, addresses=eni.held)
+
+    def _link_failed(self, event: on.LinkFailed, now: float) -> None:
+        eni = self._operations.pop(event.op).eni
+        pause = min(LINK_RETRY * 2**eni.link_failures, LINK_RETRY_CAP)
+        eni.link_failures = min(eni.link_failures + 1, 10)
+        # Perhaps it has no link because it is no longer attached.
+        eni.busy, eni.unfulfilled, eni.unsure, eni.retry_at = 0, True, True, now + pause
+        self._note("eni.link_failed", "error", eni=eni.id, mac=eni.mac, error=event.message)
+
+    def _addresses_assigned(self, event: on.AddressesAssigned, now: float) -> None:
+        operation = self._operations.pop(event.op)
+        eni = operation.eni
+        eni.pending -= operation.count
+        self._write(DropIntent(operation.token))
+        self.backoffs.succeeded(action_scope(ASSIGN), subnet_scope(eni.subnet_id), eni_scope(eni.id))
+        self.ask_for_more(eni.subnet_id)
+        for ip in event.addresses:
+            if ip not in self.inventory.addresses:
+                self.inventory.add_free(ip, eni, now)
+        self._note("addresses.assigned", "info", eni=eni.id, addresses=len(event.addresses))
+
+    def _operation_done(self, event: on.OperationDone) -> None:
+        operation = self._operations.pop(event.op)
+        eni = operation.eni
+        match operation.effect:
+            case do.SetDeleteOnTermination():
+                eni.modifying, eni.keep_on_termination = 0, False
+            case do.DeleteEni():
+                self._deleted(eni)
+
+    def _deleted(self, eni: Eni) -> None:
+        self._forget(eni)
+        self._note("eni.deleted", "info", eni=eni.id)
+
+    def _forget(self, eni: Eni) -> None:
+        """EC2 has it no more."""
+        for ip in self.inventory.remove_eni(eni):
+            self._write(DropCooling(ip))
+        self.backoffs.succeeded(eni_scope(eni.id))
+
+    def _operation_failed(self, event: on.OperationFailed, now: float) -> None:
+        operation, failure = self._operations.pop(event.op), event.failure
+        eni, kind = operation.eni, failure.kind
+        if isinstance(operation.effect, do.DeleteEni) and kind is CloudErrorKind.NOT_FOUND:
+            self._deleted(eni)
+            return
+        if kind is CloudErrorKind.SUBNET_FULL and self.ask_for_less(eni.subnet_id, operation.count):
+            self._note("subnet.low", "warning", subnet=eni.subnet_id, asked=operation.count)
+            retry_at = now
+        else:
+            retry_at = self._back_off(eni, failure, now)
+        match operation.effect:
+            case do.AssignAddresses():
+                eni.pending -= operation.count
+                self._write(DropIntent(operation.token))
+                if kind in ASSIGN_DOUBTFUL:
+                    eni.unsure = True
+            case do.CreateEni():
+                eni.busy, eni.retry_at = 0, retry_at
+                eni.unsure = eni.unsure or kind is CloudErrorKind.UNKNOWN_OUTCOME
+                if not eni.unsure or kind not in SAYS_NOTHING_OF_EARLIER_TRIES:
+                    self._write(DropIntent(eni.token))
+                    self.inventory.remove_eni(eni)
+            case do.AttachEni():
+                eni.busy, eni.retry_at = 0, retry_at
+                if kind in ATTACH_DOUBTFUL:
+                    eni.unsure = True
+                    if kind is CloudErrorKind.INCORRECT_STATE:
+                        eni.device_index = self.other_index(eni)
+                        self._write(PutIntent(attach_intent(eni, now)))
+                elif kind not in ATTACH_AGAIN:
+                    eni.state, eni.retry_at = EniState.DELETING, now
+                    self._write(DropIntent(attach_token(eni.id)))
+            case do.SetDeleteOnTermination():
+                eni.modifying, eni.retry_at = 0, retry_at
+            case do.DeleteEni():
+                # Attached after all: its attachment was not to be seen yet when this process started.
+                eni.busy, eni.retry_at = 0, retry_at
+                eni.unsure = kind is CloudErrorKind.INCORRECT_STATE
+            case do.ConfigureLink():
+                eni.busy, eni.retry_at = 0, retry_at
+                eni.unfulfilled = POLICIES[kind].lasting
+            case _:
+                eni.busy, eni.retry_at = 0, retry_at
+
+    def _back_off(self, eni: Eni, failure: CloudFailure, now: float) -> float:
+        scope = scope_of(failure, subnet_id=eni.subnet_id, eni_id="" if eni.id == eni.token else eni.id)
+        backoff = self.backoffs.failed(scope, failure, now)
+        self._note(
+            "ec2.failed",
+            "error" if backoff.policy.lasting else "warning",
+            action=failure.action,
+            code=failure.code,
+            kind=failure.kind.value,
+            scope=scope,
+            error=failure.message,
+            retry_in=round(backoff.until - now, 1),
+        )
+        return backoff.until
