@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from random import Random
+from typing import cast
 
 import pytest
 
+from ipamd.pool import effects as do
+from ipamd.pool import events as on
 from ipamd.pool.model import Targets
+from ipamd.pool.pool import Pool
 from ipamd.sim.virtual.day import Day, Load
 from ipamd.sim.virtual.ec2 import Latencies
 from ipamd.sim.virtual.fleet import Fleet
 from ipamd.sim.virtual.incumbent import IncumbentTargets
 from ipamd.sim.virtual.kubelet import Kubelet
+from ipamd.sim.virtual.node import PoolNode
 
 TYPE = "m5.large"
 SECONDARY = 9  # addresses of each of its 3 ENIs
@@ -132,6 +138,24 @@ def test_a_thousand_nodes_fit_into_one_run() -> None:
         run_pods(kubelet, 3, prefix=kubelet.node.instance.id)
     fleet.clock.run_until(60.0)
     assert all(len(kubelet.waits) == 3 for kubelet in kubelets)
+
+
+def test_an_effect_that_the_simulator_does_not_know_stops_it() -> None:
+    class LaterPool(Pool):
+        def handle(self, event: on.Event, now: float) -> list[do.Effect]:
+            return [cast(do.Effect, Unknown())]
+
+    @dataclass(frozen=True)
+    class Unknown:
+        action: str = "RenameNetworkInterface"
+
+    fleet = Fleet()
+    kubelet = fleet.add(TYPE, Targets())
+    assert isinstance(kubelet.node, PoolNode)
+    kubelet.node.pool.__class__ = LaterPool
+    kubelet.boot()
+    with pytest.raises(AssertionError, match="RenameNetworkInterface"):
+        fleet.clock.run_until(60.0)
 
 
 # The incumbent, against its description
