@@ -47,7 +47,7 @@ class Eni:
     unfulfilled: bool = False  # its link could not be set up: don't count on its addresses
     keep_on_termination: bool = False  # DeleteOnTermination is still to be set
     modifying: int = 0
-    created_at: float = 0.0  # by this process; 0: found at start
+    created_at: float = 0.0  # not before; 0: long ago
     link_failures: int = 0
 
     @property

@@ -31,8 +31,7 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
     # A release in the future was timed by a clock that has been set back since.
     cooling = {c.address: min(c.released_at, now) for c in event.cooling}
     in_use = attachments.keys() | dict(event.routed).keys()
-    unplaced: list[Eni] = []
-    attaching = {i.eni_id: i for i in event.intents if i.action == ATTACH}
+    attaching = {i.eni_id for i in event.intents if i.action == ATTACH}
     creating = [i for i in event.intents if i.action == CREATE]
     for intent in event.intents:
         if intent.action != CREATE:
@@ -42,9 +41,8 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
             eni = _adopt_attached(state, observed)
         elif observed.owned and (observed.id in attaching or in_use.intersection(observed.addresses)):
             # Cut off between creation and attachment; or somebody detached it while pods have its addresses.
-            index = attaching[observed.id].device_index if observed.id in attaching else None
-            eni = _adopt(state, observed, EniState.ATTACHING, -1 if index is None else index)
-            unplaced += [eni] if index is None else []
+            eni = _adopt(state, observed, EniState.ATTACHING, -1)
+            eni.created_at = now  # perhaps young: EC2 is given time to know it everywhere
         elif observed.owned:
             # Created but never attached, and nobody remembers why: undo. A creation that is still on record
             # below gets its ENI back by its token, which cancels this.
@@ -53,10 +51,9 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
             continue
         if eni.state is not EniState.FOREIGN:
             _restore_addresses(state, effects, eni, observed.addresses, attachments, cooling, dict(event.routed), now)
-    for eni in unplaced:
-        eni.device_index = state.free_index()
     for eni in state.inventory.enis.values():
         if eni.state is EniState.ATTACHING:
+            eni.device_index = state.free_index()
             _write(effects, PutIntent(attach_intent(eni, now)))
     for intent in creating:
         eni = Eni(
