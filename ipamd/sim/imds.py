@@ -1,8 +1,8 @@
 """The instance metadata service, version 2: tokens, and the tree of facts about the instance that asks.
 
 AWS, "Use the Instance Metadata Service" and "Instance metadata categories". What is told about ENIs and addresses
-is what EC2 knew `Delays.imds_lag` ago. Who asks is known by the source address of the connection; a request from
-elsewhere (a test without a packet fabric) names its instance in a header.
+is what EC2 knew `Delays.imds_lag` ago, without what a fault omits. Who asks is known by the source address of the
+connection; a request from elsewhere (a test without a packet fabric) names its instance in a header.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Imds:
         if owner != instance.id or expires <= time.monotonic():
             return _plain(401, "Unauthorized")
         _set_hop_limit(request, _DEFAULT_TTL)
-        node: str | Tree = {"latest": self._tree(instance)}
+        node: str | Tree = {"latest": self._tree(instance, self._faults.omissions())}
         for part in filter(None, request.match_info["path"].split("/")):
             if isinstance(node, str) or part not in node:
                 return _plain(404, "Not Found")
@@ -95,9 +95,11 @@ class Imds:
         named = request.headers.get(INSTANCE_HEADER)
         return next((one for one in self._cloud.instances if one.id == named and one.state == "running"), None)
 
-    def _tree(self, instance: Instance) -> Tree:
+    def _tree(self, instance: Instance, omitted: set[str]) -> Tree:
+        """`omitted` as in `Faults.omissions`."""
         enis = instance.metadata.read(time.monotonic())
         primary = next(eni for eni in enis if eni.device_index == 0)
+        shown = [eni for eni in enis if eni.id not in omitted and (eni is primary or "" not in omitted)]
         zone, region = primary.subnet.zone, self._cloud.region
         identity = {
             "accountId": ACCOUNT,
@@ -120,7 +122,7 @@ class Imds:
                 "local-hostname": views.private_dns_name(self._cloud, primary.addresses[0]),
                 "local-ipv4": primary.addresses[0],
                 "mac": primary.mac,
-                "network": {"interfaces": {"macs": {eni.mac: self._eni(eni) for eni in enis}}},
+                "network": {"interfaces": {"macs": {eni.mac: self._eni(eni) for eni in shown}}},
                 "placement": {"availability-zone": zone, "region": region},
                 "security-groups": "\n".join(group.name for group in primary.groups),
                 "services": {"domain": "amazonaws.com", "partition": "aws"},

@@ -14,9 +14,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ipamd.sim.ec2 import Delays
+from ipamd.sim.control import ControlError, parse_json, parse_rates, parse_script
+from ipamd.sim.ec2 import Delays, Fault, Lags, Throttle
 from ipamd.sim.fabric import FabricError
 from ipamd.sim.netns import CommandError
 from ipamd.sim.vpc import SimulatedVpc, SpecError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _DEFAULT_SUBNET = "10.0.0.0/24"
+
+T = TypeVar("T", Delays, Lags)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -38,7 +41,8 @@ def add_parser(subparsers: Subparsers) -> None:
         help="a VPC in a box: nodes as network namespaces, EC2 and IMDS (needs root)",
         description="Build a VPC in a box: each node is a network namespace, with EC2 and the instance metadata "
         "service at the URLs that the JSON line on standard output names once all is up. The control URL shows and "
-        "disturbs the simulated cloud. SIGTERM or SIGINT removes everything but the files below --dir.",
+        "disturbs the simulated cloud (see ipamd.sim.control). SIGTERM or SIGINT removes everything but the files "
+        "below --dir.",
     )
     vpc.add_argument("--dir", required=True, type=Path, help="where each node gets a directory with its config.toml")
     vpc.add_argument(
@@ -63,6 +67,27 @@ def add_parser(subparsers: Subparsers) -> None:
         help="how long EC2 takes; WHAT is one of "
         + ", ".join(f"{field.name} ({field.default})" for field in dataclasses.fields(Delays)),
     )
+    vpc.add_argument(
+        "--lag",
+        action="append",
+        default=[],
+        metavar="WHAT=SECONDS",
+        help="eventual consistency: for how long what is new or gone isn't seen to be so; WHAT is one of "
+        + ", ".join(field.name for field in dataclasses.fields(Lags))
+        + " (default: 0 each)",
+    )
+    vpc.add_argument(
+        "--throttle",
+        action="append",
+        nargs="?",
+        const="",
+        metavar="WHAT=CAPACITY/REFILL",
+        help="limit requests as EC2 does (default: don't); a value gives WHAT other tokens and tokens per second "
+        "than the published ones, for instance CreateNetworkInterface=2/0.5 or mutating=10/1; may be repeated",
+    )
+    vpc.add_argument(
+        "--faults", type=Path, metavar="FILE", help="faults to begin with: a JSON list, as for the control API"
+    )
     vpc.set_defaults(run=run)
 
 
@@ -76,7 +101,10 @@ def run(args: argparse.Namespace) -> int:
                 dir=args.dir.absolute(),
                 nodes=_pairs("--node", args.node, "n1=m5.large"),
                 subnets=args.subnet or [_DEFAULT_SUBNET],
-                delays=_delays(args.delay),
+                delays=_seconds("--delay", args.delay, Delays),
+                lags=_seconds("--lag", args.lag, Lags),
+                throttle=_throttle(args.throttle),
+                faults=_faults(args.faults),
             )
         )
     except (SpecError, FabricError, CommandError, OSError) as error:
@@ -122,16 +150,48 @@ def _pairs(option: str, texts: Sequence[str], example: str) -> dict[str, str]:
     return pairs
 
 
-def _delays(texts: Sequence[str]) -> Delays:
-    known = {field.name for field in dataclasses.fields(Delays)}
+def _seconds(option: str, texts: Sequence[str], kind: type[T]) -> T:
+    """`kind` is a dataclass of numbers of seconds."""
+    fields = dataclasses.fields(kind)
+    known = {field.name for field in fields}
     seconds: dict[str, float] = {}
-    for name, text in _pairs("--delay", texts, "attach=0.5").items():
+    for name, text in _pairs(option, texts, f"{fields[0].name}=0.5").items():
         if name not in known:
-            raise SpecError(f"--delay {name}={text}: {name} is not one of {', '.join(sorted(known))}")
+            raise SpecError(f"{option} {name}={text}: {name} is not one of {', '.join(sorted(known))}")
         try:
             seconds[name] = float(text)
         except ValueError:
-            raise SpecError(f"--delay {name}={text}: not a number of seconds") from None
+            raise SpecError(f"{option} {name}={text}: not a number of seconds") from None
         if not 0 <= seconds[name] < 3600:
-            raise SpecError(f"--delay {name}={text}: give 0 to 3600 seconds")
-    return Delays(**seconds)
+            raise SpecError(f"{option} {name}={text}: give 0 to 3600 seconds")
+    return kind(**seconds)
+
+
+def _throttle(texts: Sequence[str] | None) -> Throttle | None:
+    if texts is None:
+        return None
+    rates = {}
+    for name, text in _pairs("--throttle", [text for text in texts if text], "mutating=50/5").items():
+        try:
+            capacity, refill = map(float, text.split("/"))
+        except ValueError:
+            raise SpecError(f"--throttle {name}={text}: write it like mutating=50/5") from None
+        rates[name] = {"capacity": capacity, "refill": refill}
+    throttle = Throttle()
+    try:
+        throttle.limit(parse_rates(rates))
+    except ControlError as error:
+        raise SpecError(f"--throttle: {error}") from None
+    return throttle
+
+
+def _faults(file: Path | None) -> list[Fault]:
+    if file is None:
+        return []
+    try:
+        document = parse_json(file.read_text(encoding="utf-8"))
+        if not isinstance(document, list):
+            raise ControlError("expected a list of faults")
+        return parse_script(document)
+    except ValueError as error:  # of the file's encoding, of JSON, of a fault
+        raise SpecError(f"--faults {file}: {error}") from None

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from ipamd.cloud import limits
-from ipamd.sim.ec2 import CloudServers, Delays, SimulatedCloud, new_id
+from ipamd.sim.ec2 import CloudServers, Delays, Fault, Lags, SimulatedCloud, Throttle, new_id
 from ipamd.sim.fabric import EC2_ADDRESS, IMDS_ADDRESS, Fabric
 
 EC2_URL: Final = f"http://{EC2_ADDRESS}"
@@ -80,27 +80,31 @@ class SimulatedVpc:
         nodes: Mapping[str, str],
         subnets: Sequence[str] = ("10.0.0.0/24",),
         delays: Delays | None = None,
+        lags: Lags | None = None,
+        throttle: Throttle | None = None,
+        faults: Sequence[Fault] = (),
         prefix: str = "",
     ) -> AsyncIterator[SimulatedVpc]:
         """Build everything, and remove it at the end, except for `dir` and what is in it.
 
         `nodes` maps names to instance types. They are dealt out over the subnets in turn. The VPC's CIDR is the /16
-        around the first subnet. `prefix` begins the names of all namespaces (default: random). Raises `SpecError`,
-        `netns.CommandError` (not root, nft missing) and OSError.
+        around the first subnet. EC2 is consistent and has no limits of requests unless `lags` and `throttle` say
+        otherwise; `faults` are there from the beginning. `prefix` begins the names of all namespaces (default:
+        random). Raises `SpecError`, `netns.CommandError` (not root, nft missing) and OSError.
         """
         networks = _check_subnets(subnets)
         _check_nodes(dir.absolute(), nodes, networks)
         vpc_cidr = str(networks[0].supernet(new_prefix=_VPC_PREFIX))
         async with AsyncExitStack() as stack:
             fabric = await stack.enter_async_context(Fabric(vpc_cidr, prefix))
-            cloud = SimulatedCloud(vpc_cidr, limits=limits.table(), wiring=fabric, delays=delays)
+            cloud = SimulatedCloud(vpc_cidr, limits=limits.table(), wiring=fabric, delays=delays, lags=lags)
             for network in networks:
                 await fabric.add_subnet(str(network))
                 cloud.add_subnet(str(network))
             ec2 = stack.enter_context(fabric.listen(EC2_ADDRESS, 80))
             imds = stack.enter_context(fabric.listen(IMDS_ADDRESS, 80))
             control = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-            servers = CloudServers(cloud, ec2=ec2, imds=imds, control=control)
+            servers = CloudServers(cloud, ec2=ec2, imds=imds, control=control, throttle=throttle, script=faults)
             stack.push_async_callback(servers.stop)
             await servers.start()
             made = [

@@ -57,7 +57,9 @@ async def test_the_state_shows_everything(cloud: SimulatedCloud, control: aiohtt
     instance = await cloud.add_instance("n1", "m5.large", subnet.id)
     loose = await cloud.create_eni(subnet.id, secondary_count=2, tags={"k": "v"})
     state = await get(control, "state")
-    assert state["subnets"] == [{"id": subnet.id, "cidr": "10.0.0.0/24", "zone": "eu-central-1a", "available": 247}]
+    assert state["subnets"] == [
+        {"id": subnet.id, "cidr": "10.0.0.0/24", "zone": "eu-central-1a", "available": 247, "others": 0}
+    ]
     assert state["instances"] == [
         {"id": instance.id, "name": "n1", "type": "m5.large", "state": "running"},
     ]

@@ -1,13 +1,27 @@
 """A double of EC2 that is as strict as EC2 about what an address allocator lives by: limits, ownership, time.
 
 moto answers the same calls without limits, delays, ClientToken or unique addresses, so an allocator that is wrong
-passes there. From the rules outwards: `cloud` (state and rules), `actions` and `views` (calls and replies), `wire`
-(the Query protocol), `api` (HTTP), `servers` (together with instance metadata and control).
+passes there. From the rules outwards: `cloud` (state and rules), `consistency` (what is seen of it how late),
+`actions` and `views` (calls and replies), `wire` (the Query protocol), `throttle` and `faults` (what else befalls a
+call), `api` (HTTP), `servers` (together with instance metadata and control).
 """
 
 from ipamd.sim.ec2.cloud import SimulatedCloud
+from ipamd.sim.ec2.consistency import Lags
 from ipamd.sim.ec2.errors import Ec2Error
+from ipamd.sim.ec2.faults import Fault
 from ipamd.sim.ec2.resources import Delays, new_id
 from ipamd.sim.ec2.servers import CloudServers, serve_on_loopback
+from ipamd.sim.ec2.throttle import Throttle
 
-__all__ = ["CloudServers", "Delays", "Ec2Error", "SimulatedCloud", "new_id", "serve_on_loopback"]
+__all__ = [
+    "CloudServers",
+    "Delays",
+    "Ec2Error",
+    "Fault",
+    "Lags",
+    "SimulatedCloud",
+    "Throttle",
+    "new_id",
+    "serve_on_loopback",
+]

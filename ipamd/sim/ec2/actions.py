@@ -56,7 +56,7 @@ def lookup(name: str, parameters: Parameters) -> Action:
 
 @action("NetworkInterfaceIds", "Filters", "MaxResults", "NextToken")
 async def describe_network_interfaces(cloud: SimulatedCloud, p: Parameters) -> Result:
-    enis = _named(cloud.enis, p, "NetworkInterfaceIds")
+    enis = _named(cloud.described(), p, "NetworkInterfaceIds")
     chosen = select(enis, p.get("Filters", ()), views.eni_fields(cloud), lambda eni: eni.tags)
     part, token = page(chosen, p.get("MaxResults"), p.get("NextToken", ""))
     return {"NetworkInterfaces": [views.eni(cloud, eni) for eni in part], "NextToken": token}
@@ -136,7 +136,7 @@ async def attach_network_interface(cloud: SimulatedCloud, p: Parameters) -> Resu
 
 @action("AttachmentId", "Force")
 async def detach_network_interface(cloud: SimulatedCloud, p: Parameters) -> Result:
-    await cloud.detach_eni(p["AttachmentId"])
+    await cloud.detach_eni(p["AttachmentId"], force=p.get("Force", False))
     return None
 
 

@@ -1,21 +1,30 @@
-"""The EC2 Query API over HTTP: who calls, what is asked, which fault is due, and EC2's way to say yes or no."""
+"""The EC2 Query API over HTTP: who calls, what is asked, whether it is too often, which fault is due, and EC2's way
+to say yes or no."""
 
 from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Mapping
+from typing import Any
 
 from aiohttp import web
 
 from ipamd.sim.ec2 import actions, wire
 from ipamd.sim.ec2.cloud import SimulatedCloud
 from ipamd.sim.ec2.errors import Ec2Error
-from ipamd.sim.ec2.faults import NO_ANSWER, CallLog, Fault, Faults, NoAnswer, suffer
+from ipamd.sim.ec2.faults import NO_ANSWER, PARTIAL, STUCK, CallLog, Fault, Faults, NoAnswer, suffer
+from ipamd.sim.ec2.throttle import Throttle
 
 
 class Ec2Api:
-    def __init__(self, cloud: SimulatedCloud, faults: Faults, calls: CallLog) -> None:
+    """`throttle`: None is one that lets all calls pass."""
+
+    def __init__(
+        self, cloud: SimulatedCloud, faults: Faults, calls: CallLog, throttle: Throttle | None = None
+    ) -> None:
         self._cloud = cloud
+        self._throttle = throttle or Throttle()
         self._faults = faults
         self._calls = calls
 
@@ -51,14 +60,29 @@ class Ec2Api:
         if form.get("Version") != wire.VERSION:
             raise Ec2Error("NoSuchVersion", f"The requested version {form.get('Version')} is not {wire.VERSION}")
         parameters = wire.decode(action, form)
+        self._throttle.take(action, parameters)
         fault = self._faults.take(action)
-        if fault and not fault.after_effect:
+        special = fault.error if fault and fault.error in (STUCK, PARTIAL) else ""
+        if fault and not special and not fault.after_effect:
             await _strike(fault, request)
         found = actions.lookup(action, parameters)
-        body = wire.encode(action, request_id, await found.perform(self._cloud, parameters))
+        result = await found.perform(self._cloud, _less(parameters) if special == PARTIAL else parameters)
+        if fault and special == STUCK and not parameters.get("Force"):
+            self._cloud.stick((result or parameters)["AttachmentId"], fault.delay)
+        body = wire.encode(action, request_id, result)
         if fault and fault.after_effect:
             await _strike(fault, request)
         return body
+
+
+def _less(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked of a call that is going to be answered in part: half of the addresses, or none of the page."""
+    changed = dict(parameters)
+    if (count := parameters.get("SecondaryPrivateIpAddressCount", 0)) > 1:
+        changed["SecondaryPrivateIpAddressCount"] = count // 2
+    if "MaxResults" in parameters:
+        changed["MaxResults"] = 0
+    return changed
 
 
 async def _strike(fault: Fault, request: web.Request) -> None:

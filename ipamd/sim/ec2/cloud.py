@@ -13,13 +13,16 @@ import asyncio
 import ipaddress
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 from ipamd.pool.model import Limits
+from ipamd.sim.ec2.cabling import Cabling
+from ipamd.sim.ec2.consistency import Lags, Sight
 from ipamd.sim.ec2.credentials import Keyring
 from ipamd.sim.ec2.errors import Ec2Error
+from ipamd.sim.ec2.moves import Moves
 from ipamd.sim.ec2.registry import Registry
 from ipamd.sim.ec2.resources import (
     Attachment,
@@ -30,13 +33,12 @@ from ipamd.sim.ec2.resources import (
     Lagging,
     SecurityGroup,
     Subnet,
+    check_tags,
     new_id,
 )
 from ipamd.sim.wiring import NoWiring, Wiring
 
 ACCOUNT: Final = "123456789012"
-
-_MAX_TAGS: Final = 50  # AWS, "Tag restrictions"
 
 
 class SimulatedCloud:
@@ -52,6 +54,7 @@ class SimulatedCloud:
         limits: Mapping[str, Limits],
         wiring: Wiring | None = None,
         delays: Delays | None = None,
+        lags: Lags | None = None,
         region: str = "eu-central-1",
         eni_quota: int = 5000,
     ) -> None:
@@ -68,10 +71,10 @@ class SimulatedCloud:
         self.groups: Registry[SecurityGroup] = Registry("sg", "securityGroup", "InvalidSecurityGroupID")
         self.enis: Registry[Eni] = Registry("eni", "networkInterface", "InvalidNetworkInterfaceID")
         self.instances: Registry[Instance] = Registry("i", "instance", "InvalidInstanceID")
-        self._wiring = wiring or NoWiring()
-        self._wires = asyncio.Lock()
+        self.sight = Sight(lags or Lags())
+        self._cabling = Cabling(wiring or NoWiring())
+        self._moves = Moves()
         self._tokens: dict[str, tuple[object, Eni]] = {}
-        self._moves: dict[asyncio.Task[None], Eni] = {}
         self.default_group = self.add_security_group("default")
 
     # What an operator sets up
@@ -109,8 +112,8 @@ class SimulatedCloud:
         )
         eni.attachment = Attachment(new_id("eni-attach"), instance.id, 0, True, now, "attached")
         self.instances.add(instance.id, instance)
-        self._publish(instance)
-        await self._plug(eni, eni.attachment)
+        self._changed(eni)
+        await self._cabling.plug(eni, eni.attachment)
         return instance
 
     async def terminate(self, instance_id: str) -> None:
@@ -121,15 +124,17 @@ class SimulatedCloud:
         instance.state = "terminated"
         self.keyring.revoke(instance_id)
         enis = self.enis_of(instance_id)
+        self.unstick(enis)
         await self.settle(enis)
         for eni in enis:
             attachment = eni.attachment
             if attachment is None or attachment.instance_id != instance_id:
                 continue  # its detaching was under way
-            await self._unplug(eni)
+            await self._cabling.unplug(eni)
             eni.attachment = None
+            self._changed(eni)
             if attachment.delete_on_termination:
-                await self.delete_eni(eni.id)
+                await self._delete(eni)
         self._publish(instance)
 
     # EC2 calls
@@ -156,7 +161,7 @@ class SimulatedCloud:
             return eni
         subnet = self.subnets.get(subnet_id)
         groups = self.groups.get_all(group_ids) or [self.default_group]
-        _check_tags({}, tags or {})
+        check_tags({}, tags or {})
         if secondary_count < 0:
             raise Ec2Error("InvalidParameterValue", f"Invalid value '{secondary_count}' for the number of addresses")
         if len(self.enis) >= self.eni_quota:
@@ -167,12 +172,12 @@ class SimulatedCloud:
         eni = self._new_eni(subnet, 1 + secondary_count, groups, description, tags or {})
         if token:
             self._tokens[token] = (request, eni)
-        await self._deliver(eni)
+        await self._cabling.deliver(eni)
         return eni
 
     async def attach_eni(self, eni_id: str, instance_id: str, device_index: int) -> Attachment:
         """AttachNetworkInterface: answered at once, done after `Delays.attach`."""
-        eni = self.enis.get(eni_id)
+        eni = self._eni(eni_id)
         instance = self.instances.get(instance_id)
         if instance.state != "running":
             raise Ec2Error("IncorrectState", f"Instance '{instance_id}' is not 'running'.")
@@ -198,75 +203,87 @@ class SimulatedCloud:
             )
         attachment = Attachment(new_id("eni-attach"), instance_id, device_index, False, datetime.now(UTC))
         eni.attachment = attachment
-        self._move(eni, self._finish_attach, attachment)
+        instance.forced_off.pop(eni_id, None)
+        self._changed(eni)
+        self._moves.start(eni, lambda: self._finish_attach(eni, attachment))
         return attachment
 
-    async def detach_eni(self, attachment_id: str) -> None:
-        """DetachNetworkInterface: answered at once, done after `Delays.detach`."""
+    async def detach_eni(self, attachment_id: str, *, force: bool = False) -> None:
+        """DetachNetworkInterface: answered at once, done after `Delays.detach`.
+
+        `force` takes an attachment in any state, also one that is stuck. The price, as the API's reference says: the
+        instance's metadata may go on showing the ENI, and here it does. (That the device index may be lost until the
+        instance is stopped is not simulated.)
+        """
         eni, attachment = self._attached(attachment_id)
         if attachment.device_index == 0:
             raise Ec2Error("OperationNotPermitted", "The network interface at device index 0 cannot be detached.")
-        if attachment.status != "attached":
+        if attachment.status != "attached" and not force:
             raise Ec2Error("IncorrectState", f"The attachment {attachment_id} is in state '{attachment.status}'.")
+        if force:
+            attachment.unstuck.set()
+            if attachment.status != "attaching":  # what metadata has not shown yet it never will
+                self.instances.get(attachment.instance_id).forced_off[eni.id] = _metadata(eni, attachment)
         attachment.status = "detaching"
-        self._move(eni, self._finish_detach, attachment)
+        self._changed(eni)
+        self._moves.start(eni, lambda: self._finish_detach(eni, attachment))
 
     async def delete_eni(self, eni_id: str) -> None:
         """DeleteNetworkInterface."""
-        eni = self.enis.get(eni_id)
+        eni = self._eni(eni_id)
         if eni.attachment:
             # The table of error codes allows InvalidNetworkInterface.InUse too; this is the one that EC2 gives
             # (gruntwork-io/cloud-nuke#431, #1132).
             raise Ec2Error("InvalidParameterValue", f"Network interface '{eni_id}' is currently in use.")
-        self.enis.remove(eni_id)
-        addresses, eni.addresses = eni.addresses, []
-        await self._deliver(eni)
-        eni.subnet.give_back(addresses)
+        await self._delete(eni)
 
     async def assign_addresses(self, eni_id: str, count: int) -> tuple[str, ...]:
         """AssignPrivateIpAddresses by count: the new addresses."""
         await asyncio.sleep(self.delays.assign)
-        eni = self.enis.get(eni_id)
+        eni = self._eni(eni_id)
         if count < 1:
             raise Ec2Error("InvalidParameterValue", f"Invalid value '{count}' for secondaryPrivateIpAddressCount.")
         instance = self.instances.get(eni.attachment.instance_id) if eni.attachment else None
         self._check_address_count(len(eni.addresses) + count, instance)
         new = eni.subnet.take(count)
         eni.addresses.extend(new)
-        await self._changed(eni)
+        self._changed(eni)
+        await self._cabling.deliver(eni)
         return tuple(new)
 
     async def unassign_addresses(self, eni_id: str, addresses: Sequence[str]) -> None:
         """UnassignPrivateIpAddresses: all of them or none."""
         await asyncio.sleep(self.delays.assign)
-        eni = self.enis.get(eni_id)
+        eni = self._eni(eni_id)
         wrong = [address for address in addresses if address not in eni.addresses[1:]]
         if wrong:
             raise Ec2Error(
                 "InvalidParameterValue", f"No secondary addresses of interface {eni_id}: [{', '.join(wrong)}]"
             )
         eni.addresses = [address for address in eni.addresses if address not in addresses]
-        await self._changed(eni)
+        self._changed(eni)
+        await self._cabling.deliver(eni)
         eni.subnet.give_back(dict.fromkeys(addresses))  # only now: nobody else may have it before it stopped here
 
     def set_delete_on_termination(self, eni_id: str, attachment_id: str, value: bool) -> None:
         """ModifyNetworkInterfaceAttribute, Attachment."""
         eni, attachment = self._attached(attachment_id)
-        if eni is not self.enis.get(eni_id):
+        if eni is not self._eni(eni_id):
             raise Ec2Error("InvalidAttachmentID.NotFound", f"{attachment_id} is no attachment of {eni_id}")
         attachment.delete_on_termination = value
+        self._changed(eni)
 
     def set_groups(self, eni_id: str, group_ids: Sequence[str]) -> None:
         """ModifyNetworkInterfaceAttribute, Groups."""
-        eni = self.enis.get(eni_id)
+        eni = self._eni(eni_id)
         eni.groups = tuple(self.groups.get_all(group_ids))
-        self._publish_of(eni)
+        self._changed(eni)
 
     def tag(self, eni_ids: Sequence[str], tags: Mapping[str, str]) -> None:
         """CreateTags: adds and overwrites."""
-        enis = self.enis.get_all(eni_ids)
+        enis = [self._eni(eni.id) for eni in self.enis.get_all(eni_ids)]
         for eni in enis:
-            _check_tags(eni.tags, tags)
+            check_tags(eni.tags, tags)
         for eni in enis:
             eni.tags |= tags
 
@@ -282,21 +299,44 @@ class SimulatedCloud:
         instance = self.instances.get(holder.instance_id) if holder else None
         return instance if instance and instance.state == "running" else None
 
+    def described(self) -> Registry[Eni]:
+        """The ENIs as Describe calls see them."""
+        return self.sight.described(self.enis, time.monotonic())
+
+    # What tests do
+
+    def stick(self, attachment_id: str, seconds: float | None) -> None:
+        """Let an attachment stay attaching or detaching, for `seconds` longer or (None) until `unstick`.
+
+        It has an effect only if its move has not begun: before anything was awaited since the call that started it.
+        """
+        _, attachment = self._attached(attachment_id)
+        attachment.unstuck.clear()
+        if seconds is not None:
+            asyncio.get_running_loop().call_later(seconds, attachment.unstuck.set)
+
+    def unstick(self, enis: Iterable[Eni] | None = None) -> None:
+        """Of these ENIs, or of all."""
+        for eni in self.enis if enis is None else enis:
+            if eni.attachment:
+                eni.attachment.unstuck.set()
+
     async def settle(self, enis: Iterable[Eni] | None = None) -> None:
-        """Wait until nothing is attaching or detaching any more (of these ENIs, or of all)."""
-        wanted = list(self._moves.values() if enis is None else enis)
-        if tasks := [task for task, eni in self._moves.items() if eni in wanted]:
-            await asyncio.wait(tasks)
+        """Wait until nothing is attaching or detaching (of these ENIs, or of all), but for what is stuck."""
+        await self._moves.settle(enis)
 
     async def close(self) -> None:
         """Stop what is under way, where it is."""
-        tasks = list(self._moves)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._moves.close()
 
     # Inside
+
+    def _eni(self, eni_id: str) -> Eni:
+        """The ENI that a call is going to change. Raises `Ec2Error`, also when its id is not known everywhere yet."""
+        eni = self.enis.get(eni_id)
+        if not self.sight.knows(eni, time.monotonic()):
+            raise self.enis.not_found([eni_id])
+        return eni
 
     def _new_eni(
         self, subnet: Subnet, count: int, groups: Sequence[SecurityGroup], description: str, tags: Mapping[str, str]
@@ -304,7 +344,15 @@ class SimulatedCloud:
         mac = ":".join(["06", *(f"{byte:02x}" for byte in secrets.token_bytes(5))])
         eni = Eni(new_id("eni"), subnet, mac, subnet.take(count), tuple(groups), description, dict(tags))
         self.enis.add(eni.id, eni)
+        self._changed(eni)
         return eni
+
+    async def _delete(self, eni: Eni) -> None:
+        self.sight.bury(eni, time.monotonic())
+        self.enis.remove(eni.id)
+        addresses, eni.addresses = eni.addresses, []
+        await self._cabling.deliver(eni)
+        eni.subnet.give_back(addresses)
 
     def _check_address_count(self, count: int, instance: Instance | None) -> None:
         """Before it is attached, an ENI is limited by what the largest instance takes."""
@@ -322,71 +370,41 @@ class SimulatedCloud:
                 attachments.add(eni.attachment.id, (eni, eni.attachment))
         return attachments.get(attachment_id)
 
-    def _move(self, eni: Eni, work: Callable[[Eni, Attachment], Awaitable[None]], place: Attachment) -> None:
-        """Do `work` in the background, after what is under way for that ENI."""
-
-        async def run() -> None:
-            async with eni.moving:
-                await work(eni, place)
-
-        task = asyncio.create_task(run(), name=f"move {eni.id}")
-        self._moves[task] = eni
-        task.add_done_callback(self._moves.pop)
-
     async def _finish_attach(self, eni: Eni, attachment: Attachment) -> None:
         await asyncio.sleep(self.delays.attach)
+        await attachment.unstuck.wait()
+        if attachment.status != "attaching":
+            return  # detached by force meanwhile
         attachment.status = "attached"
+        self._changed(eni)
         await asyncio.sleep(self.delays.link)
-        await self._plug(eni, attachment)
-        self._publish_of(eni)
+        await self._cabling.plug(eni, attachment)
 
     async def _finish_detach(self, eni: Eni, attachment: Attachment) -> None:
         await asyncio.sleep(self.delays.detach)
-        await self._unplug(eni)
+        await attachment.unstuck.wait()
+        if eni.attachment is not attachment:
+            return  # detached by force meanwhile
+        await self._cabling.unplug(eni)
         eni.attachment = None
+        self._changed(eni)
         self._publish(self.instances.get(attachment.instance_id))
 
-    async def _plug(self, eni: Eni, attachment: Attachment) -> None:
-        async with self._wires:
-            await self._wiring.plug(attachment.instance_id, eni.id, eni.mac, attachment.device_index)
-            eni.plugged = True
-        await self._deliver(eni)
-
-    async def _unplug(self, eni: Eni) -> None:
-        async with self._wires:
-            if eni.plugged:
-                await self._wiring.unplug(eni.id)
-                eni.plugged = False
-
-    async def _deliver(self, eni: Eni) -> None:
-        async with self._wires:  # the addresses are read inside, so that the last call tells the latest ones
-            await self._wiring.deliver(eni.id, tuple(eni.addresses))
-
-    async def _changed(self, eni: Eni) -> None:
-        await self._deliver(eni)
-        self._publish_of(eni)
-
-    def _publish_of(self, eni: Eni) -> None:
+    def _changed(self, eni: Eni) -> None:
+        """Let Describe calls and instance metadata know, which show it later."""
+        self.sight.note(eni, time.monotonic())
         if eni.attachment:
             self._publish(self.instances.get(eni.attachment.instance_id))
 
     def _publish(self, instance: Instance) -> None:
-        """Let instance metadata know, which shows it later. An ENI is in it from `attached` until it is gone."""
-        instance.metadata.record(
-            time.monotonic(),
-            tuple(
-                EniMetadata(
-                    eni.id, eni.mac, eni.attachment.device_index, tuple(eni.addresses), eni.subnet, eni.groups
-                )
-                for eni in self.enis_of(instance.id)
-                if eni.attachment and eni.attachment.status != "attaching"
-            ),
-        )
+        """An ENI is in metadata from `attached` until it is gone."""
+        shown = {
+            eni.id: _metadata(eni, eni.attachment)
+            for eni in self.enis_of(instance.id)
+            if eni.attachment and eni.attachment.status != "attaching"
+        }
+        instance.metadata.record(time.monotonic(), tuple((shown | instance.forced_off).values()))
 
 
-def _check_tags(present: Mapping[str, str], new: Mapping[str, str]) -> None:
-    for key in new:
-        if not key or key.lower().startswith("aws:"):
-            raise Ec2Error("InvalidParameterValue", f"Tag key '{key}' is empty or begins with the reserved 'aws:'.")
-    if len({**present, **new}) > _MAX_TAGS:
-        raise Ec2Error("TagLimitExceeded", f"A resource has at most {_MAX_TAGS} tags.")
+def _metadata(eni: Eni, attachment: Attachment) -> EniMetadata:
+    return EniMetadata(eni.id, eni.mac, attachment.device_index, tuple(eni.addresses), eni.subnet, eni.groups)

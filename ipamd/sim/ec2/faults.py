@@ -1,11 +1,15 @@
-"""Faults on demand and the record of all calls: how a test makes the cloud misbehave, and sees what was asked."""
+"""Faults on demand and the record of all calls: how a test makes the cloud misbehave, and sees what was asked.
+
+A list of faults is a script: each has its own conditions (a time, a number of calls, chance) and effect.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -16,11 +20,23 @@ from ipamd.sim.ec2.wire import service_model
 ANY: Final = "*"
 IMDS: Final = "imds"
 NO_ANSWER: Final = "timeout"
+STUCK: Final = "stuck"
+PARTIAL: Final = "partial"
+OMIT: Final = "omit"
 
 _EC2_CODE: Final = re.compile(r"[A-Z][A-Za-z]+(\.[A-Z][A-Za-z]+)?")
 _HTTP_STATUS: Final = re.compile(r"[45]\d\d")
 _LONGEST: Final = 3600.0
 _HANG_UP_CHECK: Final = 0.1  # seconds; aiohttp doesn't tell a handler that the client has gone
+_KEYS: Final = frozenset(
+    {"action", "error", "times", "delay_s", "after_effect", "eni_id"}
+    | {"after_s", "for_s", "after_calls", "probability", "seed"}
+)
+_TAKES_SPECIAL: Final = {
+    STUCK: re.compile("AttachNetworkInterface|DetachNetworkInterface"),
+    PARTIAL: re.compile("AssignPrivateIpAddresses|Describe.*"),
+    OMIT: re.compile(IMDS),
+}
 
 
 class NoAnswer(Exception):
@@ -31,15 +47,28 @@ class FaultError(ValueError):
     """What was asked for is no fault; the message says what to write."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Fault:
     """What befalls the next `times` calls of `action` (None: all until it is cleared).
 
     `action` is EC2's name of a call, `ANY` for all of them, or `IMDS` for metadata reads and tokens.
-    `error` is the code of EC2's error; for IMDS an HTTP status; `NO_ANSWER`: the connection is dropped after
-    `delay` without an answer, or left open until the client hangs up when there is no delay; empty: none.
     `delay` in seconds comes before the call takes effect, unless `after_effect`: then the call takes effect, and
     only its answer is late or replaced by the error.
+    `error` is the code of EC2's error; for IMDS an HTTP status; empty: none; or one of these:
+
+    - `NO_ANSWER`: the connection is dropped after `delay` without an answer, or left open until the client hangs up
+      when there is no delay.
+    - `STUCK` (attach and detach): the call succeeds, and the ENI stays attaching or detaching for `delay` longer;
+      without it until the faults are cleared or it is detached by force, which never gets stuck.
+    - `PARTIAL`: AssignPrivateIpAddresses gives half of the addresses that were asked for. EC2 isn't known to do that,
+      but its reply names the addresses because only that may be believed. A page of a Describe call comes empty, with
+      the token of the next one: MaxResults is a page's most, and nothing promises its least.
+    - `OMIT` (IMDS): metadata has no entry for the ENI `eni`; empty: for none but the primary one
+      (aws/amazon-vpc-cni-k8s#1967, #3821).
+
+    All of these have to be met, in this order, before it strikes: `after` seconds have passed since it was asked
+    for, `after_calls` more calls that it is for have come, and then for each call a chance of `probability`, drawn
+    from a generator of its own with `seed`. `lasting` seconds after `after` it ends (None: never).
     """
 
     action: str
@@ -47,56 +76,141 @@ class Fault:
     times: int | None = None
     delay: float | None = None
     after_effect: bool = False
+    after: float = 0.0
+    lasting: float | None = None
+    after_calls: int = 0
+    probability: float = 1.0
+    seed: int = 0
+    eni: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises `FaultError` for what does not go together."""
+        special = _TAKES_SPECIAL.get(self.error)
+        if special and not special.fullmatch(self.action):
+            raise FaultError(f'error: "{self.error}" is for {special.pattern.replace("|", " and ")} only')
+        if special and self.after_effect:
+            raise FaultError(f'after_effect: "{self.error}" is neither before nor after the effect')
+        if self.error in (PARTIAL, OMIT) and self.delay is not None:
+            raise FaultError(f'delay_s: "{self.error}" takes no time; use a second fault')
+        if self.eni and self.error != OMIT:
+            raise FaultError(f'eni_id goes with the error "{OMIT}" only')
+        if not self.error and self.delay is None:
+            raise FaultError("a fault needs an error, a delay_s, or both")
 
     @classmethod
     def parse(cls, document: object) -> Fault:
-        """From the JSON of the control API: action, error, times, delay_s, after_effect. Raises `FaultError`."""
+        """From the JSON of the control API; `delay`, `after` and `lasting` are `delay_s`, `after_s` and `for_s`
+        there, and `eni` is `eni_id`. Raises `FaultError`."""
         if not isinstance(document, Mapping):
             raise FaultError('expected an object like {"action": "CreateNetworkInterface", "error": "InternalError"}')
-        if unknown := sorted(set(document) - {"action", "error", "times", "delay_s", "after_effect"}):
+        if unknown := sorted(set(document) - _KEYS):
             raise FaultError(f"unknown keys: {', '.join(unknown)}")
         action, error = document.get("action"), document.get("error", "")
         if not isinstance(action, str) or action not in (ANY, IMDS, *service_model().operation_names):
             raise FaultError(f'action: expected the name of an EC2 call, "{ANY}" or "{IMDS}", got {action!r}')
         code = _HTTP_STATUS if action == IMDS else _EC2_CODE
-        if not isinstance(error, str) or not (error in ("", NO_ANSWER) or code.fullmatch(error)):
+        if not isinstance(error, str) or not (error in ("", NO_ANSWER, *_TAKES_SPECIAL) or code.fullmatch(error)):
             what = 'an HTTP status like "503"' if action == IMDS else "an EC2 error code like RequestLimitExceeded"
-            raise FaultError(f'error: expected {what}, or "{NO_ANSWER}", got {error!r}')
-        times, delay = document.get("times"), document.get("delay_s")
-        if times is not None and (type(times) is not int or times < 1):
-            raise FaultError(f"times: expected a number of calls, at least 1, got {times!r}")
-        if delay is not None and (type(delay) not in (int, float) or not 0 <= delay <= _LONGEST):
-            raise FaultError(f"delay_s: expected seconds, 0 to {_LONGEST:.0f}, got {delay!r}")
-        after = document.get("after_effect", False)
-        if type(after) is not bool:
-            raise FaultError(f"after_effect: expected true or false, got {after!r}")
-        if not error and delay is None:
-            raise FaultError("a fault needs an error, a delay_s, or both")
-        return cls(action, error, times, delay, after)
+            special = ", ".join(f'"{name}"' for name in (NO_ANSWER, *_TAKES_SPECIAL))
+            raise FaultError(f"error: expected {what}, or one of {special}, got {error!r}")
+        after_effect, eni = document.get("after_effect", False), document.get("eni_id", "")
+        if type(after_effect) is not bool:
+            raise FaultError(f"after_effect: expected true or false, got {after_effect!r}")
+        if not isinstance(eni, str):
+            raise FaultError(f"eni_id: expected the id of an ENI, got {eni!r}")
+        return cls(
+            action,
+            error,
+            _whole(document, "times", 1),
+            _number(document, "delay_s", _LONGEST),
+            after_effect,
+            after=_number(document, "after_s", _LONGEST) or 0.0,
+            lasting=_number(document, "for_s", _LONGEST),
+            after_calls=_whole(document, "after_calls", 0) or 0,
+            probability=1.0 if (chance := _number(document, "probability", 1.0)) is None else chance,
+            seed=_whole(document, "seed", 0) or 0,
+            eni=eni,
+        )
+
+
+def _whole(document: Mapping[str, object], key: str, least: int) -> int | None:
+    value = document.get(key)
+    if value is None:
+        return None
+    if type(value) is not int or value < least:
+        raise FaultError(f"{key}: expected a whole number, at least {least}, got {value!r}")
+    return value
+
+
+def _number(document: Mapping[str, object], key: str, most: float) -> float | None:
+    value = document.get(key)
+    if value is None:
+        return None
+    if not (isinstance(value, int | float) and type(value) is not bool and 0 <= value <= most):
+        raise FaultError(f"{key}: expected a number, 0 to {most:.0f}, got {value!r}")
+    return float(value)
+
+
+class _Armed:
+    """A fault since it was asked for."""
+
+    def __init__(self, fault: Fault, now: float) -> None:
+        self.fault = fault
+        self.left = fault.times
+        self._from = now + fault.after
+        self._chance = random.Random(fault.seed)
+        self._calls = 0
+
+    def over(self, now: float) -> bool:
+        return self.left == 0 or (self.fault.lasting is not None and now >= self._from + self.fault.lasting)
+
+    def due(self, now: float) -> bool:
+        """For one more call that the fault is for."""
+        if now < self._from:
+            return False
+        self._calls += 1
+        return self._calls > self.fault.after_calls and self._chance.random() < self.fault.probability
+
+    def strike(self) -> Fault:
+        if self.left is not None:
+            self.left -= 1
+        return self.fault
 
 
 class Faults:
     """Those in force, in the order in which they were asked for."""
 
     def __init__(self) -> None:
-        self._active: list[Fault] = []
+        self._armed: list[_Armed] = []
 
     def add(self, fault: Fault) -> None:
-        self._active.append(fault)
+        self._armed.append(_Armed(fault, time.monotonic()))
 
     def clear(self) -> None:
-        self._active.clear()
+        self._armed.clear()
 
     def take(self, action: str) -> Fault | None:
-        """The first fault that is for this call, used up by one."""
-        for fault in self._active:
-            if fault.action == action or (fault.action == ANY and action != IMDS):
-                if fault.times is not None:
-                    fault.times -= 1
-                    if not fault.times:
-                        self._active.remove(fault)
-                return fault
-        return None
+        """The first fault that strikes this call, used up by one."""
+        due = [
+            armed
+            for armed, fault in self._current()
+            if (fault.action == action or (fault.action == ANY and action != IMDS)) and fault.error != OMIT
+            if armed.due(time.monotonic())
+        ]
+        return due[0].strike() if due else None
+
+    def omissions(self) -> set[str]:
+        """What one read of metadata has to leave out: ids of ENIs, and "" for all but the primary one."""
+        return {
+            armed.strike().eni
+            for armed, fault in self._current()
+            if fault.error == OMIT and armed.due(time.monotonic())
+        }
+
+    def _current(self) -> Iterator[tuple[_Armed, Fault]]:
+        now = time.monotonic()
+        self._armed = [armed for armed in self._armed if not armed.over(now)]
+        return ((armed, armed.fault) for armed in self._armed)
 
 
 async def suffer(fault: Fault, request: web.Request) -> str:

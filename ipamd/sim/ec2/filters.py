@@ -59,9 +59,9 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def page(items: Sequence[T], limit: int | None, token: str) -> tuple[Sequence[T], str | None]:
-    """One page, and the token of the next one (None: it was the last)."""
+    """One page of at most `limit` items (None: 1000), and the token of the next one (None: it was the last)."""
     start = _decode_token(token)
-    end = start + (limit or _PAGE)
+    end = start + (_PAGE if limit is None else limit)
     return items[start:end], _encode_token(end) if end < len(items) else None
 
 

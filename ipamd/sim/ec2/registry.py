@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Generic, TypeVar
 
 from ipamd.sim.ec2.errors import Ec2Error
@@ -34,6 +34,12 @@ class Registry(Generic[T]):
     def __contains__(self, id: str) -> bool:
         return id in self._items
 
+    def of(self, items: Iterable[tuple[str, T]]) -> Registry[T]:
+        """Another registry of the same kind."""
+        other = Registry[T](self._prefix, self._noun, self._code)
+        other._items = dict(items)
+        return other
+
     def add(self, id: str, item: T) -> None:
         self._items[id] = item
 
@@ -50,11 +56,13 @@ class Registry(Generic[T]):
             prefix, _, digits = id.rpartition("-")
             if prefix != self._prefix or not _DIGITS.fullmatch(digits):
                 raise Ec2Error(f"{self._code}.Malformed", f'Invalid id: "{id}" (expecting "{self._prefix}-...")')
-        missing = [id for id in wanted if id not in self._items]
-        if missing:
-            plural = len(missing) > 1
-            raise Ec2Error(
-                f"{self._code}.NotFound",
-                f"The {self._noun} ID{'s' * plural} '{', '.join(missing)}' do{'es' * (not plural)} not exist",
-            )
+        if missing := [id for id in wanted if id not in self._items]:
+            raise self.not_found(missing)
         return [self._items[id] for id in wanted]
+
+    def not_found(self, ids: Sequence[str]) -> Ec2Error:
+        plural = len(ids) > 1
+        return Ec2Error(
+            f"{self._code}.NotFound",
+            f"The {self._noun} ID{'s' * plural} '{', '.join(ids)}' do{'es' * (not plural)} not exist",
+        )

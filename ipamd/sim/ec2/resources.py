@@ -10,8 +10,9 @@ import asyncio
 import heapq
 import ipaddress
 import secrets
+import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -19,6 +20,7 @@ from typing import Final
 from ipamd.pool.model import Limits
 from ipamd.sim.ec2.errors import Ec2Error
 
+_MAX_TAGS: Final = 50  # AWS, "Tag restrictions"
 _RESERVED_FIRST: Final = 4  # network, router, DNS, future use; and the last: AWS, "Subnet sizing for IPv4"
 
 
@@ -59,14 +61,29 @@ class Subnet:
         self.zone = zone
         first, last = int(self.network[0]), int(self.network[-1])
         self._free = list(range(first + _RESERVED_FIRST, last))  # sorted, therefore a heap
+        self._others: list[str] = []
 
     @property
     def available(self) -> int:
         """EC2's AvailableIpAddressCount."""
         return len(self._free)
 
+    @property
+    def others(self) -> int:
+        """How many addresses somebody has of whom the double knows nothing else."""
+        return len(self._others)
+
+    @others.setter
+    def others(self, count: int) -> None:
+        """They take the next free addresses, like anybody. Raises `Ec2Error`."""
+        if count > len(self._others):
+            self._others += self.take(count - len(self._others))
+        else:
+            self.give_back(self._others[count:])
+            del self._others[count:]
+
     def take(self, count: int) -> list[str]:
-        """All or none."""
+        """All or none: EC2's calls that take addresses by count are not known to give fewer than asked for."""
         if count > len(self._free):
             raise Ec2Error(
                 "InsufficientFreeAddressesInSubnet",
@@ -79,9 +96,15 @@ class Subnet:
             heapq.heappush(self._free, int(ipaddress.IPv4Address(address)))
 
 
+def _set_event() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
 @dataclass(slots=True)
 class Attachment:
-    """`status` is EC2's: attaching, attached, detaching."""
+    """`status` is EC2's: attaching, attached, detaching. While `unstuck` is not set it stays what it is."""
 
     id: str
     instance_id: str
@@ -89,11 +112,15 @@ class Attachment:
     delete_on_termination: bool
     since: datetime
     status: str = "attaching"
+    unstuck: asyncio.Event = field(default_factory=_set_event)
 
 
 @dataclass(slots=True, eq=False)
 class Eni:
-    """`plugged` tells whether its link is on an instance; `moving` is held while it is being attached or detached."""
+    """`plugged` tells whether its link is on an instance; `moving` is held while it is being attached or detached.
+
+    `created` is in seconds of the monotonic clock.
+    """
 
     id: str
     subnet: Subnet
@@ -105,6 +132,7 @@ class Eni:
     attachment: Attachment | None = None
     plugged: bool = False
     moving: asyncio.Lock = field(default_factory=asyncio.Lock)
+    created: float = field(default_factory=time.monotonic)
 
     @property
     def status(self) -> str:
@@ -142,7 +170,7 @@ class Lagging:
 
 @dataclass(slots=True)
 class Instance:
-    """`state` is EC2's: running, terminated."""
+    """`state` is EC2's: running, terminated. `forced_off` are ENIs, by id, that metadata goes on showing."""
 
     id: str
     name: str
@@ -152,3 +180,13 @@ class Instance:
     launched: datetime
     metadata: Lagging
     state: str = "running"
+    forced_off: dict[str, EniMetadata] = field(default_factory=dict)
+
+
+def check_tags(present: Mapping[str, str], new: Mapping[str, str]) -> None:
+    """Raises `Ec2Error` for tags that a resource which has `present` can't get."""
+    for key in new:
+        if not key or key.lower().startswith("aws:"):
+            raise Ec2Error("InvalidParameterValue", f"Tag key '{key}' is empty or begins with the reserved 'aws:'.")
+    if len({**present, **new}) > _MAX_TAGS:
+        raise Ec2Error("TagLimitExceeded", f"A resource has at most {_MAX_TAGS} tags.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import ExitStack, asynccontextmanager
 from typing import Final
 
@@ -14,20 +14,33 @@ from ipamd.sim import control, imds
 from ipamd.sim.ec2 import wire
 from ipamd.sim.ec2.api import Ec2Api
 from ipamd.sim.ec2.cloud import SimulatedCloud
-from ipamd.sim.ec2.faults import CallLog, Faults
+from ipamd.sim.ec2.faults import CallLog, Fault, Faults
+from ipamd.sim.ec2.throttle import Throttle
 
 _GRACE: Final = 0.1  # seconds for calls in flight when the servers stop
 
 
 class CloudServers:
-    """Serves one cloud: the EC2 API, instance metadata and control. Takes over the listening sockets."""
+    """Serves one cloud: the EC2 API, instance metadata and control. Takes over the listening sockets.
+
+    `script` holds the faults to begin with, whose time runs from `start`.
+    """
 
     def __init__(
-        self, cloud: SimulatedCloud, *, ec2: socket.socket, imds: socket.socket, control: socket.socket
+        self,
+        cloud: SimulatedCloud,
+        *,
+        ec2: socket.socket,
+        imds: socket.socket,
+        control: socket.socket,
+        throttle: Throttle | None = None,
+        script: Iterable[Fault] = (),
     ) -> None:
         self.cloud = cloud
         self.faults = Faults()
         self.calls = CallLog()
+        self.throttle = throttle or Throttle()
+        self._script = tuple(script)
         self._sockets = {"ec2": ec2, "imds": imds, "control": control}
         self._runners: list[web.AppRunner] = []
 
@@ -46,10 +59,12 @@ class CloudServers:
     async def start(self) -> None:
         await asyncio.to_thread(wire.service_model)  # not in the time of the first call
         applications = {
-            "ec2": Ec2Api(self.cloud, self.faults, self.calls).application(),
+            "ec2": Ec2Api(self.cloud, self.faults, self.calls, self.throttle).application(),
             "imds": imds.Imds(self.cloud, self.faults).application(),
-            "control": control.Control(self.cloud, self.faults, self.calls).application(),
+            "control": control.Control(self.cloud, self.faults, self.calls, self.throttle).application(),
         }
+        for fault in self._script:
+            self.faults.add(fault)
         for name, application in applications.items():
             runner = web.AppRunner(application, access_log=None, shutdown_timeout=_GRACE)
             self._runners.append(runner)

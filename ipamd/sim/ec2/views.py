@@ -72,7 +72,11 @@ def instance(cloud: SimulatedCloud, item: Instance) -> dict[str, Any]:
         "SourceDestCheck": True,
         "SecurityGroups": [] if gone else _groups(item.primary.groups),
         "Tags": _tags({"Name": item.name}),
-        "NetworkInterfaces": [_eni_of_instance(cloud, one) for one in cloud.enis_of(item.id)],
+        "NetworkInterfaces": [
+            _eni_of_instance(cloud, one)
+            for one in cloud.described()
+            if one.attachment and one.attachment.instance_id == item.id
+        ],
     }
 
 

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, Final
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from botocore.exceptions import ParamValidationError  # type: ignore[import-untyped]
 from botocore.loaders import Loader  # type: ignore[import-untyped]
 from botocore.model import (  # type: ignore[import-untyped]
     ListShape,
@@ -22,6 +23,8 @@ from botocore.model import (  # type: ignore[import-untyped]
     Shape,
     StructureShape,
 )
+from botocore.serialize import create_serializer  # type: ignore[import-untyped]
+from botocore.validate import ParamValidator  # type: ignore[import-untyped]
 
 from ipamd.sim.ec2.errors import Ec2Error
 
@@ -35,6 +38,17 @@ Form = dict[str, Any]  # one level of a parameter's name: the text itself, or wh
 def service_model() -> ServiceModel:
     """Takes about 0.2 s the first time: 2 MB of JSON."""
     return ServiceModel(Loader().load_service_model("ec2", "service-2"), "ec2")
+
+
+def encode_request(action: str, parameters: Mapping[str, Any]) -> dict[str, str]:
+    """A request as botocore writes it. Raises `Ec2Error`, and botocore's ParamValidationError."""
+    operation = _operation(action)
+    if operation.input_shape is not None:
+        report = ParamValidator().validate(parameters, operation.input_shape)
+        if report.has_errors():
+            raise ParamValidationError(report=report.generate_report())
+    body = create_serializer("ec2").serialize_to_request(parameters, operation)["body"]
+    return {name: str(value) for name, value in body.items()}
 
 
 def decode(action: str, form: Mapping[str, str]) -> dict[str, Any]:
