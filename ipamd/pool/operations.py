@@ -234,7 +234,7 @@ class Operations(State):
                     if kind is CloudErrorKind.INCORRECT_STATE:
                         eni.device_index = self.other_index(eni)
                         self._write(PutIntent(attach_intent(eni, now)))
-                elif kind not in ATTACH_AGAIN:
+                elif kind not in ATTACH_AGAIN and not eni.assigned:  # what pods hold is never deleted
                     eni.state, eni.retry_at = EniState.DELETING, now
                     self._write(DropIntent(attach_token(eni.id)))
             case do.SetDeleteOnTermination():

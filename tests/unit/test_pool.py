@@ -651,6 +651,16 @@ def test_a_detached_eni_whose_addresses_pods_have_is_attached_again_and_not_dele
     assert sorted(effect.device_index for effect in attached) == [2, 3]
 
 
+def test_an_eni_whose_addresses_pods_have_is_not_deleted_when_it_can_not_be_attached() -> None:
+    story = Story(warm(0))
+    lost = observed("eni-1", None, "10.0.0.50", owned=True)
+    story.start(observed(), lost, attachments=(held("a", "10.0.0.50", "eni-1"),))
+    story.fail(story.one(do.AttachEni), CloudErrorKind.NOT_AUTHORIZED, "AttachNetworkInterface")
+    story.pass_time(10.0)
+    assert not story.take(do.DeleteEni)
+    assert story.one(do.AttachEni).eni_id == "eni-1"
+
+
 def test_a_release_in_the_future_does_not_cool_longer_than_any_other() -> None:
     """The clock was set back between two runs."""
     story = Story(warm(0))
