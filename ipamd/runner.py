@@ -204,7 +204,7 @@ class PoolRunner:
             match effect:
                 case do.Grant() if effect.attachment.key in owed:
                     lost.append(effect)
-                case do.CreateEni() | do.AttachEni() | do.AssignAddresses():
+                case _ if isinstance(effect, do.RECORDED):
                     failure = CloudFailure(CloudErrorKind.UNRECORDED, effect.action, "LedgerUnwritable", str(error))
                     self.feed(on.OperationFailed(effect.op, failure))
                 case _:
@@ -263,6 +263,9 @@ class PoolRunner:
             event = on.OperationFailed(effect.op, error.failure)
         except HostError as error:
             event = on.LinkFailed(effect.op, str(error))
+            if not isinstance(effect, do.ConfigureLink):
+                failure = CloudFailure(CloudErrorKind.TRANSIENT, effect.action, "HostError", str(error))
+                event = on.OperationFailed(effect.op, failure)
         except Exception as error:
             log.exception("operation.crashed", effect=type(effect).__name__)
             failure = CloudFailure(
@@ -289,6 +292,15 @@ class PoolRunner:
                 return on.EniObserved(op, await cloud.describe_eni(eni_id))
             case do.AssignAddresses(op, eni_id, count):
                 return on.AddressesAssigned(op, await cloud.assign_addresses(eni_id, count))
+            case do.UnassignAddresses(op, eni_id, addresses):
+                await self._check_unrouted(effect.action, addresses)
+                await cloud.unassign_addresses(eni_id, addresses)
+                return on.OperationDone(op)
+            case do.DetachEni(op, _, attachment_id, addresses):
+                await self._check_unrouted(effect.action, addresses)
+                await self._apply_network()  # the pool no longer counts it among those that serve
+                await cloud.detach_eni(attachment_id)
+                return on.OperationDone(op)
             case do.DeleteEni(op, eni_id):
                 await cloud.delete_eni(eni_id)
                 return on.OperationDone(op)
@@ -311,11 +323,21 @@ class PoolRunner:
 
     async def _configure_link(self, effect: do.ConfigureLink) -> str:
         link = await self._network.wait_for_link(effect.mac, LINK_TIMEOUT)
+        await self._apply_network()
+        return link.name
+
+    async def _apply_network(self) -> None:
         async with self._host_lock:
             changes = await self._network.apply(await self._node_network())
         for change in changes:
             log.debug("host.changed", change=str(change))
-        return link.name
+
+    async def _check_unrouted(self, action: str, addresses: tuple[str, ...]) -> None:
+        """The kernel's word before anything is removed: no pod may be reached by one of these addresses."""
+        routed = sorted(set(addresses) & (await self._network.pod_routes()).keys())
+        if routed:
+            message = f"a host route still leads to {', '.join(routed)}"
+            raise CloudError(CloudFailure(CloudErrorKind.IN_USE, action, "RouteExists", message))
 
     async def stop(self, grace: float) -> None:
         """Give EC2 calls under way `grace` seconds to end; their intents cover the rest. Feed nothing after this."""

@@ -42,8 +42,12 @@ class ApiSettings(_Section):
 
 class PoolSettings(_Section):
     warm_ips: int = Field(5, ge=0, description="addresses kept free beyond what is asked for")
+    warm_enis: int = Field(0, ge=0, description="ENIs' worth of addresses kept free instead of warm_ips; 0: warm_ips")
     minimum_ips: int = Field(0, ge=0, description="addresses the node holds at least, in use or not")
     max_pods: int = Field(0, ge=0, description="most addresses in use at once; 0: what the instance type allows")
+    max_enis: int = Field(0, ge=0, description="most ENIs, the primary included; 0: what the instance type allows")
+    slack: int = Field(3, ge=0, description="free addresses beyond the warm ones that are not worth a call to return")
+    release_delay: float = Field(60.0, ge=0, description="seconds an excess lasts before it goes back to EC2")
     cooldown: float = Field(30.0, ge=0, description="seconds before a released address is used again")
     allocate_wait: float = Field(30.0, gt=0, description="seconds an allocation waits at most")
     coalesce: float = Field(0.05, ge=0, le=5, description="seconds in which requests gather into one EC2 call")

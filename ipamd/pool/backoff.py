@@ -36,6 +36,7 @@ POLICIES: dict[CloudErrorKind, Policy] = {
     CloudErrorKind.NOT_AUTHORIZED: Policy(10.0, 120.0, Reason.NOT_AUTHORIZED, lasting=True),
     CloudErrorKind.SECURITY_GROUP_INVALID: Policy(10.0, 120.0, Reason.SECURITY_GROUP_INVALID, lasting=True),
     CloudErrorKind.INVALID: Policy(10.0, 120.0, Reason.CLOUD_UNAVAILABLE, lasting=True),
+    CloudErrorKind.IN_USE: Policy(60.0, 600.0, Reason.CLOUD_UNAVAILABLE, lasting=False),
     CloudErrorKind.UNRECORDED: Policy(1.0, 10.0, Reason.LEDGER_UNWRITABLE, lasting=True),
 }
 
@@ -62,6 +63,8 @@ def scope_of(failure: CloudFailure, *, subnet_id: str, eni_id: str) -> str:
             return eni_scope(eni_id) if eni_id else action_scope(failure.action)
         case CloudErrorKind.ATTACHMENT_LIMIT | CloudErrorKind.ACCOUNT_ENI_LIMIT:
             return NEW_ENI
+        case CloudErrorKind.IN_USE:
+            return release_scope(eni_id)
         case _:
             return action_scope(failure.action)
 
@@ -75,6 +78,10 @@ def subnet_scope(subnet_id: str) -> str:
 
 def eni_scope(eni_id: str) -> str:
     return f"eni {eni_id}"
+
+
+def release_scope(eni_id: str) -> str:
+    return f"release from {eni_id}"
 
 
 def action_scope(action: str) -> str:

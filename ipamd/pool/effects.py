@@ -100,6 +100,27 @@ class AssignAddresses:
 
 
 @dataclass(frozen=True, slots=True)
+class UnassignAddresses:
+    """Give addresses back to their subnet, unless a host route leads to one of them (then: `IN_USE`)."""
+
+    action: ClassVar[str] = "UnassignPrivateIpAddresses"
+    op: int
+    eni_id: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DetachEni:
+    """Stop serving the ENI on the host, then detach it; unless a host route leads to one of its addresses."""
+
+    action: ClassVar[str] = "DetachNetworkInterface"
+    op: int
+    eni_id: str
+    attachment_id: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteEni:
     action: ClassVar[str] = "DeleteNetworkInterface"
     op: int
@@ -122,5 +143,17 @@ class Note:
     fields: tuple[tuple[str, str | int | float], ...]
 
 
-Operation = CreateEni | AttachEni | SetDeleteOnTermination | DescribeEni | ConfigureLink | AssignAddresses | DeleteEni
+Operation = (
+    CreateEni
+    | AttachEni
+    | SetDeleteOnTermination
+    | DescribeEni
+    | ConfigureLink
+    | AssignAddresses
+    | UnassignAddresses
+    | DetachEni
+    | DeleteEni
+)
+# Sent only after an intent of the same batch was committed.
+RECORDED = (CreateEni, AttachEni, AssignAddresses, UnassignAddresses, DetachEni)
 Effect = Write | Grant | Refuse | Released | Collected | Operation | Wake | Note

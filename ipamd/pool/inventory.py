@@ -22,7 +22,8 @@ class Address:
 @dataclass(slots=True, eq=False)
 class Eni:
     """`id` is EC2's id, or the ClientToken while the ENI is being created. `pending` counts addresses that were
-    asked for and have not come. `free` keeps the order in which addresses became free, longest first."""
+    asked for and have not come. `free` keeps the order in which addresses became free, longest first; `leaving` are
+    those on their way back to EC2."""
 
     id: str
     state: EniState
@@ -39,7 +40,7 @@ class Eni:
     free: dict[str, Address] = field(default_factory=dict)
     assigned: int = 0
     cooling: int = 0
-    releasing: int = 0
+    leaving: dict[str, Address] = field(default_factory=dict)
     # The one operation of its life cycle that is under way (0: none) and when it may be tried again.
     busy: int = 0
     retry_at: float = 0.0
@@ -49,6 +50,12 @@ class Eni:
     modifying: int = 0
     created_at: float = 0.0  # not before; 0: long ago
     link_failures: int = 0
+    verified: bool = False  # a fresh read agreed that what is leaving may go
+    detached: bool = False  # EC2 accepted to detach it
+
+    @property
+    def releasing(self) -> int:
+        return len(self.leaving)
 
     @property
     def held(self) -> int:
@@ -95,10 +102,34 @@ class Inventory:
 
     # Addresses
 
-    def add_free(self, ip: str, eni: Eni, now: float) -> None:
-        address = Address(ip, eni, AddressState.FREE, now)
-        self.addresses[ip] = address
-        eni.free[ip] = address
+    def add(self, ip: str, eni: Eni, now: float) -> None:
+        """EC2 gave the address to the ENI, and so took it from any other. It is free, unless a pod holds it or it
+        cools: that stays true wherever it is."""
+        known = self.addresses.get(ip)
+        if known is not None and known.eni is eni:
+            return
+        released_at = self.cooling.get(ip)
+        if known is not None:
+            self._leave_behind(known)
+        if ip in self.holders:
+            self.add_assigned(self.attachments[self.holders[ip]], eni)
+        elif released_at is not None:
+            self.add_cooling(ip, eni, released_at)
+        else:
+            address = Address(ip, eni, AddressState.FREE, now)
+            self.addresses[ip] = address
+            eni.free[ip] = address
+
+    def _leave_behind(self, address: Address) -> None:
+        match address.state:
+            case AddressState.FREE:
+                del address.eni.free[address.ip]
+            case AddressState.ASSIGNED:
+                address.eni.assigned -= 1
+            case AddressState.COOLING:
+                address.eni.cooling -= 1
+            case AddressState.RELEASING:
+                del address.eni.leaving[address.ip]
 
     def add_assigned(self, attachment: Attachment, eni: Eni) -> None:
         ip = attachment.address
@@ -146,6 +177,28 @@ class Inventory:
             address.eni.cooling -= 1
         address.state, address.since = AddressState.FREE, now
         address.eni.free[address.ip] = address
+
+    def leave(self, eni: Eni, count: int, now: float) -> None:
+        """Mark free addresses for giving back: those that became free last, as they would be granted last."""
+        for ip in list(eni.free)[len(eni.free) - count :]:
+            address = eni.free.pop(ip)
+            address.state, address.since = AddressState.RELEASING, now
+            eni.leaving[ip] = address
+
+    def stay(self, eni: Eni, now: float) -> None:
+        """Take back what was leaving."""
+        eni.verified = False
+        for address in eni.leaving.values():
+            address.state, address.since = AddressState.FREE, now
+            eni.free[address.ip] = address
+        eni.leaving.clear()
+
+    def gone(self, eni: Eni, ips: list[str]) -> None:
+        """EC2 has taken these leaving addresses back."""
+        for ip in ips:
+            del eni.leaving[ip]
+            del self.addresses[ip]
+        eni.verified = eni.verified and bool(eni.leaving)
 
     def _hold(self, attachment: Attachment) -> None:
         self.attachments[attachment.key] = attachment

@@ -154,6 +154,7 @@ class CloudErrorKind(StrEnum):
     NOT_AUTHORIZED = "not-authorized"  # UnauthorizedOperation, AuthFailure, expired or missing credentials
     SECURITY_GROUP_INVALID = "security-group-invalid"
     INVALID = "invalid"  # any other permanent refusal
+    IN_USE = "in-use"  # our own objection: a host route still leads to what was to be given back
     UNRECORDED = "unrecorded"  # never sent: the ledger did not take its intent
 
 
@@ -218,11 +219,16 @@ Record = PutAttachment | DropAttachment | PutCooling | DropCooling | PutIntent |
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What the pool aims at. Durations in seconds; `max_pods` 0 means as many as the instance type allows."""
+    """What the pool aims at. Durations in seconds; `max_pods` and `max_enis` 0: as many as the instance type
+    allows; `warm_enis` above 0 takes the place of `warm_ips`."""
 
     warm_ips: int = 5
+    warm_enis: int = 0
     minimum_ips: int = 0
     max_pods: int = 0
+    max_enis: int = 0
+    slack: int = 3
+    release_delay: float = 60.0
     cooldown: float = 30.0
     allocate_wait: float = 30.0
     coalesce: float = 0.05

@@ -1,6 +1,6 @@
 """What the pool asked of EC2 and of the host, and what it learns from the outcome of each operation.
 
-    an ENI        creating -> attaching -> configuring -> ready
+    an ENI        creating -> attaching -> configuring -> ready -> draining -> detaching -> deleting -> gone
                   a failed attach: -> deleting -> gone
 
 Whenever an outcome shows that EC2 and the pool disagree about an ENI, the ENI is `unsure`: it is read before anything
@@ -14,7 +14,7 @@ from random import Random
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
-from ipamd.pool.backoff import NEW_ENI, POLICIES, action_scope, eni_scope, scope_of, subnet_scope
+from ipamd.pool.backoff import NEW_ENI, POLICIES, action_scope, eni_scope, release_scope, scope_of, subnet_scope
 from ipamd.pool.inventory import Eni
 from ipamd.pool.model import (
     CloudErrorKind,
@@ -27,7 +27,7 @@ from ipamd.pool.model import (
     Record,
     Targets,
 )
-from ipamd.pool.state import ASSIGN, ATTACH, CREATE, State, attach_intent, attach_token
+from ipamd.pool.state import ASSIGN, ATTACH, CREATE, State, attach_intent, attach_token, release_token
 
 # After a creation of unknown outcome the same ClientToken is sent again until EC2 shows the ENI or refuses it for a
 # cause that it checks only for a token it has not seen. These causes it checks for any call.
@@ -53,6 +53,14 @@ ASSIGN_DOUBTFUL = (CloudErrorKind.UNKNOWN_OUTCOME, CloudErrorKind.ENI_ADDRESS_LI
 
 # How long an ENI whose link could not be set up is left before the next try, in seconds; doubled each time.
 LINK_RETRY, LINK_RETRY_CAP = 5.0, 60.0
+
+
+# A detached ENI can be deleted after this many seconds, as a rule; sooner, EC2 calls it in use.
+DETACH_TIME = 3.0
+
+_SHARED = CloudFailure(
+    CloudErrorKind.IN_USE, do.DetachEni.action, "AddressOfAnother", "an address that is not the pool's is on it"
+)
 
 
 @dataclass(slots=True)
@@ -91,7 +99,7 @@ class Operations(State):
             case on.EniCreated():
                 self._eni_created(event, now)
             case on.EniAttached():
-                self._eni_attached(event)
+                self._eni_attached(event, now)
             case on.EniObserved():
                 self._eni_observed(event, now)
             case on.LinkReady():
@@ -101,7 +109,7 @@ class Operations(State):
             case on.AddressesAssigned():
                 self._addresses_assigned(event, now)
             case on.OperationDone():
-                self._operation_done(event)
+                self._operation_done(event, now)
             case on.OperationFailed():
                 self._operation_failed(event, now)
 
@@ -122,18 +130,19 @@ class Operations(State):
         eni.state, eni.busy, eni.pending, eni.unsure = EniState.ATTACHING, 0, 0, False
         eni.mac, eni.primary_ip, eni.created_at = created.mac, created.primary_ip, now
         for ip in created.addresses:
-            self.inventory.add_free(ip, eni, now)
+            self.inventory.add(ip, eni, now)
         self._write(PutIntent(attach_intent(eni, now)))
         self._note("eni.created", "info", eni=eni.id, addresses=len(created.addresses), subnet=eni.subnet_id)
 
-    def _eni_attached(self, event: on.EniAttached) -> None:
-        self._attached(self._operations.pop(event.op).eni, event.attachment_id)
+    def _eni_attached(self, event: on.EniAttached, now: float) -> None:
+        self._attached(self._operations.pop(event.op).eni, event.attachment_id, now)
 
-    def _attached(self, eni: Eni, attachment_id: str) -> None:
+    def _attached(self, eni: Eni, attachment_id: str, now: float) -> None:
         self._write(DropIntent(attach_token(eni.id)))
         self.backoffs.succeeded(action_scope(ATTACH), NEW_ENI)
-        eni.state, eni.busy, eni.unsure = EniState.CONFIGURING, 0, False
+        eni.state, eni.busy, eni.unsure, eni.detached = EniState.CONFIGURING, 0, False, False
         eni.attachment_id = attachment_id
+        self.inventory.stay(eni, now)
         eni.keep_on_termination = True
         self._note("eni.attached", "info", eni=eni.id, device_index=eni.device_index)
 
@@ -141,15 +150,17 @@ class Operations(State):
         eni, observed = self._operations.pop(event.op).eni, event.eni
         eni.busy, eni.unsure = 0, False
         self.backoffs.succeeded(action_scope(do.DescribeEni.action))
-        if observed is None and eni.state is EniState.ATTACHING and now < eni.created_at + APPEARS_WITHIN:
+        if observed is None and now < eni.created_at + APPEARS_WITHIN:
             eni.unsure, eni.retry_at = True, now + max(1.0, (now - eni.created_at) / 2)
         elif observed is None or not (observed.owned or observed.primary):
             self._note("eni.gone", "warning", eni=eni.id, state=eni.state.value)
             self._write(DropIntent(attach_token(eni.id)))
             self._forget(eni)
+        elif eni.state is EniState.DELETING and eni.detached and observed.attachment_status == "detaching":
+            eni.retry_at = now + DETACH_TIME
         elif eni.state in (EniState.ATTACHING, EniState.DELETING) and observed.device_index is not None:
             eni.device_index = observed.device_index
-            self._attached(eni, observed.attachment_id)
+            self._attached(eni, observed.attachment_id, now)
         elif eni.state is EniState.CONFIGURING and observed.device_index is None:
             # Somebody detached it. It is ours, and pods may hold its addresses: take it back.
             eni.state, eni.attachment_id, eni.keep_on_termination = EniState.ATTACHING, "", False
@@ -157,7 +168,26 @@ class Operations(State):
         elif eni.state is EniState.READY:
             for ip in observed.addresses:
                 if ip not in self.inventory.addresses:
-                    self.inventory.add_free(ip, eni, now)
+                    self.inventory.add(ip, eni, now)
+            self.inventory.gone(eni, [ip for ip in eni.leaving if ip not in observed.addresses])
+            eni.verified = bool(eni.leaving)
+        elif eni.state is EniState.DRAINING and set(observed.addresses) - set(eni.leaving):
+            # Somebody else put an address on it: it is in use, though not by us.
+            self._stay(eni, now)
+            self.backoffs.failed(release_scope(eni.id), _SHARED, now)
+            self._note("eni.shared", "warning", eni=eni.id)
+        elif eni.state is EniState.DRAINING:
+            eni.verified = True
+        elif eni.state is EniState.DETACHING:
+            if observed.device_index is None or observed.attachment_status == "detaching":
+                self._detached(eni, now)
+            else:
+                eni.state, eni.verified = EniState.DRAINING, True
+
+    def _stay(self, eni: Eni, now: float) -> None:
+        """An ENI that was to go stays; its host set-up may have been taken down and is made again."""
+        self.inventory.stay(eni, now)
+        eni.state = EniState.CONFIGURING
 
     def _link_ready(self, event: on.LinkReady, now: float) -> None:
         eni = self._operations.pop(event.op).eni
@@ -181,18 +211,34 @@ class Operations(State):
         self.backoffs.succeeded(action_scope(ASSIGN), subnet_scope(eni.subnet_id), eni_scope(eni.id))
         self.ask_for_more(eni.subnet_id)
         for ip in event.addresses:
-            if ip not in self.inventory.addresses:
-                self.inventory.add_free(ip, eni, now)
+            self.inventory.add(ip, eni, now)
         self._note("addresses.assigned", "info", eni=eni.id, addresses=len(event.addresses))
 
-    def _operation_done(self, event: on.OperationDone) -> None:
+    def _operation_done(self, event: on.OperationDone, now: float) -> None:
         operation = self._operations.pop(event.op)
         eni = operation.eni
         match operation.effect:
             case do.SetDeleteOnTermination():
                 eni.modifying, eni.keep_on_termination = 0, False
+            case do.UnassignAddresses(addresses=addresses):
+                self._given_back(operation)
+                self.inventory.gone(eni, [ip for ip in addresses if ip in eni.leaving])
+                self._note("addresses.unassigned", "info", eni=eni.id, addresses=len(addresses))
+            case do.DetachEni():
+                self._given_back(operation)
+                self._detached(eni, now)
             case do.DeleteEni():
                 self._deleted(eni)
+
+    def _given_back(self, operation: _Operation) -> None:
+        self._write(DropIntent(release_token(operation.eni.id)))
+        operation.eni.busy = 0
+        self.backoffs.succeeded(action_scope(operation.effect.action), release_scope(operation.eni.id))
+
+    def _detached(self, eni: Eni, now: float) -> None:
+        eni.state, eni.detached, eni.retry_at = EniState.DELETING, True, now + DETACH_TIME
+        eni.attachment_id = ""
+        self._note("eni.detached", "info", eni=eni.id)
 
     def _deleted(self, eni: Eni) -> None:
         self._forget(eni)
@@ -207,7 +253,8 @@ class Operations(State):
     def _operation_failed(self, event: on.OperationFailed, now: float) -> None:
         operation, failure = self._operations.pop(event.op), event.failure
         eni, kind = operation.eni, failure.kind
-        if isinstance(operation.effect, do.DeleteEni) and kind is CloudErrorKind.NOT_FOUND:
+        young = now < eni.created_at + APPEARS_WITHIN
+        if isinstance(operation.effect, do.DeleteEni) and kind is CloudErrorKind.NOT_FOUND and not young:
             self._deleted(eni)
             return
         if kind is CloudErrorKind.SUBNET_FULL and self.ask_for_less(eni.subnet_id, operation.count):
@@ -243,6 +290,15 @@ class Operations(State):
                 # Attached after all: its attachment was not to be seen yet when this process started.
                 eni.busy, eni.retry_at = 0, retry_at
                 eni.unsure = kind is CloudErrorKind.INCORRECT_STATE
+            case do.UnassignAddresses() | do.DetachEni():
+                self._write(DropIntent(release_token(eni.id)))
+                eni.busy, eni.retry_at, eni.verified = 0, retry_at, False
+                if kind in (*ASSIGN_DOUBTFUL, CloudErrorKind.INCORRECT_STATE):
+                    eni.unsure = True
+                elif eni.state is EniState.READY:
+                    self.inventory.stay(eni, now)
+                else:
+                    self._stay(eni, now)
             case do.ConfigureLink():
                 eni.busy, eni.retry_at = 0, retry_at
                 eni.unfulfilled = POLICIES[kind].lasting

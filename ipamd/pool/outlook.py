@@ -89,7 +89,6 @@ def why_late(state: State, waiting: Waiting, now: float) -> Refusal:
 
 def _growable(state: State, now: float) -> int:
     """Addresses that could still be asked for, unless something lasting is in the way."""
-    counts = state.counts()
     found = 0
     for eni in state.inventory.enis.values():
         if eni.state is EniState.READY or (eni.state in ARRIVING and not eni.unfulfilled):
@@ -98,7 +97,7 @@ def _growable(state: State, now: float) -> int:
                 found += eni.room
     if _creation_blocked(state, now) is None:
         found += max(state.eni_slots(), 0) * state.limits.secondary_per_eni
-    return max(min(found, state.max_pods + counts.cooling - counts.total - counts.pending), 0)
+    return max(min(found, state.allowance()), 0)
 
 
 def _creation_blocked(state: State, now: float) -> Backoff | None:

@@ -11,19 +11,24 @@ their next step, the deficit is met, and requests that nothing can serve are ref
 
     free      assignable now; a cooling address is not free
     pending   asked from EC2, not yet here
-    headroom  warm_ips
+    headroom  warm_ips, or warm_enis x addresses per ENI
     deficit   max(waiting + headroom - free - pending, minimum_ips - total - pending), at least 0, and cut so that
               total + pending never exceeds max_pods + cooling nor what the instance type allows
+    excess    min(free - headroom - slack, total - minimum_ips), given back only after it lasted release_delay
+
+Giving back starts with a fresh read of the ENI and ends as soon as an address is wanted again: what is on its way out
+is taken back, until the call that removes it was sent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
-from ipamd.pool import outlook
+from ipamd.pool import outlook, shrink
 from ipamd.pool.inventory import Eni
 from ipamd.pool.model import (
     Attachment,
@@ -42,11 +47,23 @@ from ipamd.pool.model import (
 )
 from ipamd.pool.operations import Operations
 from ipamd.pool.restart import restore
-from ipamd.pool.state import ARRIVING, ASSIGN, CREATE, Waiting
+from ipamd.pool.state import ARRIVING, ASSIGN, CREATE, DETACH, UNASSIGN, Waiting, release_token
 
 # Attachments younger than this survive a collection: their ADD may have overtaken the runtime's list (CNI
 # SPEC.md, "GC").
 COLLECT_MINIMUM_AGE = 60.0
+
+
+# How long what should be given back, but can't be now, is left before the next look, in seconds.
+SHRINK_RETRY = 30.0
+
+
+@dataclass(slots=True)
+class _Excess:
+    """Since when there has been one, and the least that it was since: only that much has lasted."""
+
+    since: float
+    least: int
 
 
 class Pool(Operations):
@@ -64,6 +81,7 @@ class Pool(Operations):
         self._new_token = new_token
         self._grow_at: float | None = None
         self._wake_at: float | None = None
+        self._excess: _Excess | None = None
 
     def handle(self, event: on.Event, now: float) -> list[do.Effect]:
         """Take notice of one event; returns what is to be done about it, in order."""
@@ -143,14 +161,19 @@ class Pool(Operations):
     # Settling
 
     def _settle(self, now: float) -> None:
+        active = self.started and not self.draining
         self._expire_cooling(now)
+        if active:
+            self._take_back_leaving(now)
         self._serve(now)
-        if self.draining:
-            self._grow_at = None
-        elif self.started:
-            self._drive(now)
+        if active:
             self._grow(now)
         self._refuse(now)
+        if active:
+            self._shrink(now)
+            self._drive(now)
+        else:
+            self._grow_at = self._excess = None
         self._wish_to_wake(now)
 
     def _expire_cooling(self, now: float) -> None:
@@ -184,7 +207,8 @@ class Pool(Operations):
         for eni in self.inventory.enis.values():
             if now < eni.retry_at:
                 continue
-            if eni.keep_on_termination and eni.attachment_id and not eni.modifying:
+            serving = eni.state in (EniState.CONFIGURING, EniState.READY)
+            if eni.keep_on_termination and serving and not eni.modifying:
                 eni.modifying = op = self._next_op()
                 self._send(do.SetDeleteOnTermination(op, eni.id, eni.attachment_id), eni)
             if eni.busy:
@@ -195,6 +219,17 @@ class Pool(Operations):
                     self._send(do.CreateEni(op, eni.token, eni.subnet_id, eni.pending), eni, eni.pending)
                 case EniState.ATTACHING | EniState.CONFIGURING | EniState.READY | EniState.DELETING if eni.unsure:
                     self._send(do.DescribeEni(op, eni.id), eni)
+                case EniState.READY if eni.leaving and eni.verified:
+                    self._write(PutIntent(Intent(release_token(eni.id), UNASSIGN, now, eni.id, count=eni.releasing)))
+                    self._send(do.UnassignAddresses(op, eni.id, tuple(eni.leaving)), eni)
+                case EniState.DRAINING if eni.verified:
+                    eni.state = EniState.DETACHING
+                    self._write(PutIntent(Intent(release_token(eni.id), DETACH, now, eni.id)))
+                    self._send(do.DetachEni(op, eni.id, eni.attachment_id, tuple(eni.leaving)), eni)
+                case EniState.READY if eni.leaving:
+                    self._send(do.DescribeEni(op, eni.id), eni)
+                case EniState.DRAINING | EniState.DETACHING:
+                    self._send(do.DescribeEni(op, eni.id), eni)
                 case EniState.ATTACHING:
                     self._send(do.AttachEni(op, eni.id, eni.device_index), eni)
                 case EniState.CONFIGURING:
@@ -204,7 +239,7 @@ class Pool(Operations):
                         ),
                         eni,
                     )
-                case EniState.DELETING if not self._creation_pending():
+                case EniState.DELETING if eni.detached or not self._creation_pending():
                     self._send(do.DeleteEni(op, eni.id), eni)
                 case _:
                     continue
@@ -227,6 +262,36 @@ class Pool(Operations):
         self._grow_at = None
         deficit = self._fill_enis(deficit, now)
         self._add_enis(deficit, now)
+
+    def _shrink(self, now: float) -> None:
+        excess = 0 if self.waiting else self.excess()
+        if excess == 0:
+            self._excess = None
+            return
+        if self._excess is None:
+            self._excess = _Excess(now, excess)
+        self._excess.least = min(self._excess.least, excess)
+        if now < self._excess.since + self.targets.release_delay:
+            return
+        whole, parts = shrink.plan(self, self._excess.least, now)
+        self._excess = None if whole or parts else _Excess(now + SHRINK_RETRY, excess)
+        for eni in whole:
+            self.inventory.leave(eni, len(eni.free), now)
+            eni.state, eni.retry_at = EniState.DRAINING, now
+        for eni, count in parts:
+            self.inventory.leave(eni, count, now)
+
+    def _take_back_leaving(self, now: float) -> None:
+        """Growth goes before: what is wanted again stays, unless the call that removes it was sent."""
+        if self.deficit() <= 0:
+            return
+        for eni in self.inventory.enis.values():
+            sent = self._operations.get(eni.busy)
+            if not eni.leaving or (sent is not None and isinstance(sent.effect, do.UnassignAddresses)):
+                continue
+            if eni.state in (EniState.READY, EniState.DRAINING) and not eni.unsure:
+                self.inventory.stay(eni, now)
+                eni.state = EniState.READY
 
     def _fill_enis(self, deficit: int, now: float) -> int:
         """Ask for addresses on the ENIs that are there, all at once; returns what remains to be found.
@@ -297,6 +362,8 @@ class Pool(Operations):
             times.append(self._grow_at)
         if self.inventory.cooling:
             times.append(next(iter(self.inventory.cooling.values())) + self.targets.cooldown)
+        if self._excess is not None:
+            times.append(self._excess.since + self.targets.release_delay)
         end = self.backoffs.next_end(now)
         if end is not None:
             times.append(end)

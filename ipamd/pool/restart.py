@@ -111,7 +111,7 @@ def _restore_addresses(
         elif ip in cooling and cooling[ip] + state.targets.cooldown > now:
             state.inventory.add_cooling(ip, eni, cooling[ip])
         else:
-            state.inventory.add_free(ip, eni, now)
+            state.inventory.add(ip, eni, now)
     # Restored out of order: expiry relies on the order of release.
     state.inventory.cooling = dict(sorted(state.inventory.cooling.items(), key=lambda item: item[1]))
 

@@ -11,6 +11,7 @@ from ipamd.pool.inventory import Eni, Inventory
 from ipamd.pool.model import AttachmentKey, Counts, EniState, Intent, Limits, Owner, Targets
 
 CREATE, ATTACH, ASSIGN = do.CreateEni.action, do.AttachEni.action, do.AssignAddresses.action
+UNASSIGN, DETACH = do.UnassignAddresses.action, do.DetachEni.action
 
 # An ENI in one of these states will bring its addresses soon.
 ARRIVING = (EniState.CREATING, EniState.ATTACHING, EniState.CONFIGURING)
@@ -54,7 +55,19 @@ class State:
 
     @property
     def max_pods(self) -> int:
-        return min(self.targets.max_pods or self.limits.max_pods, self.limits.max_pods)
+        """Most addresses in use at once: the setting, and what fits on the ENIs that the node may have."""
+        most = self.max_enis * self.limits.secondary_per_eni
+        return min(self.targets.max_pods or most, most)
+
+    @property
+    def max_enis(self) -> int:
+        return min(self.targets.max_enis or self.limits.max_enis, self.limits.max_enis)
+
+    @property
+    def headroom(self) -> int:
+        """Addresses to keep free beyond what is asked for."""
+        targets = self.targets
+        return targets.warm_enis * self.limits.secondary_per_eni if targets.warm_enis else targets.warm_ips
 
     def can_serve(self) -> bool:
         """Whether the node is worth offering to a runtime: an address is free, or all that are wanted are in use."""
@@ -66,14 +79,30 @@ class State:
         """Addresses to ask for now; the arithmetic stands at the top of pool.py."""
         counts, targets = self.counts(), self.targets
         wanted = max(
-            counts.waiting + targets.warm_ips - counts.free - counts.pending,
-            targets.minimum_ips - counts.total - counts.pending,
+            counts.waiting + self.headroom - counts.free - counts.pending,
+            targets.minimum_ips - self._staying(counts) - counts.pending,
         )
-        return max(min(wanted, self.max_pods + counts.cooling - counts.total - counts.pending), 0)
+        return max(min(wanted, self.allowance()), 0)
+
+    def allowance(self) -> int:
+        """How many more addresses the node may hold. A cooling one does not count: it can't be granted yet."""
+        counts = self.counts()
+        return self.max_pods + counts.cooling - self._staying(counts) - counts.pending
+
+    def _staying(self, counts: Counts) -> int:
+        return counts.total - counts.releasing
+
+    def excess(self) -> int:
+        """Free addresses that are not worth keeping; given back once they have lasted."""
+        counts, targets = self.counts(), self.targets
+        spare = counts.free - self.headroom - targets.slack
+        return max(min(spare, self._staying(counts) - targets.minimum_ips), 0)
 
     def eni_slots(self) -> int:
-        """How many more ENIs the instance takes."""
-        return self.limits.max_enis - sum(eni.state is not EniState.DELETING for eni in self.inventory.enis.values())
+        """How many more ENIs the instance takes. One that was never attached holds no slot; one that was detached
+        holds its own until it is gone."""
+        taken = sum(eni.state is not EniState.DELETING or eni.detached for eni in self.inventory.enis.values())
+        return self.max_enis - taken
 
     def free_index(self) -> int:
         taken = {eni.device_index for eni in self.inventory.enis.values()}
@@ -118,6 +147,11 @@ class State:
 def attach_token(eni_id: str) -> str:
     """AttachNetworkInterface takes no ClientToken; an ENI is attached once, so its id will do."""
     return f"attach {eni_id}"
+
+
+def release_token(eni_id: str) -> str:
+    """An ENI gives back addresses, or goes, one call at a time."""
+    return f"release {eni_id}"
 
 
 def attach_intent(eni: Eni, now: float) -> Intent:

@@ -8,6 +8,7 @@ by its deadline; the instance's limits hold; and when faults stop, the pool reac
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from random import Random
 
 from hypothesis import HealthCheck, settings
@@ -55,7 +56,6 @@ class Cloud:
         self.enis: dict[str, dict] = {}
         self.tokens: dict[str, str] = {}
         self.names = itertools.count(1)
-        self.addresses = itertools.count(10)
         self.enis["eni-0"] = {
             "index": 0,
             "owned": False,
@@ -68,13 +68,19 @@ class Cloud:
             "attached": 0.0,
         }
 
+    def protected(self) -> set[str]:
+        """Addresses that pods hold or that still cool: the machine below says which."""
+        return set()
+
     def used(self) -> int:
         return sum(len(eni["addresses"]) for eni in self.enis.values())
 
     def new_addresses(self, count: int) -> list[str] | None:
         if self.used() + count > self.subnet_size:
             return None
-        return [f"10.0.{n // 250}.{n % 250}" for n in itertools.islice(self.addresses, count)]
+        taken = {ip for eni in self.enis.values() for ip in eni["addresses"]}
+        free = (f"10.0.0.{n}" for n in range(10, 10 + self.subnet_size))
+        return list(itertools.islice((ip for ip in free if ip not in taken), count))
 
     def observe(self, eni_id: str, lagging: bool = False) -> ObservedEni | None:
         eni = self.enis.get(eni_id)
@@ -152,6 +158,22 @@ class Cloud:
                     return failed(effect, CloudErrorKind.SUBNET_FULL)
                 held.extend(addresses)
                 return on.AddressesAssigned(op, tuple(addresses))
+            case do.UnassignAddresses(op, eni_id, addresses):
+                held = self.enis[eni_id]["addresses"]
+                if not set(addresses) <= set(held):
+                    return failed(effect, CloudErrorKind.INCORRECT_STATE)
+                assert addresses and not set(addresses) & self.protected(), "unassigned while in use or cooling"
+                self.enis[eni_id]["addresses"] = [ip for ip in held if ip not in addresses]
+                return on.OperationDone(op)
+            case do.DetachEni(op, eni_id, attachment, addresses):
+                eni = self.enis[eni_id]
+                if eni["index"] is None or eni["attachment"] != attachment:
+                    return failed(effect, CloudErrorKind.NOT_FOUND)
+                assert not eni["primary"]
+                assert set(addresses) == set(eni["addresses"])
+                assert not set(addresses) & self.protected(), "detached while in use or cooling"
+                eni.update(index=None, attachment="")
+                return on.OperationDone(op)
             case do.DeleteEni(op, eni_id):
                 if eni_id not in self.enis:
                     return failed(effect, CloudErrorKind.NOT_FOUND)
@@ -193,15 +215,37 @@ class PoolMachine(RuleBasedStateMachine):
         minimum=st.integers(0, 6),
         max_pods=st.integers(0, 8),
         coalesce=st.sampled_from([0.0, 0.05]),
+        release_delay=st.sampled_from([0.0, 10.0, 60.0]),
+        slack=st.integers(0, 2),
         seed=st.integers(0, 9),
         subnet_size=st.sampled_from([3, 5, 24]),
     )
-    def build(self, warm: int, minimum: int, max_pods: int, coalesce: float, seed: int, subnet_size: int) -> None:
+    def build(
+        self,
+        warm: int,
+        minimum: int,
+        max_pods: int,
+        coalesce: float,
+        release_delay: float,
+        slack: int,
+        seed: int,
+        subnet_size: int,
+    ) -> None:
         self.now = 1000.0
         self.limits = Limits(max_enis=3, addresses_per_eni=4)
-        self.targets = Targets(warm, minimum, max_pods, cooldown=30.0, allocate_wait=30.0, coalesce=coalesce)
+        self.targets = Targets(
+            warm_ips=warm,
+            minimum_ips=minimum,
+            max_pods=max_pods,
+            slack=slack,
+            release_delay=release_delay,
+            coalesce=coalesce,
+        )
         self.cloud = Cloud(self.limits, subnet_size)
         self.ledger = Ledger()
+        self.cloud.protected = lambda: (
+            {a.address for a in self.ledger.attachments.values()} | set(self.ledger.cooling)
+        )
         self.random = Random(seed)
         self.tokens = itertools.count(1)
         self.requests = itertools.count(1)
@@ -243,7 +287,7 @@ class PoolMachine(RuleBasedStateMachine):
         lost = tuple(e for e in batch if isinstance(e, do.Grant) and e.attachment.key in keys)
         gone = {grant.attachment for grant in lost}
         self.owed = [r for r in self.owed if not (isinstance(r, PutAttachment) and r.attachment in gone)]
-        unsent = [e for e in batch if isinstance(e, (do.CreateEni, do.AttachEni, do.AssignAddresses))]
+        unsent = [e for e in batch if isinstance(e, do.RECORDED)]
         for effect in batch:
             if effect not in lost and effect not in unsent:
                 self.carry_out(effect)
@@ -290,6 +334,8 @@ class PoolMachine(RuleBasedStateMachine):
                 assert any((i.action, i.eni_id, i.device_index) == (effect.action, eni_id, index) for i in intents)
             case do.AssignAddresses(_, eni_id, count):
                 assert any((i.action, i.eni_id, i.count) == (effect.action, eni_id, count) for i in intents)
+            case do.UnassignAddresses(_, eni_id) | do.DetachEni(_, eni_id):
+                assert any((i.action, i.eni_id) == (effect.action, eni_id) for i in intents)
             case do.DeleteEni(_, eni_id):
                 ours = self.cloud.enis.get(eni_id)
                 holders = {a.address for a in self.ledger.attachments.values()}
@@ -442,7 +488,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(warm=st.integers(0, 4), max_pods=st.integers(0, 8))
     def change_targets(self, warm: int, max_pods: int) -> None:
-        self.targets = Targets(warm, self.targets.minimum_ips, max_pods, coalesce=self.targets.coalesce)
+        self.targets = replace(self.targets, warm_ips=warm, max_pods=max_pods)
         self.feed(on.TargetsChanged(self.targets))
 
     @rule()
@@ -466,6 +512,7 @@ class PoolMachine(RuleBasedStateMachine):
         reachable = min(self.targets.warm_ips, self.pool.max_pods - counts.assigned)
         enough = counts.free >= reachable and counts.total >= min(self.targets.minimum_ips, self.pool.max_pods)
         assert enough or full, counts
+        assert self.pool.excess() == 0 and counts.releasing == 0
         assert all(eni["index"] is not None and not eni["keep"] for eni in self.cloud.enis.values())
         assert not self.ledger.cooling
         assert not self.ledger.intents
@@ -506,7 +553,7 @@ class PoolMachine(RuleBasedStateMachine):
 
 TestPool = PoolMachine.TestCase
 TestPool.settings = settings(
-    max_examples=1000,
+    max_examples=600,
     stateful_step_count=100,
     deadline=None,
     print_blob=False,

@@ -150,6 +150,12 @@ class PoolNode:
                 return on.LinkReady(op, f"eth{device_index}")
             case do.AssignAddresses(op, eni_id, address_count):
                 return on.AddressesAssigned(op, ec2.assign(eni_id, address_count))
+            case do.UnassignAddresses(op, eni_id, addresses):
+                ec2.unassign(eni_id, addresses)
+                return on.OperationDone(op)
+            case do.DetachEni(op, _, attachment_id):
+                ec2.detach(attachment_id)
+                return on.OperationDone(op)
             case do.DeleteEni(op, eni_id):
                 ec2.delete(eni_id)
                 return on.OperationDone(op)
