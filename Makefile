@@ -36,3 +36,5 @@ check: setup
 proto: setup
 	$(PYTHON) -m grpc_tools.protoc -I ipamd/api/v1=proto/ipamd/v1 --python_out=. --pyi_out=. --grpc_python_out=. \
 	    ipamd/api/v1/ipam.proto ipamd/api/v1/introspection.proto
+	$(PYTHON) -m grpc_tools.protoc -I ipamd/sim/runtimes/cri=proto/cri --python_out=. --pyi_out=. \
+	    ipamd/sim/runtimes/cri/cri.proto

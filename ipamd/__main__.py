@@ -76,8 +76,8 @@ def _run(args: argparse.Namespace) -> int:
     from ipamd.ledger import LedgerError
 
     try:
-        asyncio.run(daemon.run(loaded.settings))
-    except (LedgerError, HostError, SocketUnusable) as error:
+        asyncio.run(daemon.run(args.config))
+    except (settings.SettingsError, LedgerError, HostError, SocketUnusable) as error:
         return _fail(str(error))
     return 0
 

@@ -13,6 +13,7 @@ import signal
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from random import Random
 from typing import TypeVar
 
@@ -33,9 +34,10 @@ from ipamd.ledger import Ledger
 from ipamd.pool import events as on
 from ipamd.pool.model import Cooling, DropAttachment, PutCooling, Record, Targets
 from ipamd.pool.pool import Pool
+from ipamd.reload import LiveSettings
 from ipamd.runner import Clock, PoolRunner
 from ipamd.service_manager import ServiceManager
-from ipamd.settings import PoolSettings, Settings
+from ipamd.settings import DEFAULT_PATH, PoolSettings, Settings, load
 
 log = structlog.get_logger("ipamd.daemon")
 
@@ -45,15 +47,20 @@ STOP_GRACE = 5.0
 T = TypeVar("T")
 
 
-async def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises `LedgerError`, `HostError`, `SocketUnusable`, and whatever a fault of
-    the daemon's own raised."""
+async def run(path: Path | None) -> None:
+    """Serve until SIGTERM or SIGINT, with the settings of this file (None: the default one).
+
+    Raises `SettingsError`, `LedgerError`, `HostError`, `SocketUnusable`, and whatever a fault of the daemon's own
+    raised.
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    live = LiveSettings(lambda: load(path), path or DEFAULT_PATH)
+    loop.add_signal_handler(signal.SIGHUP, live.hang_up)
     async with AsyncExitStack() as stack:
-        serving = asyncio.ensure_future(_serve(settings, stack))
+        serving = asyncio.ensure_future(_serve(live, stack))
         until = asyncio.ensure_future(stopping.wait())
         await asyncio.wait((serving, until), return_when=asyncio.FIRST_COMPLETED)
         until.cancel()
@@ -67,7 +74,8 @@ async def run(settings: Settings) -> None:
             raise error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
 
 
-async def _serve(settings: Settings, stack: AsyncExitStack) -> None:
+async def _serve(live: LiveSettings, stack: AsyncExitStack) -> None:
+    settings = live.loaded.settings
     manager = ServiceManager()
     log.info("daemon.starting", version=ipamd.__version__, pid=os.getpid(), socket=str(settings.api.socket))
     ledger = Ledger.open(settings.ledger.path)
@@ -110,7 +118,7 @@ async def _serve(settings: Settings, stack: AsyncExitStack) -> None:
     log.info("pool.restored", enis=len(enis), attachments=len(kept.attachments), cooling=len(kept.cooling))
 
     server = ApiServer(
-        settings.api.socket, IpamService(runner, network, settings), IntrospectionService(runner, identity)
+        settings.api.socket, IpamService(runner, network, settings.host), IntrospectionService(runner, identity, live)
     )
     await server.start()
     stack.push_async_callback(server.stop, STOP_GRACE)
@@ -119,6 +127,7 @@ async def _serve(settings: Settings, stack: AsyncExitStack) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_watch(runner))
         tasks.create_task(_consume(spool, runner))
+        tasks.create_task(_follow(live, runner))
         tasks.create_task(_announce(runner, changed, server, manager, settings, identity))
         if manager.watchdog_interval is not None:
             tasks.create_task(_heartbeat(manager, manager.watchdog_interval))
@@ -127,6 +136,11 @@ async def _serve(settings: Settings, stack: AsyncExitStack) -> None:
 async def _watch(runner: PoolRunner) -> None:
     """End the daemon when its core has failed: a service manager starts it again."""
     await asyncio.shield(runner.failed)
+
+
+async def _follow(live: LiveSettings, runner: PoolRunner) -> None:
+    async for loaded in live.changes():
+        runner.feed(on.TargetsChanged(_targets(loaded.settings.pool)))
 
 
 async def _until_answered(who: str, ask: Callable[[], Awaitable[T]]) -> T:
@@ -150,14 +164,7 @@ async def _until_answered(who: str, ask: Callable[[], Awaitable[T]]) -> T:
 
 
 def _targets(settings: PoolSettings) -> Targets:
-    return Targets(
-        settings.warm_ips,
-        settings.minimum_ips,
-        settings.max_pods,
-        settings.cooldown,
-        settings.allocate_wait,
-        settings.coalesce,
-    )
+    return Targets(**settings.model_dump())
 
 
 def _settle_spooled(ledger: Ledger, spool: Spool) -> None:

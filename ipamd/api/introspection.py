@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -14,6 +15,7 @@ from ipamd.api.v1 import introspection_pb2_grpc
 from ipamd.cloud.port import Identity
 from ipamd.pool.inventory import Eni
 from ipamd.pool.outlook import unready_reason
+from ipamd.reload import LIVE_SECTIONS, LiveSettings
 from ipamd.runner import PoolRunner
 
 if TYPE_CHECKING:
@@ -21,10 +23,11 @@ if TYPE_CHECKING:
 
 
 class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
-    def __init__(self, runner: PoolRunner, identity: Identity) -> None:
+    def __init__(self, runner: PoolRunner, identity: Identity, live: LiveSettings) -> None:
         self._runner = runner
         self._pool = runner.pool
         self._identity = identity
+        self._live = live
         self._started = runner.clock()
 
     async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.Node:
@@ -52,6 +55,10 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
                 max_pods=pool.max_pods,
                 cooldown=targets.cooldown,
                 allocate_wait=targets.allocate_wait,
+                warm_enis=targets.warm_enis,
+                max_enis=pool.max_enis,
+                slack=targets.slack,
+                release_delay=targets.release_delay,
             ),
             max_enis=limits.max_enis,
             addresses_per_eni=limits.secondary_per_eni,
@@ -66,6 +73,21 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
                 )
                 for backoff in pool.backoffs.all_active(now)
             ],
+        )
+
+    async def GetSettings(self, request: pb.GetSettingsRequest, context: Context) -> pb.GetSettingsReply:
+        loaded = self._live.loaded
+        return pb.GetSettingsReply(
+            settings=[
+                pb.Setting(
+                    key=f"{section}.{key}",
+                    value=json.dumps(value),
+                    origin=loaded.origins.get(f"{section}.{key}", "default"),
+                    live=section in LIVE_SECTIONS,
+                )
+                for section, values in loaded.settings.model_dump(mode="json").items()
+                for key, value in values.items()
+            ]
         )
 
     async def ListEnis(self, request: pb.ListEnisRequest, context: Context) -> pb.ListEnisReply:

@@ -19,7 +19,7 @@ from ipamd.host import HostError, HostNetwork
 from ipamd.pool.model import Attachment
 from ipamd.pool.outlook import unready_reason
 from ipamd.runner import PoolRunner, Refused
-from ipamd.settings import Settings
+from ipamd.settings import HostSettings
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -28,7 +28,7 @@ log = structlog.get_logger("ipamd.api")
 
 
 class IpamService(ipam_pb2_grpc.IpamServicer):
-    def __init__(self, runner: PoolRunner, network: HostNetwork, settings: Settings) -> None:
+    def __init__(self, runner: PoolRunner, network: HostNetwork, settings: HostSettings) -> None:
         self._runner = runner
         self._network = network
         self._settings = settings
@@ -36,7 +36,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
     async def Allocate(self, request: ipam_pb2.AllocateRequest, context: Context) -> ipam_pb2.AllocateReply:
         request_id, started = _new_request_id(), time.monotonic()
         call = await self._understand(request, context, request_id, needs_netns=True)
-        wait = self._settings.pool.allocate_wait
+        wait = self._runner.pool.targets.allocate_wait
         if request.deadline_ms:
             wait = min(wait, request.deadline_ms / 1000)
         what = f"no address for {_who(call)}"
@@ -59,10 +59,10 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             message = f"{attachment.address} is on no ENI of this node any more: delete the pod"
             await self._abort_broken(context, call, message, request_id)
         try:
-            mtu = self._settings.host.mtu or self._network.mtu(eni.mac)
+            mtu = self._settings.mtu or self._network.mtu(eni.mac)
         except HostError as error:
             await self._abort_broken(context, call, f"{attachment.address} can't be used: {error}", request_id)
-        reply = plan(attachment, self._settings.host, eni.device_index, mtu, call.owner.netns)
+        reply = plan(attachment, self._settings, eni.device_index, mtu, call.owner.netns)
         reply.request_id = request_id
         if call.version is not None:
             reply.result = cni.result(call, reply, attachment, GATEWAY)

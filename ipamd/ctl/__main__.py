@@ -26,6 +26,7 @@ TIMEOUT = 5.0
 COMMANDS = {
     "status": (views.status, "the pool at a glance: counts, targets, what it waits for"),
     "enis": (views.enis, "the network interfaces and how full they are"),
+    "config": (views.config, "every setting in force and where its value came from"),
     "pods": (views.pods, "the attachments: which container has which address"),
 }
 

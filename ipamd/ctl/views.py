@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -38,6 +39,10 @@ def status(stub: IntrospectionStub, timeout: float) -> Answer:
             "warm_ips": targets.warm_ips,
             "minimum_ips": targets.minimum_ips,
             "max_pods": targets.max_pods,
+            "warm_enis": targets.warm_enis,
+            "max_enis": targets.max_enis,
+            "slack": targets.slack,
+            "release_delay": targets.release_delay,
             "cooldown": targets.cooldown,
             "allocate_wait": targets.allocate_wait,
         },
@@ -114,6 +119,13 @@ def pods(stub: IntrospectionStub, timeout: float) -> Answer:
         for a in attachments
     )
     return Answer(data, columns, rows)
+
+
+def config(stub: IntrospectionStub, timeout: float) -> Answer:
+    reply: pb.GetSettingsReply = stub.GetSettings(pb.GetSettingsRequest(), timeout=timeout)
+    data = [{"key": s.key, "value": json.loads(s.value), "origin": s.origin, "live": s.live} for s in reply.settings]
+    rows = tuple((s.key, s.value, s.origin, "at once" if s.live else "at restart") for s in reply.settings)
+    return Answer(data, ("key", "value", "origin", "a change works"), rows)
 
 
 STATES = ("free", "assigned", "cooling", "releasing", "pending", "waiting")

@@ -91,9 +91,8 @@ def test_status_as_json_has_the_promised_keys(tmp_path: Path, daemon: Daemon) ->
     assert {name: status[name] for name in ("free", "assigned", "cooling", "pending", "waiting", "total")} == {
         "free": 5, "assigned": 3, "cooling": 2, "pending": 1, "waiting": 4, "total": 10,
     }  # fmt: skip
-    assert status["targets"] == {
-        "warm_ips": 5, "minimum_ips": 0, "max_pods": 27, "cooldown": 30.0, "allocate_wait": 30.0,
-    }  # fmt: skip
+    promised = {"warm_ips": 5, "minimum_ips": 0, "max_pods": 27, "cooldown": 30.0, "allocate_wait": 30.0}
+    assert promised.items() <= status["targets"].items()
     assert (status["ready"], status["not_ready_reason"]) == (False, "NOT_AUTHORIZED: no")
     assert status["backoffs"][0]["until"] == "2027-01-15T08:01:00Z"
 

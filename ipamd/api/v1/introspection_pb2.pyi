@@ -60,18 +60,26 @@ class Counts(_message.Message):
     def __init__(self, free: _Optional[int] = ..., assigned: _Optional[int] = ..., cooling: _Optional[int] = ..., releasing: _Optional[int] = ..., pending: _Optional[int] = ..., waiting: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
 
 class Targets(_message.Message):
-    __slots__ = ("warm_ips", "minimum_ips", "max_pods", "cooldown", "allocate_wait")
+    __slots__ = ("warm_ips", "minimum_ips", "max_pods", "cooldown", "allocate_wait", "warm_enis", "max_enis", "slack", "release_delay")
     WARM_IPS_FIELD_NUMBER: _ClassVar[int]
     MINIMUM_IPS_FIELD_NUMBER: _ClassVar[int]
     MAX_PODS_FIELD_NUMBER: _ClassVar[int]
     COOLDOWN_FIELD_NUMBER: _ClassVar[int]
     ALLOCATE_WAIT_FIELD_NUMBER: _ClassVar[int]
+    WARM_ENIS_FIELD_NUMBER: _ClassVar[int]
+    MAX_ENIS_FIELD_NUMBER: _ClassVar[int]
+    SLACK_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_DELAY_FIELD_NUMBER: _ClassVar[int]
     warm_ips: int
     minimum_ips: int
     max_pods: int
     cooldown: float
     allocate_wait: float
-    def __init__(self, warm_ips: _Optional[int] = ..., minimum_ips: _Optional[int] = ..., max_pods: _Optional[int] = ..., cooldown: _Optional[float] = ..., allocate_wait: _Optional[float] = ...) -> None: ...
+    warm_enis: int
+    max_enis: int
+    slack: int
+    release_delay: float
+    def __init__(self, warm_ips: _Optional[int] = ..., minimum_ips: _Optional[int] = ..., max_pods: _Optional[int] = ..., cooldown: _Optional[float] = ..., allocate_wait: _Optional[float] = ..., warm_enis: _Optional[int] = ..., max_enis: _Optional[int] = ..., slack: _Optional[int] = ..., release_delay: _Optional[float] = ...) -> None: ...
 
 class Backoff(_message.Message):
     __slots__ = ("scope", "reason", "message", "until")
@@ -214,3 +222,25 @@ class Waiting(_message.Message):
     deadline: _timestamp_pb2.Timestamp
     request_id: str
     def __init__(self, network: _Optional[str] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., pod_name: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., deadline: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class GetSettingsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetSettingsReply(_message.Message):
+    __slots__ = ("settings",)
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    settings: _containers.RepeatedCompositeFieldContainer[Setting]
+    def __init__(self, settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ...) -> None: ...
+
+class Setting(_message.Message):
+    __slots__ = ("key", "value", "origin", "live")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    value: str
+    origin: str
+    live: bool
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ..., origin: _Optional[str] = ..., live: _Optional[bool] = ...) -> None: ...

@@ -54,6 +54,11 @@ class IntrospectionStub:
                 request_serializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.ListAttachmentsRequest.SerializeToString,
                 response_deserializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.ListAttachmentsReply.FromString,
                 _registered_method=True)
+        self.GetSettings = channel.unary_unary(
+                '/ipamd.v1.Introspection/GetSettings',
+                request_serializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.GetSettingsRequest.SerializeToString,
+                response_deserializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.GetSettingsReply.FromString,
+                _registered_method=True)
         self.ListWaiting = channel.unary_unary(
                 '/ipamd.v1.Introspection/ListWaiting',
                 request_serializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.ListWaitingRequest.SerializeToString,
@@ -89,6 +94,13 @@ class IntrospectionServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSettings(self, request, context):
+        """Every setting in force, and where its value came from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListWaiting(self, request, context):
         """Allocations that wait for an address, oldest first.
         """
@@ -118,6 +130,11 @@ def add_IntrospectionServicer_to_server(servicer, server):
                     servicer.ListAttachments,
                     request_deserializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.ListAttachmentsRequest.FromString,
                     response_serializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.ListAttachmentsReply.SerializeToString,
+            ),
+            'GetSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSettings,
+                    request_deserializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.GetSettingsRequest.FromString,
+                    response_serializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.GetSettingsReply.SerializeToString,
             ),
             'ListWaiting': grpc.unary_unary_rpc_method_handler(
                     servicer.ListWaiting,
@@ -233,6 +250,33 @@ class Introspection:
             '/ipamd.v1.Introspection/ListAttachments',
             ipamd_dot_api_dot_v1_dot_introspection__pb2.ListAttachmentsRequest.SerializeToString,
             ipamd_dot_api_dot_v1_dot_introspection__pb2.ListAttachmentsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ipamd.v1.Introspection/GetSettings',
+            ipamd_dot_api_dot_v1_dot_introspection__pb2.GetSettingsRequest.SerializeToString,
+            ipamd_dot_api_dot_v1_dot_introspection__pb2.GetSettingsReply.FromString,
             options,
             channel_credentials,
             insecure,
