@@ -272,7 +272,6 @@ async def test_limits_that_make_no_sense(vpc: Vpc, body: Any, hint: str) -> None
 
 async def test_a_new_eni_is_not_described_yet_and_changed_all_the_same() -> None:
     async with running(lags=Lags(new_eni=LONG)) as vpc:
-        vpc.instance.primary.created -= LONG
         eni = await vpc.create(secondary=1)
         assert list(await vpc.described()) == [vpc.instance.primary.id]
         assert (

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import math
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -107,6 +108,7 @@ class SimulatedCloud:
             raise Ec2Error("InvalidInstanceType", f"The instance type '{instance_type}' does not exist")
         now = datetime.now(UTC)
         eni = self._new_eni(subnet, 1, [self.default_group], "", {})
+        eni.created = -math.inf  # before the instance booted, so that everybody knows it by now
         instance = Instance(
             instance_id or new_id("i"), name, instance_type, limits, eni, now, Lagging(self.delays.imds_lag)
         )
