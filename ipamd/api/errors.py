@@ -32,6 +32,7 @@ _CODES = {
     Reason.CLOUD_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.LEDGER_UNWRITABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.NOT_READY: grpc.StatusCode.UNAVAILABLE,
+    Reason.RELEASED: grpc.StatusCode.ABORTED,
 }
 
 

@@ -26,6 +26,7 @@ class Reason(StrEnum):
     CLOUD_UNAVAILABLE = "CLOUD_UNAVAILABLE"
     LEDGER_UNWRITABLE = "LEDGER_UNWRITABLE"
     NOT_READY = "NOT_READY"
+    RELEASED = "RELEASED"
 
 
 class AddressState(StrEnum):

@@ -126,6 +126,11 @@ class Pool(Operations):
             held = self.inventory.attachments.get(event.recovered_as)
         if held is not None:
             self._release(held, now)
+        # Its ADD was given up: an address that came for it now would be nobody's.
+        for waiting in [w for w in self.waiting.values() if w.key == event.key]:
+            del self.waiting[waiting.request]
+            refusal = Refusal(Reason.RELEASED, "the attachment was released while it waited for an address")
+            self._effects.append(do.Refuse(waiting.request, refusal))
         self._effects.append(do.Released(event.request, held))
 
     def _collect(self, event: on.CollectRequested, now: float) -> None:

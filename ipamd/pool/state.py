@@ -73,7 +73,8 @@ class State:
         """Whether the node is worth offering to a runtime: an address is free, or all that are wanted are in use."""
         counts = self.counts()
         arriving = any(eni.state in ARRIVING for eni in self.inventory.enis.values())
-        return self.started and (counts.free > 0 or (not arriving and (counts.assigned > 0 or self.deficit() == 0)))
+        settled = not arriving and counts.pending == 0
+        return self.started and (counts.free > 0 or (settled and (counts.assigned > 0 or self.deficit() == 0)))
 
     def deficit(self) -> int:
         """Addresses to ask for now; the arithmetic stands at the top of pool.py."""

@@ -194,6 +194,27 @@ def test_a_released_address_cools_before_it_is_used_again() -> None:
     assert story.one(do.Grant).attachment.address == "10.0.0.10"
 
 
+def test_a_release_ends_the_wait_of_its_attachment() -> None:
+    story = Story(warm(0))
+    story.start()
+    story.ask("a", "b")
+    story.give_back("a")
+    refuse = story.one(do.Refuse)
+    assert (refuse.request, refuse.refusal.reason) == ("a", Reason.RELEASED)
+    asked = story.take(do.AssignAddresses)
+    story.feed(on.AddressesAssigned(asked[0].op, addresses(1)))
+    assert story.one(do.Grant).request == "b"
+
+
+def test_a_node_does_not_offer_itself_while_its_first_addresses_are_on_their_way() -> None:
+    story = Story(warm(5))
+    story.start()
+    ask = story.one(do.AssignAddresses)
+    assert not story.pool.can_serve()
+    story.feed(on.AddressesAssigned(ask.op, addresses(5)))
+    assert story.pool.can_serve()
+
+
 def test_releasing_what_is_not_held_is_a_success() -> None:
     story = Story(warm(0))
     story.start()

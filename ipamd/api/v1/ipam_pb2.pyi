@@ -28,6 +28,7 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_ATTACHMENT_BROKEN: _ClassVar[Reason]
     REASON_NOT_READY: _ClassVar[Reason]
     REASON_ADDRESS_LIMIT: _ClassVar[Reason]
+    REASON_RELEASED: _ClassVar[Reason]
 REASON_UNSPECIFIED: Reason
 REASON_SUBNET_EXHAUSTED: Reason
 REASON_ENI_LIMIT: Reason
@@ -47,6 +48,7 @@ REASON_UNKNOWN_ATTACHMENT: Reason
 REASON_ATTACHMENT_BROKEN: Reason
 REASON_NOT_READY: Reason
 REASON_ADDRESS_LIMIT: Reason
+REASON_RELEASED: Reason
 
 class CniCall(_message.Message):
     __slots__ = ("container_id", "ifname", "netns", "args", "path", "config")
