@@ -228,8 +228,8 @@ class Targets:
     minimum_ips: int = 0
     max_pods: int = 0
     max_enis: int = 0
-    slack: int = 3
-    release_delay: float = 60.0
+    slack: int = 8
+    release_delay: float = 1800.0
     cooldown: float = 30.0
     allocate_wait: float = 30.0
     coalesce: float = 0.05
