@@ -364,6 +364,14 @@ async def test_the_state_of_an_attachment_shows_later() -> None:
         assert await vpc.attachment(eni) == "attached"
 
 
+async def test_an_instance_boots_with_an_eni_that_everybody_knows() -> None:
+    async with running(lags=Lags(LONG, LONG, LONG, LONG, LONG, LONG)) as vpc:
+        primary = vpc.instance.primary
+        assert await vpc.described() == {primary.id: primary.addresses}
+        assert await vpc.attachment(primary) == "attached"
+        await vpc.assign(primary, 1)
+
+
 def test_what_is_seen_when() -> None:
     """Every lag on the clock, one ENI's life long."""
     subnet = Subnet("subnet-1", "10.0.0.0/24", "a")

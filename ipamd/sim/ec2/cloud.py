@@ -108,7 +108,7 @@ class SimulatedCloud:
             raise Ec2Error("InvalidInstanceType", f"The instance type '{instance_type}' does not exist")
         now = datetime.now(UTC)
         eni = self._new_eni(subnet, 1, [self.default_group], "", {})
-        eni.created = -math.inf  # before the instance booted, so that everybody knows it by now
+        eni.created = -math.inf  # before the instance booted: by now everybody knows it, and never knew it unattached
         instance = Instance(
             instance_id or new_id("i"), name, instance_type, limits, eni, now, Lagging(self.delays.imds_lag)
         )
@@ -172,6 +172,7 @@ class SimulatedCloud:
             )
         self._check_address_count(1 + secondary_count, None)
         eni = self._new_eni(subnet, 1 + secondary_count, groups, description, tags or {})
+        self._changed(eni)
         if token:
             self._tokens[token] = (request, eni)
         await self._cabling.deliver(eni)
@@ -343,10 +344,10 @@ class SimulatedCloud:
     def _new_eni(
         self, subnet: Subnet, count: int, groups: Sequence[SecurityGroup], description: str, tags: Mapping[str, str]
     ) -> Eni:
+        """It has not been seen by anybody yet: `_changed` has to follow."""
         mac = ":".join(["06", *(f"{byte:02x}" for byte in secrets.token_bytes(5))])
         eni = Eni(new_id("eni"), subnet, mac, subnet.take(count), tuple(groups), description, dict(tags))
         self.enis.add(eni.id, eni)
-        self._changed(eni)
         return eni
 
     async def _delete(self, eni: Eni) -> None:
