@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 DEFAULT_PATH = Path("/etc/ipamd/config.toml")
 ENVIRONMENT_PREFIX = "IPAMD_"
@@ -27,6 +27,10 @@ class SettingsError(Exception):
 
 def _cidr(text: str) -> str:
     return str(ipaddress.IPv4Network(text))
+
+
+def _empty_is_none(value: Any) -> Any:
+    return None if value == "" else value
 
 
 Cidr = Annotated[str, AfterValidator(_cidr)]
@@ -75,10 +79,9 @@ class CniSettings(_Section):
     spool_dir: Path = Field(
         Path("/run/ipamd/released"), description="where the plugin leaves a DEL that the daemon did not answer"
     )
-    conf_dir: Path | None = Field(
-        None,
-        description="directory in which the daemon writes 10-ipamd.conflist once it can serve; "
-        "unset: `ipamd install` wrote it",
+    conf_dir: Annotated[Path | None, BeforeValidator(_empty_is_none)] = Field(
+        Path("/etc/cni/net.d"),
+        description="where the daemon writes 10-ipamd.conflist once it can serve; empty: nowhere",
     )
 
 

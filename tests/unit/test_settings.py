@@ -19,6 +19,11 @@ def test_defaults_need_no_file(tmp_path: Path) -> None:
     assert loaded.origins == {}
 
 
+def test_the_conflist_can_be_left_to_others(tmp_path: Path) -> None:
+    assert load(write(tmp_path, ""), environ={}).settings.cni.conf_dir == Path("/etc/cni/net.d")
+    assert load(write(tmp_path, '[cni]\nconf_dir = ""'), environ={}).settings.cni.conf_dir is None
+
+
 def test_flag_beats_environment_beats_file(tmp_path: Path) -> None:
     file = write(tmp_path, "[pool]\nwarm_ips = 1\nminimum_ips = 1\nmax_pods = 1\n")
     loaded = load(
