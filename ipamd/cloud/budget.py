@@ -76,14 +76,15 @@ _CHANGES: Final = (50, 5)
 
 # A fifth of the tokens lets a node of the common types attach all its ENIs at once, and five nodes do so in the same
 # moment. A tenth of the refill keeps ten busy nodes within it. Half of it is the most that any node ever takes, since
-# the account has other users. The floor is one call in 50 s for most actions: below that a node learns nothing.
+# the account has other users. At a hundredth, which is a call in 20 s, even a hundred busy nodes are within it.
 _BURST_PART: Final = 0.2
 _RATE_PART: Final = 0.1
 _CEILING_PART: Final = 0.5
-_FLOOR_PART: Final = 0.004
+_FLOOR_PART: Final = 0.01
 _RAMP: Final = 20.0  # seconds in which a rate in full use grows by one share
 
 DECREASE: Final = 0.5
+LEAP: Final = 0.25
 MEMORY: Final = 600.0  # seconds
 PASSED_OVER_AT_MOST: Final = 9
 
@@ -219,8 +220,8 @@ class Bucket:
         """EC2 carried the call out."""
         self._refill(now)
         if ticket.decreases == self._decreases and (ticket.delayed or self.rate < self.share.rate):
-            # Calls come `rate` times a second, so this is `increase` each second; from a crawl at most twice as fast.
-            step = min(self.share.increase / self.rate, self.rate)
+            # Calls come `rate` times a second, so this is `increase` each second. At low rates that would be a leap.
+            step = min(self.share.increase / self.rate, self.rate * LEAP)
             most = self.share.ceiling if ticket.delayed else self.share.rate
             self._learn(min(most, self.rate + step), now)
 
