@@ -141,4 +141,6 @@ def table(settings: HostSettings, node: NodeNetwork, names: dict[str, str]) -> T
         ipaddress.IPv4Network(cidr) for cidr in (*node.vpc_cidrs, *settings.snat_exclude)
     )
     snat_to = primary_ip if settings.snat else ""
-    return Table(settings.nft_table, bits, tuple(exits), tuple(map(str, inside)), snat_to)
+    # nft spells a single address without its prefix length.
+    spelled = tuple(str(cidr).removesuffix("/32") for cidr in inside)
+    return Table(settings.nft_table, bits, tuple(exits), spelled, snat_to)

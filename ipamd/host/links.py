@@ -116,9 +116,14 @@ class Links:
         return tuple(link for link in self._by_index.values() if link.name.startswith(prefix))
 
     def name_of(self, index: int) -> str:
-        """Empty when there is no such link."""
+        """Empty when there is no such link. One whose event is yet to be read is known, too: by the kernel."""
         link = self._by_index.get(index)
-        return "" if link is None else link.name
+        if link is not None:
+            return link.name
+        try:
+            return socket.if_indextoname(index)
+        except OSError:
+            return ""
 
     async def wait_for(self, mac: str, timeout: float) -> Link:
         """The link with this MAC, now or when it appears. Raises `LinkTimeout`."""

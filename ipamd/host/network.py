@@ -165,4 +165,4 @@ def _set_sysctl(name: str, value: str) -> list[Change]:
     if read_sysctl(name) == value:
         return []
     write_sysctl(name, value)
-    return [Change("set", f"sysctl net.ipv4.{name.replace('/', '.')}={value}")]
+    return [Change("set", f"sysctl net/ipv4/{name}={value}")]

@@ -67,6 +67,8 @@ class Table:
         return [_block("set inside", "type ipv4_addr", "flags interval", *elements)]
 
     def _prerouting(self) -> str:
+        # iif and oif hold the device itself, by its index: udev gives a hot-plugged ENI its final name whenever it
+        # comes to it, and the rules go on meaning the same link.
         groups = ", ".join(str(e.group) for e in self.exits)
         groups = f"{{ {groups} }}" if len(self.exits) > 1 else groups
         entered = ", ".join(f'"{e.link}" : goto entered_{e.group}' for e in self.exits)
@@ -74,7 +76,7 @@ class Table:
             "chain prerouting",
             "type filter hook prerouting priority dstnat + 10; policy accept;",
             f'iifgroup {groups} goto from_pod comment "from a pod: choose its way out"',
-            f'ct state new iifname vmap {{ {entered} }} comment "remember by which ENI a connection came in"',
+            f'ct state new iif vmap {{ {entered} }} comment "remember by which ENI a connection came in"',
         )
 
     def _from_pod(self) -> str:
@@ -98,7 +100,7 @@ class Table:
             "chain postrouting",
             "type nat hook postrouting priority srcnat; policy accept;",
             f"meta mark & {primary.mark:#010x} == {primary.mark:#010x} "
-            f'oifname "{primary.link}" ip saddr != {self.snat_to} ip daddr != @inside '
+            f'oif "{primary.link}" ip saddr != {self.snat_to} '
             f'snat ip to {self.snat_to} fully-random comment "leave the VPC with the primary address"',
         )
 

@@ -128,6 +128,17 @@ def test_changes_are_followed(watch: Run) -> None:
     watch(steps)
 
 
+def test_a_link_whose_event_was_not_read_yet_has_a_name(watch: Run) -> None:
+    async def steps(links: Links) -> None:
+        ip("link add one type veth peer name two")  # the loop gets no turn
+        index = socket.if_nametoindex("one")
+        assert not links.by_prefix("one")
+        assert links.name_of(index) == "one"
+        assert links.name_of(index + 100) == ""
+
+    watch(steps)
+
+
 def test_a_device_on_top_of_an_eni_with_its_mac_does_not_hide_it(watch: Run) -> None:
     async def steps(links: Links) -> None:
         ip(f"link add one address {MAC} type veth peer name two", "link add top type veth peer name top2")
@@ -141,26 +152,42 @@ def test_a_device_on_top_of_an_eni_with_its_mac_does_not_hide_it(watch: Run) -> 
     watch(steps)
 
 
-def test_leaving_a_bridge_is_not_leaving_the_node(watch: Run) -> None:
+def test_leaving_a_bridge_is_not_leaving_the_node(watch: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def steps(links: Links) -> None:
         ip(f"link add one address {MAC} type veth peer name two", "link add name br0 type bridge")
-        ip("link set one master br0", "link set one nomaster", "link set one mtu 1300")
-        await until(lambda: (link := links.by_mac(MAC)) and link.mtu == 1300)
+        ip("link set one up", "link set br0 up", "link set one master br0")
+        await until(lambda: links.by_mac(MAC) and links.by_prefix("br0"))
+        there = []
+        understand = links._understand
+
+        def watched(data: bytes) -> None:
+            understand(data)
+            there.append(bool(links.by_prefix("one")))  # the bridge has the same MAC
+
+        monkeypatch.setattr(links, "_understand", watched)
+        ip("link delete br0")
+        await until(lambda: not links.by_prefix("br0"))
+        assert all(there)
 
     watch(steps)
 
 
-def test_lost_events_are_made_up_for(watch: Run) -> None:
+@pytest.mark.parametrize("dumping", [False, True])
+def test_lost_events_are_made_up_for(watch: Run, dumping: bool) -> None:
+    """Also those that get lost while the links are being listed, for the sake of others lost before."""
+
     async def steps(links: Links) -> None:
         assert links._socket is not None
         links._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         ip("link add gone type veth peer name gone2")
         await until(lambda: links.by_prefix("gone"))
+        if dumping:
+            links._request_dump()
         # The loop stands still meanwhile, and the buffer takes two or three of these events.
         ip("link delete gone", *(f"link add v{n} type veth peer name w{n}" for n in range(60)))
         ip(f"link set v59 address {MAC}")
         assert (await links.wait_for(MAC, 20)).name == "v59"
-        assert len(links.by_prefix("v")) == len(links.by_prefix("w")) == 60
-        assert not links.by_prefix("gone")
+        await until(lambda: len(links.by_prefix("v")) == len(links.by_prefix("w")) == 60)
+        await until(lambda: not links.by_prefix("gone"))
 
     watch(steps)

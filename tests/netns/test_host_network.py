@@ -21,13 +21,15 @@ import socket
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Final, TypeVar
 
 import pytest
 
 from ipamd.host import EniNetwork, HostError, HostNetwork, NodeNetwork, link_group
-from ipamd.host.kernel import Kernel
+from ipamd.host.desired import Rule
+from ipamd.host.kernel import FoundRoute, Kernel
 from ipamd.settings import HostSettings
 from ipamd.sim import netns
 
@@ -353,6 +355,7 @@ def test_other_bits_of_the_marks_are_left_alone(stage: Topology) -> None:
           chain late { type filter hook postrouting priority 300; policy accept;
             oifname "eth*" ip saddr { 10.0.0.10, 10.0.0.50, 10.0.1.50 } meta mark & 0xffffff80 != 0xabcd4000 counter
             oifname "eth*" ct mark & 0xffffff80 != 0x12348000 counter
+            ct original ip saddr 10.0.1.50 ct mark & 0x7f != 0 counter comment "not for what a pod opened"
             oifname "eth*" meta mark & 0x7f != 0 counter comment "ours"
           }
         }
@@ -361,11 +364,42 @@ def test_other_bits_of_the_marks_are_left_alone(stage: Topology) -> None:
     stage.apply()
     for way in (pod_to_vpc, pod_to_outside, node_port):
         way(stage)
-    wrong_mark, wrong_ct_mark, ours = re.findall(
-        r"counter packets (\d+)", stage.nft(stage.node, "list chain ip other late\n")
+    counters = re.findall(r"counter packets (\d+)", stage.nft(stage.node, "list chain ip other late\n"))
+    wrong_mark, wrong_ct_mark, needless_ct_mark, ours = map(int, counters)
+    assert (wrong_mark, wrong_ct_mark, needless_ct_mark) == (0, 0, 0)
+    assert ours > 0
+
+
+def test_what_others_put_in_our_bits_of_a_connection_does_not_lead_a_pod_astray(stage: Topology) -> None:
+    """Such as CONNMARK --save-mark does, which knows of no mask. Nobody answers a connection that a pod opened."""
+    stage.nft(
+        stage.node,
+        """table ip other {
+          chain early { type filter hook prerouting priority mangle; policy accept;
+            ct state new iifname "ipm1" ct mark set 0x40
+          }
+        }
+        """,
     )
-    assert (wrong_mark, wrong_ct_mark) == ("0", "0")
-    assert int(ours) > 0
+    stage.apply()
+    pod_to_vpc(stage)
+
+
+def test_what_the_host_itself_marks_for_the_primary_eni_keeps_its_port(stage: Topology) -> None:
+    stage.apply()
+    listener, port = stage.listen("router", OUTSIDE)
+
+    def connect() -> socket.socket:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, stage.settings.main_mark)
+        client.settimeout(10.0)
+        client.bind(("10.0.0.10", 0))
+        client.connect((OUTSIDE, port))
+        return client
+
+    listener.settimeout(10.0)
+    with netns.run_in(stage.node, connect) as client, listener.accept()[0] as server:
+        assert server.getpeername() == client.getsockname()
 
 
 # State
@@ -412,11 +446,12 @@ def test_a_second_apply_writes_nothing(stage: Topology) -> None:
 
 
 class _notifications:
-    """What the kernel tells of changes to links, IPv4 addresses, routes and rules, and to nftables; it does so before
-    the change is acknowledged, so that nothing has to be waited for."""
+    """What the kernel tells of changes to IPv4 addresses, routes and rules, and to nftables; it does so before the
+    change is acknowledged, so that nothing has to be waited for. (Not of links: it tells of their carrier when it
+    comes to it.)"""
 
     def __enter__(self) -> tuple[socket.socket, socket.socket]:
-        route_groups = 1 << 0 | 1 << 4 | 1 << 6 | 1 << 7  # linux/rtnetlink.h: LINK, IPV4_IFADDR, _ROUTE, _RULE
+        route_groups = 1 << 4 | 1 << 6 | 1 << 7  # linux/rtnetlink.h: RTMGRP_IPV4_IFADDR, _ROUTE, _RULE
         nft_group = 1 << 6  # linux/netfilter/nfnetlink.h: NFNLGRP_NFTABLES
         self._sockets = []
         for protocol, groups in ((0, route_groups), (12, nft_group)):
@@ -440,7 +475,13 @@ def test_removing_an_eni_removes_what_is_its_and_nothing_else(stage: Topology) -
     stage.apply()
     assert _foreign(stage) == before
     assert stage.ip(stage.node, "route show table 1502 proto 158")
-    stage.apply(replace(NODE, enis=ENIS[:2]))
+    assert stage.apply(replace(NODE, enis=ENIS[:2])) == [
+        "set nft table inet ipamd",
+        "removed rule 1502 lookup 1502",
+        "removed rule 32000 lookup 1502",
+        "removed route default table 1502",
+        "removed route 10.0.2.1 table 1502",
+    ]
     assert _foreign(stage) == before
     assert stage.ip(stage.node, "route show table 1502 proto 158") == ""
     assert "lookup 1502" not in stage.ip(stage.node, "rule show")
@@ -504,6 +545,24 @@ def test_a_table_that_somebody_changed_is_repaired(stage: Topology, tampering: s
     pod_to_outside(stage)
 
 
+def test_an_eni_that_is_renamed_is_served_as_before(stage: Topology) -> None:
+    """As udev does with a hot-plugged one. The new name holds a dot, at which sysctl(8) would split."""
+    stage.apply()
+    for old, new in (("eth0", "ens5"), ("eth1", "ens6.v-0_longes")):
+        stage.ip(stage.node, f"link set {old} name {new}")
+    pod_to_vpc(stage)
+    pod_to_outside(stage)
+    node_port(stage)
+    node_port_of_a_secondary_eni(stage)
+    assert stage.apply() == []
+    stage.ip(stage.node, "link delete ens6.v-0_longes")
+    stage.plug(ENIS[1])
+    stage.ip(stage.node, "link set eth1 name ens6.new")
+    assert "set sysctl net/ipv4/conf/ens6.new/rp_filter=2" in stage.apply()
+    assert stage.apply() == []
+    pod_to_vpc(stage)
+
+
 def test_what_somebody_took_away_comes_back(stage: Topology) -> None:
     stage.apply()
     stage.ip(stage.node, "rule delete prio 500", "rule delete prio 1501", "addr flush dev eth1", "link set eth1 down")
@@ -542,6 +601,57 @@ def test_a_device_that_goes_before_its_event_was_read_is_a_host_error(stage: Top
             await network.apply(NODE)
 
     stage.host(steps)
+
+
+def test_nothing_is_left_open(stage: Topology) -> None:
+    """Neither by work that succeeds nor by work that fails."""
+
+    async def steps(network: HostNetwork) -> None:
+        await network.apply(NODE)  # what is opened once and kept, is open now
+        before = _open_files()
+        for node in (replace(NODE, enis=ENIS[:2]), NODE, NODE):
+            await network.apply(node)
+            await network.pod_routes()
+        stage.ip(stage.node, "route replace default dev eth2 table 1501 proto static")
+        with pytest.raises(HostError):
+            await network.apply(NODE)
+        await asyncio.sleep(0)  # closing a socket's transport takes one turn of the loop
+        assert _open_files() == before
+        assert len(asyncio.all_tasks()) == 1
+
+    before = _open_files()
+    stage.host(steps)
+    assert _open_files() == before
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("more", [["0.0.0.0/0"], ["192.0.2.7/32", "10.1.0.0/24", "10.1.1.0/24", "172.16.1.0/24"]])
+def test_the_table_reads_back_as_it_was_written(prefix: str, more: list[str]) -> None:
+    """As nft spells it, with as many ENIs as an instance can have: a daemon that starts anew writes nothing."""
+    with Topology(prefix, HostSettings(snat_exclude=more)) as stage:
+        enis = list(ENIS)
+        for i in range(3, 15):
+            eni = EniNetwork(f"eni-{i}", f"02:00:00:00:10:{i:02x}", i, False, f"10.0.{i}.10", f"10.0.{i}.0/24")
+            stage.plug(eni)
+            enis.append(eni)
+        node = replace(NODE, enis=tuple(enis))
+        assert "set nft table inet ipamd" in stage.apply(node)
+        assert stage.apply(node) == []
+
+
+def test_what_is_gone_already_is_removed(stage: Topology) -> None:
+    """Between the look at the kernel and the removal somebody else was faster, or the device went."""
+
+    async def inside() -> None:
+        async with Kernel(stage.settings.route_protocol) as kernel:
+            await kernel.delete_rule(Rule(1599, 1599, 0x1F, 0x7F))
+            await kernel.delete_route(FoundRoute(1599, "", "10.0.2.1", 1))
+            await kernel.delete_route(FoundRoute(1599, "10.0.2.1", "", 999_999))
+
+    netns.run_in(stage.node, lambda: asyncio.run(inside()))
 
 
 def test_mtu_of_enis(prefix: str) -> None:
