@@ -88,9 +88,9 @@ LEAP: Final = 0.25
 MEMORY: Final = 600.0  # seconds
 PASSED_OVER_AT_MOST: Final = 9
 
-# Seconds since the epoch are floats with steps of a quarter of a microsecond: an alarm set for the time of the next
-# token may find that much less than one.
-_WHOLE: Final = 1 - 1e-6
+# Seconds since the epoch are floats with steps of a quarter of a microsecond. What a token lacks for that at the time
+# for which an alarm was set must not be waited for: it would be for ever in a simulation.
+_WHOLE: Final = 1 - 1e-5
 
 
 def share_of(action: str) -> Share:
@@ -173,7 +173,7 @@ class Bucket:
         return ticket
 
     def abandon(self, ticket: Ticket, now: float) -> None:
-        """The call will not be sent. One that was admitted gives its token back."""
+        """The call will not be sent. One that was admitted a moment ago gives its token back."""
         if ticket.admitted:
             self._refill(now)
             self._tokens = min(self.capacity, self._tokens + 1)
