@@ -125,7 +125,7 @@ class BucketMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_window_of_time_has_more_calls_than_its_tokens(self) -> None:
-        # From the i-th call to the j-th there are j - i + 1, and at most burst + supply[j] - supply[i] tokens for them.
+        # From the i-th call to the j-th there are j - i + 1; their tokens are at most burst + supply[j] - supply[i].
         # For each j the worst window is that with the least i - supply[i].
         least = float("inf")
         for number, supply in enumerate(self.sent.values()):
