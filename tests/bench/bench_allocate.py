@@ -153,6 +153,7 @@ async def daemons(directory: Path) -> AsyncIterator[list[Server]]:
 @asynccontextmanager
 async def bare_server(socket: Path) -> AsyncIterator[Server]:
     async with started("--as-bare-server", str(socket)) as process:
+        assert process.stdout is not None
         await process.stdout.readline()
         yield Server(socket, process.pid)
 
@@ -310,7 +311,9 @@ def client(job: Job) -> Iterator[Call]:
     # Otherwise all channels of a process would share one connection.
     own_connection = [("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(f"unix:{job.socket}", own_connection) as channel:
-        methods = {method: channel.unary_unary(method) for method in (ALLOCATE, RELEASE)}
+        methods: dict[str, Callable[..., object]] = {
+            method: channel.unary_unary(method) for method in (ALLOCATE, RELEASE)
+        }
         yield lambda method, request: methods[method](request, timeout=TIMEOUT)
 
 
