@@ -61,12 +61,13 @@ def _run(args: argparse.Namespace) -> int:
     # Before grpc is imported: its fork handlers would slow down and endanger every subprocess (nft).
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     from ipamd import logs, settings
+    from ipamd.reload import LiveSettings
 
     try:
-        loaded = settings.load(args.config)
+        live = LiveSettings(lambda: settings.load(args.config), args.config or settings.DEFAULT_PATH)
     except settings.SettingsError as error:
         return _fail(str(error))
-    logs.set_up(loaded.settings.log)
+    logs.set_up(live.loaded.settings.log)
     if os.geteuid() != 0:
         return _fail("the daemon writes routes, rules and nftables: run it as root")
 
@@ -76,8 +77,8 @@ def _run(args: argparse.Namespace) -> int:
     from ipamd.ledger import LedgerError
 
     try:
-        asyncio.run(daemon.run(args.config))
-    except (settings.SettingsError, LedgerError, HostError, SocketUnusable) as error:
+        asyncio.run(daemon.run(live))
+    except (LedgerError, HostError, SocketUnusable) as error:
         return _fail(str(error))
     return 0
 
@@ -89,10 +90,8 @@ def _config_check(args: argparse.Namespace) -> int:
         loaded = settings.load(args.config)
     except settings.SettingsError as error:
         return _fail(str(error))
-    for section, values in loaded.settings.model_dump(mode="json").items():
-        for key, value in values.items():
-            origin = loaded.origins.get(f"{section}.{key}", "default")
-            sys.stdout.write(f"{section}.{key} = {value!r}  ({origin})\n")
+    for key, value, origin in loaded.effective():
+        sys.stdout.write(f"{key} = {value!r}  ({origin})\n")
     return 0
 
 

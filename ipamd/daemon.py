@@ -13,7 +13,6 @@ import signal
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from random import Random
 from typing import TypeVar
 
@@ -37,7 +36,7 @@ from ipamd.pool.pool import Pool
 from ipamd.reload import LiveSettings
 from ipamd.runner import Clock, PoolRunner
 from ipamd.service_manager import ServiceManager
-from ipamd.settings import DEFAULT_PATH, PoolSettings, Settings, load
+from ipamd.settings import PoolSettings, Settings
 
 log = structlog.get_logger("ipamd.daemon")
 
@@ -47,17 +46,13 @@ STOP_GRACE = 5.0
 T = TypeVar("T")
 
 
-async def run(path: Path | None) -> None:
-    """Serve until SIGTERM or SIGINT, with the settings of this file (None: the default one).
-
-    Raises `SettingsError`, `LedgerError`, `HostError`, `SocketUnusable`, and whatever a fault of the daemon's own
-    raised.
-    """
+async def run(live: LiveSettings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises `LedgerError`, `HostError`, `SocketUnusable`, and whatever a fault of
+    the daemon's own raised."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    live = LiveSettings(lambda: load(path), path or DEFAULT_PATH)
     loop.add_signal_handler(signal.SIGHUP, live.hang_up)
     async with AsyncExitStack() as stack:
         serving = asyncio.ensure_future(_serve(live, stack))

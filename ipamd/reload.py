@@ -23,6 +23,11 @@ LIVE_SECTIONS = ("pool",)
 QUIET = 0.2
 
 
+def is_live(key: str) -> bool:
+    """Whether a change of this dotted key takes effect without a restart."""
+    return key.partition(".")[0] in LIVE_SECTIONS
+
+
 class LiveSettings:
     """`load` reads everything anew; `path` is the file to watch. Raises `SettingsError` when made from bad ones."""
 
@@ -69,24 +74,20 @@ class LiveSettings:
         changed = _difference(before, after)
         if not changed and dict(before.origins) == dict(after.origins):
             return False
-        live = [key for key in changed if key.split(".")[0] in LIVE_SECTIONS]
-        waiting = [key for key in changed if key not in live]
+        live = [key for key in changed if is_live(key)]
+        waiting = [key for key in changed if not is_live(key)]
         if live:
             log.info("settings.changed", keys=live)
         if waiting:
             log.warning("settings.need_restart", keys=waiting)
         # What needs a restart stays as it is in force, whatever the file says by now.
         settings = before.settings.model_copy(update={name: getattr(after.settings, name) for name in LIVE_SECTIONS})
-        kept = {key: origin for key, origin in before.origins.items() if key.split(".")[0] not in LIVE_SECTIONS}
-        fresh = {key: origin for key, origin in after.origins.items() if key.split(".")[0] in LIVE_SECTIONS}
+        kept = {key: origin for key, origin in before.origins.items() if not is_live(key)}
+        fresh = {key: origin for key, origin in after.origins.items() if is_live(key)}
         self.loaded = Loaded(settings, {**kept, **fresh})
         return True
 
 
 def _difference(before: Loaded, after: Loaded) -> list[str]:
-    return [
-        f"{section}.{key}"
-        for section, values in after.settings.model_dump().items()
-        for key, value in values.items()
-        if before.settings.model_dump()[section][key] != value
-    ]
+    old = {key: value for key, value, _ in before.effective()}
+    return [key for key, value, _ in after.effective() if old[key] != value]

@@ -10,7 +10,7 @@ import ipaddress
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
@@ -125,6 +125,13 @@ class Loaded:
 
     settings: Settings
     origins: Mapping[str, str]
+
+    def effective(self) -> Iterator[tuple[str, Any, str]]:
+        """(dotted key, value as JSON knows it, origin) of every setting."""
+        for section, values in self.settings.model_dump(mode="json").items():
+            for key, value in values.items():
+                dotted = f"{section}.{key}"
+                yield dotted, value, self.origins.get(dotted, "default")
 
 
 def load(

@@ -15,7 +15,7 @@ from ipamd.api.v1 import introspection_pb2_grpc
 from ipamd.cloud.port import Identity
 from ipamd.pool.inventory import Eni
 from ipamd.pool.outlook import unready_reason
-from ipamd.reload import LIVE_SECTIONS, LiveSettings
+from ipamd.reload import LiveSettings, is_live
 from ipamd.runner import PoolRunner
 
 if TYPE_CHECKING:
@@ -76,17 +76,10 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
         )
 
     async def GetSettings(self, request: pb.GetSettingsRequest, context: Context) -> pb.GetSettingsReply:
-        loaded = self._live.loaded
         return pb.GetSettingsReply(
             settings=[
-                pb.Setting(
-                    key=f"{section}.{key}",
-                    value=json.dumps(value),
-                    origin=loaded.origins.get(f"{section}.{key}", "default"),
-                    live=section in LIVE_SECTIONS,
-                )
-                for section, values in loaded.settings.model_dump(mode="json").items()
-                for key, value in values.items()
+                pb.Setting(key=key, value=json.dumps(value), origin=origin, live=is_live(key))
+                for key, value, origin in self._live.loaded.effective()
             ]
         )
 
