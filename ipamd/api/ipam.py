@@ -98,12 +98,9 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         held = self._runner.pool.inventory.attachments
         attachment = held.get(call.key) or held.get(recovered_key(call.key))
         if attachment is None:
-            message = f"{call.key} holds no address"
-            error = None
-            if call.version is not None:
-                details = f"reason=UNKNOWN_ATTACHMENT request_id={request_id}"
-                error = cni.error_object(call.version, cni.UNKNOWN_CONTAINER, message, details)
-            await abort(context, grpc.StatusCode.NOT_FOUND, "UNKNOWN_ATTACHMENT", message, {}, request_id, error)
+            message, reason = f"{call.key} holds no address", "UNKNOWN_ATTACHMENT"
+            text = _cni_error(call.version, cni.UNKNOWN_CONTAINER, reason, message, request_id)
+            await abort(context, grpc.StatusCode.NOT_FOUND, reason, message, {}, request_id, text)
         name = host_ifname(call.key.container_id, call.key.ifname)
         try:
             routes = await self._network.pod_routes()
@@ -145,10 +142,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
                 await _abort_invalid(context, error, request_id, for_cni=True)
         refusal = unready_reason(self._runner.pool, self._runner.clock())
         if refusal is not None:
-            text = None
-            if version is not None:
-                details = f"reason={refusal.reason} request_id={request_id}"
-                text = cni.error_object(version, cni.PLUGIN_NOT_AVAILABLE, refusal.message, details)
+            text = _cni_error(version, cni.PLUGIN_NOT_AVAILABLE, refusal.reason, refusal.message, request_id)
             # Asked for its state, even a stopping daemon answers it: the plugin has nothing to wait for.
             numbers = metadata(refusal)
             code = grpc.StatusCode.UNAVAILABLE
@@ -173,21 +167,23 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             await _abort_invalid(context, error, request_id, for_cni=caller == "cni")
 
     async def _abort_broken(self, context: Context, call: cni.Call, message: str, request_id: str) -> NoReturn:
-        error = None
-        if call.version is not None:
-            details = f"reason=ATTACHMENT_BROKEN request_id={request_id}"
-            error = cni.error_object(call.version, cni.OWN_ERROR, message, details)
-        code = grpc.StatusCode.FAILED_PRECONDITION
-        await abort(context, code, "ATTACHMENT_BROKEN", message, {}, request_id, error)
+        reason, code = "ATTACHMENT_BROKEN", grpc.StatusCode.FAILED_PRECONDITION
+        text = _cni_error(call.version, cni.OWN_ERROR, reason, message, request_id)
+        await abort(context, code, reason, message, {}, request_id, text)
 
 
 async def _abort_invalid(context: Context, error: cni.InvalidCall, request_id: str, *, for_cni: bool) -> NoReturn:
     log.warning("call.invalid", reason=error.reason, message=str(error), request_id=request_id)
-    text = None
-    if for_cni:
-        details = f"reason={error.reason} request_id={request_id}"
-        text = cni.error_object(error.version, error.code, str(error), details)
+    version = error.version if for_cni else None
+    text = _cni_error(version, error.code, error.reason, str(error), request_id)
     await abort(context, grpc.StatusCode.INVALID_ARGUMENT, error.reason, str(error), {}, request_id, text)
+
+
+def _cni_error(version: str | None, code: int, reason: str, message: str, request_id: str) -> str | None:
+    """The CNI error object; None for a caller that is no CNI plugin."""
+    if version is None:
+        return None
+    return cni.error_object(version, code, message, f"reason={reason} request_id={request_id}")
 
 
 def _new_request_id() -> str:
