@@ -86,8 +86,6 @@ class ConfigureLink:
     eni_id: str
     mac: str
     device_index: int
-    primary: bool
-    primary_ip: str
     subnet_id: str
 
 

@@ -37,7 +37,7 @@ class Supply:
         counts = state.counts()
         self._cooldown = state.targets.cooldown
         self._released = list(state.inventory.cooling.values())
-        self._here_or_coming = counts.free + counts.pending + _growable(state, now)
+        self._here_or_coming = counts.free + counts.pending + _growable(state, counts, now)
         self._room = state.max_pods - len(state.inventory.attachments)
 
     def until(self, deadline: float) -> int:
@@ -87,7 +87,7 @@ def why_late(state: State, waiting: Waiting, now: float) -> Refusal:
     return Refusal(Reason.TIMEOUT, f"no address came within {waited:.0f} s", 1.0, numbers)
 
 
-def _growable(state: State, now: float) -> int:
+def _growable(state: State, counts: Counts, now: float) -> int:
     """Addresses that could still be asked for, unless something lasting is in the way."""
     found = 0
     for eni in state.inventory.enis.values():
@@ -97,7 +97,7 @@ def _growable(state: State, now: float) -> int:
                 found += eni.room
     if _creation_blocked(state, now) is None:
         found += max(state.eni_slots(), 0) * state.limits.secondary_per_eni
-    return max(min(found, state.allowance()), 0)
+    return max(min(found, state.allowance(counts)), 0)
 
 
 def _creation_blocked(state: State, now: float) -> Backoff | None:

@@ -53,7 +53,6 @@ from ipamd.pool.state import ARRIVING, ASSIGN, CREATE, DETACH, UNASSIGN, Waiting
 # SPEC.md, "GC").
 COLLECT_MINIMUM_AGE = 60.0
 
-
 # How long what should be given back, but can't be now, is left before the next look, in seconds.
 SHRINK_RETRY = 30.0
 
@@ -238,12 +237,7 @@ class Pool(Operations):
                 case EniState.ATTACHING:
                     self._send(do.AttachEni(op, eni.id, eni.device_index), eni)
                 case EniState.CONFIGURING:
-                    self._send(
-                        do.ConfigureLink(
-                            op, eni.id, eni.mac, eni.device_index, eni.primary, eni.primary_ip, eni.subnet_id
-                        ),
-                        eni,
-                    )
+                    self._send(do.ConfigureLink(op, eni.id, eni.mac, eni.device_index, eni.subnet_id), eni)
                 case EniState.DELETING if eni.detached or not self._creation_pending():
                     self._send(do.DeleteEni(op, eni.id), eni)
                 case _:

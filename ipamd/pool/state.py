@@ -83,11 +83,10 @@ class State:
             counts.waiting + self.headroom - counts.free - counts.pending,
             targets.minimum_ips - self._staying(counts) - counts.pending,
         )
-        return max(min(wanted, self.allowance()), 0)
+        return max(min(wanted, self.allowance(counts)), 0)
 
-    def allowance(self) -> int:
+    def allowance(self, counts: Counts) -> int:
         """How many more addresses the node may hold. A cooling one does not count: it can't be granted yet."""
-        counts = self.counts()
         return self.max_pods + counts.cooling - self._staying(counts) - counts.pending
 
     def _staying(self, counts: Counts) -> int:
