@@ -126,6 +126,43 @@ class DeleteEni:
 
 
 @dataclass(frozen=True, slots=True)
+class DescribeSubnets:
+    """How many addresses the subnets have left."""
+
+    action: ClassVar[str] = "DescribeSubnets"
+    op: int
+    subnet_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Read everything afresh that the pool believes: the node's ENIs in EC2, and the kernel."""
+
+    action: ClassVar[str] = "DescribeNetworkInterfaces"
+    op: int
+
+
+# Operations on the host alone. `action` names them in failures.
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetFlows:
+    """Remove the connections that the kernel tracks for an address, so that its next holder inherits none."""
+
+    action: ClassVar[str] = "conntrack"
+    op: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeekAttachments:
+    """Find the attachments of which neither the network namespace nor the host's veth is there."""
+
+    action: ClassVar[str] = "netlink"
+    op: int
+
+
+@dataclass(frozen=True, slots=True)
 class Wake:
     """Feed `TimePassed` at this time; replaces any earlier wish. None: no wish."""
 
@@ -151,6 +188,10 @@ Operation = (
     | UnassignAddresses
     | DetachEni
     | DeleteEni
+    | DescribeSubnets
+    | Audit
+    | ForgetFlows
+    | SeekAttachments
 )
 # Sent only after an intent of the same batch was committed.
 RECORDED = (CreateEni, AttachEni, AssignAddresses, UnassignAddresses, DetachEni)

@@ -16,7 +16,9 @@ from ipamd.pool.model import (
     Cooling,
     CreatedEni,
     Intent,
+    LearntLimit,
     ObservedEni,
+    OwnAddresses,
     Owner,
     Targets,
 )
@@ -27,7 +29,8 @@ class Started:
     """The first event: what the ledger remembers and what EC2 and the kernel show.
 
     `routed` are addresses that a pod's host route leads to: in use whether or not the ledger knows them. The
-    value names the route's interface.
+    value names the route's interface. `local` are addresses of the host's own interfaces: never a pod's. `own` has
+    no entry for an ENI of which the ledger knows nothing.
     """
 
     enis: tuple[ObservedEni, ...]
@@ -35,6 +38,9 @@ class Started:
     cooling: tuple[Cooling, ...] = ()
     intents: tuple[Intent, ...] = ()
     routed: tuple[tuple[str, str], ...] = ()
+    local: frozenset[str] = frozenset()
+    own: tuple[OwnAddresses, ...] = ()
+    limit: LearntLimit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,32 @@ class AddressesAssigned:
 
 
 @dataclass(frozen=True, slots=True)
+class SubnetsObserved:
+    """`available`: (subnet id, free addresses) of each subnet that EC2 knows."""
+
+    op: int
+    available: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """`enis`, `routed` and `local` as in `Started`; `abandoned` are unattached ENIs of instances of the same cluster
+    that are gone."""
+
+    op: int
+    enis: tuple[ObservedEni, ...]
+    abandoned: tuple[ObservedEni, ...]
+    routed: tuple[tuple[str, str], ...]
+    local: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentsSought:
+    op: int
+    gone: frozenset[AttachmentKey]
+
+
+@dataclass(frozen=True, slots=True)
 class OperationDone:
     """An operation without a result of its own (delete, modify) succeeded."""
 
@@ -153,6 +185,9 @@ Outcome = (
     | LinkReady
     | LinkFailed
     | AddressesAssigned
+    | SubnetsObserved
+    | Audited
+    | AttachmentsSought
     | OperationDone
     | OperationFailed
 )

@@ -34,6 +34,7 @@ class AddressState(StrEnum):
     ASSIGNED = "assigned"
     COOLING = "cooling"
     RELEASING = "releasing"
+    FOREIGN = "foreign"  # somebody else put it on an ENI of ours: shown, never touched
 
 
 class EniState(StrEnum):
@@ -113,7 +114,8 @@ class ObservedEni:
     """One ENI as EC2 describes it (DescribeNetworkInterfaces).
 
     `owned` is true when it carries our tag with this instance's id. `attachment_id` is empty and `device_index`
-    is None while it is not attached. `addresses` are the secondary private IPv4 addresses.
+    is None while it is not attached. `addresses` are the secondary private IPv4 addresses. `created_at` is what our
+    tag says, in seconds since the epoch; None where there is no such tag.
     """
 
     id: str
@@ -127,6 +129,7 @@ class ObservedEni:
     owned: bool
     primary: bool = False
     delete_on_termination: bool = True
+    created_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,22 @@ class Intent:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnAddresses:
+    """An ENI's secondary addresses that were assigned for the pool. Any other one on it is somebody else's."""
+
+    eni_id: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LearntLimit:
+    """EC2 refused an attachment with so many ENIs attached, whatever the table of instance types says."""
+
+    max_enis: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class PutAttachment:
     attachment: Attachment
 
@@ -215,7 +234,38 @@ class DropIntent:
     token: str
 
 
-Record = PutAttachment | DropAttachment | PutCooling | DropCooling | PutIntent | DropIntent
+@dataclass(frozen=True, slots=True)
+class PutOwn:
+    own: OwnAddresses
+
+
+@dataclass(frozen=True, slots=True)
+class DropOwn:
+    eni_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutLimit:
+    limit: LearntLimit
+
+
+@dataclass(frozen=True, slots=True)
+class DropLimit:
+    pass
+
+
+Record = (
+    PutAttachment
+    | DropAttachment
+    | PutCooling
+    | DropCooling
+    | PutIntent
+    | DropIntent
+    | PutOwn
+    | DropOwn
+    | PutLimit
+    | DropLimit
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +281,7 @@ class Targets:
     slack: int = 8
     release_delay: float = 1800.0
     cooldown: float = 30.0
+    reuse_cooling_after: float = 10.0
     allocate_wait: float = 30.0
     coalesce: float = 0.05
 
