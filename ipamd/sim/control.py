@@ -2,6 +2,8 @@
 
     GET  /_control/state     ENIs, subnets, instances, as they are and not as Describe calls see them
     GET  /_control/calls     every EC2 call: time, instance, action, outcome
+    GET  /_control/faults    those in force, and how often each has struck, calls still under way included; one that
+                             has struck as often as it may is no longer in force
     POST /_control/faults    a fault or a list of them, see `ipamd.sim.ec2.faults.Fault`: {"action", "error", "times",
                              "delay_s", "after_effect", "after_s", "for_s", "after_calls", "probability", "seed",
                              "eni_id"}
@@ -16,7 +18,14 @@
     POST /_control/ec2       {"action": "AssignPrivateIpAddresses", "parameters": {"NetworkInterfaceId": ...}}: an EC2
                              call by somebody else in the account, whom neither faults nor limits befall. Answers as
                              botocore names it. What a foreign hand can do to a node goes this way (or, for whoever
-                             reaches the EC2 endpoint, with the credentials `cloud.keyring.operator`).
+                             reaches the EC2 endpoint, with the credentials `cloud.keyring.operator`):
+                               other people's address on an ENI       AssignPrivateIpAddresses
+                               an address goes behind a node's back   UnassignPrivateIpAddresses
+                               other people's ENI on the instance     CreateNetworkInterface without the node's tag,
+                                                                      AttachNetworkInterface
+                               an ENI goes behind a node's back       DetachNetworkInterface
+                               an instance ends, its ENIs with it     TerminateInstances
+                               or left behind
 
 Bodies and replies are JSON. A request that makes no sense, or that EC2 refuses, gets 400 and {"error": why}.
 """
@@ -60,6 +69,7 @@ class Control:
         app = web.Application(middlewares=[_answer_errors])
         app.router.add_get("/_control/state", self._state)
         app.router.add_get("/_control/calls", self._list_calls)
+        app.router.add_get("/_control/faults", self._list_faults)
         app.router.add_post("/_control/faults", self._add_faults)
         app.router.add_post("/_control/clear", self._clear)
         app.router.add_get("/_control/throttle", self._show_throttle)
@@ -74,6 +84,9 @@ class Control:
 
     async def _list_calls(self, request: web.Request) -> web.Response:
         return web.json_response(self._calls.as_json())
+
+    async def _list_faults(self, request: web.Request) -> web.Response:
+        return web.json_response(self._faults.as_json())
 
     async def _add_faults(self, request: web.Request) -> web.Response:
         document = parse_json(await request.text())

@@ -162,7 +162,7 @@ def _seconds(option: str, texts: Sequence[str], kind: type[T]) -> T:
             seconds[name] = float(text)
         except ValueError:
             raise SpecError(f"{option} {name}={text}: not a number of seconds") from None
-        if not 0 <= seconds[name] < 3600:
+        if not 0 <= seconds[name] <= 3600:
             raise SpecError(f"{option} {name}={text}: give 0 to 3600 seconds")
     return kind(**seconds)
 

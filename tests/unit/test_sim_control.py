@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -96,6 +97,21 @@ async def test_faults_come_and_go_and_calls_are_listed(servers: CloudServers, co
     assert [call["time"] for call in calls] == sorted(call["time"] for call in calls)
     await post(control, "clear", '{"calls": true}')
     assert await get(control, "calls") == []
+
+
+async def test_a_fault_has_struck_while_the_call_is_under_way(
+    servers: CloudServers, control: aiohttp.ClientSession
+) -> None:
+    await post(control, "faults", '{"action": "DescribeSubnets", "delay_s": 60}')
+    await post(control, "faults", '{"action": "*", "error": "InternalError", "times": 1, "after_s": 60}')
+    call = asyncio.create_task(describe(servers))
+    while not (await get(control, "faults"))[0]["struck"]:
+        assert not call.done()
+    assert await get(control, "faults") == [
+        {"action": "DescribeSubnets", "error": "", "after_effect": False, "struck": 1},
+        {"action": "*", "error": "InternalError", "after_effect": False, "struck": 0},
+    ]
+    call.cancel()
 
 
 async def test_a_slow_call_still_succeeds(servers: CloudServers, control: aiohttp.ClientSession) -> None:

@@ -23,7 +23,7 @@ from ipamd.sim.ec2.faults import Fault
 from ipamd.sim.ec2.resources import Eni, Instance, Subnet
 
 LIMITS = {"m5.large": Limits(3, 10), "t3.nano": Limits(2, 2)}
-AT_ONCE = Delays(create=0, attach=0, detach=0, assign=0, link=0, imds_lag=0)
+AT_ONCE = Delays(create=0, attach=0, detach=0, assign=0, link=0, imds_lag=0, terminate=0)
 NEVER = 3600.0
 SESSION = get_session()  # one for all: it reads the service's description once
 
@@ -169,6 +169,32 @@ async def test_unassigned_addresses_are_free_again_and_are_given_out_next(vpc: V
     assert [item["PrivateIpAddress"] for item in reply["AssignedPrivateIpAddresses"]] == gone
 
 
+async def test_every_change_of_addresses_shows_in_what_a_subnet_has_left(vpc: Vpc) -> None:
+    async def left() -> int:
+        by_id: list[Any] = [{"Name": "subnet-id", "Values": [vpc.subnet.id]}]
+        [shown] = (await vpc.ec2.describe_subnets(Filters=by_id))["Subnets"]
+        return shown["AvailableIpAddressCount"]
+
+    before = await left()
+    assert before == 256 - 5 - 1
+    eni = await vpc.new_eni(2)
+    assert await left() == before - 3
+    reply = await vpc.ec2.assign_private_ip_addresses(NetworkInterfaceId=eni.id, SecondaryPrivateIpAddressCount=4)
+    assert await left() == before - 7
+    one = reply["AssignedPrivateIpAddresses"][0]["PrivateIpAddress"]
+    await vpc.ec2.unassign_private_ip_addresses(NetworkInterfaceId=eni.id, PrivateIpAddresses=[one])
+    assert await left() == before - 6
+    await vpc.ec2.attach_network_interface(NetworkInterfaceId=eni.id, InstanceId=vpc.instance.id, DeviceIndex=1)
+    await vpc.cloud.settle()
+    assert await left() == before - 6
+    assert eni.attachment
+    await vpc.ec2.detach_network_interface(AttachmentId=eni.attachment.id)
+    await vpc.cloud.settle()
+    assert await left() == before - 6
+    await vpc.ec2.delete_network_interface(NetworkInterfaceId=eni.id)
+    assert await left() == before
+
+
 async def test_unassigning_is_all_or_nothing(vpc: Vpc) -> None:
     eni = await vpc.attached_eni(secondary=2)
     before = list(eni.addresses)
@@ -302,6 +328,41 @@ async def test_terminating_takes_along_what_is_marked_and_leaves_the_rest(vpc: V
     assert left.status == "available"
     assert vpc.subnet.available == 256 - 5 - 1
     assert await refused(vpc.ec2.describe_instances()) == ("AuthFailure", 401)
+
+
+async def states(vpc: Vpc, **ask: Any) -> dict[str, str]:
+    """State by instance, as somebody else in the account is shown them."""
+    async with client(vpc.servers, vpc.cloud.keyring.operator) as ec2:
+        reservations = (await ec2.describe_instances(**ask))["Reservations"]
+    return {item["InstanceId"]: item["State"]["Name"] for r in reservations for item in r["Instances"]}
+
+
+async def test_an_instance_ends_in_steps_and_is_forgotten() -> None:
+    async with running(Delays(0, 0, 0, 0, 0, 0, terminate=0.1, forget=0.5)) as vpc:
+        other = await vpc.cloud.add_instance("n2", "m5.large", vpc.subnet.id)
+        eni = await vpc.attached_eni()
+        async with client(vpc.servers, vpc.cloud.keyring.operator) as ec2:
+            reply = await ec2.terminate_instances(InstanceIds=[vpc.instance.id])
+            again = await ec2.terminate_instances(InstanceIds=[vpc.instance.id])
+            unknown = [other.id, f"i-{NOBODY}"]
+            assert await refused(ec2.terminate_instances(InstanceIds=unknown)) == ("InvalidInstanceID.NotFound", 400)
+        [change] = reply["TerminatingInstances"]
+        assert change == {
+            "InstanceId": vpc.instance.id,
+            "CurrentState": {"Code": 32, "Name": "shutting-down"},
+            "PreviousState": {"Code": 16, "Name": "running"},
+        }
+        assert again["TerminatingInstances"][0]["PreviousState"]["Name"] == "shutting-down"
+        assert await states(vpc) == {vpc.instance.id: "shutting-down", other.id: "running"}
+        assert eni.status == "in-use", "it goes when the instance is terminated"
+        await vpc.cloud.settle()
+        both: list[Any] = [{"Name": "instance-id", "Values": [vpc.instance.id, other.id]}]
+        assert await states(vpc, Filters=both) == {vpc.instance.id: "terminated", other.id: "running"}
+        assert await states(vpc, InstanceIds=[vpc.instance.id]) == {vpc.instance.id: "terminated"}
+        await until(lambda: vpc.instance.id not in vpc.cloud.described_instances())
+        assert await states(vpc, Filters=both) == {other.id: "running"}
+        assert await refused(states(vpc, InstanceIds=[vpc.instance.id])) == ("InvalidInstanceID.NotFound", 400)
+        assert eni.status == "available"
 
 
 async def test_the_device_index_must_be_free(vpc: Vpc) -> None:
@@ -523,6 +584,8 @@ async def test_filters_of_network_interfaces(vpc: Vpc) -> None:
 
 async def test_filters_of_other_resources(vpc: Vpc) -> None:
     other = vpc.cloud.add_subnet("10.0.9.0/24", zone="eu-central-1b")
+    by_room: list[Any] = [{"Name": "available-ip-address-count", "Values": ["251"]}]
+    assert [s["SubnetId"] for s in (await vpc.ec2.describe_subnets(Filters=by_room))["Subnets"]] == [other.id]
     by_zone: list[Any] = [{"Name": "availability-zone", "Values": ["*b"]}]
     assert [s["SubnetId"] for s in (await vpc.ec2.describe_subnets(Filters=by_zone))["Subnets"]] == [other.id]
     by_name: list[Any] = [{"Name": "group-name", "Values": ["default"]}]
@@ -541,6 +604,45 @@ async def test_filters_of_other_resources(vpc: Vpc) -> None:
 )
 async def test_filters_that_mean_nothing_are_refused(vpc: Vpc, filter: Any) -> None:
     assert await refused(vpc.ec2.describe_network_interfaces(Filters=[filter])) == ("InvalidParameterValue", 400)
+
+
+async def test_whose_an_eni_is_stands_in_its_tags(vpc: Vpc) -> None:
+    """The look for what nobody remembers: of this cluster, attached nowhere, of these nodes, made long ago."""
+
+    async def made(tags: dict[str, str]) -> str:
+        pairs: list[Any] = [{"Key": key, "Value": value} for key, value in tags.items()]
+        return (await vpc.new_eni(TagSpecifications=[{"ResourceType": "network-interface", "Tags": pairs}])).id
+
+    async def found(filters: dict[str, list[str]]) -> list[str]:
+        asked: list[Any] = [{"Name": name, "Values": values} for name, values in filters.items()]
+        enis = (await vpc.ec2.describe_network_interfaces(Filters=asked))["NetworkInterfaces"]
+        return [eni["NetworkInterfaceId"] for eni in enis]
+
+    ours = {"ipamd.io/cluster": "prod", "ipamd.io/created": "2026-01-01T00:00:00Z"}
+    first = await made({**ours, "ipamd.io/instance": "i-1"})
+    second = await made({**ours, "ipamd.io/instance": "i-2"})
+    await made({"ipamd.io/cluster": "test", "ipamd.io/instance": "i-1"})
+    await made({"ipamd.io/instance": "i-1"})
+    available = {"status": ["available"], "tag:ipamd.io/cluster": ["prod"]}
+    assert await found(available) == [first, second]
+    assert await found({**available, "tag:ipamd.io/instance": ["i-0", "i-2", "i-3"]}) == [second]
+    assert await found({"tag-key": ["ipamd.io/created", "other"]}) == [first, second]
+    await vpc.ec2.attach_network_interface(NetworkInterfaceId=first, InstanceId=vpc.instance.id, DeviceIndex=1)
+    assert await found(available) == [second]
+    shown = (await vpc.described(vpc.cloud.enis.get(second)))["TagSet"]
+    assert {"Key": "ipamd.io/created", "Value": "2026-01-01T00:00:00Z"} in shown
+
+
+async def test_a_call_takes_two_hundred_values_of_filters(vpc: Vpc) -> None:
+    def asking(*counts: int) -> Awaitable[Any]:
+        ids = [[f"i-{number:017x}" for number in range(count)] for count in counts]
+        filters: list[Any] = [{"Name": "attachment.instance-id", "Values": values} for values in ids]
+        return vpc.ec2.describe_network_interfaces(Filters=filters)
+
+    assert (await asking(150, 50))["NetworkInterfaces"] == []
+    assert await refused(asking(150, 51)) == ("FilterLimitExceeded", 400)
+    long: list[Any] = [{"Name": "tag:Name", "Values": ["x" * 256]}]
+    assert await refused(vpc.ec2.describe_instances(Filters=long)) == ("FilterLimitExceeded", 400)
 
 
 async def test_pages(vpc: Vpc) -> None:

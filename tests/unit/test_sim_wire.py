@@ -119,12 +119,14 @@ SHOWN: dict[str, set[str]] = {
     "Attachment": {"AttachTime", "AttachmentId", "DeleteOnTermination", "DeviceIndex", "InstanceId", "Status"},
     "Subnet": {"AvailabilityZone", "AvailableIpAddressCount", "CidrBlock", "OwnerId", "State", "SubnetId", "VpcId"},
     "SecurityGroup": {"Description", "GroupId", "GroupName", "OwnerId", "VpcId"},
+    "Ending": {"CurrentState", "InstanceId", "PreviousState"},
 }
 SAME = {  # members with equal values there and here; the others name things, or moto is wrong about them
     "NetworkInterface": {"Description", "InterfaceType", "OwnerId", "SourceDestCheck", "Status", "TagSet"},
     "Attachment": {"DeviceIndex", "Status"},
     "Subnet": {"AvailabilityZone", "AvailableIpAddressCount", "CidrBlock", "OwnerId", "State"},
     "SecurityGroup": {"GroupName", "OwnerId"},
+    "Ending": {"CurrentState", "PreviousState"},
 }
 
 
@@ -155,6 +157,7 @@ def in_moto(ec2: Any) -> dict[str, Any]:
         "NetworkInterface": found,
         "Attachment": found["Attachment"],
         "Subnet": ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0],
+        "Ending": ec2.terminate_instances(InstanceIds=[run["Instances"][0]["InstanceId"]])["TerminatingInstances"][0],
         "SecurityGroup": ec2.describe_security_groups(Filters=[{"Name": "vpc-id", "Values": [vpc]}])[
             "SecurityGroups"
         ][0],
@@ -183,6 +186,7 @@ async def here() -> dict[str, Any]:
         "Attachment": found["Attachment"],
         "Subnet": (await ask("DescribeSubnets", {}))["Subnets"][0],
         "SecurityGroup": (await ask("DescribeSecurityGroups", {}))["SecurityGroups"][0],
+        "Ending": (await ask("TerminateInstances", {"InstanceIds": [instance.id]}))["TerminatingInstances"][0],
         "Types": (await ask("DescribeInstanceTypes", {}))["InstanceTypes"][0]["NetworkInfo"],
     }
 

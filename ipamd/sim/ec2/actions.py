@@ -64,7 +64,7 @@ async def describe_network_interfaces(cloud: SimulatedCloud, p: Parameters) -> R
 
 @action("InstanceIds", "Filters", "MaxResults", "NextToken")
 async def describe_instances(cloud: SimulatedCloud, p: Parameters) -> Result:
-    instances = _named(cloud.instances, p, "InstanceIds")
+    instances = _named(cloud.described_instances(), p, "InstanceIds")
     chosen = select(
         instances, p.get("Filters", ()), views.instance_fields(cloud), lambda instance: {"Name": instance.name}
     )
@@ -93,6 +93,12 @@ async def describe_security_groups(cloud: SimulatedCloud, p: Parameters) -> Resu
     chosen = select(groups, p.get("Filters", ()), views.group_fields(cloud), lambda _: {})
     part, token = page(chosen, p.get("MaxResults"), p.get("NextToken", ""))
     return {"SecurityGroups": [views.group(cloud, group) for group in part], "NextToken": token}
+
+
+@action("InstanceIds")
+async def terminate_instances(cloud: SimulatedCloud, p: Parameters) -> Result:
+    changes = cloud.terminate_instances(p["InstanceIds"])
+    return {"TerminatingInstances": [views.state_change(*change) for change in changes]}
 
 
 @action("InstanceTypes", "Filters", "MaxResults", "NextToken")

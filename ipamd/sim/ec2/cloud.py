@@ -16,6 +16,7 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from ipamd.pool.model import Limits
@@ -118,27 +119,6 @@ class SimulatedCloud:
         await self._cabling.plug(eni, eni.attachment)
         return instance
 
-    async def terminate(self, instance_id: str) -> None:
-        """End an instance: ENIs marked DeleteOnTermination go with it, others are left behind, detached."""
-        instance = self.instances.get(instance_id)
-        if instance.state == "terminated":
-            return
-        instance.state = "terminated"
-        self.keyring.revoke(instance_id)
-        enis = self.enis_of(instance_id)
-        self.unstick(enis)
-        await self.settle(enis)
-        for eni in enis:
-            attachment = eni.attachment
-            if attachment is None or attachment.instance_id != instance_id:
-                continue  # its detaching was under way
-            await self._cabling.unplug(eni)
-            eni.attachment = None
-            self._changed(eni)
-            if attachment.delete_on_termination:
-                await self._delete(eni)
-        self._publish(instance)
-
     # EC2 calls
 
     async def create_eni(
@@ -181,7 +161,7 @@ class SimulatedCloud:
     async def attach_eni(self, eni_id: str, instance_id: str, device_index: int) -> Attachment:
         """AttachNetworkInterface: answered at once, done after `Delays.attach`."""
         eni = self._eni(eni_id)
-        instance = self.instances.get(instance_id)
+        instance = self.described_instances().get(instance_id)
         if instance.state != "running":
             raise Ec2Error("IncorrectState", f"Instance '{instance_id}' is not 'running'.")
         if eni.attachment:
@@ -268,6 +248,20 @@ class SimulatedCloud:
         await self._cabling.deliver(eni)
         eni.subnet.give_back(dict.fromkeys(addresses))  # only now: nobody else may have it before it stopped here
 
+    def terminate_instances(self, instance_ids: Sequence[str]) -> list[tuple[Instance, str]]:
+        """TerminateInstances: all of them or none, with the state in which each was. Answered at once, done after
+        `Delays.terminate`: ENIs marked DeleteOnTermination go with the instance, others are left behind, detached.
+
+        What was terminated already stays so: AWS calls it idempotent.
+        """
+        found = [(instance, instance.state) for instance in self.described_instances().get_all(instance_ids)]
+        for instance, state in found:
+            if state == "running":
+                instance.state = "shutting-down"
+                self.keyring.revoke(instance.id)
+                self._moves.start(instance.primary, partial(self._finish_terminate, instance))
+        return found
+
     def set_delete_on_termination(self, eni_id: str, attachment_id: str, value: bool) -> None:
         """ModifyNetworkInterfaceAttribute, Attachment."""
         eni, attachment = self._attached(attachment_id)
@@ -306,7 +300,17 @@ class SimulatedCloud:
         """The ENIs as Describe calls see them."""
         return self.sight.described(self.enis, time.monotonic())
 
+    def described_instances(self) -> Registry[Instance]:
+        """Those that EC2 still knows: what was terminated is shown for a while."""
+        since = time.monotonic() - self.delays.forget
+        return self.instances.of((one.id, one) for one in self.instances if one.ended > since)
+
     # What tests do
+
+    async def terminate(self, instance_id: str) -> None:
+        """End an instance, and wait until it is `terminated`."""
+        [(instance, _)] = self.terminate_instances([instance_id])
+        await self.settle([instance.primary])
 
     def stick(self, attachment_id: str, seconds: float | None) -> None:
         """Let an attachment stay attaching or detaching, for `seconds` longer or (None) until `unstick`.
@@ -392,6 +396,23 @@ class SimulatedCloud:
         eni.attachment = None
         self._changed(eni)
         self._publish(self.instances.get(attachment.instance_id))
+
+    async def _finish_terminate(self, instance: Instance) -> None:
+        await asyncio.sleep(self.delays.terminate)
+        enis = self.enis_of(instance.id)
+        self.unstick(enis)
+        await self.settle(eni for eni in enis if eni is not instance.primary)
+        for eni in enis:
+            attachment = eni.attachment
+            if attachment is None or attachment.instance_id != instance.id:
+                continue  # its detaching was under way
+            await self._cabling.unplug(eni)
+            eni.attachment = None
+            self._changed(eni)
+            if attachment.delete_on_termination:
+                await self._delete(eni)
+        instance.state, instance.ended = "terminated", time.monotonic()
+        self._publish(instance)
 
     def _changed(self, eni: Eni) -> None:
         """Let Describe calls and instance metadata know, which show it later."""

@@ -156,13 +156,15 @@ class _Armed:
 
     def __init__(self, fault: Fault, now: float) -> None:
         self.fault = fault
-        self.left = fault.times
+        self.struck = 0
         self._from = now + fault.after
         self._chance = random.Random(fault.seed)
         self._calls = 0
 
     def over(self, now: float) -> bool:
-        return self.left == 0 or (self.fault.lasting is not None and now >= self._from + self.fault.lasting)
+        return self.struck == self.fault.times or (
+            self.fault.lasting is not None and now >= self._from + self.fault.lasting
+        )
 
     def due(self, now: float) -> bool:
         """For one more call that the fault is for."""
@@ -172,8 +174,7 @@ class _Armed:
         return self._calls > self.fault.after_calls and self._chance.random() < self.fault.probability
 
     def strike(self) -> Fault:
-        if self.left is not None:
-            self.left -= 1
+        self.struck += 1
         return self.fault
 
 
@@ -188,6 +189,13 @@ class Faults:
 
     def clear(self) -> None:
         self._armed.clear()
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Those in force, and how often each has struck: also for calls that are still under way."""
+        return [
+            {"action": fault.action, "error": fault.error, "after_effect": fault.after_effect, "struck": armed.struck}
+            for armed, fault in self._current()
+        ]
 
     def take(self, action: str) -> Fault | None:
         """The first fault that strikes this call, used up by one."""

@@ -14,6 +14,10 @@ T = TypeVar("T")
 Fields = Mapping[str, Callable[[T], Iterable[str]]]  # filter name -> the values of an item, any of which may match
 
 _PAGE: Final = 1000
+# Of one call, all filters together, as others have met it (gjbae1212/gossm#47, ansible/ansible#16184); and of
+# one value (ansible/ansible#84327).
+_MOST_VALUES: Final = 200
+_LONGEST_VALUE: Final = 255
 
 
 def select(
@@ -24,8 +28,10 @@ def select(
 ) -> list[T]:
     """The items that every filter lets through: one of its values (with * and ?) equals one of the item's.
 
-    `tags` gives an item's tags, for the filters tag:KEY and tag-key. Raises `Ec2Error` for an unknown filter.
+    `tags` gives an item's tags, for the filters tag:KEY and tag-key. Raises `Ec2Error` for an unknown filter, and for
+    more than EC2 takes.
     """
+    _check_size([value for condition in filters for value in condition.get("Values", ())])
     chosen = list(items)
     for condition in filters:
         name = condition.get("Name", "")
@@ -35,6 +41,15 @@ def select(
         values = _values(name, fields, tags)
         chosen = [i for i in chosen if any(pattern.fullmatch(v) for v in values(i) for pattern in patterns)]
     return chosen
+
+
+def _check_size(values: Sequence[str]) -> None:
+    if len(values) > _MOST_VALUES:
+        raise Ec2Error(
+            "FilterLimitExceeded", f"The maximum number of filter values specified on a single call is {_MOST_VALUES}"
+        )
+    if any(len(value) > _LONGEST_VALUE for value in values):
+        raise Ec2Error("FilterLimitExceeded", f"The maximum length for a filter value is {_LONGEST_VALUE} characters")
 
 
 def _values(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import ipaddress
+import math
 import secrets
 import time
 from collections import deque
@@ -35,6 +36,8 @@ class Delays:
 
     `create` and `assign` until the call is answered; `attach` and `detach` until the attachment is `attached` or
     gone; `link` from then until the device is on the node; `imds_lag` is how far metadata is behind EC2.
+    `terminate` until an instance that shuts down is `terminated`, `forget` from then until EC2 does not know it any
+    more: an hour, as a rule (AWS, "Terminate Amazon EC2 instances").
     """
 
     create: float = 0.1
@@ -43,6 +46,8 @@ class Delays:
     assign: float = 0.05
     link: float = 0.1
     imds_lag: float = 1.0
+    terminate: float = 0.5
+    forget: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +175,8 @@ class Lagging:
 
 @dataclass(slots=True)
 class Instance:
-    """`state` is EC2's: running, terminated. `forced_off` are ENIs, by id, that metadata goes on showing."""
+    """`state` is EC2's: running, shutting-down, terminated. `forced_off` are ENIs, by id, that metadata goes on
+    showing. `ended` is when it was terminated, in seconds of the monotonic clock."""
 
     id: str
     name: str
@@ -181,6 +187,7 @@ class Instance:
     metadata: Lagging
     state: str = "running"
     forced_off: dict[str, EniMetadata] = field(default_factory=dict)
+    ended: float = math.inf
 
 
 def check_tags(present: Mapping[str, str], new: Mapping[str, str]) -> None:

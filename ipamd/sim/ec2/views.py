@@ -10,7 +10,7 @@ from ipamd.sim.ec2.cloud import ACCOUNT, SimulatedCloud
 from ipamd.sim.ec2.filters import Fields
 from ipamd.sim.ec2.resources import Attachment, Eni, Instance, SecurityGroup, Subnet
 
-_STATE_CODES: Final = {"running": 16, "terminated": 48}  # EC2's InstanceState
+_STATE_CODES: Final = {"running": 16, "shutting-down": 32, "terminated": 48}  # EC2's InstanceState
 
 
 def eni(cloud: SimulatedCloud, item: Eni) -> dict[str, Any]:
@@ -58,11 +58,11 @@ def _attachment(item: Attachment) -> dict[str, Any]:
 
 def instance(cloud: SimulatedCloud, item: Instance) -> dict[str, Any]:
     """Instance, without what has no meaning here (images, disks, keys)."""
-    gone = item.state == "terminated"
+    gone = not item.primary.addresses
     return {
         "InstanceId": item.id,
         "InstanceType": item.type,
-        "State": {"Code": _STATE_CODES[item.state], "Name": item.state},
+        "State": _instance_state(item.state),
         "LaunchTime": item.launched,
         "Placement": {"AvailabilityZone": item.primary.subnet.zone, "Tenancy": "default"},
         "PrivateIpAddress": None if gone else item.primary.addresses[0],
@@ -78,6 +78,19 @@ def instance(cloud: SimulatedCloud, item: Instance) -> dict[str, Any]:
             if one.attachment and one.attachment.instance_id == item.id
         ],
     }
+
+
+def state_change(item: Instance, previous: str) -> dict[str, Any]:
+    """InstanceStateChange."""
+    return {
+        "InstanceId": item.id,
+        "CurrentState": _instance_state(item.state),
+        "PreviousState": _instance_state(previous),
+    }
+
+
+def _instance_state(name: str) -> dict[str, Any]:
+    return {"Code": _STATE_CODES[name], "Name": name}
 
 
 def _eni_of_instance(cloud: SimulatedCloud, item: Eni) -> dict[str, Any]:
@@ -181,6 +194,7 @@ def instance_fields(cloud: SimulatedCloud) -> Fields[Instance]:
 def subnet_fields(cloud: SimulatedCloud) -> Fields[Subnet]:
     return {
         "availability-zone": lambda s: [s.zone],
+        "available-ip-address-count": lambda s: [str(s.available)],
         "cidr-block": lambda s: [str(s.network)],
         "subnet-id": lambda s: [s.id],
         "vpc-id": lambda s: [cloud.vpc_id],
