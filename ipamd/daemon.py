@@ -21,7 +21,6 @@ import structlog
 import ipamd
 from ipamd.api.introspection import IntrospectionService
 from ipamd.api.ipam import IpamService
-from ipamd.api.plan import recovered_key
 from ipamd.api.server import ApiServer, claim
 from ipamd.api.spool import Spool, Spooled
 from ipamd.cloud.ec2 import Ec2
@@ -37,6 +36,7 @@ from ipamd.reload import LiveSettings
 from ipamd.runner import Clock, PoolRunner
 from ipamd.service_manager import ServiceManager
 from ipamd.settings import PoolSettings, Settings
+from ipamd.veth import recovered_key
 
 log = structlog.get_logger("ipamd.daemon")
 

@@ -9,7 +9,6 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 import ipamd
-from ipamd.api.plan import host_link
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.api.v1 import introspection_pb2_grpc
 from ipamd.cloud.port import Identity
@@ -17,6 +16,7 @@ from ipamd.pool.inventory import Eni
 from ipamd.pool.outlook import unready_reason
 from ipamd.reload import LiveSettings, is_live
 from ipamd.runner import PoolRunner
+from ipamd.veth import host_link
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]

@@ -13,13 +13,14 @@ import structlog
 from cni_shim.names import host_ifname
 from ipamd.api import cni
 from ipamd.api.errors import abort, abort_refused, metadata
-from ipamd.api.plan import GATEWAY, plan, recovered_key
+from ipamd.api.plan import GATEWAY, plan
 from ipamd.api.v1 import ipam_pb2, ipam_pb2_grpc
 from ipamd.host import HostError, HostNetwork
 from ipamd.pool.model import Attachment
 from ipamd.pool.outlook import unready_reason
 from ipamd.runner import PoolRunner, Refused
 from ipamd.settings import HostSettings
+from ipamd.veth import recovered_key
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]

@@ -7,7 +7,7 @@ import ipaddress
 from cni_shim.names import host_ifname
 from ipamd.api.v1 import ipam_pb2
 from ipamd.host import link_group
-from ipamd.pool.model import Attachment, AttachmentKey
+from ipamd.pool.model import Attachment
 from ipamd.settings import HostSettings
 
 # The next hop inside the container. Nobody owns it: a permanent neighbour entry maps it to the host's end.
@@ -34,14 +34,3 @@ def plan(
         route_protocol=settings.route_protocol,
         netns=netns,
     )
-
-
-def host_link(key: AttachmentKey) -> str:
-    """The host's end of the attachment's veth pair."""
-    return host_ifname(key.container_id, key.ifname) if key.network else key.container_id
-
-
-def recovered_key(key: AttachmentKey) -> AttachmentKey:
-    """The key of an attachment that was recovered from its host route, after the ledger was lost: its link is all
-    that is known of it. No network has an empty name (`ipamd.api.cni`)."""
-    return AttachmentKey("", host_ifname(key.container_id, key.ifname), "")
