@@ -64,6 +64,9 @@ class Ec2Settings(_Section):
         default_factory=list, description="security groups of new ENIs; empty: the primary ENI's"
     )
     tags: dict[str, str] = Field(default_factory=dict, description="further tags for new ENIs")
+    cluster: str = Field(
+        "", max_length=256, description="tag of new ENIs, so that others in it clean up after this node; empty: none"
+    )
     timeout: float = Field(10.0, gt=0, description="seconds for one call")
 
 
