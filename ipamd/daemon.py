@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from random import Random
@@ -23,9 +22,11 @@ from ipamd.api.introspection import IntrospectionService
 from ipamd.api.ipam import IpamService
 from ipamd.api.server import ApiServer, claim
 from ipamd.api.spool import Spool, Spooled
+from ipamd.cloud.budget import RateBudget
 from ipamd.cloud.ec2 import Ec2
 from ipamd.cloud.imds import Imds
 from ipamd.cloud.port import CloudError, Identity
+from ipamd.cloud.token import new_token
 from ipamd.host import HostError, HostNetwork
 from ipamd.install import InstallError, write_conflist
 from ipamd.ledger import Ledger
@@ -86,7 +87,8 @@ async def _serve(live: LiveSettings, stack: AsyncExitStack) -> None:
     log.info("node.identified", instance=identity.instance_id, type=identity.instance_type, ip=identity.primary_ip)
 
     manager.notify("STATUS=asking EC2 for this node's network interfaces")
-    cloud = await stack.enter_async_context(Ec2(settings.ec2, settings.imds, identity))
+    budget = RateBudget()
+    cloud = await stack.enter_async_context(Ec2(settings.ec2, settings.imds, identity, budget))
     limits = await _until_answered("ec2", lambda: cloud.instance_limits(identity.instance_type))
     network = HostNetwork(settings.host)
     await network.open()
@@ -99,12 +101,13 @@ async def _serve(live: LiveSettings, stack: AsyncExitStack) -> None:
         limits,
         tuple(settings.ec2.subnets) or (identity.subnet_id,),
         Random(),
-        lambda: str(uuid.uuid4()),
+        lambda: new_token(clock()),
     )
     changed = asyncio.Event()
     groups = tuple(settings.ec2.security_groups) or identity.security_groups
     runner = PoolRunner(pool, ledger, cloud, network, identity, groups, clock, changed.set)
     stack.push_async_callback(runner.stop, STOP_GRACE)
+    stack.callback(budget.close)  # before that: what has not been sent yet is not waited for
 
     _settle_spooled(ledger, spool)
     kept = ledger.load()
@@ -113,7 +116,9 @@ async def _serve(live: LiveSettings, stack: AsyncExitStack) -> None:
     log.info("pool.restored", enis=len(enis), attachments=len(kept.attachments), cooling=len(kept.cooling))
 
     server = ApiServer(
-        settings.api.socket, IpamService(runner, network, settings.host), IntrospectionService(runner, identity, live)
+        settings.api.socket,
+        IpamService(runner, network, settings.host),
+        IntrospectionService(runner, identity, live, budget),
     )
     await server.start()
     stack.push_async_callback(server.stop, STOP_GRACE)

@@ -2,18 +2,23 @@
 
 All events of one turn of the event loop share one ledger transaction. The order within a turn is the promise that
 everything else rests on: first the records are committed, then answers leave and EC2 calls are sent.
+
+An EC2 call may wait in the node's rate budget before it is sent. Whom it is for decides how long, and what the kernel
+has to say about it is asked after that wait.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
 
-from ipamd.cloud.port import Cloud, CloudError, Identity
+from ipamd.cloud.port import Cloud, CloudError, Identity, Priority
 from ipamd.host import EniNetwork, HostError, HostNetwork, NodeNetwork
 from ipamd.ledger import Ledger, LedgerError
 from ipamd.pool import effects as do
@@ -23,6 +28,7 @@ from ipamd.pool.model import (
     AttachmentKey,
     CloudErrorKind,
     CloudFailure,
+    DropCooling,
     EniState,
     Owner,
     PutAttachment,
@@ -31,6 +37,7 @@ from ipamd.pool.model import (
     Refusal,
 )
 from ipamd.pool.pool import Pool
+from ipamd.veth import host_link
 
 log = structlog.get_logger("ipamd.pool")
 
@@ -39,6 +46,9 @@ LINK_TIMEOUT = 60.0
 
 # Seconds between tries to write what is owed to a ledger that refused it.
 LEDGER_RETRY = 1.0
+
+# What no pod waits for: giving back, and looking whether all is as it is believed to be.
+UNHURRIED = (do.UnassignAddresses, do.DetachEni, do.DeleteEni, do.Audit)
 
 GIVEN_UP = Refusal(
     Reason.DRAINING, "the daemon met a fault of its own and starts again; its log has the details", 1.0
@@ -178,8 +188,11 @@ class PoolRunner:
         """Commit the turn's records, then carry out the rest."""
         batch, self._batch = self._batch, []
         self._owed += [effect.record for effect in batch if isinstance(effect, do.Write)]
+        # The end of a cooldown is worth no commit of its own: a restart drops what has expired in the ledger as well.
+        # It goes with the next records, and so before any that gives the address to somebody.
+        needed = any(not isinstance(record, DropCooling) for record in self._owed)
         try:
-            if self._owed:
+            if needed:
                 self._ledger.commit(self._owed)
                 self._owed.clear()
                 self._ledger_works()
@@ -274,8 +287,13 @@ class PoolRunner:
             event = on.OperationFailed(effect.op, failure)
         self.feed(event)
 
+    def _priority(self, effect: do.Operation) -> Priority:
+        if isinstance(effect, UNHURRIED):
+            return Priority.RELEASE
+        return Priority.POD if self.pool.waiting else Priority.WARM
+
     async def _perform(self, effect: do.Operation) -> on.Event:
-        cloud = self._cloud
+        cloud = self._cloud.at(self._priority(effect))
         match effect:
             case do.CreateEni(op, token, subnet_id, count):
                 groups = self._security_groups
@@ -293,19 +311,42 @@ class PoolRunner:
             case do.AssignAddresses(op, eni_id, count):
                 return on.AddressesAssigned(op, await cloud.assign_addresses(eni_id, count))
             case do.UnassignAddresses(op, eni_id, addresses):
-                await self._check_unrouted(effect.action, addresses)
-                await cloud.unassign_addresses(eni_id, addresses)
+                checked = self._cloud.at(Priority.RELEASE, partial(self._check_unrouted, effect.action, addresses))
+                await checked.unassign_addresses(eni_id, addresses)
                 return on.OperationDone(op)
-            case do.DetachEni(op, _, attachment_id, addresses):
-                await self._check_unrouted(effect.action, addresses)
-                await self._apply_network()  # the pool no longer counts it among those that serve
-                await cloud.detach_eni(attachment_id)
+            case do.DetachEni(op, _, attachment_id):
+                await self._cloud.at(Priority.RELEASE, partial(self._stop_serving, effect)).detach_eni(attachment_id)
                 return on.OperationDone(op)
             case do.DeleteEni(op, eni_id):
                 await cloud.delete_eni(eni_id)
                 return on.OperationDone(op)
             case do.ConfigureLink():
                 return on.LinkReady(effect.op, await self._configure_link(effect))
+            case do.DescribeSubnets(op, subnet_ids):
+                available = await cloud.available_addresses(subnet_ids)
+                return on.SubnetsObserved(op, tuple(available.items()))
+            case do.Audit(op):
+                return await self._audit(op, cloud)
+            case do.ForgetFlows(op, address):
+                await self._network.forget_flows(address)
+                return on.OperationDone(op)
+            case do.SeekAttachments(op):
+                return on.AttachmentsSought(op, await self._gone())
+
+    async def _audit(self, op: int, cloud: Cloud) -> on.Audited:
+        abandoned = await cloud.describe_abandoned()
+        enis = await cloud.describe_enis()
+        # The kernel last: an address that a pod has by now must not look unused.
+        routed = await self._network.pod_routes()
+        local = await self._network.local_addresses()
+        return on.Audited(op, tuple(enis), tuple(abandoned), tuple(routed.items()), local)
+
+    async def _gone(self) -> frozenset[AttachmentKey]:
+        """The attachments that have left no trace."""
+        attachments = tuple(self.pool.inventory.attachments.values())
+        links = await self._network.host_links()
+        linkless = [attachment for attachment in attachments if host_link(attachment.key) not in links]
+        return await asyncio.to_thread(_without_netns, linkless)
 
     async def _node_network(self) -> NodeNetwork:
         """All ENIs on the node, also those that are yet to be configured: after a restart none of them may be taken
@@ -339,6 +380,12 @@ class PoolRunner:
             message = f"a host route still leads to {', '.join(routed)}"
             raise CloudError(CloudFailure(CloudErrorKind.IN_USE, action, "RouteExists", message))
 
+    async def _stop_serving(self, effect: do.DetachEni) -> None:
+        """Take down what the host does for the ENI, if nobody needs it; nobody may have come to meanwhile."""
+        await self._check_unrouted(effect.action, effect.addresses)
+        await self._apply_network()  # the pool no longer counts it among those that serve
+        await self._check_unrouted(effect.action, effect.addresses)
+
     async def stop(self, grace: float) -> None:
         """Give EC2 calls under way `grace` seconds to end; their intents cover the rest. Feed nothing after this."""
         if self._tasks:
@@ -350,3 +397,8 @@ class PoolRunner:
         self._set_alarm(None)
         if self._retry is not None:
             self._retry.cancel()
+
+
+def _without_netns(attachments: Iterable[Attachment]) -> frozenset[AttachmentKey]:
+    """Those whose network namespace is not there. It looks into the file system, which may take its time."""
+    return frozenset(a.key for a in attachments if not (a.owner.netns and Path(a.owner.netns).exists()))

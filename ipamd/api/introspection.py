@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -11,8 +12,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 import ipamd
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.api.v1 import introspection_pb2_grpc
-from ipamd.cloud.port import Identity
+from ipamd.cloud.budget import BucketView, RateBudget
+from ipamd.cloud.port import Identity, Priority
 from ipamd.pool.inventory import Eni
+from ipamd.pool.model import AddressState
 from ipamd.pool.outlook import unready_reason
 from ipamd.reload import LiveSettings, is_live
 from ipamd.runner import PoolRunner
@@ -23,11 +26,12 @@ if TYPE_CHECKING:
 
 
 class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
-    def __init__(self, runner: PoolRunner, identity: Identity, live: LiveSettings) -> None:
+    def __init__(self, runner: PoolRunner, identity: Identity, live: LiveSettings, budget: RateBudget) -> None:
         self._runner = runner
         self._pool = runner.pool
         self._identity = identity
         self._live = live
+        self._budget = budget
         self._started = runner.clock()
 
     async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.Node:
@@ -73,6 +77,7 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
                 )
                 for backoff in pool.backoffs.all_active(now)
             ],
+            budget=[_bucket(bucket) for bucket in self._budget.view()],
         )
 
     async def GetSettings(self, request: pb.GetSettingsRequest, context: Context) -> pb.GetSettingsReply:
@@ -85,7 +90,9 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
 
     async def ListEnis(self, request: pb.ListEnisRequest, context: Context) -> pb.ListEnisReply:
         enis = sorted(self._pool.inventory.enis.values(), key=lambda eni: eni.device_index)
-        return pb.ListEnisReply(enis=[_eni(eni) for eni in enis])
+        addresses = self._pool.inventory.addresses.values()
+        foreign = Counter(address.eni.id for address in addresses if address.state is AddressState.FOREIGN)
+        return pb.ListEnisReply(enis=[_eni(eni, foreign[eni.id]) for eni in enis])
 
     async def ListAddresses(self, request: pb.ListAddressesRequest, context: Context) -> pb.ListAddressesReply:
         return pb.ListAddressesReply(
@@ -133,7 +140,7 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
         )
 
 
-def _eni(eni: Eni) -> pb.Eni:
+def _eni(eni: Eni, foreign: int) -> pb.Eni:
     return pb.Eni(
         id="" if eni.id == eni.token else eni.id,
         device_index=max(eni.device_index, 0),
@@ -149,6 +156,28 @@ def _eni(eni: Eni) -> pb.Eni:
         pending=eni.pending,
         capacity=eni.capacity,
         link=eni.link,
+        foreign=foreign,
+    )
+
+
+def _bucket(bucket: BucketView) -> pb.Bucket:
+    return pb.Bucket(
+        action=bucket.action,
+        rate=bucket.rate,
+        tokens=bucket.tokens,
+        waiting=sum(bucket.waiting.values()),
+        throttled=bucket.throttled,
+        waits=[
+            pb.Waits(
+                priority=priority.name.lower(),
+                waiting=bucket.waiting[priority],
+                count=bucket.waits[priority].count,
+                delayed=bucket.waits[priority].delayed,
+                total=bucket.waits[priority].total,
+                longest=bucket.waits[priority].longest,
+            )
+            for priority in Priority
+        ],
     )
 
 

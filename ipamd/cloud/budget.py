@@ -27,19 +27,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from typing import Final
 
-from ipamd.cloud.port import CloudError
+from ipamd.cloud.port import CloudError, Priority
 from ipamd.pool.model import CloudErrorKind
-
-
-class Priority(IntEnum):
-    """For whom a call is made; the lowest value goes first."""
-
-    POD = 0
-    WARM = 1
-    RELEASE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +272,7 @@ class RateBudget:
         self._buckets: dict[str, Bucket] = {}
         self._answers: dict[Ticket, asyncio.Future[None]] = {}
         self._alarms: dict[str, asyncio.TimerHandle] = {}
+        self._closed = False
 
     @asynccontextmanager
     async def admit(self, action: str, priority: Priority) -> AsyncIterator[None]:
@@ -310,11 +302,20 @@ class RateBudget:
         now = self._clock()
         return [bucket.view(now) for _, bucket in sorted(self._buckets.items())]
 
+    def close(self) -> None:
+        """Send nothing more: whoever waits for a token is cancelled, and so is whoever asks for one from now on."""
+        self._closed = True
+        for answer in self._answers.values():
+            answer.cancel()
+
     async def _wait(self, bucket: Bucket, priority: Priority) -> Ticket:
         now = self._clock()
         ticket = bucket.ask(priority, now)
         answer = self._answers[ticket] = asyncio.get_running_loop().create_future()
-        self._serve(bucket, now)
+        if self._closed:
+            answer.cancel()
+        else:
+            self._serve(bucket, now)
         try:
             await answer
         except asyncio.CancelledError:

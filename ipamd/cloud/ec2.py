@@ -1,30 +1,30 @@
-"""EC2 as ipamd uses it, on aiobotocore: each method of the port is one call, typed, timed, counted, never repeated.
+"""EC2 as ipamd uses it, on aiobotocore: each method of the port is typed, within the budget, timed, counted, never
+repeated.
 
-Ownership is a tag: an ENI belongs to this daemon if it carries `ipamd.io/instance` with this instance's id.
+Ownership is a tag: an ENI belongs to this daemon if it carries `ipamd.io/instance` with this instance's id. Two more
+are for those whom it may outlive: when it was made, and in which cluster.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar, cast
+from typing import TYPE_CHECKING, NotRequired, Self, TypedDict, TypeVar, cast
 
 import structlog
-from aiobotocore.config import AioConfig  # type: ignore[import-untyped]
-from aiobotocore.session import AioSession  # type: ignore[import-untyped]
-from botocore.exceptions import (  # type: ignore[import-untyped]
-    CredentialRetrievalError,
-    InvalidConfigError,
-    NoCredentialsError,
-)
 
+from ipamd.cloud.budget import RateBudget
+from ipamd.cloud.connection import Connection
 from ipamd.cloud.errors import CALL_ERRORS, cloud_error
 from ipamd.cloud.limits import limits_of
-from ipamd.cloud.port import CloudError, Identity
+from ipamd.cloud.port import CloudError, Identity, Priority
+from ipamd.cloud.token import time_of
 from ipamd.pool.model import CloudErrorKind, CreatedEni, Limits, ObservedEni
 from ipamd.settings import Ec2Settings, ImdsSettings
 
@@ -36,37 +36,42 @@ if TYPE_CHECKING:
 log = structlog.get_logger("ipamd.ec2")
 
 T = TypeVar("T")
+Reply = TypeVar("Reply", bound=Mapping[str, object])
 
 INSTANCE_TAG = "ipamd.io/instance"
+CREATED_TAG = "ipamd.io/created"
+CLUSTER_TAG = "ipamd.io/cluster"
 PAGE_SIZE = 1000
-# EC2 closes idle connections; one that is reused just then fails with an unknown outcome.
-KEEP_ALIVE = 12
-CONNECTIONS = 16
-CREDENTIALS_TIMEOUT, CREDENTIALS_ATTEMPTS = 2, 5
+# The most that a filter takes: "Filter and list your resources" in the Amazon EC2 User Guide.
+FILTER_VALUES = 200
+
+
+class _Page(TypedDict):
+    MaxResults: int
+    NextToken: NotRequired[str]
 
 
 class Ec2:
     """The cloud port (`ipamd.cloud.port.Cloud`) for one instance; use it as an asynchronous context manager.
 
-    The client is built at the first call, which blocks the loop for some 125 ms (the EC2 model is large): make one
-    before serving. Nothing is built without credentials, because a client keeps the ones it was born with.
-
-    `calls` counts by action and outcome: "ok", EC2's error code, or the name of the exception.
+    `calls` counts those that were sent by action and outcome: "ok", EC2's error code, or the name of the exception.
     """
 
-    def __init__(self, settings: Ec2Settings, imds: ImdsSettings, identity: Identity) -> None:
+    def __init__(self, settings: Ec2Settings, imds: ImdsSettings, identity: Identity, budget: RateBudget) -> None:
         self.calls: Counter[tuple[str, str]] = Counter()
         self._settings = settings
         self._identity = identity
-        self._session = AioSession()
-        self._session.set_config_variable("ec2_metadata_service_endpoint", imds.endpoint)
-        self._session.set_config_variable("ec2_metadata_v1_disabled", True)
-        self._session.set_config_variable("metadata_service_timeout", CREDENTIALS_TIMEOUT)
-        self._session.set_config_variable("metadata_service_num_attempts", CREDENTIALS_ATTEMPTS)
-        self._client: EC2Client | None = None
-        self._building = asyncio.Lock()
-        self._stack = AsyncExitStack()
+        self._budget = budget
+        self._connection = Connection(settings, imds, identity.region)
         self._subnet_cidrs: dict[str, str] = {identity.subnet_id: identity.subnet_cidr}
+        self._priority = Priority.POD
+        self._before: Callable[[], Awaitable[None]] | None = None
+
+    def at(self, priority: Priority, before: Callable[[], Awaitable[None]] | None = None) -> Ec2:
+        """A view: all but these two is shared."""
+        view = copy.copy(self)
+        view._priority, view._before = priority, before
+        return view
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,7 +79,7 @@ class Ec2:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._stack.aclose()
+        await self._connection.close()
 
     # Reads
 
@@ -117,28 +122,68 @@ class Ec2:
             known = self._subnet_cidrs[subnet_id] = reply["Subnets"][0]["CidrBlock"]
         return known
 
-    async def _describe(self, filters: list[FilterTypeDef]) -> list[NetworkInterfaceTypeDef]:
-        """All pages; one that filters have emptied may still name a next one."""
-        found: list[NetworkInterfaceTypeDef] = []
-        token = ""
-        while True:
-            page, token = await self._describe_page(filters, token)
-            found += page
-            if not token:
-                return found
+    async def available_addresses(self, subnet_ids: tuple[str, ...]) -> dict[str, int]:
+        # By filter, because one id that EC2 does not know would fail the whole call.
+        available: dict[str, int] = {}
+        for filters in _among("subnet-id", subnet_ids):
+            pages = await self._pages(
+                "DescribeSubnets", filters, lambda chosen, page, ec2: ec2.describe_subnets(Filters=chosen, **page)
+            )
+            available |= {
+                found["SubnetId"]: found["AvailableIpAddressCount"] for p in pages for found in p["Subnets"]
+            }
+        return available
 
-    async def _describe_page(
-        self, filters: list[FilterTypeDef], token: str
-    ) -> tuple[list[NetworkInterfaceTypeDef], str]:
-        reply = await self._call(
-            "DescribeNetworkInterfaces",
-            lambda ec2: (
-                ec2.describe_network_interfaces(Filters=filters, MaxResults=PAGE_SIZE, NextToken=token)
-                if token
-                else ec2.describe_network_interfaces(Filters=filters, MaxResults=PAGE_SIZE)
-            ),
+    async def describe_abandoned(self) -> list[ObservedEni]:
+        cluster = self._settings.cluster
+        if not cluster:
+            return []
+        own = self._identity.instance_id
+        unattached = await self._describe(
+            [{"Name": f"tag:{CLUSTER_TAG}", "Values": [cluster]}, {"Name": "status", "Values": ["available"]}]
         )
-        return reply["NetworkInterfaces"], reply.get("NextToken", "")
+        others = [(eni, maker) for eni in unattached if (maker := _tags(eni).get(INSTANCE_TAG, own)) != own]
+        # Asked after the ENIs: who made one of them was there before, so whoever is missing now is gone.
+        there = await self._instances(sorted({maker for _, maker in others}))
+        return [_observed(eni, own) for eni, maker in others if maker not in there]
+
+    async def _instances(self, ids: list[str]) -> set[str]:
+        """Those of them that EC2 still has: for an hour or so it also shows the ones that are gone."""
+        there: set[str] = set()
+        for filters in _among("instance-id", ids):
+            pages = await self._pages(
+                "DescribeInstances", filters, lambda chosen, page, ec2: ec2.describe_instances(Filters=chosen, **page)
+            )
+            there |= {
+                instance["InstanceId"]
+                for page in pages
+                for reservation in page["Reservations"]
+                for instance in reservation["Instances"]
+                if instance["State"]["Name"] != "terminated"
+            }
+        return there
+
+    async def _describe(self, filters: list[FilterTypeDef]) -> list[NetworkInterfaceTypeDef]:
+        pages = await self._pages(
+            "DescribeNetworkInterfaces",
+            filters,
+            lambda chosen, page, ec2: ec2.describe_network_interfaces(Filters=chosen, **page),
+        )
+        return [eni for page in pages for eni in page["NetworkInterfaces"]]
+
+    async def _pages(
+        self,
+        action: str,
+        filters: list[FilterTypeDef],
+        ask: Callable[[list[FilterTypeDef], _Page, EC2Client], Awaitable[Reply]],
+    ) -> list[Reply]:
+        """All pages, each a call; one that filters have emptied may still name a next one."""
+        pages = [await self._call(action, partial(ask, filters, {"MaxResults": PAGE_SIZE}))]
+        while token := str(pages[-1].get("NextToken") or ""):
+            pages.append(
+                await self._call(action, partial(ask, filters, {"MaxResults": PAGE_SIZE, "NextToken": token}))
+            )
+        return pages
 
     # Mutations
 
@@ -146,7 +191,7 @@ class Ec2:
         self, *, token: str, subnet_id: str, security_groups: tuple[str, ...], address_count: int
     ) -> CreatedEni:
         description = f"ipamd {self._identity.instance_id}"
-        tags = {"Name": description, **self._settings.tags, INSTANCE_TAG: self._identity.instance_id}
+        tags = {"Name": description, **self._settings.tags, **self._own_tags(token)}
         reply = await self._call(
             "CreateNetworkInterface",
             lambda ec2: ec2.create_network_interface(
@@ -215,16 +260,35 @@ class Ec2:
             "DeleteNetworkInterface", lambda ec2: ec2.delete_network_interface(NetworkInterfaceId=eni_id)
         )
 
+    def _own_tags(self, token: str) -> dict[str, str]:
+        """The same for the same token: EC2 refuses one that comes again with other tags."""
+        tags = {INSTANCE_TAG: self._identity.instance_id}
+        created = time_of(token)
+        if created is not None:
+            tags[CREATED_TAG] = datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds")
+        if self._settings.cluster:
+            tags[CLUSTER_TAG] = self._settings.cluster
+        return tags
+
     # One call
 
     async def _call(self, action: str, send: Callable[[EC2Client], Awaitable[T]]) -> T:
         """Raises `CloudError`, and nothing else for whatever EC2, the network or the credentials do."""
+        async with self._budget.admit(action, self._priority):
+            try:
+                client = await self._connection.client()
+            except CALL_ERRORS as error:
+                raise cloud_error(action, error) from error
+            if self._before is not None:
+                await self._before()
+            return await self._sent(action, send(client))
+
+    async def _sent(self, action: str, answer: Awaitable[T]) -> T:
         outcome = "cancelled"
         started = time.monotonic()
         try:
-            client = await self._connected()
             async with asyncio.timeout(self._settings.timeout):
-                answer = await send(client)
+                found = await answer
             outcome = "ok"
         except CALL_ERRORS as error:
             failed = cloud_error(action, error)
@@ -234,50 +298,20 @@ class Ec2:
             self.calls[action, outcome] += 1
             elapsed = round((time.monotonic() - started) * 1000, 1)
             log.debug("ec2.call", action=action, ms=elapsed, outcome=outcome)
-        return answer
+        return found
 
-    async def _connected(self) -> EC2Client:
-        """The client, with credentials that are good for a call now.
 
-        Renewing them takes its time from IMDS, not from the call's: a call that was never sent is not in doubt.
-        """
-        credentials = await self._session.get_credentials()
-        if credentials is None:
-            raise NoCredentialsError
-        try:
-            await credentials.get_frozen_credentials()
-        except RuntimeError as error:  # botocore's word for renewed credentials that have expired already
-            raise CredentialRetrievalError(provider=credentials.method, error_msg=str(error)) from error
-        async with self._building:
-            if self._client is None:
-                self._client = await self._build()
-            return self._client
-
-    async def _build(self) -> EC2Client:
-        config = AioConfig(
-            connect_timeout=self._settings.timeout / 2,  # so that a call that found nobody is known not to be sent
-            read_timeout=self._settings.timeout,
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            max_pool_connections=CONNECTIONS,
-            connector_args={"keepalive_timeout": KEEP_ALIVE},
-            user_agent_extra="ipamd",
-        )
-        try:
-            opening = self._session.create_client(
-                "ec2",
-                region_name=self._identity.region,
-                endpoint_url=self._settings.endpoint or None,
-                config=config,
-            )
-            return cast("EC2Client", await self._stack.enter_async_context(opening))
-        except ValueError as error:
-            raise InvalidConfigError(error_msg=str(error)) from error
+def _among(name: str, ids: Sequence[str]) -> Iterator[list[FilterTypeDef]]:
+    """Filters for these ids, each with as many as it takes."""
+    for start in range(0, len(ids), FILTER_VALUES):
+        yield [{"Name": name, "Values": list(ids[start : start + FILTER_VALUES])}]
 
 
 def _observed(eni: NetworkInterfaceTypeDef, instance_id: str) -> ObservedEni:
     """One item of DescribeNetworkInterfaces' reply. An ENI attached elsewhere is not ours, whatever its tag."""
     attachment = eni.get("Attachment")
-    tagged = any(tag["Key"] == INSTANCE_TAG and tag["Value"] == instance_id for tag in eni.get("TagSet", ()))
+    tags = _tags(eni)
+    tagged = tags.get(INSTANCE_TAG) == instance_id
     here = attachment is not None and attachment.get("InstanceId") == instance_id
     index = attachment["DeviceIndex"] if attachment else None
     return ObservedEni(
@@ -292,7 +326,21 @@ def _observed(eni: NetworkInterfaceTypeDef, instance_id: str) -> ObservedEni:
         owned=tagged and (attachment is None or here),
         primary=here and index == 0 and attachment is not None and attachment.get("NetworkCardIndex", 0) == 0,
         delete_on_termination=attachment["DeleteOnTermination"] if attachment else True,
+        created_at=_seconds(tags.get(CREATED_TAG, "")),
     )
+
+
+def _tags(eni: NetworkInterfaceTypeDef) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in eni.get("TagSet", ())}
+
+
+def _seconds(text: str) -> float | None:
+    """Since the epoch, from ISO 8601; None when it is not that, or does not say its offset from UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return None if moment.tzinfo is None else moment.timestamp()
 
 
 def _secondary(eni: NetworkInterfaceTypeDef) -> tuple[str, ...]:

@@ -1,15 +1,25 @@
 """The cloud as the rest of the project sees it: one small interface, and one exception that carries a class.
 
-The aiobotocore adapter implements it against EC2. Each method is one EC2 call (a paginated read counts as one);
-none retries: when to try again is the pool's decision.
+The aiobotocore adapter implements it against EC2. No method retries: when to try again is the pool's decision. Each
+HTTP call waits for its turn in the node's rate budget first, with the priority that the client is bound to.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol
 
 from ipamd.pool.model import CloudFailure, CreatedEni, Limits, ObservedEni
+
+
+class Priority(IntEnum):
+    """For whom a call is made; the lowest value goes first."""
+
+    POD = 0
+    WARM = 1
+    RELEASE = 2
 
 
 class CloudError(Exception):
@@ -42,7 +52,14 @@ class Identity:
 
 
 class Cloud(Protocol):
-    """What ipamd asks of EC2. Every method raises `CloudError`."""
+    """What ipamd asks of EC2. Every method that calls it raises `CloudError`."""
+
+    def at(self, priority: Priority, before: Callable[[], Awaitable[None]] | None = None) -> Cloud:
+        """The same client, bound to a priority. Unbound, its calls are for pods.
+
+        `before` is awaited when a call's turn has come, as the last thing before it is sent: for checks that must
+        still hold after a wait in the budget. What it raises comes out of the call, which then is not sent.
+        """
 
     async def instance_limits(self, instance_type: str) -> Limits:
         """From the embedded table; DescribeInstanceTypes for a type that the table does not know."""
@@ -56,10 +73,18 @@ class Cloud(Protocol):
     async def subnet_cidr(self, subnet_id: str) -> str:
         """The IPv4 CIDR of a subnet (DescribeSubnets; cached, it can't change)."""
 
+    async def available_addresses(self, subnet_ids: tuple[str, ...]) -> dict[str, int]:
+        """How many IPv4 addresses each subnet has left (DescribeSubnets). One that EC2 does not know is missing."""
+
+    async def describe_abandoned(self) -> list[ObservedEni]:
+        """Unattached ENIs that other instances of this cluster made, which are gone. None without `ec2.cluster`."""
+
     async def create_eni(
         self, *, token: str, subnet_id: str, security_groups: tuple[str, ...], address_count: int
     ) -> CreatedEni:
-        """CreateNetworkInterface with `address_count` secondary addresses, our tags and `token` as ClientToken."""
+        """CreateNetworkInterface with `address_count` secondary addresses, our tags and `token` as ClientToken.
+
+        A call with the same token asks for the same ENI, in another process as well."""
 
     async def attach_eni(self, eni_id: str, device_index: int) -> str:
         """AttachNetworkInterface to this instance; returns the attachment's id."""

@@ -51,6 +51,13 @@ def status(stub: IntrospectionStub, timeout: float) -> Answer:
             {"scope": b.scope, "reason": b.reason, "message": b.message, "until": _when(b.until)}
             for b in node.backoffs
         ],
+        "budget": [
+            {
+                **{name: getattr(bucket, name) for name in ("action", "rate", "tokens", "waiting", "throttled")},
+                "waits": {w.priority: {name: getattr(w, name) for name in WAITS} for w in bucket.waits},
+            }
+            for bucket in node.budget
+        ],
     }
     lines = [
         f"{node.instance_id}  {node.instance_type}  {node.availability_zone}  ipamd {node.version}",
@@ -60,6 +67,7 @@ def status(stub: IntrospectionStub, timeout: float) -> Answer:
         f"cooldown {targets.cooldown:g} s, wait at most {targets.allocate_wait:g} s",
     ]
     lines += [f"HELD BACK until {_when(b.until)}: {b.scope}: {b.message}" for b in node.backoffs]
+    lines += [line for bucket in node.budget if (line := _budget(bucket))]
     row = tuple(str(getattr(counts, name)) for name in (*STATES, "total"))
     return Answer(data, (*STATES, "total"), (row,), (*lines, ""))
 
@@ -68,10 +76,11 @@ def enis(stub: IntrospectionStub, timeout: float) -> Answer:
     reply: pb.ListEnisReply = stub.ListEnis(pb.ListEnisRequest(), timeout=timeout)
     names = (
         "id", "device_index", "primary", "state", "link", "primary_ip", "subnet_id", "mac",
-        "free", "assigned", "cooling", "releasing", "pending", "capacity",
+        "free", "assigned", "cooling", "releasing", "foreign", "pending", "capacity",
     )  # fmt: skip
     data = [{name: getattr(eni, name) for name in names} for eni in reply.enis]
-    columns = ("eni", "index", "state", "link", "address", "free", "assigned", "cooling", "pending", "capacity")
+    counts = ("free", "assigned", "cooling", "foreign", "pending", "capacity")
+    columns = ("eni", "index", "state", "link", "address", *counts)
     rows = tuple(
         (
             (eni.id or "(being created)") + (" (primary)" if eni.primary else ""),
@@ -79,7 +88,7 @@ def enis(stub: IntrospectionStub, timeout: float) -> Answer:
             eni.state,
             eni.link or "-",
             eni.primary_ip or "-",
-            *(str(n) for n in (eni.free, eni.assigned, eni.cooling, eni.pending, eni.capacity)),
+            *(str(getattr(eni, name)) for name in counts),
         )
         for eni in reply.enis
     )
@@ -129,6 +138,21 @@ def config(stub: IntrospectionStub, timeout: float) -> Answer:
 
 
 STATES = ("free", "assigned", "cooling", "releasing", "pending", "waiting")
+WAITS = ("waiting", "count", "delayed", "total", "longest")
+
+
+def _budget(bucket: pb.Bucket) -> str:
+    """One line about an action that met its limit; none about the others."""
+    delayed = sum(waits.delayed for waits in bucket.waits)
+    if not (bucket.waiting or delayed or bucket.throttled):
+        return ""
+    longest = max((waits.longest for waits in bucket.waits), default=0.0)
+    parts = [f"{bucket.action} {bucket.rate:.3g}/s", f"{bucket.waiting} waiting", f"{delayed} waited"]
+    if delayed:
+        parts[-1] += f" (longest {longest:.1f} s)"
+    if bucket.throttled:
+        parts.append(f"throttled {bucket.throttled} times")
+    return "EC2 budget: " + ", ".join(parts)
 
 
 def _when(stamp: Timestamp) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from ipamd import settings
+from ipamd.cloud.budget import RateBudget
 from ipamd.cloud.ec2 import Ec2
 from ipamd.cloud.imds import Imds
 from ipamd.sim import netns
@@ -149,7 +150,7 @@ async def test_the_daemons_own_cloud_side_works_from_a_node(
             async with Imds(loaded.imds.endpoint) as imds:
                 identity = await imds.identity()
             assert (identity.instance_id, identity.primary_ip) == (node.instance_id, node.primary_ip)
-            async with Ec2(loaded.ec2, loaded.imds, identity) as ec2:
+            async with Ec2(loaded.ec2, loaded.imds, identity, RateBudget()) as ec2:
                 created = await ec2.create_eni(
                     token="t", subnet_id=identity.subnet_id, security_groups=(), address_count=3
                 )

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ipamd.cloud.budget import PASSED_OVER_AT_MOST, Bucket, Priority, Share, Ticket, share_of
+from ipamd.cloud.budget import PASSED_OVER_AT_MOST, Bucket, Share, Ticket, share_of
+from ipamd.cloud.port import Priority
 from ipamd.sim.ec2.throttle import PUBLISHED, Rate
 from ipamd.sim.ec2.throttle import Bucket as AccountBucket
 

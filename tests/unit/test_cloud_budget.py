@@ -11,13 +11,12 @@ from ipamd.cloud.budget import (
     MEMORY,
     PASSED_OVER_AT_MOST,
     Bucket,
-    Priority,
     RateBudget,
     Share,
     Ticket,
     share_of,
 )
-from ipamd.cloud.port import CloudError
+from ipamd.cloud.port import CloudError, Priority
 from ipamd.pool.model import CloudErrorKind, CloudFailure
 from ipamd.sim.ec2.throttle import BARE_READ, CHANGE, PUBLISHED, READ
 

@@ -16,7 +16,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from botocore.loaders import Loader
 
+from ipamd.cloud import connection
 from ipamd.cloud import ec2 as module
+from ipamd.cloud.budget import RateBudget
 from ipamd.cloud.ec2 import INSTANCE_TAG, Ec2
 from ipamd.cloud.imds import Imds
 from ipamd.cloud.port import Cloud, CloudError, Identity
@@ -76,7 +78,7 @@ class World:
         await self.cloud.close()
 
     def adapter(self, **changes: object) -> Ec2:
-        return Ec2(self.settings.model_copy(update=changes), self.imds_settings, self.identity)
+        return Ec2(self.settings.model_copy(update=changes), self.imds_settings, self.identity, RateBudget())
 
     def actions(self) -> list[tuple[str, str]]:
         return [(call["action"], call["outcome"]) for call in self.calls.as_json()]
@@ -115,7 +117,7 @@ def models_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
         session.register_component("data_loader", MODELS)
         return session
 
-    monkeypatch.setattr(module, "AioSession", session)
+    monkeypatch.setattr(connection, "AioSession", session)
 
 
 @pytest.fixture
@@ -137,7 +139,7 @@ async def kind_of(call: Awaitable[object]) -> Kind:
 
 def test_it_is_a_cloud() -> None:
     identity = Identity("i-1", "m5.large", "r", "a", "m", "e", "10.0.0.4", "s", SUBNET, "v", (), ())
-    cloud: Cloud = Ec2(Ec2Settings(), ImdsSettings(), identity)
+    cloud: Cloud = Ec2(Ec2Settings(), ImdsSettings(), identity, RateBudget())
     assert cloud
 
 
@@ -414,7 +416,7 @@ async def test_a_proxys_page_instead_of_an_answer(world: World) -> None:
 async def test_an_instance_without_a_role_is_told_so_and_recovers_when_it_gets_one(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CREDENTIALS_ATTEMPTS", 1)
+    monkeypatch.setattr(connection, "CREDENTIALS_ATTEMPTS", 1)
     world.has_role = False
     async with world.adapter() as fresh:
         with pytest.raises(CloudError, match="give this instance a role") as caught:
@@ -426,7 +428,7 @@ async def test_an_instance_without_a_role_is_told_so_and_recovers_when_it_gets_o
 
 
 async def expire(ec2: Ec2) -> None:
-    credentials = await ec2._session.get_credentials()
+    credentials = await ec2._connection._session.get_credentials()
     credentials._expiry_time = datetime.now(UTC) - timedelta(seconds=1)
 
 
@@ -442,8 +444,8 @@ async def test_credentials_that_expire_are_renewed(world: World) -> None:
 async def test_credentials_that_cannot_be_renewed_leave_no_doubt_about_the_call(
     world: World, monkeypatch: pytest.MonkeyPatch, status: str
 ) -> None:
-    monkeypatch.setattr(module, "CREDENTIALS_ATTEMPTS", 1)
-    monkeypatch.setattr(module, "CREDENTIALS_TIMEOUT", 1)
+    monkeypatch.setattr(connection, "CREDENTIALS_ATTEMPTS", 1)
+    monkeypatch.setattr(connection, "CREDENTIALS_TIMEOUT", 1)
     async with world.adapter() as ec2:
         await ec2.describe_enis()
         await expire(ec2)

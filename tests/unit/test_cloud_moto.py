@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from moto import mock_aws
 
+from ipamd.cloud.budget import RateBudget
 from ipamd.cloud.ec2 import Ec2
 from ipamd.cloud.port import CloudError, Identity
 from ipamd.pool.model import CloudErrorKind as Kind
@@ -76,7 +77,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
         app.router.add_post("/", answer)
         async with TestServer(app) as server:
             settings = Ec2Settings(endpoint=str(server.make_url("")))
-            async with Ec2(settings, ImdsSettings(), identity) as ec2:
+            async with Ec2(settings, ImdsSettings(), identity, RateBudget()) as ec2:
                 yield World(ec2, instance["InstanceId"], subnet, group)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -13,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ipamd import runner as runner_module
-from ipamd.cloud.port import CloudError, Identity
+from ipamd.cloud.port import CloudError, Identity, Priority
 from ipamd.host import HostError, HostNetwork, NodeNetwork
 from ipamd.host.links import Link
 from ipamd.ledger import Ledger, LedgerCause, LedgerError
@@ -45,34 +46,50 @@ PRIMARY = ObservedEni("eni-0", "02:eni-0", "subnet-1", "10.0.0.4", (), 0, "att-0
 
 
 class Cloud:
-    """EC2 with one subnet. `gate` holds every mutation back until it is set; `script` has errors by action."""
+    """EC2 with one subnet. `budget` holds every call back before it is sent, and `gate` before it is answered, until
+    they are set; `script` has errors by action. `priorities` are of all calls, `calls` those that were sent."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.script: dict[str, Exception] = {}
-        self._next = 10
-        self._enis = 0
+        self.priorities: list[tuple[str, Priority]] = []
+        self.budget = asyncio.Event()
+        self.budget.set()
+        self._given = {"addresses": 10, "enis": 0}
+        self._priority = Priority.POD
+        self._before: Callable[[], Awaitable[None]] | None = None
+
+    def at(self, priority: Priority, before: Callable[[], Awaitable[None]] | None = None) -> Cloud:
+        view = copy.copy(self)
+        view._priority, view._before = priority, before
+        return view
 
     async def _enter(self, action: str) -> None:
+        self.priorities.append((action, self._priority))
+        await self.budget.wait()
+        if self._before is not None:
+            await self._before()
         self.calls.append(action)
         await self.gate.wait()
         if action in self.script:
             raise self.script[action]
 
     def _addresses(self, count: int) -> tuple[str, ...]:
-        self._next += count
-        return tuple(f"10.0.0.{n}" for n in range(self._next - count, self._next))
+        first = self._given["addresses"]
+        self._given["addresses"] += count
+        return tuple(f"10.0.0.{n}" for n in range(first, first + count))
 
     async def create_eni(
         self, *, token: str, subnet_id: str, security_groups: tuple[str, ...], address_count: int
     ) -> CreatedEni:
         assert security_groups == ("sg-1",)
         await self._enter("CreateNetworkInterface")
-        self._enis += 1
-        name = f"eni-{self._enis}"
-        return CreatedEni(name, f"02:{name}", subnet_id, f"10.0.1.{self._enis}", self._addresses(address_count))
+        self._given["enis"] += 1
+        number = self._given["enis"]
+        name = f"eni-{number}"
+        return CreatedEni(name, f"02:{name}", subnet_id, f"10.0.1.{number}", self._addresses(address_count))
 
     async def attach_eni(self, eni_id: str, device_index: int) -> str:
         await self._enter("AttachNetworkInterface")

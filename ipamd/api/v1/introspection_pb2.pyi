@@ -14,7 +14,7 @@ class GetNodeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("instance_id", "instance_type", "availability_zone", "version", "started", "counts", "targets", "max_enis", "addresses_per_eni", "ready", "not_ready_reason", "backoffs")
+    __slots__ = ("instance_id", "instance_type", "availability_zone", "version", "started", "counts", "targets", "max_enis", "addresses_per_eni", "ready", "not_ready_reason", "backoffs", "budget")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_TYPE_FIELD_NUMBER: _ClassVar[int]
     AVAILABILITY_ZONE_FIELD_NUMBER: _ClassVar[int]
@@ -27,6 +27,7 @@ class Node(_message.Message):
     READY_FIELD_NUMBER: _ClassVar[int]
     NOT_READY_REASON_FIELD_NUMBER: _ClassVar[int]
     BACKOFFS_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     instance_type: str
     availability_zone: str
@@ -39,7 +40,8 @@ class Node(_message.Message):
     ready: bool
     not_ready_reason: str
     backoffs: _containers.RepeatedCompositeFieldContainer[Backoff]
-    def __init__(self, instance_id: _Optional[str] = ..., instance_type: _Optional[str] = ..., availability_zone: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., targets: _Optional[_Union[Targets, _Mapping]] = ..., max_enis: _Optional[int] = ..., addresses_per_eni: _Optional[int] = ..., ready: _Optional[bool] = ..., not_ready_reason: _Optional[str] = ..., backoffs: _Optional[_Iterable[_Union[Backoff, _Mapping]]] = ...) -> None: ...
+    budget: _containers.RepeatedCompositeFieldContainer[Bucket]
+    def __init__(self, instance_id: _Optional[str] = ..., instance_type: _Optional[str] = ..., availability_zone: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., targets: _Optional[_Union[Targets, _Mapping]] = ..., max_enis: _Optional[int] = ..., addresses_per_eni: _Optional[int] = ..., ready: _Optional[bool] = ..., not_ready_reason: _Optional[str] = ..., backoffs: _Optional[_Iterable[_Union[Backoff, _Mapping]]] = ..., budget: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ...) -> None: ...
 
 class Counts(_message.Message):
     __slots__ = ("free", "assigned", "cooling", "releasing", "pending", "waiting", "total")
@@ -93,6 +95,38 @@ class Backoff(_message.Message):
     until: _timestamp_pb2.Timestamp
     def __init__(self, scope: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
+class Bucket(_message.Message):
+    __slots__ = ("action", "rate", "tokens", "waiting", "throttled", "waits")
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    THROTTLED_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
+    action: str
+    rate: float
+    tokens: float
+    waiting: int
+    throttled: int
+    waits: _containers.RepeatedCompositeFieldContainer[Waits]
+    def __init__(self, action: _Optional[str] = ..., rate: _Optional[float] = ..., tokens: _Optional[float] = ..., waiting: _Optional[int] = ..., throttled: _Optional[int] = ..., waits: _Optional[_Iterable[_Union[Waits, _Mapping]]] = ...) -> None: ...
+
+class Waits(_message.Message):
+    __slots__ = ("priority", "waiting", "count", "delayed", "total", "longest")
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    DELAYED_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    LONGEST_FIELD_NUMBER: _ClassVar[int]
+    priority: str
+    waiting: int
+    count: int
+    delayed: int
+    total: float
+    longest: float
+    def __init__(self, priority: _Optional[str] = ..., waiting: _Optional[int] = ..., count: _Optional[int] = ..., delayed: _Optional[int] = ..., total: _Optional[float] = ..., longest: _Optional[float] = ...) -> None: ...
+
 class ListEnisRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -104,7 +138,7 @@ class ListEnisReply(_message.Message):
     def __init__(self, enis: _Optional[_Iterable[_Union[Eni, _Mapping]]] = ...) -> None: ...
 
 class Eni(_message.Message):
-    __slots__ = ("id", "device_index", "primary", "state", "mac", "subnet_id", "primary_ip", "free", "assigned", "cooling", "releasing", "pending", "capacity", "link")
+    __slots__ = ("id", "device_index", "primary", "state", "mac", "subnet_id", "primary_ip", "free", "assigned", "cooling", "releasing", "pending", "capacity", "link", "foreign")
     ID_FIELD_NUMBER: _ClassVar[int]
     DEVICE_INDEX_FIELD_NUMBER: _ClassVar[int]
     PRIMARY_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +153,7 @@ class Eni(_message.Message):
     PENDING_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     LINK_FIELD_NUMBER: _ClassVar[int]
+    FOREIGN_FIELD_NUMBER: _ClassVar[int]
     id: str
     device_index: int
     primary: bool
@@ -133,7 +168,8 @@ class Eni(_message.Message):
     pending: int
     capacity: int
     link: str
-    def __init__(self, id: _Optional[str] = ..., device_index: _Optional[int] = ..., primary: _Optional[bool] = ..., state: _Optional[str] = ..., mac: _Optional[str] = ..., subnet_id: _Optional[str] = ..., primary_ip: _Optional[str] = ..., free: _Optional[int] = ..., assigned: _Optional[int] = ..., cooling: _Optional[int] = ..., releasing: _Optional[int] = ..., pending: _Optional[int] = ..., capacity: _Optional[int] = ..., link: _Optional[str] = ...) -> None: ...
+    foreign: int
+    def __init__(self, id: _Optional[str] = ..., device_index: _Optional[int] = ..., primary: _Optional[bool] = ..., state: _Optional[str] = ..., mac: _Optional[str] = ..., subnet_id: _Optional[str] = ..., primary_ip: _Optional[str] = ..., free: _Optional[int] = ..., assigned: _Optional[int] = ..., cooling: _Optional[int] = ..., releasing: _Optional[int] = ..., pending: _Optional[int] = ..., capacity: _Optional[int] = ..., link: _Optional[str] = ..., foreign: _Optional[int] = ...) -> None: ...
 
 class ListAddressesRequest(_message.Message):
     __slots__ = ()
