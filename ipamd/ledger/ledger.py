@@ -2,8 +2,9 @@
 
 What a commit survives: the death of this process, always. On tmpfs nothing more is asked, since a reboot empties it
 and with it every container whose address it holds. On a persistent file system each commit is synced, and the boot
-that wrote the records is kept beside them: after a reboot the containers are gone, so their records are dropped,
-while intents stay, because what EC2 was asked to do outlives the boot.
+that wrote the records is kept beside them: after a reboot the containers are gone, so their records are dropped. So
+is what EC2 refused, since an instance changes its type only while it is stopped. Intents and own addresses stay: what
+EC2 was asked to do, and what it assigned, outlives the boot.
 """
 
 from __future__ import annotations
@@ -24,32 +25,47 @@ from ipamd.pool.model import (
     DropAttachment,
     DropCooling,
     DropIntent,
+    DropLimit,
+    DropOwn,
     Intent,
+    LearntLimit,
+    OwnAddresses,
     Owner,
     PutAttachment,
     PutCooling,
     PutIntent,
+    PutLimit,
+    PutOwn,
     Record,
 )
 
 APPLICATION_ID = 0x69706D64  # "ipmd": whose file it is (sqlite.org/fileformat2.html, section 1.3.18)
-SCHEMA_VERSION = 1
 
+# Step i leads from version i to version i + 1, and a new file, of version 0, takes them all. A step that was released
+# never changes again.
 # UNIQUE on the address is the last line of defence: whatever goes wrong above, one address never has two holders.
-_SCHEMA = (
-    """CREATE TABLE attachments (
-        network TEXT NOT NULL, container_id TEXT NOT NULL, ifname TEXT NOT NULL,
-        address TEXT NOT NULL UNIQUE, eni_id TEXT NOT NULL, since REAL NOT NULL,
-        netns TEXT NOT NULL, pod_name TEXT NOT NULL, pod_namespace TEXT NOT NULL, pod_uid TEXT NOT NULL,
-        PRIMARY KEY (network, container_id, ifname)) STRICT, WITHOUT ROWID""",
-    "CREATE TABLE cooling (address TEXT PRIMARY KEY, released_at REAL NOT NULL) STRICT, WITHOUT ROWID",
-    """CREATE TABLE intents (
-        token TEXT PRIMARY KEY, action TEXT NOT NULL, at REAL NOT NULL, eni_id TEXT NOT NULL, subnet_id TEXT NOT NULL,
-        count INTEGER NOT NULL, device_index INTEGER) STRICT, WITHOUT ROWID""",
-    "CREATE TABLE boot (id TEXT NOT NULL) STRICT",
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
+_STEPS = (
+    (
+        """CREATE TABLE attachments (
+            network TEXT NOT NULL, container_id TEXT NOT NULL, ifname TEXT NOT NULL,
+            address TEXT NOT NULL UNIQUE, eni_id TEXT NOT NULL, since REAL NOT NULL,
+            netns TEXT NOT NULL, pod_name TEXT NOT NULL, pod_namespace TEXT NOT NULL, pod_uid TEXT NOT NULL,
+            PRIMARY KEY (network, container_id, ifname)) STRICT, WITHOUT ROWID""",
+        "CREATE TABLE cooling (address TEXT PRIMARY KEY, released_at REAL NOT NULL) STRICT, WITHOUT ROWID",
+        """CREATE TABLE intents (
+            token TEXT PRIMARY KEY, action TEXT NOT NULL, at REAL NOT NULL, eni_id TEXT NOT NULL,
+            subnet_id TEXT NOT NULL, count INTEGER NOT NULL, device_index INTEGER) STRICT, WITHOUT ROWID""",
+        "CREATE TABLE boot (id TEXT NOT NULL) STRICT",
+        f"PRAGMA application_id = {APPLICATION_ID}",
+    ),
+    (
+        # All of an ENI's addresses in one text, separated by spaces: they are always written and read together.
+        "CREATE TABLE own (eni_id TEXT PRIMARY KEY, addresses TEXT NOT NULL) STRICT, WITHOUT ROWID",
+        """CREATE TABLE learnt_limit (
+            only_row INTEGER PRIMARY KEY CHECK (only_row = 1), max_enis INTEGER NOT NULL, at REAL NOT NULL) STRICT""",
+    ),
 )
+SCHEMA_VERSION = len(_STEPS)
 
 _PUT_ATTACHMENT = """INSERT INTO attachments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (network, container_id, ifname) DO UPDATE SET
@@ -60,6 +76,12 @@ _PUT_COOLING = "INSERT OR REPLACE INTO cooling VALUES (?, ?)"
 _DROP_COOLING = "DELETE FROM cooling WHERE address = ?"
 _PUT_INTENT = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
 _DROP_INTENT = "DELETE FROM intents WHERE token = ?"
+_PUT_OWN = "INSERT OR REPLACE INTO own VALUES (?, ?)"
+_DROP_OWN = "DELETE FROM own WHERE eni_id = ?"
+_PUT_LIMIT = "INSERT OR REPLACE INTO learnt_limit VALUES (1, ?, ?)"
+_DROP_LIMIT = "DELETE FROM learnt_limit"
+
+_TABLES_OF_A_BOOT = ("attachments", "cooling", "learnt_limit", "boot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +91,8 @@ class Contents:
     attachments: tuple[Attachment, ...]
     cooling: tuple[Cooling, ...]
     intents: tuple[Intent, ...]
+    own: tuple[OwnAddresses, ...] = ()
+    limit: LearntLimit | None = None
 
 
 class _Unusable(Exception):
@@ -110,10 +134,13 @@ class Ledger:
         """Every record. Raises `LedgerError`."""
         execute = self._connection.execute
         try:
+            limit = execute("SELECT max_enis, at FROM learnt_limit").fetchone()
             return Contents(
                 tuple(map(_attachment, execute("SELECT * FROM attachments"))),
                 tuple(Cooling(*row) for row in execute("SELECT * FROM cooling")),
                 tuple(Intent(*row) for row in execute("SELECT * FROM intents")),
+                tuple(OwnAddresses(eni, tuple(text.split())) for eni, text in execute("SELECT * FROM own")),
+                None if limit is None else LearntLimit(*limit),
             )
         except sqlite3.Error as error:
             raise from_sqlite(error, self.path) from error
@@ -163,24 +190,32 @@ def _check(connection: sqlite3.Connection) -> None:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if (application, version, tables) == (0, 0, 0):
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA:
-            connection.execute(statement)
-        connection.execute("COMMIT")
-    elif application != APPLICATION_ID:
+    new = (application, version, tables) == (0, 0, 0)
+    if not new and application != APPLICATION_ID:
         raise _Unusable("foreign")
-    elif version != SCHEMA_VERSION:
+    if not new and not 1 <= version <= SCHEMA_VERSION:
         raise _Unusable(f"version-{version}")
+    if version < SCHEMA_VERSION:
+        _migrate(connection, version)
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Every step from this version on, or none: the number of the version is part of the transaction, too."""
+    connection.execute("BEGIN IMMEDIATE")
+    for step in _STEPS[version:]:
+        for statement in step:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute("COMMIT")
 
 
 def _begin_boot(connection: sqlite3.Connection) -> None:
-    """Drop what belongs to containers of an earlier boot."""
+    """Drop what an earlier boot took along."""
     current = place.boot_id()
     if connection.execute("SELECT id FROM boot").fetchall() == [(current,)]:
         return
     connection.execute("BEGIN IMMEDIATE")
-    for table in ("attachments", "cooling", "boot"):
+    for table in _TABLES_OF_A_BOOT:
         connection.execute(f"DELETE FROM {table}")
     connection.execute("INSERT INTO boot VALUES (?)", (current,))
     connection.execute("COMMIT")
@@ -207,3 +242,11 @@ def _statement(record: Record) -> tuple[str, tuple[Any, ...]]:
             return _PUT_INTENT, (token, action, at, eni_id, subnet_id, count, device_index)
         case DropIntent(token):
             return _DROP_INTENT, (token,)
+        case PutOwn(OwnAddresses(eni_id, addresses)):
+            return _PUT_OWN, (eni_id, " ".join(addresses))
+        case DropOwn(eni_id):
+            return _DROP_OWN, (eni_id,)
+        case PutLimit(LearntLimit(max_enis, at)):
+            return _PUT_LIMIT, (max_enis, at)
+        case DropLimit():
+            return _DROP_LIMIT, ()
