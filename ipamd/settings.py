@@ -53,6 +53,12 @@ class PoolSettings(_Section):
     slack: int = Field(8, ge=0, description="free addresses beyond the warm ones that are not worth a call to return")
     release_delay: float = Field(1800.0, ge=0, description="seconds an excess lasts before it goes back to EC2")
     cooldown: float = Field(30.0, ge=0, description="seconds before a released address is used again")
+    reuse_cooling_after: float = Field(
+        10.0,
+        ge=0,
+        description="seconds after which a cooling address is used again when pods wait and none is free, once its "
+        "tracked connections were removed; more than cooldown: never before its end",
+    )
     allocate_wait: float = Field(30.0, gt=0, description="seconds an allocation waits at most")
     coalesce: float = Field(0.05, ge=0, le=5, description="seconds in which requests gather into one EC2 call")
 
@@ -65,7 +71,11 @@ class Ec2Settings(_Section):
     )
     tags: dict[str, str] = Field(default_factory=dict, description="further tags for new ENIs")
     cluster: str = Field(
-        "", max_length=256, description="tag of new ENIs, so that others in it clean up after this node; empty: none"
+        "",
+        # Fit for a tag's value, and without what EC2's filters take for wildcards.
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9_.:/@+=-]{0,127})?$",
+        description="name of the cluster, a tag of new ENIs: its nodes also remove network interfaces that a "
+        "terminated node of it has left behind; empty: none",
     )
     timeout: float = Field(10.0, gt=0, description="seconds for one call")
 
