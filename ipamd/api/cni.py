@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ipamd.api.errors import shortened
@@ -31,6 +32,13 @@ OWN_ERROR = 100
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")
 MAX_CONFIG = 1 << 20
 
+# A network configuration up to this size is remembered once it was understood: a runtime sends the same bytes with
+# each call, unless it adds something about the pod.
+_REMEMBERED_SIZE = 4096
+_REMEMBERED = 64
+
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class InvalidCall(Exception):
     """The call can't be understood; asking again can't help. `reason` is one of proto Reason's INVALID names."""
@@ -51,6 +59,15 @@ class Call:
     version: str | None
     dns: dict[str, Any]
     valid: frozenset[tuple[str, str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What matters to an attachment in the network configuration. `dns` is not to be changed."""
+
+    name: str
+    version: str
+    dns: dict[str, Any]
 
 
 def understand(
@@ -79,9 +96,8 @@ def understand_network(cni: ipam_pb2.CniCall) -> Call:
 
 
 def _from_runtime(cni: ipam_pb2.CniCall, needs_netns: bool) -> Call:
-    config = _decode(cni.config)
-    version = _version(config)
-    network = _network(config, version)
+    network = (_remembered if len(cni.config) <= _REMEMBERED_SIZE else _understood)(cni.config)
+    version = network.version
     _check_identity(cni.container_id, cni.ifname, "CNI_CONTAINERID", "CNI_IFNAME", version)
     if needs_netns and not cni.netns.startswith("/"):
         problem = f"{cni.netns!r} is not a path" if cni.netns else "is missing"
@@ -93,10 +109,17 @@ def _from_runtime(cni: ipam_pb2.CniCall, needs_netns: bool) -> Call:
         args.get("K8S_POD_NAMESPACE", ""),
         args.get("K8S_POD_UID", ""),
     )
+    return Call(AttachmentKey(network.name, cni.container_id, cni.ifname), owner, version, network.dns)
+
+
+def _understood(raw: bytes) -> Network:
+    config = _decode(raw)
+    version = _version(config)
     dns = config.get("dns")
-    return Call(
-        AttachmentKey(network, cni.container_id, cni.ifname), owner, version, dns if isinstance(dns, dict) else {}
-    )
+    return Network(_network(config, version), version, dns if isinstance(dns, dict) else {})
+
+
+_remembered = lru_cache(_REMEMBERED)(_understood)
 
 
 def _decode(raw: bytes) -> dict[str, Any]:
@@ -183,7 +206,7 @@ def result(call: Call, plan: ipam_pb2.AllocateReply, attachment: Attachment, gat
         "routes": [{"dst": "0.0.0.0/0", "gw": gateway}],
         "dns": call.dns,
     }
-    return json.dumps(document, separators=(",", ":")).encode()
+    return _compact(document).encode()
 
 
 def _mac(raw: bytes) -> str:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import ipaddress
+import asyncio
+import secrets
 import time
-import uuid
+from itertools import count
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 import structlog
 
-from cni_shim.names import host_ifname
 from ipamd.api import cni
 from ipamd.api.errors import abort, abort_refused, metadata
-from ipamd.api.plan import GATEWAY, plan
+from ipamd.api.plan import GATEWAY, packed, plan
 from ipamd.api.v1 import ipam_pb2, ipam_pb2_grpc
 from ipamd.host import HostError, HostNetwork
 from ipamd.pool.model import Attachment
 from ipamd.pool.outlook import unready_reason
 from ipamd.runner import PoolRunner, Refused
 from ipamd.settings import HostSettings
-from ipamd.veth import recovered_key
+from ipamd.veth import host_link, recovered_key
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 log = structlog.get_logger("ipamd.api")
+
+# What sets this process's requests apart from those of the one before it.
+_PROCESS = secrets.token_hex(4)
+_numbers = count(1)
 
 
 class IpamService(ipam_pb2_grpc.IpamServicer):
@@ -67,13 +71,8 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         reply.request_id = request_id
         if call.version is not None:
             reply.result = cni.result(call, reply, attachment, GATEWAY)
-        log.info(
-            "attachment.granted",
-            **_fields(call, request_id),
-            ip=attachment.address,
-            eni=attachment.eni_id,
-            waited_ms=_ms_since(started),
-        )
+        # What a handler returns leaves in the same step of the loop: the log's turn comes after that.
+        asyncio.get_running_loop().call_soon(_log_granted, call, request_id, attachment, _ms_since(started))
         return reply
 
     async def Release(self, request: ipam_pb2.ReleaseRequest, context: Context) -> ipam_pb2.ReleaseReply:
@@ -85,12 +84,12 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             await abort_refused(context, refused.refusal, request_id, None)
         reply = ipam_pb2.ReleaseReply(
             released=attachment is not None,
-            host_ifname=host_ifname(call.key.container_id, call.key.ifname),
+            host_ifname=host_link(call.key),
             request_id=request_id,
         )
         if attachment is not None:
-            reply.address = _packed(attachment)
-            log.info("attachment.released", **_fields(call, request_id), ip=attachment.address)
+            reply.address = packed(attachment)
+            asyncio.get_running_loop().call_soon(_log_released, call, request_id, attachment)
         return reply
 
     async def Check(self, request: ipam_pb2.CheckRequest, context: Context) -> ipam_pb2.CheckReply:
@@ -102,7 +101,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             message, reason = f"{call.key} holds no address", "UNKNOWN_ATTACHMENT"
             text = _cni_error(call.version, cni.UNKNOWN_CONTAINER, reason, message, request_id)
             await abort(context, grpc.StatusCode.NOT_FOUND, reason, message, {}, request_id, text)
-        name = host_ifname(call.key.container_id, call.key.ifname)
+        name = host_link(call.key)
         try:
             routes = await self._network.pod_routes()
         except HostError as error:
@@ -112,7 +111,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             found = f"leads to {via}" if via else "is missing"
             message = f"the host route to {attachment.address} {found}, {name} is expected"
             await self._abort_broken(context, call, message, request_id)
-        return ipam_pb2.CheckReply(address=_packed(attachment), host_ifname=name, request_id=request_id)
+        return ipam_pb2.CheckReply(address=packed(attachment), host_ifname=name, request_id=request_id)
 
     async def Collect(self, request: ipam_pb2.CollectRequest, context: Context) -> ipam_pb2.CollectReply:
         request_id = _new_request_id()
@@ -188,15 +187,25 @@ def _cni_error(version: str | None, code: int, reason: str, message: str, reques
 
 
 def _new_request_id() -> str:
-    return uuid.uuid4().hex[:12]
+    return f"{_PROCESS}-{next(_numbers)}"
+
+
+def _log_granted(call: cni.Call, request_id: str, attachment: Attachment, waited_ms: float) -> None:
+    log.info(
+        "attachment.granted",
+        **_fields(call, request_id),
+        ip=attachment.address,
+        eni=attachment.eni_id,
+        waited_ms=waited_ms,
+    )
+
+
+def _log_released(call: cni.Call, request_id: str, attachment: Attachment) -> None:
+    log.info("attachment.released", **_fields(call, request_id), ip=attachment.address)
 
 
 def _ms_since(started: float) -> float:
     return round((time.monotonic() - started) * 1000, 2)
-
-
-def _packed(attachment: Attachment) -> bytes:
-    return ipaddress.IPv4Address(attachment.address).packed
 
 
 def _who(call: cni.Call) -> str:

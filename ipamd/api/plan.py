@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
+from socket import AF_INET, inet_pton
 
-from cni_shim.names import host_ifname
 from ipamd.api.v1 import ipam_pb2
 from ipamd.host import link_group
 from ipamd.pool.model import Attachment
 from ipamd.settings import HostSettings
+from ipamd.veth import host_link
 
 # The next hop inside the container. Nobody owns it: a permanent neighbour entry maps it to the host's end.
 GATEWAY = "169.254.1.1"
+_PACKED_GATEWAY = inet_pton(AF_INET, GATEWAY)
 
 
 def plan(
@@ -19,13 +20,13 @@ def plan(
 ) -> ipam_pb2.AllocateReply:
     """Both MACs follow from the address, which is unique in the VPC: locally administered (second bit of the first
     octet), and set in the message that creates the pair, so that udev's MACAddressPolicy leaves them alone."""
-    address = ipaddress.IPv4Address(attachment.address).packed
+    address = packed(attachment)
     return ipam_pb2.AllocateReply(
         address=address,
         prefix_length=32,
-        gateway=ipaddress.IPv4Address(GATEWAY).packed,
+        gateway=_PACKED_GATEWAY,
         ifname=attachment.key.ifname,
-        host_ifname=host_ifname(attachment.key.container_id, attachment.key.ifname),
+        host_ifname=host_link(attachment.key),
         mac=b"\x0a\x58" + address,
         host_mac=b"\x0a\x59" + address,
         mtu=mtu,
@@ -34,3 +35,8 @@ def plan(
         route_protocol=settings.route_protocol,
         netns=netns,
     )
+
+
+def packed(attachment: Attachment) -> bytes:
+    """The address in network byte order."""
+    return inet_pton(AF_INET, attachment.address)

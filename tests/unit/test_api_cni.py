@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 
 import pytest
@@ -123,3 +124,26 @@ def test_errors_tell_whether_to_try_again() -> None:
     assert "retry_after=12.0s" in error["details"] and "request_id=r1" in error["details"]
     never = Refusal(Reason.SECURITY_GROUP_INVALID, "gone")
     assert json.loads(cni.refusal_error("1.0.0", never, "x", "r"))["code"] == cni.OWN_ERROR
+
+
+def test_a_configuration_that_was_seen_before_is_no_other_and_no_better() -> None:
+    plain = cni.understand(call(), None)
+    other = json.dumps({"cniVersion": "1.1.0", "name": "other", "dns": {"search": ["a"]}}).encode()
+    assert cni.understand(call(config=other), None).dns == {"search": ["a"]}
+    assert cni.understand(call(config=other), None).key.network == "other"
+    assert cni.understand(call(), None) == plain
+    for _ in range(2):
+        with pytest.raises(cni.InvalidCall):
+            cni.understand(call(config=b'{"cniVersion":"9.0.0","name":"ipamd"}'), None)
+        with pytest.raises(cni.InvalidCall):
+            cni.understand(call(ifname="a/b"), None)
+
+
+def test_what_pods_add_to_their_configuration_is_not_kept_for_ever() -> None:
+    for number in range(1000):
+        config = {"cniVersion": "1.0.0", "name": "ipamd", "runtimeConfig": {"pod": number}}
+        cni.understand(call(config=json.dumps(config).encode()), None)
+    big = {"cniVersion": "1.0.0", "name": "ipamd", "runtimeConfig": "x" * 100_000}
+    cni.understand(call(config=json.dumps(big).encode()), None)
+    kept = [found for found in gc.get_objects() if isinstance(found, cni.Network)]
+    assert len(kept) < 100

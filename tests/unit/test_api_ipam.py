@@ -1,0 +1,64 @@
+"""The service translates and keeps out of the way: what it tells the log waits until the answer has left."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+from structlog.testing import capture_logs
+
+from ipamd.api.ipam import IpamService
+from ipamd.api.v1 import ipam_pb2
+from ipamd.pool.model import Attachment, AttachmentKey, Owner, Targets
+from ipamd.settings import HostSettings
+
+
+class Runner:
+    """A pool with one ENI, which grants and releases 10.0.0.7 whenever it is asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+        inventory = SimpleNamespace(enis={"eni-1": SimpleNamespace(device_index=1, mac="02:00:00:00:00:01")})
+        self.pool = SimpleNamespace(inventory=inventory, targets=Targets())
+
+    async def allocate(self, request: str, key: AttachmentKey, owner: Owner, wait: float) -> Attachment:
+        self.requests.append(request)
+        return Attachment(key, "10.0.0.7", "eni-1", 0.0, owner)
+
+    async def release(self, request: str, key: AttachmentKey, recovered_as: AttachmentKey | None) -> Attachment:
+        self.requests.append(request)
+        return Attachment(key, "10.0.0.7", "eni-1", 0.0)
+
+
+ATTACHMENT = ipam_pb2.Attachment(container_id="job-1", ifname="net0", netns="/run/netns/j", pod_name="job")
+
+
+def service(runner: Runner) -> Any:
+    network = SimpleNamespace(mtu=lambda mac: 9001)
+    return IpamService(cast(Any, runner), cast(Any, network), HostSettings())
+
+
+async def test_the_log_follows_the_answer() -> None:
+    ipam = service(Runner())
+    with capture_logs() as lines:
+        granted = await ipam.Allocate(ipam_pb2.AllocateRequest(attachment=ATTACHMENT), None)
+        assert not lines
+        await asyncio.sleep(0)
+        released = await ipam.Release(ipam_pb2.ReleaseRequest(attachment=ATTACHMENT), None)
+        await asyncio.sleep(0)
+    assert granted.address == released.address == b"\x0a\0\0\x07"
+    told = [(line["event"], line["ip"], line["request_id"]) for line in lines]
+    assert told == [
+        ("attachment.granted", "10.0.0.7", granted.request_id),
+        ("attachment.released", "10.0.0.7", released.request_id),
+    ]
+
+
+async def test_each_request_has_an_id_of_its_own() -> None:
+    runner = Runner()
+    ipam = service(runner)
+    for _ in range(100):
+        await ipam.Release(ipam_pb2.ReleaseRequest(attachment=ATTACHMENT), None)
+    assert len(set(runner.requests)) == 100
+    await asyncio.sleep(0)
