@@ -45,11 +45,12 @@ class Daemon:
     def __init__(self, vpc: SimulatedVpc, node: SimulatedNode, log: str = "ipamd.log", **settings: Any) -> None:
         self.vpc, self.node, self.log = vpc, node, node.dir / log
         self.settings = {f"IPAMD_{name}": str(value) for name, value in settings.items()}
+        self.python: tuple[str, ...] = ("-m", "ipamd")  # what the interpreter is to run
         self.process: Child | None = None
 
     async def start(self) -> None:
         environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.node.dir), **self.settings}
-        command = inside(self.node.netns, sys.executable, "-m", "ipamd", "run", "--config", self.node.config)
+        command = inside(self.node.netns, sys.executable, *self.python, "run", "--config", self.node.config)
         self.process = await Child.start(command, self.log, environment)
         self.channel = grpc.aio.insecure_channel(
             f"unix:{self.node.socket}", options=[("grpc.use_local_subchannel_pool", 1)]
