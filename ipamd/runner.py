@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from ipamd.cloud.port import Cloud, CloudError, Identity, Priority
+from ipamd.cloud.port import Cloud, CloudError, Identity
 from ipamd.host import EniNetwork, HostError, HostNetwork, NodeNetwork
 from ipamd.ledger import Ledger, LedgerError
 from ipamd.pool import effects as do
@@ -37,6 +37,7 @@ from ipamd.pool.model import (
     Refusal,
 )
 from ipamd.pool.pool import Pool
+from ipamd.urgency import priority_of
 from ipamd.veth import host_link
 
 log = structlog.get_logger("ipamd.pool")
@@ -46,9 +47,6 @@ LINK_TIMEOUT = 60.0
 
 # Seconds between tries to write what is owed to a ledger that refused it.
 LEDGER_RETRY = 1.0
-
-# What no pod waits for: giving back, and looking whether all is as it is believed to be.
-UNHURRIED = (do.UnassignAddresses, do.DetachEni, do.DeleteEni, do.Audit)
 
 GIVEN_UP = Refusal(
     Reason.DRAINING, "the daemon met a fault of its own and starts again; its log has the details", 1.0
@@ -287,13 +285,9 @@ class PoolRunner:
             event = on.OperationFailed(effect.op, failure)
         self.feed(event)
 
-    def _priority(self, effect: do.Operation) -> Priority:
-        if isinstance(effect, UNHURRIED):
-            return Priority.RELEASE
-        return Priority.POD if self.pool.waiting else Priority.WARM
-
     async def _perform(self, effect: do.Operation) -> on.Event:
-        cloud = self._cloud.at(self._priority(effect))
+        priority = priority_of(effect, bool(self.pool.waiting))
+        cloud = self._cloud.at(priority)
         match effect:
             case do.CreateEni(op, token, subnet_id, count):
                 groups = self._security_groups
@@ -311,11 +305,11 @@ class PoolRunner:
             case do.AssignAddresses(op, eni_id, count):
                 return on.AddressesAssigned(op, await cloud.assign_addresses(eni_id, count))
             case do.UnassignAddresses(op, eni_id, addresses):
-                checked = self._cloud.at(Priority.RELEASE, partial(self._check_unrouted, effect.action, addresses))
-                await checked.unassign_addresses(eni_id, addresses)
+                check = partial(self._check_unrouted, effect.action, addresses)
+                await self._cloud.at(priority, check).unassign_addresses(eni_id, addresses)
                 return on.OperationDone(op)
             case do.DetachEni(op, _, attachment_id):
-                await self._cloud.at(Priority.RELEASE, partial(self._stop_serving, effect)).detach_eni(attachment_id)
+                await self._cloud.at(priority, partial(self._stop_serving, effect)).detach_eni(attachment_id)
                 return on.OperationDone(op)
             case do.DeleteEni(op, eni_id):
                 await cloud.delete_eni(eni_id)

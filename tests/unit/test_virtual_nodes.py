@@ -7,6 +7,10 @@ from random import Random
 
 import pytest
 
+from ipamd.cloud.budget import share_of
+from ipamd.cloud.port import Priority
+from ipamd.pool import effects as do
+from ipamd.pool import events as on
 from ipamd.pool.model import Targets
 from ipamd.sim.virtual.day import Day, Load
 from ipamd.sim.virtual.ec2 import Latencies
@@ -150,6 +154,89 @@ def test_an_effect_that_the_simulator_does_not_know_stops_it(monkeypatch: pytest
         fleet.clock.run_until(60.0)
 
 
+# What the pool may call
+
+
+def shell(node: object) -> tuple[PoolNode, list[on.Event]]:
+    """The node, and the events that its pool is told from now on instead of handling them."""
+    assert isinstance(node, PoolNode)
+    heard: list[on.Event] = []
+
+    def hear(event: on.Event, now: float) -> list[do.Effect]:
+        heard.append(event)
+        return []
+
+    node.pool.handle = hear  # type: ignore[method-assign]
+    return node, heard
+
+
+def test_a_node_keeps_to_its_budget_and_says_what_waited() -> None:
+    fleet = Fleet()
+    kubelet = booted(fleet, Targets())
+    node, heard = shell(kubelet.node)
+    before = node.instance.calls["DescribeSubnets"]
+    share = share_of("DescribeSubnets")
+    calls = int(share.burst) + 4
+    for op in range(calls):
+        node._carry_out(do.DescribeSubnets(op, (node.instance.subnet.id,)))
+    start = fleet.clock()
+    fleet.clock.run_until(start + 0.1)
+    assert node.instance.calls["DescribeSubnets"] - before == share.burst
+    fleet.clock.run_until(start + 60.0)
+    assert node.instance.calls["DescribeSubnets"] - before == calls == len(heard)
+    (bucket,) = [bucket for bucket in node.budget.view() if bucket.action == "DescribeSubnets"]
+    assert bucket.waits[Priority.WARM].delayed == 4
+    assert 3 / share.ceiling < bucket.waits[Priority.WARM].longest <= 4 / share.rate
+
+
+def test_a_burst_of_every_size_goes_through_the_budget_without_waiting() -> None:
+    for pods in (10, 50, 230):
+        fleet = Fleet()
+        kubelet = booted(fleet, Targets(), "m5.4xlarge")
+        run_pods(kubelet, pods)
+        fleet.clock.run_until(fleet.clock() + 30.0)
+        assert kubelet.pending == 0
+        assert isinstance(kubelet.node, PoolNode)
+        buckets = kubelet.node.budget.view()
+        assert {bucket.action: sum(waits.delayed for waits in bucket.waits.values()) for bucket in buckets} == (
+            dict.fromkeys((bucket.action for bucket in buckets), 0)
+        )
+
+
+def test_an_audit_reads_twice_and_sees_the_pods_routes() -> None:
+    fleet = Fleet()
+    kubelet = booted(fleet, Targets())
+    run_pods(kubelet, 2)
+    fleet.clock.run_until(fleet.clock() + 10.0)
+    node, heard = shell(kubelet.node)
+    before = node.instance.calls.copy()
+    node._carry_out(do.Audit(1))
+    fleet.clock.run_until(fleet.clock() + 10.0)
+    assert node.instance.calls - before == {"DescribeNetworkInterfaces": 2}
+    held = {(a.address, a.key.container_id) for a in node.pool.inventory.attachments.values()}
+    (event,) = heard
+    assert isinstance(event, on.Audited)
+    assert event.op == 1 and set(event.routed) == held and len(held) == 2
+    assert [eni.primary for eni in event.enis] == [True]
+
+
+def test_looks_at_the_host_cost_nothing_and_subnets_are_read() -> None:
+    fleet = Fleet(prefix_lengths=(28, 24))
+    kubelet = booted(fleet, Targets(warm_ips=0))
+    node, heard = shell(kubelet.node)
+    before = node.instance.calls.copy()
+    node._carry_out(do.ForgetFlows(1, "10.0.0.9"))
+    node._carry_out(do.SeekAttachments(2))
+    assert heard == []  # the pool may be in the middle of an event
+    fleet.clock.run_until(fleet.clock() + 1.0)
+    assert heard == [on.OperationDone(1), on.AttachmentsSought(2, frozenset())]
+    assert node.instance.calls == before
+    small, large = fleet.ec2.subnets
+    node._carry_out(do.DescribeSubnets(3, (small, large)))
+    fleet.clock.run_until(fleet.clock() + 1.0)
+    assert heard[2:] == [on.SubnetsObserved(3, ((small, 10), (large, 251)))]
+
+
 # The incumbent, against its description
 
 
@@ -159,6 +246,16 @@ def test_the_incumbent_boots_with_five_calls_and_its_primary_eni_full() -> None:
     assert kubelet.node.instance.calls.total() == 5
     assert kubelet.node.instance.meter.held == SECONDARY
     assert len(kubelet.node.instance.enis) == 1
+
+
+def test_the_incumbent_looks_for_leaked_enis_every_hour_and_a_bit() -> None:
+    fleet = Fleet()
+    kubelet = booted(fleet, IncumbentTargets())
+    looks = []
+    for hour in range(4):
+        fleet.clock.run_until(hour * 3600.0 + 900.0)
+        looks.append(kubelet.node.instance.calls["DescribeNetworkInterfaces"] - 1)  # but for the one at the start
+    assert looks == [1, 2, 3, 4]
 
 
 def test_the_incumbent_adds_an_eni_with_six_calls_one_at_a_time() -> None:

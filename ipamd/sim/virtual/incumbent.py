@@ -14,6 +14,8 @@ Taken over as it is
 - Shrinkage, at most every 30 s, only with WARM_IP or MINIMUM_IP: the surplus, from the ENIs in random order, cooling
   or not. One ENI without pods and without cooling addresses, older than 60 s and not needed is given up per turn.
 - An ADD takes a random free address; with none it fails at once and wakes nobody. Cooldown 30 s.
+- Beside the loop each node looks for leaked ENIs: within its first five minutes, then an hour and up to five minutes
+  after each look. One DescribeNetworkInterfaces, as the VPC's ENIs without an instance fit on one page.
 - EC2 calls: start 5 (DescribeNetworkInterfaces, CreateTags, DescribeSubnets, ModifyNetworkInterfaceAttribute,
   AssignPrivateIpAddresses: the pool is filled once before pods may come); a new ENI 6; a batch 1; a trimmed ENI 1; an
   ENI given up 3.
@@ -22,7 +24,7 @@ Where the description leaves a choice, or the rest is left out, in the incumbent
 - IMDS costs nothing and shows an ENI in the moment in which the device is there (it polls with growing pauses).
 - Host set-up, checkpoint and gRPC take no time; the API server answers at once and the node is schedulable.
 - Deleting an ENI succeeds the first time, 2 s after the detachment was asked for (it usually takes several tries).
-- No call for the hourly search for leaked ENIs, none for security groups after the start.
+- That search finds nothing to delete. No call for security groups after the start.
 - Reconciling finds nothing to do: IMDS is never wrong here.
 - The loop's first turn comes 2.5 s after the start, so that a burst at the start meets it as early as can be.
 """
@@ -45,6 +47,8 @@ _SUBNET_FULL_PAUSE = 120.0
 _ENI_MINIMUM_AGE = 60.0
 _DETACH_PAUSE = 2.0
 _COOLDOWN = 30.0
+_LEAK_SCAN_INTERVAL = 3600.0
+_LEAK_SCAN_SPREAD = 300  # whole seconds: 0 to 299
 
 _Steps = Generator[float, None, bool]  # whether the pool got more
 
@@ -108,6 +112,7 @@ class IncumbentNode:
 
     def start(self, ready: Callable[[], None]) -> None:
         self._clock.spawn(self._run(ready))
+        self._clock.spawn(self._scan_for_leaks())
 
     def add(self, pod: str, answer: Callable[[bool], None]) -> None:
         found = self._take()
@@ -158,6 +163,12 @@ class IncumbentNode:
 
     def _call(self, action: str) -> float:
         return self._ec2.begin(self.instance, action)
+
+    def _scan_for_leaks(self) -> Process:
+        while True:
+            yield float(self._random.randrange(_LEAK_SCAN_SPREAD))
+            yield self._call("DescribeNetworkInterfaces")
+            yield _LEAK_SCAN_INTERVAL
 
     # Sums
 

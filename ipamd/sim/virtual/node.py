@@ -1,4 +1,7 @@
-"""A node that runs the real pool: its effects are carried out against EC2 in virtual time."""
+"""A node that runs the real pool in the real rate budget: its effects are carried out against EC2 in virtual time.
+
+The kernel is as it should be: routes lead to exactly the pods that have an address, and no pod's interface is lost.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,16 @@ from itertools import count
 from random import Random
 from typing import Protocol, assert_never
 
-from ipamd.cloud.port import CloudError
+from ipamd.cloud.budget import Ticket
+from ipamd.cloud.port import CloudError, Priority
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.model import AttachmentKey, Owner, Targets
 from ipamd.pool.pool import Pool
+from ipamd.sim.virtual.budget import VirtualBudget
 from ipamd.sim.virtual.clock import Timer, VirtualClock
 from ipamd.sim.virtual.ec2 import Instance, VirtualEc2
+from ipamd.urgency import priority_of
 
 _NETWORK = "virtual"
 
@@ -54,8 +60,10 @@ class PoolNode:
         subnets: tuple[str, ...] = (),
     ) -> None:
         self.instance = instance
+        self.budget = VirtualBudget(clock)
         self._clock = clock
         self._ec2 = ec2
+        self._known_subnets = {instance.subnet.id}
         tokens = count(1)
         self.pool = Pool(
             targets, instance.limits, subnets or (instance.subnet.id,), random, lambda: f"token-{next(tokens)}"
@@ -69,11 +77,13 @@ class PoolNode:
     # As a node
 
     def start(self, ready: Callable[[], None]) -> None:
-        """As the daemon does it: read the ENIs that carry our tag, then those that are attached, and begin."""
+        """As the daemon does it: read what is there, and begin."""
         self._ready = ready
-        action = do.DescribeEni.action
-        delay = self._ec2.begin(self.instance, action) + self._ec2.begin(self.instance, action)
-        self._clock.call_later(delay, lambda: self._feed(on.Started(self._ec2.describe_all(self.instance))))
+        self._describe_all(Priority.POD, self._started)
+
+    def _started(self) -> bool:
+        self._feed(on.Started(self._ec2.describe_all(self.instance)))
+        return True
 
     def add(self, pod: str, answer: Callable[[bool], None]) -> None:
         request = f"{next(self._requests)}"
@@ -104,10 +114,47 @@ class PoolNode:
             case do.Wake(at):
                 self._set_alarm(at)
             case do.ConfigureLink():
-                self._clock.call_later(self._link_delay(effect), lambda: self._finish(effect))
+                self._clock.call_later(self._ec2.link_delay(effect.eni_id), lambda: self._link_seen(effect))
+            case do.ForgetFlows() | do.SeekAttachments():
+                # Later, because the pool is not done with this event.
+                self._clock.call_later(0.0, lambda: self._feed(self._perform(effect)))
+            case do.Audit():
+                self._describe_all(self._priority(effect), lambda: self._finish(effect))
             case _:
-                delay = self._ec2.begin(self.instance, effect.action)
-                self._clock.call_later(delay, lambda: self._finish(effect))
+                self._call(effect.action, self._priority(effect), lambda: self._finish(effect))
+
+    def _priority(self, effect: do.Operation) -> Priority:
+        return priority_of(effect, bool(self.pool.waiting))
+
+    def _call(self, action: str, priority: Priority, finish: Callable[[], bool]) -> None:
+        """One EC2 call, when its turn has come; `finish` applies it, and says whether EC2 carried it out."""
+
+        def send(ticket: Ticket) -> None:
+            self._clock.call_later(self._ec2.begin(self.instance, action), lambda: answered(ticket))
+
+        def answered(ticket: Ticket) -> None:
+            if finish():
+                self.budget.succeeded(action, ticket)
+
+        self.budget.admit(action, priority, send)
+
+    def _describe_all(self, priority: Priority, finish: Callable[[], bool]) -> None:
+        """The ENIs that carry our tag, then those that are attached."""
+        action = do.DescribeEni.action
+
+        def first() -> bool:
+            self._call(action, priority, finish)
+            return True
+
+        self._call(action, priority, first)
+
+    def _link_seen(self, effect: do.ConfigureLink) -> None:
+        """The host needs the subnet's CIDR, which is asked for once."""
+        if effect.subnet_id in self._known_subnets:
+            self._finish(effect)
+        else:
+            self._known_subnets.add(effect.subnet_id)
+            self._call(effect.action, self._priority(effect), lambda: self._finish(effect))
 
     def _answer(self, request: str, granted: bool) -> None:
         # Later, because the caller may ask for something else at once, and the pool is not done with this event.
@@ -119,19 +166,14 @@ class PoolNode:
             self._alarm.cancel()
         self._alarm = None if at is None else self._clock.call_at(at, lambda: self._feed(on.TimePassed()))
 
-    def _link_delay(self, effect: do.ConfigureLink) -> float:
-        """Until the device is there; an ENI in another subnet than the instance's has that read meanwhile."""
-        delay = self._ec2.link_delay(effect.eni_id)
-        if effect.subnet_id != self.instance.subnet.id:
-            delay = max(delay, self._ec2.begin(self.instance, effect.action))
-        return delay
-
-    def _finish(self, effect: do.Operation) -> None:
+    def _finish(self, effect: do.Operation) -> bool:
         try:
             event = self._perform(effect)
         except CloudError as error:
-            event = on.OperationFailed(effect.op, error.failure)
+            self._feed(on.OperationFailed(effect.op, error.failure))
+            return False
         self._feed(event)
+        return True
 
     def _perform(self, effect: do.Operation) -> on.Event:
         """An operation that stands in `effects` and not here is an error of the type checker, and at run time too."""
@@ -159,6 +201,16 @@ class PoolNode:
             case do.DeleteEni(op, eni_id):
                 ec2.delete(eni_id)
                 return on.OperationDone(op)
+            case do.DescribeSubnets(op, subnet_ids):
+                return on.SubnetsObserved(op, tuple((id, ec2.subnets[id].available) for id in subnet_ids))
+            case do.Audit(op):
+                held = self.pool.inventory.attachments.values()
+                routed = tuple((attachment.address, attachment.key.container_id) for attachment in held)
+                return on.Audited(op, ec2.describe_all(self.instance), (), routed, frozenset())
+            case do.ForgetFlows(op):
+                return on.OperationDone(op)
+            case do.SeekAttachments(op):
+                return on.AttachmentsSought(op, frozenset())
             case _:
                 assert_never(effect)
 
