@@ -18,10 +18,11 @@ from botocore.loaders import Loader
 
 from ipamd.cloud import connection
 from ipamd.cloud import ec2 as module
-from ipamd.cloud.budget import RateBudget
-from ipamd.cloud.ec2 import INSTANCE_TAG, Ec2
+from ipamd.cloud.budget import RateBudget, Share
+from ipamd.cloud.ec2 import CLUSTER_TAG, CREATED_TAG, INSTANCE_TAG, Ec2
 from ipamd.cloud.imds import Imds
-from ipamd.cloud.port import Cloud, CloudError, Identity
+from ipamd.cloud.port import Cloud, CloudError, Identity, Priority
+from ipamd.cloud.token import new_token
 from ipamd.pool.model import CloudErrorKind as Kind
 from ipamd.pool.model import CreatedEni, Limits
 from ipamd.settings import Ec2Settings, ImdsSettings
@@ -29,11 +30,13 @@ from ipamd.sim.ec2 import Delays, SimulatedCloud
 from ipamd.sim.ec2.api import Ec2Api
 from ipamd.sim.ec2.faults import CallLog, Fault, Faults
 from ipamd.sim.ec2.resources import Instance
+from ipamd.sim.ec2.throttle import Rate, Throttle
 from ipamd.sim.imds import INSTANCE_HEADER
 from ipamd.sim.imds import Imds as SimulatedImds
 
 SUBNET = "10.0.0.0/26"
 LIMITS = {"m5.large": Limits(3, 10), "new9.large": Limits(5, 7)}
+NOWHERE = "eni-00000000000000000"
 AT_ONCE = Delays(create=0, attach=0, detach=0, assign=0, link=0, imds_lag=0)
 
 
@@ -42,12 +45,12 @@ class World:
 
     def __init__(self) -> None:
         self.cloud = SimulatedCloud("10.0.0.0/16", limits=LIMITS, delays=AT_ONCE)
-        self.faults, self.calls = Faults(), CallLog()
+        self.faults, self.calls, self.throttle = Faults(), CallLog(), Throttle()
         self.subnet = self.cloud.add_subnet(SUBNET)
         self.instance: Instance
         self.ec2: Ec2
         self.identity: Identity
-        self.ec2_server = TestServer(Ec2Api(self.cloud, self.faults, self.calls).application())
+        self.ec2_server = TestServer(Ec2Api(self.cloud, self.faults, self.calls, self.throttle).application())
         metadata = SimulatedImds(self.cloud, self.faults).application()
         metadata.middlewares.append(self.name_the_instance)
         self.imds_server = TestServer(metadata)
@@ -77,8 +80,14 @@ class World:
         await self.imds_server.close()
         await self.cloud.close()
 
-    def adapter(self, **changes: object) -> Ec2:
-        return Ec2(self.settings.model_copy(update=changes), self.imds_settings, self.identity, RateBudget())
+    def adapter(self, budget: RateBudget | None = None, **changes: object) -> Ec2:
+        settings = self.settings.model_copy(update=changes)
+        return Ec2(settings, self.imds_settings, self.identity, budget or RateBudget())
+
+    async def left_behind(self, maker: str, cluster: str = "prod") -> str:
+        """An unattached ENI of another instance."""
+        tags = {INSTANCE_TAG: maker, CLUSTER_TAG: cluster, CREATED_TAG: "2026-01-31T12:00:00+00:00"}
+        return (await self.cloud.create_eni(self.subnet.id, tags=tags)).id
 
     def actions(self) -> list[tuple[str, str]]:
         return [(call["action"], call["outcome"]) for call in self.calls.as_json()]
@@ -213,6 +222,71 @@ async def test_a_subnets_cidr_is_asked_once(world: World) -> None:
     assert world.actions() == [("DescribeSubnets", "ok")]
 
 
+async def test_subnets_say_what_they_have_left_and_unknown_ones_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = world.cloud.add_subnet("10.0.9.0/24")
+    unknown = "subnet-00000000000000000"
+    left = {world.subnet.id: world.subnet.available, other.id: 251}
+    assert await world.ec2.available_addresses((world.subnet.id, unknown, other.id)) == left
+    assert world.actions() == [("DescribeSubnets", "ok")]
+    assert await world.ec2.available_addresses((unknown,)) == {}
+    monkeypatch.setattr(module, "FILTER_VALUES", 1)
+    world.calls.clear()
+    assert await world.ec2.available_addresses((other.id, world.subnet.id)) == left
+    assert world.actions() == [("DescribeSubnets", "ok")] * 2
+
+
+async def test_enis_are_abandoned_when_their_instance_of_this_cluster_is_gone(world: World) -> None:
+    alive = await world.cloud.add_instance("n2", "m5.large", world.subnet.id)
+    ended = await world.cloud.add_instance("n3", "m5.large", world.subnet.id)
+    await world.cloud.terminate(ended.id)
+    await world.cloud.settle()
+    forgotten = "i-00000000000000000"  # EC2 shows a terminated one for an hour or so
+    gone = [await world.left_behind(ended.id), await world.left_behind(forgotten)]
+    await world.left_behind(alive.id)
+    await world.left_behind(forgotten, cluster="test")
+    await world.left_behind(world.instance.id)
+    await world.cloud.create_eni(world.subnet.id, tags={CLUSTER_TAG: "prod"})
+    attached = await world.left_behind(forgotten)
+    await world.cloud.attach_eni(attached, alive.id, 1)
+    await world.cloud.settle()
+    async with world.adapter(cluster="prod") as ec2:
+        world.calls.clear()
+        found = await ec2.describe_abandoned()
+    assert sorted(eni.id for eni in found) == sorted(gone)
+    assert {eni.owned for eni in found} == {False}
+    assert {eni.created_at for eni in found} == {datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp()}
+    assert world.actions() == [("DescribeNetworkInterfaces", "ok"), ("DescribeInstances", "ok")]
+
+
+async def test_all_pages_of_instances_are_read_before_one_counts_as_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [await world.cloud.add_instance(f"n{n}", "m5.large", world.subnet.id) for n in range(2, 9)]
+    for node in nodes:
+        await world.left_behind(node.id)
+    monkeypatch.setattr(module, "PAGE_SIZE", 5)
+    async with world.adapter(cluster="prod") as ec2:
+        assert await ec2.describe_abandoned() == []
+        monkeypatch.setattr(module, "FILTER_VALUES", 6)
+        assert await ec2.describe_abandoned() == []
+    assert world.actions().count(("DescribeInstances", "ok")) == 2 + 3
+
+
+async def test_without_a_cluster_nobody_looks_for_abandoned_enis(world: World) -> None:
+    await world.left_behind("i-00000000000000000", cluster="")
+    assert await world.ec2.describe_abandoned() == []
+    assert world.actions() == []
+
+
+async def test_nothing_abandoned_asks_for_no_instance(world: World) -> None:
+    await world.left_behind(world.instance.id)
+    async with world.adapter(cluster="prod") as ec2:
+        assert await ec2.describe_abandoned() == []
+    assert world.actions() == [("DescribeNetworkInterfaces", "ok")]
+
+
 # Mutations
 
 
@@ -234,6 +308,38 @@ async def test_settings_may_rename_but_not_disown(world: World) -> None:
     (made,) = [one for one in world.cloud.enis if one.id == eni.id]
     assert made.tags == {"Name": "pods", INSTANCE_TAG: world.instance.id}
     assert eni.addresses == ()
+
+
+async def test_a_new_eni_says_since_when_and_in_which_cluster_it_is(world: World) -> None:
+    now = 1_800_000_000.75
+    async with world.adapter(cluster="prod") as ec2:
+        eni = await ec2.create_eni(
+            token=new_token(now), subnet_id=world.subnet.id, security_groups=(), address_count=0
+        )
+        seen = await ec2.describe_eni(eni.id)
+    (made,) = [one for one in world.cloud.enis if one.id == eni.id]
+    assert made.tags[CREATED_TAG] == "2027-01-15T08:00:00+00:00"
+    assert made.tags[CLUSTER_TAG] == "prod"
+    assert seen is not None and seen.created_at == 1_800_000_000.0
+
+
+async def test_a_repeated_creation_has_the_tags_of_the_first(world: World) -> None:
+    """Else EC2 calls it another one, and refuses it."""
+    token = new_token(1_800_000_000.0)
+    first = await world.create(2, token=token)
+    await asyncio.sleep(1.1)  # the tag is to the second
+    async with world.adapter() as another_process:
+        again = await another_process.create_eni(
+            token=token, subnet_id=world.subnet.id, security_groups=world.identity.security_groups, address_count=2
+        )
+    assert again == first
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2026-01-31T12:00:00", "2026-13-01T00:00:00Z"])
+async def test_a_time_that_can_not_be_read_is_none(world: World, text: str) -> None:
+    eni = await world.cloud.create_eni(world.subnet.id, tags={CREATED_TAG: text})
+    seen = await world.ec2.describe_eni(eni.id)
+    assert seen is not None and seen.created_at is None
 
 
 async def test_the_same_token_makes_the_same_eni(world: World) -> None:
@@ -408,6 +514,101 @@ async def test_a_proxys_page_instead_of_an_answer(world: World) -> None:
     async with TestServer(portal) as server, world.adapter(endpoint=str(server.make_url(""))) as lost:
         assert await kind_of(lost.delete_eni("eni-00000000000000000")) is Kind.UNKNOWN_OUTCOME
         assert await kind_of(lost.describe_enis()) is Kind.TRANSIENT
+
+
+# The budget
+
+
+def share(burst: float, rate: float) -> Callable[[str], Share]:
+    return lambda action: Share(burst, rate, floor=rate / 100, ceiling=rate, increase=rate / 100)
+
+
+async def test_each_page_and_each_read_is_a_call_of_its_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(7):
+        await world.create(0, token=str(n))
+    monkeypatch.setattr(module, "PAGE_SIZE", 5)
+    budget = RateBudget()
+    async with world.adapter(budget) as ec2:
+        await ec2.at(Priority.WARM).describe_enis()
+    (bucket,) = budget.view()
+    assert (bucket.action, bucket.waits[Priority.WARM].count) == ("DescribeNetworkInterfaces", 3)
+
+
+async def test_the_wait_for_a_token_is_no_part_of_the_calls_time(world: World) -> None:
+    budget = RateBudget(share=share(1, 2))
+    async with world.adapter(budget, timeout=0.3) as ec2:
+        await asyncio.gather(ec2.describe_eni(NOWHERE), ec2.describe_eni(NOWHERE))
+    assert budget.view()[0].waits[Priority.POD].longest > 0.3
+    assert ec2.calls.keys() == {("DescribeNetworkInterfaces", "InvalidNetworkInterfaceID.NotFound")}
+
+
+async def test_the_last_word_comes_after_the_token_and_its_no_sends_nothing(world: World) -> None:
+    budget = RateBudget(share=share(1, 5))
+    heard: list[float] = []
+
+    async def refuse() -> None:
+        heard.append(asyncio.get_running_loop().time())
+        raise LookupError("a host route")
+
+    async with world.adapter(budget) as ec2:
+        await ec2.describe_eni(NOWHERE)
+        before = asyncio.get_running_loop().time()
+        with pytest.raises(LookupError):
+            await ec2.at(Priority.RELEASE, refuse).describe_eni(NOWHERE)
+        assert heard[0] - before > 0.1
+        await ec2.describe_eni(NOWHERE)
+    assert len(world.actions()) == 2
+
+
+async def test_a_view_shares_all_but_its_priority(world: World) -> None:
+    other = world.cloud.add_subnet("10.0.9.0/24")
+    view = world.ec2.at(Priority.RELEASE)
+    assert await view.subnet_cidr(other.id) == "10.0.9.0/24"
+    assert await world.ec2.subnet_cidr(other.id) == "10.0.9.0/24"
+    assert world.ec2.calls == view.calls == {("DescribeSubnets", "ok"): 1}
+
+
+async def test_a_call_that_waits_for_its_token_can_be_cancelled_and_was_not_sent(world: World) -> None:
+    budget = RateBudget(share=share(1, 0.01))
+    async with world.adapter(budget) as ec2:
+        await ec2.describe_eni(NOWHERE)
+        waiting = [asyncio.ensure_future(ec2.describe_eni(NOWHERE)) for _ in range(2)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        budget.close()
+        await asyncio.wait(waiting)
+        assert all(call.cancelled() for call in waiting)
+        assert ec2.calls.total() == len(world.actions()) == 1
+    (bucket,) = budget.view()
+    assert (bucket.waiting[Priority.POD], bucket.waits[Priority.POD].abandoned) == (0, 2)
+
+
+async def test_under_throttling_a_pods_call_overtakes_what_is_to_be_released(world: World) -> None:
+    """EC2 has few tokens, and the node thinks that it may take many: the queue forms once EC2 says no."""
+    world.throttle.limit({"DescribeNetworkInterfaces": Rate(2, 4)})
+    sent: list[str] = []
+
+    def note(name: str) -> Callable[[], Awaitable[None]]:
+        async def before() -> None:
+            sent.append(name)
+
+        return before
+
+    budget = RateBudget(share=share(10, 10))
+    async with world.adapter(budget) as ec2:
+        first = await asyncio.gather(*(ec2.describe_enis() for _ in range(4)), return_exceptions=True)
+        assert any(isinstance(e, CloudError) and e.failure.kind is Kind.THROTTLED for e in first)
+        releases = [
+            asyncio.ensure_future(ec2.at(Priority.RELEASE, note(f"release {n}")).describe_enis()) for n in range(3)
+        ]
+        await asyncio.sleep(0)
+        pod = ec2.at(Priority.POD, note("pod")).describe_eni(world.identity.primary_eni_id)
+        await asyncio.gather(pod, *releases, return_exceptions=True)
+    assert sent[:2] == ["pod", "release 0"]
+    assert set(sent) == {"pod", "release 0", "release 1", "release 2"}
+    (bucket,) = budget.view()
+    assert bucket.throttled >= 1 and bucket.rate < 10
+    assert bucket.waits[Priority.RELEASE].delayed >= 3
 
 
 # Credentials
