@@ -15,28 +15,24 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import structlog
 
+from ipamd.host import netlink
 from ipamd.host.errors import HostError, LinkTimeout
 
 log = structlog.get_logger("ipamd.host")
 
-# linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/if.h
-NLMSG_ERROR, NLMSG_DONE = 2, 3
+# linux/rtnetlink.h, linux/if_link.h, linux/if.h
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
-NLM_F_REQUEST, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x10, 0x300
 RTMGRP_LINK = 1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_EXT_MASK = 1, 3, 4, 29
 RTEXT_FILTER_SKIP_STATS = 8
 IFF_UP = 0x1
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h: past net.core.rmem_max, for CAP_NET_ADMIN
 
-_HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _IFINFO = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
-_ATTRIBUTE = struct.Struct("=HH")  # rtattr: length, type
 
 # Room for the events of a few hundred pods that start while the loop is busy; each takes about 2 kB of it.
 RECEIVE_BUFFER = 4 << 20
@@ -147,11 +143,10 @@ class Links:
         assert self._socket is not None
         self._dump += 1
         self._dumping, self._dump_again, self._seen = True, False, set()
-        attribute = _ATTRIBUTE.pack(8, IFLA_EXT_MASK) + struct.pack("=I", RTEXT_FILTER_SKIP_STATS)
-        length = _HEADER.size + _IFINFO.size + len(attribute)
-        header = _HEADER.pack(length, RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, self._dump, 0)
+        mask = netlink.attribute(IFLA_EXT_MASK, struct.pack("=I", RTEXT_FILTER_SKIP_STATS))
+        payload = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + mask
         try:
-            self._socket.send(header + _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute)
+            self._socket.send(netlink.request(RTM_GETLINK, netlink.NLM_F_DUMP, self._dump, payload))
         except OSError as error:
             self._dump_failed(error.errno or errno.EIO)
 
@@ -194,9 +189,9 @@ class Links:
                 self._understand(data)
 
     def _understand(self, data: bytes) -> None:
-        for kind, flags, sequence, port, start, end in _messages(data):
+        for kind, flags, sequence, port, start, end in netlink.messages(data):
             ours = self._dumping and (sequence, port) == (self._dump, self._port)
-            if ours and flags & NLM_F_DUMP_INTR:
+            if ours and flags & netlink.NLM_F_DUMP_INTR:
                 self._dump_again = True
             if kind in (RTM_NEWLINK, RTM_DELLINK):
                 family, _type, index, state, _change = _IFINFO.unpack_from(data, start)
@@ -206,11 +201,10 @@ class Links:
                     self._learn(_link(data, start + _IFINFO.size, end, index, state))
                 else:
                     self._forget(index)
-            elif kind == NLMSG_DONE and ours:
+            elif kind == netlink.NLMSG_DONE and ours:
                 self._end_dump()
-            elif kind == NLMSG_ERROR and ours:
-                (code,) = struct.unpack_from("=i", data, start)
-                self._dump_failed(-code)
+            elif kind == netlink.NLMSG_ERROR and ours:
+                self._dump_failed(netlink.error_code(data, start))
 
     def _learn(self, link: Link) -> None:
         self._forget(link.index)
@@ -233,29 +227,21 @@ class Links:
             del self._by_mac[link.mac]
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, int, int, int, int]]:
-    """(type, flags, sequence number, port, start and end of the payload) of each message in a datagram."""
-    offset = 0
-    while offset + _HEADER.size <= len(data):
-        length, kind, flags, sequence, port = _HEADER.unpack_from(data, offset)
-        if length < _HEADER.size:
-            return
-        yield kind, flags, sequence, port, offset + _HEADER.size, offset + length
-        offset += length + 3 & ~3
-
-
-def _link(data: bytes, offset: int, end: int, index: int, state: int) -> Link:
+def _link(data: bytes, start: int, end: int, index: int, state: int) -> Link:
     name, mac, mtu = "", "", 0
-    while offset + _ATTRIBUTE.size <= end:
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if length < _ATTRIBUTE.size:
-            break
-        value = data[offset + _ATTRIBUTE.size : offset + length]
+    for kind, value in netlink.attributes(data, start, end):
         if kind == IFLA_IFNAME:
             name = value.rstrip(b"\0").decode(errors="replace")
         elif kind == IFLA_ADDRESS:
             mac = value.hex(":")
         elif kind == IFLA_MTU:
             (mtu,) = struct.unpack("=I", value)
-        offset += length + 3 & ~3
     return Link(index, name, mac, mtu, bool(state & IFF_UP))
+
+
+def link_names() -> frozenset[str]:
+    """Of every link in the current network namespace, read now. Raises `HostError`."""
+    try:
+        return frozenset(name for _index, name in socket.if_nameindex())
+    except OSError as error:
+        raise HostError(f"the kernel does not list its links: {error.strerror}") from error

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from ipamd.host.conntrack import Conntrack
 from ipamd.host.desired import Desired, Device, NodeNetwork, Route, desired, table
 from ipamd.host.errors import HostError
 from ipamd.host.kernel import FoundRoute, Kernel, read_sysctl, write_sysctl
-from ipamd.host.links import Link, Links
+from ipamd.host.links import Link, Links, link_names
 from ipamd.host.nftables import Nftables
 from ipamd.settings import HostSettings
 
@@ -46,6 +47,7 @@ class HostNetwork:
         self._settings = settings
         self._links = Links()
         self._nftables = Nftables()
+        self._conntrack = Conntrack()
 
     async def open(self) -> None:
         """Raises `HostError`."""
@@ -72,6 +74,21 @@ class HostNetwork:
         async with Kernel(self._settings.route_protocol) as kernel:
             routes = await kernel.routes(self._settings.table)
         return {route.destination: name for route in routes if (name := self._links.name_of(route.index))}
+
+    async def local_addresses(self) -> frozenset[str]:
+        """The IPv4 addresses configured on links here, whoever put them there. Raises `HostError`."""
+        async with Kernel(self._settings.route_protocol) as kernel:
+            return frozenset(address.partition("/")[0] for _index, address in await kernel.addresses())
+
+    async def host_links(self) -> frozenset[str]:
+        """The names of all links here, read from the kernel itself: what is missing may be given up for good.
+        Raises `HostError`."""
+        return link_names()
+
+    async def forget_flows(self, address: str) -> int:
+        """Remove every tracked connection that has the address at either end, before or after NAT. Returns how many
+        there were. Raises `HostError`; what was removed until then stays removed."""
+        return await self._conntrack.forget(address)
 
     async def apply(self, node: NodeNetwork) -> list[Change]:
         """Make the kernel serve these ENIs; what is ours and belongs to none of them goes.

@@ -1,0 +1,159 @@
+"""The kernel's table of tracked connections: taking one address out of it.
+
+An entry that outlives the pod it was made for catches packets of the address's next holder: they get the old NAT and
+take the old way out, for up to five days (nf_conntrack_tcp_timeout_established). So before an address is used again
+earlier than its cooldown allows, the entries that name it are removed.
+
+The whole table is read and looked through here. The kernel could filter (CTA_FILTER, Linux 5.8), but by one field of
+an entry at a time, which takes four walks through the table with soft interrupts off from one end to the other, and
+the first kernels that can find nothing by the direction of the replies, which NAT makes differ from the other one.
+A thread does it, so that the event loop serves on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import socket
+import struct
+from pathlib import Path
+
+import structlog
+
+from ipamd.host import netlink
+from ipamd.host.errors import HostError
+
+log = structlog.get_logger("ipamd.host")
+
+# linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nfnetlink_conntrack.h
+NETLINK_NETFILTER = 12
+SOL_NETLINK, NETLINK_CAP_ACK = 270, 10
+NFNL_SUBSYS_CTNETLINK = 1 << 8
+IPCTNL_MSG_CT_NEW, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE = (NFNL_SUBSYS_CTNETLINK | i for i in range(3))
+CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ID, CTA_ZONE = 1, 2, 12, 18
+CTA_TUPLE_IP = 1
+
+_NFGENMSG = struct.Struct("=BBH")  # family, version, resource id
+_IDENTITY = frozenset({CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE})
+
+# There in every network namespace once the kernel tracks connections.
+_COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
+
+# A dump comes in datagrams of up to 32 KiB, when there is room for them.
+RECEIVE = 1 << 16
+# Deletions in one datagram: their acknowledgements, for each of which the kernel books about 800 bytes, must fit
+# the socket's receive buffer together.
+BATCH = 64
+# Seconds for one answer of the kernel.
+TIMEOUT = 10.0
+
+
+class Conntrack:
+    """The table of the current network namespace."""
+
+    def __init__(self) -> None:
+        self._absence_told = False
+
+    async def forget(self, address: str) -> int:
+        """Remove every entry that has this address (IPv4 or IPv6) as source or destination, in either direction.
+
+        Returns how many were removed; none where nothing is tracked. Raises `HostError`; what was removed until then
+        stays removed.
+        """
+        packed = ipaddress.ip_address(address).packed
+        try:
+            return await asyncio.to_thread(_forget, packed)
+        except OSError as error:
+            # Without nfnetlink there is no such socket; without its part for connections the request is invalid.
+            unsupported = error.errno in (errno.EPROTONOSUPPORT, errno.EINVAL)
+            if unsupported and not _COUNT.exists():
+                self._tell_absence()
+                return 0
+            hint = "run as root"
+            if unsupported:
+                hint = "the kernel tracks connections but does not show them: load its module nf_conntrack_netlink"
+            reason = error.strerror or str(error)
+            raise HostError(f"tracked connections of {address} can't be removed: {reason}: {hint}") from error
+
+    def _tell_absence(self) -> None:
+        if not self._absence_told:
+            self._absence_told = True
+            log.warning("host.no_conntrack", effect="the kernel tracks no connections, so there are none to remove")
+
+
+def _forget(address: bytes) -> int:
+    """Raises OSError."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as table:
+        table.settimeout(TIMEOUT)
+        table.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
+        family = _NFGENMSG.pack(socket.AF_INET if len(address) == 4 else socket.AF_INET6, 0, 0)
+        return _delete(table, [family + identity for identity in _find(table, family, address)])
+
+
+def _find(table: socket.socket, family: bytes, address: bytes) -> list[bytes]:
+    """What identifies each entry with that address, as the attributes that the kernel wrote."""
+    table.send(netlink.request(IPCTNL_MSG_CT_GET, netlink.NLM_F_DUMP, 0, family))
+    found: list[bytes] = []
+    while True:
+        data = table.recv(RECEIVE)
+        promising = address in data  # most datagrams are not, and then their entries need no reading
+        for kind, _flags, _sequence, _port, start, end in netlink.messages(data):
+            if kind == netlink.NLMSG_DONE:
+                return found
+            if kind == netlink.NLMSG_ERROR:
+                raise _failure(netlink.error_code(data, start))
+            if kind == IPCTNL_MSG_CT_NEW and promising:
+                entry = list(netlink.attributes(data, start + _NFGENMSG.size, end))
+                if address in _addresses(entry):
+                    found.append(_identity(entry))
+
+
+def _addresses(entry: list[tuple[int, bytes]]) -> set[bytes]:
+    """All four, packed."""
+    return {
+        address
+        for direction, parts in entry
+        if direction in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY)
+        for part, fields in netlink.attributes(parts)
+        if part == CTA_TUPLE_IP
+        for _field, address in netlink.attributes(fields)
+    }
+
+
+def _identity(entry: list[tuple[int, bytes]]) -> bytes:
+    """The id tells the entry from a later one of the same connection."""
+    nested = {CTA_TUPLE_ORIG: CTA_TUPLE_ORIG | netlink.NLA_F_NESTED}
+    return b"".join(netlink.attribute(nested.get(kind, kind), value) for kind, value in entry if kind in _IDENTITY)
+
+
+def _delete(table: socket.socket, entries: list[bytes]) -> int:
+    """How many were still there. What can't be removed does not keep the others."""
+    removed, failure = 0, 0
+    for first in range(0, len(entries), BATCH):
+        batch = entries[first : first + BATCH]
+        table.send(
+            b"".join(
+                netlink.request(IPCTNL_MSG_CT_DELETE, netlink.NLM_F_ACK, first + i, entry)
+                for i, entry in enumerate(batch)
+            )
+        )
+        answers = 0
+        while answers < len(batch):
+            data = table.recv(RECEIVE)
+            for kind, _flags, _sequence, _port, start, _end in netlink.messages(data):
+                if kind != netlink.NLMSG_ERROR:
+                    continue
+                answers += 1
+                code = netlink.error_code(data, start)
+                removed += code == 0
+                if code not in (0, errno.ENOENT):  # gone meanwhile is what it should be
+                    failure = code
+    if failure:
+        raise _failure(failure)
+    return removed
+
+
+def _failure(code: int) -> OSError:
+    return OSError(code, os.strerror(code))
