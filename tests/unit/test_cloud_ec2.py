@@ -534,30 +534,42 @@ async def test_each_page_and_each_read_is_a_call_of_its_own(world: World, monkey
     assert (bucket.action, bucket.waits[Priority.WARM].count) == ("DescribeNetworkInterfaces", 3)
 
 
+class Hands:
+    """A clock that stands still until it is set: no token comes before."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 async def test_the_wait_for_a_token_is_no_part_of_the_calls_time(world: World) -> None:
-    budget = RateBudget(share=share(1, 2))
-    async with world.adapter(budget, timeout=0.3) as ec2:
-        await asyncio.gather(ec2.describe_eni(NOWHERE), ec2.describe_eni(NOWHERE))
-    assert budget.view()[0].waits[Priority.POD].longest > 0.3
-    assert ec2.calls.keys() == {("DescribeNetworkInterfaces", "InvalidNetworkInterfaceID.NotFound")}
+    clock = Hands()
+    async with world.adapter(RateBudget(clock, share(1, 20)), timeout=1) as ec2:
+        await ec2.describe_eni(NOWHERE)
+        waiting = asyncio.ensure_future(ec2.describe_eni(NOWHERE))
+        await asyncio.sleep(1.2)
+        clock.now = 1.0
+        assert await waiting is None
 
 
 async def test_the_last_word_comes_after_the_token_and_its_no_sends_nothing(world: World) -> None:
-    budget = RateBudget(share=share(1, 5))
-    heard: list[float] = []
+    clock, heard = Hands(), asyncio.Event()
 
     async def refuse() -> None:
-        heard.append(asyncio.get_running_loop().time())
+        heard.set()
         raise LookupError("a host route")
 
-    async with world.adapter(budget) as ec2:
+    async with world.adapter(RateBudget(clock, share(1, 20))) as ec2:
         await ec2.describe_eni(NOWHERE)
-        before = asyncio.get_running_loop().time()
+        waiting = asyncio.ensure_future(ec2.at(Priority.RELEASE, refuse).describe_eni(NOWHERE))
+        await asyncio.sleep(0.1)
+        assert not heard.is_set()
+        clock.now = 1.0
         with pytest.raises(LookupError):
-            await ec2.at(Priority.RELEASE, refuse).describe_eni(NOWHERE)
-        assert heard[0] - before > 0.1
-        await ec2.describe_eni(NOWHERE)
-    assert len(world.actions()) == 2
+            await waiting
+        assert heard.is_set()
+        assert ec2.calls.total() == len(world.actions()) == 1
 
 
 async def test_a_view_shares_all_but_its_priority(world: World) -> None:
