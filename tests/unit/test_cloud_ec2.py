@@ -30,7 +30,7 @@ from ipamd.sim.ec2 import Delays, SimulatedCloud
 from ipamd.sim.ec2.api import Ec2Api
 from ipamd.sim.ec2.faults import CallLog, Fault, Faults
 from ipamd.sim.ec2.resources import Instance
-from ipamd.sim.ec2.throttle import Rate, Throttle
+from ipamd.sim.ec2.throttle import BARE_READ, Rate, Throttle
 from ipamd.sim.imds import INSTANCE_HEADER
 from ipamd.sim.imds import Imds as SimulatedImds
 
@@ -597,30 +597,33 @@ async def test_a_call_that_waits_for_its_token_can_be_cancelled_and_was_not_sent
 
 async def test_under_throttling_a_pods_call_overtakes_what_is_to_be_released(world: World) -> None:
     """EC2 has few tokens, and the node thinks that it may take many: the queue forms once EC2 says no."""
-    world.throttle.limit({"DescribeNetworkInterfaces": Rate(2, 4)})
-    sent: list[str] = []
+    world.throttle.limit({BARE_READ: Rate(2, 0.1)})
+    clock, sent = Hands(), list[str]()
 
-    def note(name: str) -> Callable[[], Awaitable[None]]:
-        async def before() -> None:
+    async def ask(priority: Priority, name: str) -> None:
+        async def note() -> None:
             sent.append(name)
 
-        return before
+        await ec2.at(priority, note).describe_eni(NOWHERE)
 
-    budget = RateBudget(share=share(10, 10))
+    budget = RateBudget(clock, share(10, 10))
     async with world.adapter(budget) as ec2:
-        first = await asyncio.gather(*(ec2.describe_enis() for _ in range(4)), return_exceptions=True)
-        assert any(isinstance(e, CloudError) and e.failure.kind is Kind.THROTTLED for e in first)
-        releases = [
-            asyncio.ensure_future(ec2.at(Priority.RELEASE, note(f"release {n}")).describe_enis()) for n in range(3)
-        ]
-        await asyncio.sleep(0)
-        pod = ec2.at(Priority.POD, note("pod")).describe_eni(world.identity.primary_eni_id)
-        await asyncio.gather(pod, *releases, return_exceptions=True)
-    assert sent[:2] == ["pod", "release 0"]
-    assert set(sent) == {"pod", "release 0", "release 1", "release 2"}
+        await asyncio.gather(*(ask(Priority.WARM, "first") for _ in range(4)), return_exceptions=True)
+        assert ("DescribeNetworkInterfaces", "RequestLimitExceeded") in world.actions()
+        sent.clear()
+        calls = [ask(Priority.RELEASE, f"release {n}") for n in range(3)]
+        calls += [ask(Priority.WARM, "warm"), ask(Priority.POD, "pod")]
+        waiting = [asyncio.ensure_future(call) for call in calls]
+        await asyncio.sleep(0.1)
+        assert sent == []
+        clock.now = 10.0
+        await asyncio.wait(waiting)
+        for call in waiting:
+            assert isinstance(call.exception(), CloudError | None)
+    assert sent == ["pod", "warm", "release 0", "release 1", "release 2"]
     (bucket,) = budget.view()
-    assert bucket.throttled >= 1 and bucket.rate < 10
-    assert bucket.waits[Priority.RELEASE].delayed >= 3
+    assert bucket.throttled >= 2 and bucket.rate < 10
+    assert bucket.waits[Priority.RELEASE].delayed == 3
 
 
 # Credentials
