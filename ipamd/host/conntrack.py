@@ -4,10 +4,11 @@ An entry that outlives the pod it was made for catches packets of the address's 
 take the old way out, for up to five days (nf_conntrack_tcp_timeout_established). So before an address is used again
 earlier than its cooldown allows, the entries that name it are removed.
 
-The whole table is read and looked through here. The kernel could filter (CTA_FILTER, Linux 5.8), but by one field of
-an entry at a time, which takes four walks through the table with soft interrupts off from one end to the other, and
-the first kernels that can find nothing by the direction of the replies, which NAT makes differ from the other one.
-A thread does it, so that the event loop serves on meanwhile.
+The whole table is read and looked through here, in a thread: measured on 2 cores, 20 ms for a table of 10,000 entries
+and 190 ms for 100,000, during which the event loop was at most 3 ms late; 0.02 ms more for each entry removed. The
+kernel could filter (CTA_FILTER, since Linux 5.8), but by one field of an entry at a time: four walks, each with soft
+interrupts off from one end of the table to the other. And those before 5.10.83 find nothing by the direction of the
+replies, which NAT makes differ from the other one.
 """
 
 from __future__ import annotations
@@ -71,11 +72,14 @@ class Conntrack:
             if unsupported and not _COUNT.exists():
                 self._tell_absence()
                 return 0
-            hint = "run as root"
-            if unsupported:
-                hint = "the kernel tracks connections but does not show them: load its module nf_conntrack_netlink"
             reason = error.strerror or str(error)
-            raise HostError(f"tracked connections of {address} can't be removed: {reason}: {hint}") from error
+            if unsupported:
+                reason += (
+                    ": the kernel tracks connections but does not show them: load its module nf_conntrack_netlink"
+                )
+            elif error.errno == errno.EPERM:
+                reason += ": run as root"
+            raise HostError(f"tracked connections of {address} can't be removed: {reason}") from error
 
     def _tell_absence(self) -> None:
         if not self._absence_told:
