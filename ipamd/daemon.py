@@ -112,7 +112,18 @@ async def _serve(live: LiveSettings, stack: AsyncExitStack) -> None:
     _settle_spooled(ledger, spool)
     kept = ledger.load()
     routed = tuple((await network.pod_routes()).items())
-    runner.feed(on.Started(tuple(enis), kept.attachments, kept.cooling, kept.intents, routed))
+    runner.feed(
+        on.Started(
+            tuple(enis),
+            kept.attachments,
+            kept.cooling,
+            kept.intents,
+            routed,
+            local=await network.local_addresses(),
+            own=kept.own,
+            limit=kept.limit,
+        )
+    )
     log.info("pool.restored", enis=len(enis), attachments=len(kept.attachments), cooling=len(kept.cooling))
 
     server = ApiServer(

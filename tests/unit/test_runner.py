@@ -18,18 +18,22 @@ from ipamd.cloud.port import CloudError, Identity, Priority
 from ipamd.host import HostError, HostNetwork, NodeNetwork
 from ipamd.host.links import Link
 from ipamd.ledger import Ledger, LedgerCause, LedgerError
+from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.model import (
     Attachment,
     AttachmentKey,
     CloudErrorKind,
     CloudFailure,
+    Cooling,
     CreatedEni,
     DropAttachment,
+    DropCooling,
     Limits,
     ObservedEni,
     Owner,
     PutAttachment,
+    PutCooling,
     PutIntent,
     Reason,
     Record,
@@ -37,12 +41,16 @@ from ipamd.pool.model import (
 )
 from ipamd.pool.pool import Pool
 from ipamd.runner import Clock, PoolRunner, Refused
+from ipamd.veth import host_link
 
 IDENTITY = Identity(
     "i-1", "m5.large", "eu-west-1", "eu-west-1a", "02:eni-0", "eni-0", "10.0.0.4", "subnet-1", "10.0.0.0/24", "vpc-1",
     ("10.0.0.0/16",), ("sg-1",),
 )  # fmt: skip
 PRIMARY = ObservedEni("eni-0", "02:eni-0", "subnet-1", "10.0.0.4", (), 0, "att-0", "attached", False, primary=True)
+
+PUPPET = 1000  # the first number of the operations that a test makes up
+ABANDONED = ObservedEni("eni-9", "02:eni-9", "subnet-1", "10.0.0.9", (), None, "", "", False)
 
 
 class Cloud:
@@ -102,6 +110,23 @@ class Cloud:
         await self._enter("DescribeNetworkInterfaces")
         return PRIMARY
 
+    async def describe_enis(self) -> list[ObservedEni]:
+        await self._enter("DescribeNetworkInterfaces")
+        return [PRIMARY]
+
+    async def describe_abandoned(self) -> list[ObservedEni]:
+        return [ABANDONED]
+
+    async def available_addresses(self, subnet_ids: tuple[str, ...]) -> dict[str, int]:
+        await self._enter("DescribeSubnets")
+        return {"subnet-1": 7}
+
+    async def unassign_addresses(self, eni_id: str, addresses: tuple[str, ...]) -> None:
+        await self._enter("UnassignPrivateIpAddresses")
+
+    async def detach_eni(self, attachment_id: str) -> None:
+        await self._enter("DetachNetworkInterface")
+
     async def assign_addresses(self, eni_id: str, count: int) -> tuple[str, ...]:
         await self._enter("AssignPrivateIpAddresses")
         return self._addresses(count)
@@ -111,15 +136,62 @@ class Cloud:
 
 
 class Network:
+    """The kernel, as the test wants it. `asked` is what was read or done, in order."""
+
     def __init__(self) -> None:
         self.served: list[set[str]] = []
+        self.asked: list[str] = []
+        self.routes: dict[str, str] = {}
+        self.links: set[str] = set()
+        self.error: HostError | None = None
+
+    def _ask(self, what: str) -> None:
+        self.asked.append(what)
+        if self.error is not None:
+            raise self.error
+
+    async def pod_routes(self) -> dict[str, str]:
+        self._ask("routes")
+        return dict(self.routes)
+
+    async def local_addresses(self) -> frozenset[str]:
+        self._ask("addresses")
+        return frozenset({"10.0.0.4"})
+
+    async def host_links(self) -> frozenset[str]:
+        self._ask("links")
+        return frozenset(self.links)
+
+    async def forget_flows(self, address: str) -> int:
+        self._ask(f"flows of {address}")
+        return 3
 
     async def wait_for_link(self, mac: str, timeout: float) -> Link:
         return Link(2, f"eth-{mac}", mac, 9001, True)
 
     async def apply(self, node: NodeNetwork) -> list[str]:
+        self.asked.append("apply")
         self.served.append({eni.eni_id for eni in node.enis})
         return []
+
+
+class Puppet(Pool):
+    """The real pool, which can be made to ask for something. `heard` are all events."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.heard: list[on.Event] = []
+        self.asks: list[do.Effect] = []
+
+    def handle(self, event: on.Event, now: float) -> list[do.Effect]:
+        self.heard.append(event)
+        asked, self.asks = self.asks, []
+        return [*asked, *([] if self.puppet(event) else super().handle(event, now))]
+
+    @staticmethod
+    def puppet(event: on.Event) -> bool:
+        """The outcome of something that the real pool did not ask for."""
+        return getattr(event, "op", 0) >= PUPPET
 
 
 class Witness(Ledger):
@@ -146,6 +218,7 @@ class Node:
     ledger: Witness
     cloud: Cloud
     network: Network
+    pool: Puppet
     answers: list[str] = field(default_factory=list)
 
     def start(self, *addresses: str, **kept: Any) -> None:
@@ -156,6 +229,16 @@ class Node:
 
     async def ask(self, name: str, wait: float = 30.0) -> Attachment:
         return await self.runner.allocate(f"r-{name}-{len(self.answers)}", key(name), Owner(pod_name=name), wait)
+
+    def order(self, *effects: do.Effect) -> None:
+        """As if the pool wanted it."""
+        self.pool.asks += effects
+        self.runner.feed(on.TimePassed())
+
+    async def outcome(self, effect: do.Operation) -> on.Event:
+        self.order(effect)
+        await until(lambda: any(getattr(event, "op", 0) == effect.op for event in self.pool.heard))
+        return next(event for event in self.pool.heard if getattr(event, "op", 0) == effect.op)
 
     async def release(self, name: str) -> Attachment | None:
         return await self.runner.release(f"del-{name}", key(name), None)
@@ -182,16 +265,17 @@ async def build(tmp_path: Path) -> Any:
         cloud, network = Cloud(), Network()
         tokens = iter(f"token-{n}" for n in range(10000))
         wanted = Targets(**{"warm_ips": 0, "coalesce": 0.0, "cooldown": 30.0, **targets})
-        pool = Pool(wanted, Limits(3, 10), ("subnet-1",), Random(1), lambda: next(tokens))
+        pool = Puppet(wanted, Limits(3, 10), ("subnet-1",), Random(1), lambda: next(tokens))
         runner = PoolRunner(
             pool, ledger, cast(Any, cloud), cast(HostNetwork, network), IDENTITY, ("sg-1",), Clock(), lambda: None
         )
-        nodes.append(Node(runner, ledger, cloud, network))
+        nodes.append(Node(runner, ledger, cloud, network, pool))
         return nodes[-1]
 
     yield make
     for node in nodes:
         node.cloud.gate.set()
+        node.cloud.budget.set()
         await node.runner.stop(1.0)
         node.ledger.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -496,7 +580,185 @@ async def test_a_ledger_that_became_read_only_is_no_fault_of_the_core(build: Bui
     assert not node.runner.failed.done()
 
 
+# Whom a call is for
+
+
+RELEASES = (
+    do.UnassignAddresses(PUPPET, "eni-0", ("10.0.0.9",)),
+    do.DetachEni(PUPPET + 1, "eni-0", "att-0", ("10.0.0.9",)),
+    do.DeleteEni(PUPPET + 2, "eni-0"),
+    do.Audit(PUPPET + 3),
+)
+WORK = (
+    do.CreateEni(PUPPET + 4, "token", "subnet-1", 1),
+    do.AttachEni(PUPPET + 5, "eni-0", 1),
+    do.SetDeleteOnTermination(PUPPET + 6, "eni-0", "att-0"),
+    do.AssignAddresses(PUPPET + 7, "eni-0", 1),
+    do.DescribeEni(PUPPET + 8, "eni-0"),
+    do.DescribeSubnets(PUPPET + 9, ("subnet-1",)),
+)
+
+
+@pytest.mark.parametrize("pods_wait", [False, True], ids=["nobody waits", "pods wait"])
+async def test_work_is_for_pods_while_any_wait_and_releases_never_are(build: Build, pods_wait: bool) -> None:
+    node = build()
+    node.start()
+    await turns()
+    waiting = []
+    if pods_wait:
+        node.cloud.budget.clear()
+        waiting.append(asyncio.create_task(node.ask("a")))
+        await until(lambda: bool(node.cloud.priorities))
+        assert node.cloud.priorities == [("AssignPrivateIpAddresses", Priority.POD)]
+        node.cloud.priorities.clear()
+    for effect in (*RELEASES, *WORK):
+        node.order(effect)
+    await until(lambda: len(node.cloud.priorities) == len(RELEASES) + len(WORK))
+    expected = Priority.POD if pods_wait else Priority.WARM
+    assert dict(node.cloud.priorities[: len(RELEASES)]) == dict.fromkeys(
+        (effect.action for effect in RELEASES), Priority.RELEASE
+    )
+    assert {priority for _, priority in node.cloud.priorities[len(RELEASES) :]} == {expected}
+    node.cloud.budget.set()
+    await asyncio.gather(*waiting)
+
+
+@pytest.mark.parametrize("effect", RELEASES[:2], ids=["unassign", "detach"])
+async def test_the_kernel_is_asked_after_the_wait_for_a_token(build: Build, effect: do.Operation) -> None:
+    node = build()
+    node.start()
+    await turns()
+    node.cloud.budget.clear()
+    node.order(effect)
+    await until(lambda: bool(node.cloud.priorities))
+    await turns()
+    node.network.asked.clear()
+    node.network.routes["10.0.0.9"] = "ipm0"  # while it waits, a route appears
+    node.cloud.budget.set()
+    await until(lambda: any(isinstance(event, on.OperationFailed) for event in node.pool.heard))
+    failed = next(event for event in node.pool.heard if isinstance(event, on.OperationFailed))
+    assert failed.failure.kind is CloudErrorKind.IN_USE and "10.0.0.9" in failed.failure.message
+    assert node.cloud.calls == []
+    assert node.network.asked == ["routes"]
+
+
+async def test_an_eni_is_detached_once_the_host_serves_it_no_more_and_nobody_came_meanwhile(build: Build) -> None:
+    node = build()
+    node.start()
+    await turns()
+    node.network.asked.clear()
+    assert await node.outcome(RELEASES[1]) == on.OperationDone(RELEASES[1].op)
+    assert node.network.asked == ["routes", "apply", "routes"]
+    assert node.cloud.calls == ["DetachNetworkInterface"]
+
+
+# Looks at the host and at EC2
+
+
+async def test_an_audit_reads_ec2_and_the_kernel(build: Build) -> None:
+    node = build()
+    node.start()
+    await turns()
+    node.network.asked.clear()
+    node.network.routes["10.0.0.9"] = "ipm0"
+    assert await node.outcome(do.Audit(PUPPET)) == on.Audited(
+        PUPPET, (PRIMARY,), (ABANDONED,), (("10.0.0.9", "ipm0"),), frozenset({"10.0.0.4"})
+    )
+    assert node.network.asked == ["routes", "addresses"]
+
+
+async def test_subnets_are_told_as_ec2_knows_them(build: Build) -> None:
+    node = build()
+    node.start()
+    outcome = await node.outcome(do.DescribeSubnets(PUPPET, ("subnet-1", "subnet-unknown")))
+    assert outcome == on.SubnetsObserved(PUPPET, (("subnet-1", 7),))
+
+
+async def test_flows_are_forgotten_or_it_is_said_why_not(build: Build) -> None:
+    node = build()
+    node.start()
+    await turns()
+    assert await node.outcome(do.ForgetFlows(PUPPET, "10.0.0.9")) == on.OperationDone(PUPPET)
+    assert node.network.asked[-1] == "flows of 10.0.0.9"
+    node.network.error = HostError("no conntrack")
+    failed = await node.outcome(do.ForgetFlows(PUPPET + 1, "10.0.0.9"))
+    assert isinstance(failed, on.OperationFailed)
+    assert (failed.failure.kind, failed.failure.action) == (CloudErrorKind.TRANSIENT, "conntrack")
+
+
+async def test_attachments_are_gone_when_neither_namespace_nor_veth_is_there(build: Build, tmp_path: Path) -> None:
+    (tmp_path / "alive").touch()
+    held = [
+        Attachment(key(name), f"10.0.0.{number}", "eni-0", 1.0, Owner(netns=netns and str(tmp_path / netns)))
+        for number, (name, netns) in enumerate(
+            {"both": "alive", "netns": "alive", "veth": "ended", "nameless": "", "none": "ended"}.items(), 200
+        )
+    ]
+    node = build()
+    node.network.links = {"lo", "eth0", *(host_link(key(name)) for name in ("both", "veth"))}
+    node.start(*(attachment.address for attachment in held), attachments=tuple(held))
+    outcome = await node.outcome(do.SeekAttachments(PUPPET))
+    assert outcome == on.AttachmentsSought(PUPPET, frozenset({key("nameless"), key("none")}))
+
+
+# Records that can wait
+
+
+async def test_the_end_of_a_cooldown_waits_for_the_next_commit(build: Build) -> None:
+    node = build()
+    node.ledger.commit([PutCooling(Cooling("10.0.0.200", 1.0)), PutCooling(Cooling("10.0.0.201", 1.0))])
+    node.start("10.0.0.202")
+    await turns()
+    node.ledger.commits.clear()
+    node.order(do.Write(DropCooling("10.0.0.200")))
+    node.order(do.Write(DropCooling("10.0.0.201")))
+    await turns()
+    assert node.ledger.commits == []
+    await node.ask("a")
+    (commit,) = node.ledger.commits
+    assert [type(record) for record in commit] == [DropCooling, DropCooling, PutAttachment]
+    assert node.ledger.load().cooling == ()
+
+
+async def test_an_address_that_cools_again_is_still_on_record(build: Build) -> None:
+    node = build()
+    node.start("10.0.0.200")
+    await node.ask("a")
+    node.order(do.Write(DropCooling("10.0.0.200")))  # of an earlier release
+    await node.release("a")
+    assert [cooling.address for cooling in node.ledger.load().cooling] == ["10.0.0.200"]
+
+
+async def test_records_that_can_wait_ask_nothing_of_a_ledger_that_refuses(build: Build, eager: None) -> None:
+    node = build()
+    node.start("10.0.0.200")
+    await turns()
+    node.ledger.refuses = True
+    with capture_logs() as logs:
+        node.order(do.Write(DropCooling("10.0.0.200")))
+        await asyncio.sleep(0.1)
+    assert (node.ledger.refused, logs) == (0, [])
+    with pytest.raises(Refused):
+        await node.ask("a")
+    node.ledger.refuses = False
+    await node.ask("b")
+    assert any(isinstance(record, DropCooling) for record in node.ledger.commits[-1])
+
+
 # The end
+
+
+async def test_a_call_that_waits_for_its_token_at_the_end_is_never_sent(build: Build) -> None:
+    node = build()
+    node.start()
+    node.cloud.budget.clear()
+    waiting = asyncio.create_task(node.ask("a"))
+    await until(lambda: bool(node.cloud.priorities))
+    node.runner.feed(on.DrainRequested())
+    await asyncio.gather(waiting, return_exceptions=True)
+    await node.runner.stop(0.05)
+    assert node.cloud.calls == []
+    assert [intent.action for intent in node.ledger.load().intents] == ["AssignPrivateIpAddresses"]
 
 
 async def test_stopping_waits_for_calls_under_way_and_records_their_outcome(build: Build) -> None:
