@@ -151,7 +151,7 @@ def _budget(bucket: pb.Bucket) -> str:
     if delayed:
         parts[-1] += f" (longest {longest:.1f} s)"
     if bucket.throttled:
-        parts.append(f"throttled {bucket.throttled} times")
+        parts.append(f"throttled {bucket.throttled} time" + "s" * (bucket.throttled > 1))
     return "EC2 budget: " + ", ".join(parts)
 
 

@@ -21,6 +21,20 @@ from ipamd.api.v1 import introspection_pb2_grpc
 
 SINCE = Timestamp(seconds=1_800_000_000)  # 2027-01-15T08:00:00Z
 UNTIL = Timestamp(seconds=1_800_000_060)
+BUDGET = [
+    pb.Bucket(
+        action="AssignPrivateIpAddresses", rate=0.4, tokens=0.25, waiting=3, throttled=4,
+        waits=[
+            pb.Waits(priority="pod", waiting=1, count=20, delayed=9, total=7.5, longest=2.125),
+            pb.Waits(priority="warm", waiting=2, count=5, delayed=3, total=1.5, longest=1.0),
+            pb.Waits(priority="release"),
+        ],
+    ),
+    pb.Bucket(
+        action="CreateNetworkInterface", rate=0.5, tokens=19, waits=[pb.Waits(priority="pod", count=1)],
+    ),
+    pb.Bucket(action="DescribeNetworkInterfaces", rate=0.5, throttled=1),
+]  # fmt: skip
 
 
 class Daemon(introspection_pb2_grpc.IntrospectionServicer):
@@ -37,6 +51,7 @@ class Daemon(introspection_pb2_grpc.IntrospectionServicer):
             targets=pb.Targets(warm_ips=5, minimum_ips=0, max_pods=27, cooldown=30, allocate_wait=30),
             max_enis=3, addresses_per_eni=9, ready=False, not_ready_reason="NOT_AUTHORIZED: no",
             backoffs=[pb.Backoff(scope="new ENIs", reason="ENI_LIMIT", message="Attach: no", until=UNTIL)],
+            budget=BUDGET,
         )  # fmt: skip
 
     def ListEnis(self, request: pb.ListEnisRequest, context: grpc.ServicerContext) -> pb.ListEnisReply:
@@ -44,7 +59,7 @@ class Daemon(introspection_pb2_grpc.IntrospectionServicer):
             enis=[
                 pb.Eni(
                     id="eni-0", primary=True, state="ready", link="ens5", primary_ip="10.0.0.4", free=5, assigned=3,
-                    cooling=2, capacity=9,
+                    cooling=2, capacity=9, foreign=1,
                 ),
                 pb.Eni(id="", device_index=1, state="creating", pending=1, capacity=9),
             ]
@@ -97,12 +112,30 @@ def test_status_as_json_has_the_promised_keys(tmp_path: Path, daemon: Daemon) ->
     assert status["backoffs"][0]["until"] == "2027-01-15T08:01:00Z"
 
 
+def test_status_as_json_has_the_whole_budget(tmp_path: Path, daemon: Daemon) -> None:
+    budget = {bucket["action"]: bucket for bucket in answer(tmp_path, "status")["budget"]}
+    assert budget.keys() == {"AssignPrivateIpAddresses", "CreateNetworkInterface", "DescribeNetworkInterfaces"}
+    assign = budget["AssignPrivateIpAddresses"]
+    assert {name: assign[name] for name in ("rate", "tokens", "waiting", "throttled")} == {
+        "rate": 0.4, "tokens": 0.25, "waiting": 3, "throttled": 4,
+    }  # fmt: skip
+    assert assign["waits"]["pod"] == {"waiting": 1, "count": 20, "delayed": 9, "total": 7.5, "longest": 2.125}
+
+
+def test_the_table_has_the_part_of_the_budget_that_was_felt(tmp_path: Path, daemon: Daemon) -> None:
+    lines = ipamctl("status", "--socket", tmp_path / "s").stdout.splitlines()
+    assert [line for line in lines if line.startswith("EC2 budget")] == [
+        "EC2 budget: AssignPrivateIpAddresses 0.4/s, 3 waiting, 12 waited (longest 2.1 s), throttled 4 times",
+        "EC2 budget: DescribeNetworkInterfaces 0.5/s, 0 waiting, 0 waited, throttled 1 time",
+    ]
+
+
 def test_enis_as_json_have_the_promised_keys(tmp_path: Path, daemon: Daemon) -> None:
     primary, creating = answer(tmp_path, "enis")
     assert {name: primary[name] for name in ("id", "device_index", "primary", "state", "free", "assigned")} == {
         "id": "eni-0", "device_index": 0, "primary": True, "state": "ready", "free": 5, "assigned": 3,
     }  # fmt: skip
-    assert primary["cooling"] == 2 and creating["id"] == "" and creating["pending"] == 1
+    assert primary["cooling"] == 2 and primary["foreign"] == 1 and creating["id"] == "" and creating["pending"] == 1
 
 
 def test_pods_as_json_have_the_promised_keys(tmp_path: Path, daemon: Daemon) -> None:
