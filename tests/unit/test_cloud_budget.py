@@ -346,3 +346,26 @@ async def test_a_call_cancelled_as_it_was_admitted_gives_its_token_to_the_next()
     assert first.cancelled()
     third.cancel()
     await asyncio.gather(third, return_exceptions=True)
+
+
+async def test_a_closed_budget_sends_nothing_more_and_leaves_nothing_behind() -> None:
+    budget = RateBudget(share=lambda _: SLOW)
+    await call(budget, Priority.POD)
+    waiting = [asyncio.create_task(call(budget, priority)) for priority in Priority for _ in range(2)]
+    await until_waiting(budget, 6)
+    budget.close()
+    late = asyncio.create_task(call(budget, Priority.POD))
+    await asyncio.wait([*waiting, late])
+    assert all(task.cancelled() for task in (*waiting, late))
+    (view,) = budget.view()
+    assert sum(view.waiting.values()) == 0
+    assert sum(waits.abandoned for waits in view.waits.values()) == 7
+    assert not budget._alarms and not budget._answers
+
+
+async def test_a_call_under_way_ends_as_it_would_have_when_the_budget_is_closed() -> None:
+    budget = RateBudget(share=lambda _: SLOW)
+    async with budget.admit("AttachNetworkInterface", Priority.POD):
+        budget.close()
+    (view,) = budget.view()
+    assert view.waits[Priority.POD].abandoned == 0
