@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ipamd.ledger import Contents, Ledger, LedgerCause, LedgerError, place
+from ipamd.ledger import ledger as ledger_module
 from ipamd.pool.model import (
     Attachment,
     AttachmentKey,
@@ -19,15 +20,24 @@ from ipamd.pool.model import (
     DropAttachment,
     DropCooling,
     DropIntent,
+    DropLimit,
+    DropOwn,
     Intent,
+    LearntLimit,
+    OwnAddresses,
     Owner,
     PutAttachment,
     PutCooling,
     PutIntent,
+    PutLimit,
+    PutOwn,
 )
 
 OWNER = Owner(netns="/run/netns/p1", pod_name="web-0", pod_namespace="shop", pod_uid="u-1")
 INTENT = Intent("t-1", "CreateNetworkInterface", 1700000000.5, subnet_id="subnet-1", count=9, device_index=None)
+OWN = OwnAddresses("eni-1", ("10.0.0.9", "10.0.0.7", "10.0.0.8"))
+NONE_OWN = OwnAddresses("eni-2", ())
+LIMIT = LearntLimit(2, 1700000002.75)
 EMPTY = Contents((), (), ())
 
 
@@ -60,8 +70,15 @@ def test_records_come_back_as_they_were(path: Path) -> None:
     assert ledger.set_aside is None
     ledger.commit([PutAttachment(attachment(1)), PutCooling(Cooling("10.0.9.9", 1700000001.125))])
     ledger.commit([PutIntent(INTENT), PutIntent(attach)])
+    ledger.commit([PutOwn(OWN), PutOwn(NONE_OWN), PutLimit(LIMIT)])
     ledger.close()
-    assert reopened(path) == Contents((attachment(1),), (Cooling("10.0.9.9", 1700000001.125),), (INTENT, attach))
+    assert reopened(path) == Contents(
+        (attachment(1),),
+        (Cooling("10.0.9.9", 1700000001.125),),
+        (INTENT, attach),
+        (OWN, NONE_OWN),
+        LIMIT,
+    )
 
 
 def test_put_replaces_and_drop_removes(path: Path) -> None:
@@ -74,6 +91,13 @@ def test_put_replaces_and_drop_removes(path: Path) -> None:
     ledger.commit([DropAttachment(key), DropCooling("10.0.0.2"), DropIntent(INTENT.token)])
     assert ledger.load() == EMPTY
     ledger.commit([DropAttachment(key), DropCooling("10.0.0.2"), DropIntent(INTENT.token)])
+    ledger.commit([PutOwn(OWN), PutOwn(NONE_OWN), PutLimit(LIMIT)])
+    fewer, lower = OwnAddresses("eni-1", ("10.0.0.7",)), LearntLimit(1, 5.0)
+    ledger.commit([PutOwn(fewer), DropOwn("eni-2"), PutLimit(lower)])
+    assert ledger.load() == Contents((), (), (), (fewer,), lower)
+    ledger.commit([DropOwn("eni-1"), DropLimit()])
+    assert ledger.load() == EMPTY
+    ledger.commit([DropOwn("eni-1"), DropLimit()])
     ledger.close()
 
 
@@ -295,16 +319,96 @@ def test_a_place_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
         assert caught.value.cause is LedgerCause.NOT_WRITABLE
 
 
+# Older files. VERSION_1 is what ipamd wrote before it knew of own addresses.
+
+VERSION_1 = """
+CREATE TABLE attachments (
+    network TEXT NOT NULL, container_id TEXT NOT NULL, ifname TEXT NOT NULL,
+    address TEXT NOT NULL UNIQUE, eni_id TEXT NOT NULL, since REAL NOT NULL,
+    netns TEXT NOT NULL, pod_name TEXT NOT NULL, pod_namespace TEXT NOT NULL, pod_uid TEXT NOT NULL,
+    PRIMARY KEY (network, container_id, ifname)) STRICT, WITHOUT ROWID;
+CREATE TABLE cooling (address TEXT PRIMARY KEY, released_at REAL NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE intents (
+    token TEXT PRIMARY KEY, action TEXT NOT NULL, at REAL NOT NULL, eni_id TEXT NOT NULL, subnet_id TEXT NOT NULL,
+    count INTEGER NOT NULL, device_index INTEGER) STRICT, WITHOUT ROWID;
+CREATE TABLE boot (id TEXT NOT NULL) STRICT;
+PRAGMA application_id = 1768975716;
+PRAGMA user_version = 1;
+PRAGMA journal_mode = WAL;
+INSERT INTO attachments VALUES
+    ('pods', 'c1', 'eth0', '10.0.0.1', 'eni-1', 1700000001.25, '/run/netns/p1', 'web-0', 'shop', 'u-1');
+INSERT INTO cooling VALUES ('10.0.0.2', 1.5);
+INSERT INTO intents VALUES ('t-1', 'CreateNetworkInterface', 1700000000.5, '', 'subnet-1', 9, NULL);
+"""
+KEPT_OF_VERSION_1 = Contents((attachment(1),), (Cooling("10.0.0.2", 1.5),), (INTENT,))
+
+
+def version_1(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    old = sqlite3.connect(path)
+    old.executescript(VERSION_1)
+    old.execute("INSERT INTO boot VALUES (?)", (place.boot_id(),))
+    old.commit()
+    old.close()
+
+
+def version(path: Path) -> int:
+    reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    (number,) = reader.execute("PRAGMA user_version").fetchone()
+    reader.close()
+    return int(number)
+
+
+def test_an_older_file_is_taken_along_with_its_records(path: Path) -> None:
+    version_1(path)
+    ledger = Ledger.open(path)
+    assert ledger.set_aside is None
+    assert ledger.load() == KEPT_OF_VERSION_1
+    ledger.commit([PutOwn(OWN), PutLimit(LIMIT)])
+    ledger.close()
+    assert version(path) == ledger_module.SCHEMA_VERSION
+    assert (reopened(path).own, reopened(path).limit) == ((OWN,), LIMIT)
+    assert aside(path) == ["ledger.db.lock"]
+
+
+def test_an_older_file_and_a_new_one_end_up_the_same(path: Path, tmp_path: Path) -> None:
+    def schema(file: Path) -> list[tuple[str, str]]:
+        reader = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+        found = reader.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").fetchall()
+        found.append(("application_id", reader.execute("PRAGMA application_id").fetchone()[0]))
+        reader.close()
+        return [(name, " ".join(str(sql).split())) for name, sql in found]
+
+    version_1(path)
+    reopened(path)
+    reopened(tmp_path / "new.db")
+    assert schema(path) == schema(tmp_path / "new.db")
+
+
+def test_a_step_that_fails_leaves_the_older_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version_1(path)
+    monkeypatch.setattr(ledger_module, "_STEPS", (*ledger_module._STEPS, ("CREATE TABLE own (twice)",)))
+    monkeypatch.setattr(ledger_module, "SCHEMA_VERSION", len(ledger_module._STEPS))
+    with pytest.raises(LedgerError):
+        Ledger.open(path)
+    monkeypatch.undo()
+    assert version(path) == 1
+    assert reopened(path) == KEPT_OF_VERSION_1
+    assert version(path) == ledger_module.SCHEMA_VERSION
+
+
 # Boots and file systems
 
 
-def test_records_of_an_earlier_boot_are_dropped_but_not_intents(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_of_an_earlier_boot_go_but_for_what_ec2_keeps(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger.open(path)
     ledger.commit([PutAttachment(attachment(1)), PutCooling(Cooling("10.0.0.2", 1.0)), PutIntent(INTENT)])
+    ledger.commit([PutOwn(OWN), PutLimit(LIMIT)])
     ledger.close()
-    assert len(reopened(path).attachments) == 1
+    kept = reopened(path)
+    assert (len(kept.attachments), kept.limit) == (1, LIMIT)
     monkeypatch.setattr(place, "boot_id", lambda: "11111111-2222-3333-4444-555555555555")
-    assert reopened(path) == Contents((), (), (INTENT,))
+    assert reopened(path) == Contents((), (), (INTENT,), (OWN,))
     ledger = Ledger.open(path)
     ledger.commit([PutAttachment(attachment(3))])
     ledger.close()

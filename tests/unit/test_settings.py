@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ipamd.pool.model import Targets
 from ipamd.settings import SettingsError, load
 
 
@@ -49,9 +50,32 @@ def test_lists_and_tables_come_as_json_from_the_environment(tmp_path: Path) -> N
     assert loaded.settings.ec2.tags == {"team": "net"}
 
 
+def test_a_cooling_address_waits_ten_seconds_by_default_and_any_other_time_when_told(tmp_path: Path) -> None:
+    assert load(write(tmp_path, ""), environ={}).settings.pool.reuse_cooling_after == 10.0
+    pool = load(
+        write(tmp_path, "[pool]\ncooldown = 30\n"), environ={"IPAMD_POOL_REUSE_COOLING_AFTER": "120.5"}
+    ).settings.pool
+    assert (pool.cooldown, pool.reuse_cooling_after) == (30.0, 120.5)
+
+
+@pytest.mark.parametrize("name", ["", "prod", "eu-west-1.k8s.example.org", "team/blue_2", "x" * 128])
+def test_a_cluster_has_a_name_fit_for_a_tag(tmp_path: Path, name: str) -> None:
+    assert load(write(tmp_path, f'[ec2]\ncluster = "{name}"'), environ={}).settings.ec2.cluster == name
+
+
+def test_the_pool_knows_every_setting_that_is_its_own(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, "[pool]\nreuse_cooling_after = 3"), environ={}).settings
+    assert Targets(**settings.pool.model_dump()) == Targets(reuse_cooling_after=3.0)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("[pool]\nreuse_cooling_after = -1", ["pool.reuse_cooling_after", "greater than or equal to 0"]),
+        ('[ec2]\ncluster = "prod*"', ["ec2.cluster", "pattern", "config.toml"]),
+        ('[ec2]\ncluster = " prod"', ["ec2.cluster", "pattern"]),
+        ('[ec2]\ncluster = "prod\\n"', ["ec2.cluster", "pattern"]),
+        (f'[ec2]\ncluster = "{"x" * 129}"', ["ec2.cluster", "pattern"]),
         ("[pool]\nwarm_ips = -1", ["pool.warm_ips", "greater than or equal to 0", "config.toml"]),
         ("[pool]\nwarm_ip = 1", ["pool.warm_ip", "unknown setting", "config.toml"]),
         ("[pole]\nwarm_ips = 1", ["pole", "unknown setting"]),
