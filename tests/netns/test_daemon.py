@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -452,6 +453,57 @@ async def test_a_cloud_that_is_away_is_waited_for(tmp_path: Path, prefix: str) -
         await netns.nft(daemon.node.netns, "delete table inet t")
         await daemon.seen("daemon.ready")
         assert await daemon.address("a")
+
+
+async def test_throttled_calls_wait_for_their_turn_which_is_shown_and_unsent_ones_end_with_the_daemon(
+    tmp_path: Path, prefix: str
+) -> None:
+    action = "AssignPrivateIpAddresses"
+
+    async def budget() -> pb.Bucket:
+        node: pb.Node = await daemon.introspection.GetNode(pb.GetNodeRequest(), timeout=5)
+        return next((bucket for bucket in node.budget if bucket.action == action), pb.Bucket())
+
+    async def in_the_queue() -> bool:
+        return (await budget()).waiting > 0
+
+    async with box(tmp_path, prefix, POOL_WARM_IPS=0) as (daemon, vpc):
+        await daemon.ready()
+        address = await daemon.address("a")
+        before = await budget()
+        assert (before.rate, before.waiting, before.throttled) == (0.5, 0, 0)
+        assert [waits.priority for waits in before.waits] == ["pod", "warm", "release"]
+        assert (before.waits[0].count, before.waits[0].delayed) == (1, 0)
+
+        never = {"capacity": 0, "refill": 0}
+        await control(vpc, "throttle", {"on": True, "rates": {action: never, "CreateNetworkInterface": never}})
+        waiting = asyncio.create_task(refused(daemon.allocate("b")))
+        await until(in_the_queue, "a call waits for its turn")
+        felt = await budget()
+        assert felt.throttled >= 1 and felt.rate < before.rate and felt.tokens < 1
+        assert felt.waits[0].waiting == 1  # a pod's
+        sent = await calls(vpc, action)
+        assert daemon.process is not None
+        os.kill(daemon.process.pid, 15)
+        _, info, _ = await waiting
+        assert info.reason == "DRAINING"
+        await daemon.stop()
+        assert await calls(vpc, action) == sent
+
+        await control(vpc, "throttle", {"on": False})
+        await daemon.ready()
+        assert await daemon.address("a") == address
+        assert await daemon.address("b") != address
+
+
+async def test_a_new_eni_says_since_when_and_in_which_cluster_it_is(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix, POOL_WARM_IPS=10, EC2_CLUSTER="prod") as (daemon, vpc):
+        await daemon.ready()
+        await daemon.settled(free=10)
+        tags = [eni["tags"] for eni in (await cloud_enis(vpc)).values() if "ipamd.io/instance" in eni["tags"]]
+        assert [one["ipamd.io/cluster"] for one in tags] == ["prod"]
+        created = datetime.fromisoformat(tags[0]["ipamd.io/created"])
+        assert timedelta() <= datetime.now(UTC) - created < timedelta(minutes=5)
 
 
 async def test_stopping_does_not_wait_for_a_cloud_that_is_away(tmp_path: Path, prefix: str) -> None:
