@@ -1,7 +1,7 @@
 """Why the ledger can't be used, as a type, and the sentence that tells an operator what to do about it.
 
 SQLite reports a result code with each failure (https://www.sqlite.org/rescode.html); its low byte is the class that
-the causes here are made of.
+the causes here are made of. One class says too little: no room for the index of the WAL counts as an I/O error.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ _BY_SQLITE_CODE = {
     sqlite3.SQLITE_CONSTRAINT: LedgerCause.CONFLICT,
 }
 
+_BY_EXTENDED_CODE = {
+    sqlite3.SQLITE_IOERR_SHMSIZE: LedgerCause.FULL,
+}
+
 _BY_ERRNO = {
     errno.ENOSPC: LedgerCause.FULL,
     errno.EDQUOT: LedgerCause.FULL,
@@ -60,7 +64,7 @@ class LedgerError(Exception):
 
 
 def from_sqlite(error: sqlite3.Error, path: Path) -> LedgerError:
-    cause = _BY_SQLITE_CODE.get(primary_code(error), LedgerCause.IO)
+    cause = _BY_EXTENDED_CODE.get(_code(error)) or _BY_SQLITE_CODE.get(primary_code(error), LedgerCause.IO)
     return LedgerError(cause, path, str(error))
 
 
@@ -71,5 +75,9 @@ def from_os(error: OSError, path: Path) -> LedgerError:
 
 def primary_code(error: sqlite3.Error) -> int:
     """SQLite's result code without the extension; 0 for an error that SQLite itself did not raise."""
+    return _code(error) & 0xFF
+
+
+def _code(error: sqlite3.Error) -> int:
     code: int = getattr(error, "sqlite_errorcode", 0)
-    return code & 0xFF
+    return code
