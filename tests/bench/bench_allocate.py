@@ -1,6 +1,6 @@
 """Allocate and Release over the real socket: calls per second, and how long each takes, by callers and pool size.
 
-    python tests/bench/bench_allocate.py [--seconds 0.8] [--folder /dev/shm] [--json FILE]      (as root)
+    python tests/bench/bench_allocate.py [--rounds 3] [--seconds 0.3] [--folder /dev/shm] [--json FILE]   (as root)
 
 The daemon is the real one, with its records on tmpfs as by default (`--folder` on a disk: every commit is synced), on
 nodes of a VPC in a box that hold 50, 250 and 735 addresses (all that a c5n.18xlarge takes beside the ENIs' own), a
@@ -13,8 +13,9 @@ again. The callers are threads of two processes of their own.
   time, and each of n callers waits for the n - 1 others.
 - bare: the same server of grpcio in a process that does nothing but answer: what no daemon on grpcio can beat.
 
-CPU time is the daemon's alone, all its threads together, divided by the calls. Trust the ratios: everything else
-depends on the machine and on what else it does.
+Each round measures every line of the table once, the servers of a line one right after the other, in an order of its
+own; what is told is the median of the rounds. CPU time is the server's alone, all its threads together, divided by
+the calls. Trust the ratios: everything else depends on the machine and on what else it does.
 """
 
 from __future__ import annotations
@@ -24,51 +25,57 @@ import asyncio
 import json
 import os
 import random
-import secrets
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import caller
 import grpc
 import output
+from caller import PER_CALL, PERSISTENT, Job
 
-from cni_shim import grpc_call, protobuf
 from ipamd.api.v1 import ipam_pb2, ipam_pb2_grpc
 
 SIZES = (50, 250, 735)
-CALLERS = (1, 16, 64)
-PERSISTENT, PER_CALL = "persistent", "per call"
 REST = 0.1  # seconds
+RESTED = 4  # times as long are callers measured that rest, for they make few calls
 COOLDOWN = 0.005  # seconds; short, so that 50 addresses do for 16 callers
 PROCESSES = 2  # of callers
 FILL_TIMEOUT = 60.0
-TIMEOUT = 10.0  # of a call
 
-ALLOCATE, RELEASE = "/ipamd.v1.Ipam/Allocate", "/ipamd.v1.Ipam/Release"
-CONFIG = b'{"cniVersion":"1.0.0","name":"ipamd","type":"ipamd-cni"}'
-
-# Sends the request to the method and waits for the answer.
-Call = Callable[[str, bytes], object]
+# What the issue of this pool's speed asks of an Allocate by 16 callers, in milliseconds.
+AIM = {"p50": 1.0, "p99": 5.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What one process of callers is to do. `start` is a time of `time.monotonic`."""
+class Load:
+    """Who calls, and how. `rest` is in seconds."""
 
-    socket: str
     callers: int
-    connections: str
-    rest: float
-    start: float
-    seconds: float
+    connections: str = PERSISTENT
+    rest: float = 0.0
+
+    @property
+    def label(self) -> str:
+        resting = " resting" if self.rest else ""
+        return f"{self.callers}{resting}{', each call anew' if self.connections == PER_CALL else ''}"
+
+
+LOADS = (
+    Load(1),
+    Load(16, rest=REST),
+    Load(16),
+    Load(64),
+    Load(1, PER_CALL),
+    Load(16, PER_CALL, REST),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,42 +87,49 @@ class Server:
     addresses: int = 0
     in_use: int = 0
 
+    def bears(self, load: Load) -> bool:
+        """Whether all callers can hold an address at once."""
+        return not self.addresses or self.addresses - self.in_use > load.callers
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=0.8, help="for each line of the table")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--seconds", type=float, default=0.3, help=f"for each line in each round; {RESTED} times that if callers rest"
+    )
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where the daemons keep their records")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--as-callers", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--plots", type=Path, default=output.PLOTS, metavar="DIR")
     parser.add_argument("--as-bare-server", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.as_callers:
-        serve_jobs()
-        return
     if args.as_bare_server:
         asyncio.run(serve_bare(args.as_bare_server))
         return
     if os.geteuid() != 0:
         sys.exit("run it as root: it makes network namespaces")
-    rows = asyncio.run(build_and_measure(args.folder, args.seconds))
+    rows = asyncio.run(build_and_measure(args.folder, args.rounds, args.seconds))
     report(rows)
     if args.json:
         output.write_lines(args.json, rows)
+    draw(rows, args.plots)
 
 
-async def build_and_measure(folder: Path, seconds: float) -> list[dict[str, Any]]:
-    rows = []
+async def build_and_measure(folder: Path, rounds: int, seconds: float) -> list[dict[str, Any]]:
+    found: dict[tuple[Load, Server], list[dict[str, float]]] = {}
     async with AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ipb", dir=folder)))
         servers = await stack.enter_async_context(daemons(directory))
-        bare = await stack.enter_async_context(bare_server(directory / "bare.sock"))
+        servers.append(await stack.enter_async_context(bare_server(directory / "bare.sock")))
         processes = [await stack.enter_async_context(callers()) for _ in range(PROCESSES)]
-        for connections in (PERSISTENT, PER_CALL):
-            for count, rest in (*((count, 0.0) for count in CALLERS), (16, REST)):
-                for server in (*servers, bare):
-                    if server is bare or server.addresses > count + server.in_use:
-                        rows.append(await measure(processes, server, count, connections, rest, seconds))
-    return rows
+        lines = [(load, server) for load in LOADS for server in servers if server.bears(load)]
+        for _ in range(rounds):
+            for load in LOADS:
+                for server in random.sample(servers, len(servers)):
+                    if server.bears(load):
+                        measured = await measure(processes, server, load, seconds)
+                        found.setdefault((load, server), []).append(measured)
+    return [row(load, server, found[load, server]) for load, server in lines]
 
 
 @asynccontextmanager
@@ -141,7 +155,7 @@ async def daemons(directory: Path) -> AsyncIterator[list[Server]]:
                 while (await node.status())["free"] < size:
                     await asyncio.sleep(0.1)
             in_use = size // 5
-            await asyncio.to_thread(hold, str(node.spec.socket), in_use)
+            await asyncio.to_thread(caller.hold, str(node.spec.socket), in_use)
             found.append(Server(node.spec.socket, node.daemon.pid, size, in_use))
         yield found
         for node, size in zip(nodes, SIZES, strict=True):
@@ -152,7 +166,7 @@ async def daemons(directory: Path) -> AsyncIterator[list[Server]]:
 
 @asynccontextmanager
 async def bare_server(socket: Path) -> AsyncIterator[Server]:
-    async with started("--as-bare-server", str(socket)) as process:
+    async with started(__file__, "--as-bare-server", str(socket)) as process:
         assert process.stdout is not None
         await process.stdout.readline()
         yield Server(socket, process.pid)
@@ -160,16 +174,16 @@ async def bare_server(socket: Path) -> AsyncIterator[Server]:
 
 @asynccontextmanager
 async def callers() -> AsyncIterator[Process]:
-    async with started("--as-callers") as process:
+    async with started(caller.__file__) as process:
         yield process
 
 
 @asynccontextmanager
 async def started(*arguments: str) -> AsyncIterator[Process]:
-    """This file as another process, until its standard input ends."""
+    """A file of this folder as another process, until its standard input ends."""
     environ = {**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, __file__, *arguments, stdin=PIPE, stdout=PIPE, env=environ, limit=1 << 24
+        sys.executable, *arguments, stdin=PIPE, stdout=PIPE, env=environ, limit=1 << 24
     )
     assert process.stdin is not None
     try:
@@ -179,37 +193,41 @@ async def started(*arguments: str) -> AsyncIterator[Process]:
         await process.wait()
 
 
-async def measure(
-    processes: list[Process], server: Server, count: int, connections: str, rest: float, seconds: float
-) -> dict[str, Any]:
-    """One line of the table."""
-    at_work = processes[: min(count, len(processes))]
+async def measure(processes: list[Process], server: Server, load: Load, seconds: float) -> dict[str, float]:
+    """One line of the table in one round."""
+    at_work = processes[: min(load.callers, len(processes))]
     start = time.monotonic() + 0.2  # by then all have connected
-    job = Job(str(server.socket), count // len(at_work), connections, rest, start, seconds)
+    seconds *= RESTED if load.rest else 1
+    job = Job(str(server.socket), load.callers // len(at_work), load.connections, load.rest, start, seconds)
     running = asyncio.gather(*(ask(process, job) for process in at_work))
     await asyncio.sleep(start - time.monotonic())
     before = cpu_seconds(server.pid)
     results = await running
     used = cpu_seconds(server.pid) - before
-    allocate, release = (
-        sorted(time for result in results for time in result[kind]) for kind in ("allocate", "release")
-    )
-    calls = len(allocate) + len(release)
+    times = {
+        kind: sorted(time * 1000 for result in results for time in result[kind]) for kind in ("allocate", "release")
+    }
+    calls = sum(map(len, times.values()))
+    figures = {f"{kind}_p50_ms": statistics.median(times[kind]) for kind in times}
+    figures |= {f"{kind}_p99_ms": percentile(times[kind], 0.99) for kind in times}
+    pairs_per_s = len(times["release"]) / max(result["seconds"] for result in results)
+    return {"calls": calls, "pairs_per_s": pairs_per_s, "cpu_us_per_call": used / calls * 1e6, **figures}
+
+
+def row(load: Load, server: Server, rounds: list[dict[str, float]]) -> dict[str, Any]:
+    """What all rounds say of one line."""
+    figures = {name: statistics.median(measured[name] for measured in rounds) for name in rounds[0]}
     return {
         "bench": "allocate",
         "server": "daemon" if server.addresses else "bare",
         "addresses": server.addresses,
         "in_use": server.in_use,
-        "connections": connections,
-        "callers": count,
-        "rest_ms": rest * 1000,
-        "calls": calls,
-        "pairs_per_s": round(len(release) / max(result["seconds"] for result in results)),
-        "allocate_p50_ms": round(statistics.median(allocate) * 1000, 2),
-        "allocate_p99_ms": round(percentile(allocate, 0.99) * 1000, 2),
-        "release_p50_ms": round(statistics.median(release) * 1000, 2),
-        "release_p99_ms": round(percentile(release, 0.99) * 1000, 2),
-        "cpu_us_per_call": round(used / calls * 1e6),
+        "connections": load.connections,
+        "callers": load.callers,
+        "rest_ms": load.rest * 1000,
+        "rounds": len(rounds),
+        **{name: round(figure, 2 if name.endswith("_ms") else None) for name, figure in figures.items()},
+        "calls": sum(int(measured["calls"]) for measured in rounds),
     }
 
 
@@ -232,98 +250,6 @@ def cpu_seconds(pid: int) -> float:
 def percentile(values: list[float], part: float) -> float:
     """Of sorted values."""
     return values[min(len(values) - 1, int(part * len(values)))]
-
-
-# The callers
-
-
-def serve_jobs() -> None:
-    sys.setswitchinterval(0.0005)
-    for line in sys.stdin:
-        print(json.dumps(work(Job(**json.loads(line)))), flush=True)
-
-
-def work(job: Job) -> dict[str, Any]:
-    results: list[tuple[list[float], list[float]]] = []
-    faults: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(call_until_the_end(job))
-        except BaseException as fault:
-            faults.append(fault)
-
-    threads = [threading.Thread(target=run) for _ in range(job.callers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if faults:
-        raise faults[0]
-    return {
-        "allocate": [time for allocate, _ in results for time in allocate],
-        "release": [time for _, release in results for time in release],
-        "seconds": time.monotonic() - job.start,
-    }
-
-
-def call_until_the_end(job: Job) -> tuple[list[float], list[float]]:
-    """One caller: the times of its calls, in seconds."""
-    allocate: list[float] = []
-    release: list[float] = []
-    container = secrets.token_hex(28)
-    with client(job) as call:
-        pair(call, f"{container}first")
-        time.sleep(max(0.0, job.start - time.monotonic()) + random.uniform(0, job.rest))
-        while time.monotonic() < job.start + job.seconds:
-            first, second = pair(call, f"{container}{len(release):08x}")
-            allocate.append(first)
-            release.append(second)
-            if job.rest:
-                time.sleep(random.uniform(0, 2 * job.rest))
-    return allocate, release
-
-
-def pair(call: Call, container: str) -> tuple[float, float]:
-    attachment = protobuf.cni_call(
-        container.encode(),
-        b"eth0",
-        b"/run/netns/" + container.encode(),
-        b"IgnoreUnknown=1;K8S_POD_NAMESPACE=bench;K8S_POD_NAME=" + container[-12:].encode(),
-        b"/opt/cni/bin",
-        CONFIG,
-    )
-    allocate, release = protobuf.allocate_request(attachment, int(TIMEOUT * 1000)), protobuf.request(attachment)
-    begun = time.perf_counter()
-    call(ALLOCATE, allocate)
-    between = time.perf_counter()
-    call(RELEASE, release)
-    return between - begun, time.perf_counter() - between
-
-
-@contextmanager
-def client(job: Job) -> Iterator[Call]:
-    if job.connections == PER_CALL:
-        yield lambda method, request: grpc_call.unary(
-            job.socket, method.encode(), request, time.monotonic() + TIMEOUT
-        )
-        return
-    # Otherwise all channels of a process would share one connection.
-    own_connection = [("grpc.use_local_subchannel_pool", 1)]
-    with grpc.insecure_channel(f"unix:{job.socket}", own_connection) as channel:
-        methods: dict[str, Callable[..., object]] = {
-            method: channel.unary_unary(method) for method in (ALLOCATE, RELEASE)
-        }
-        yield lambda method, request: methods[method](request, timeout=TIMEOUT)
-
-
-def hold(socket: str, count: int) -> None:
-    """Allocate so many addresses, and keep them."""
-    for _ in range(count):
-        container = secrets.token_hex(32).encode()
-        attachment = protobuf.cni_call(container, b"eth0", b"/run/netns/held", b"", b"/opt/cni/bin", CONFIG)
-        request = protobuf.allocate_request(attachment, int(TIMEOUT * 1000))
-        grpc_call.unary(socket, ALLOCATE.encode(), request, time.monotonic() + TIMEOUT)
 
 
 # The bare server
@@ -362,25 +288,61 @@ async def serve_bare(socket: Path) -> None:
     await server.stop(None)
 
 
-# The table
+# What is shown
 
 
 def report(rows: list[dict[str, Any]]) -> None:
-    print(f"{'callers':35}{'pairs':>11}{'Allocate ms':>16}{'Release ms':>16}{'CPU us':>9}")
-    print(f"{'':26}{'addresses':>12}{'per s':>8}" + f"{'p50':>8}{'p99':>8}" * 2 + f"{'a call':>9}")
-    before = None
-    for row in rows:
-        kind = (row["connections"], row["callers"], row["rest_ms"])
-        if kind != before:
-            print()
-        before = kind
-        callers = f"{row['callers']:7} {row['connections']:12}{' rest' if row['rest_ms'] else '':6}"
-        print(
-            f"{callers}{row['addresses'] or 'bare':>12}{row['pairs_per_s']:8}"
-            f"{row['allocate_p50_ms']:8.2f}{row['allocate_p99_ms']:8.2f}"
-            f"{row['release_p50_ms']:8.2f}{row['release_p99_ms']:8.2f}{row['cpu_us_per_call']:9}"
-        )
-    print(f"\nCallers that rest do so for {REST * 1000:.0f} ms after each pair, on average.")
+    print(f"{'callers':24}{'addresses':>11}{'pairs':>8}{'Allocate ms':>16}{'Release ms':>16}{'CPU us':>9}")
+    print(f"{'':35}{'per s':>8}" + f"{'p50':>8}{'p99':>8}" * 2 + f"{'a call':>9}")
+    for load in LOADS:
+        print()
+        for found in of(load, rows):
+            print(
+                f"{load.label:24}{found['addresses'] or 'bare':>11}{found['pairs_per_s']:8}"
+                f"{found['allocate_p50_ms']:8.2f}{found['allocate_p99_ms']:8.2f}"
+                f"{found['release_p50_ms']:8.2f}{found['release_p99_ms']:8.2f}{found['cpu_us_per_call']:9}"
+            )
+    print(
+        f"\nMedians of {rows[0]['rounds']} rounds. Callers that rest do so for {REST * 1000:.0f} ms after each pair,"
+    )
+    print("on average; the others call again at once, and each of them waits for all others.")
+
+
+def of(load: Load, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    kind = (load.callers, load.connections, load.rest * 1000)
+    return [found for found in rows if (found["callers"], found["connections"], found["rest_ms"]) == kind]
+
+
+def draw(rows: list[dict[str, Any]], folder: Path) -> None:
+    plt = output.pyplot()
+    if plt is None:
+        return
+    figure, axes = plt.subplots(2, 1, figsize=(8, 6.5), sharex=True, layout="constrained")
+    servers = [*SIZES, 0]
+    shades = ["#9ecae1", "#4a98c9", output.COLOURS["ipamd"], "#999999"]
+    width = 0.8 / len(servers)
+    for axis, part in zip(axes, AIM, strict=True):
+        for place, (addresses, shade) in enumerate(zip(servers, shades, strict=True)):
+            points = [
+                (at + (place - (len(servers) - 1) / 2) * width, found[f"allocate_{part}_ms"])
+                for at, load in enumerate(LOADS)
+                for found in of(load, rows)
+                if found["addresses"] == addresses
+            ]
+            label = f"ipamd, {addresses} addresses" if addresses else "a server of grpcio that only answers"
+            bars = axis.bar(*zip(*points, strict=True), width, color=shade, label=label)
+            axis.bar_label(bars, fmt="%.2g", fontsize=6)
+        axis.axhline(AIM[part], color="#D55E00", linewidth=0.8, linestyle="--", label="the aim")
+        axis.set_yscale("log")
+        axis.set_ylabel(f"Allocate, {part}, milliseconds")
+        axis.grid(axis="y", alpha=0.25)
+    axes[0].legend(fontsize=7, loc="upper left")
+    axes[1].set_xticks(range(len(LOADS)), [load.label.replace(", ", ",\n") for load in LOADS])
+    axes[1].set_xlabel(
+        f"callers; those that rest do so for {REST * 1000:.0f} ms on average, the others call again at once"
+    )
+    axes[0].set_title("Allocate over the socket, its record committed", fontsize=10)
+    output.save(figure, folder, "allocate.png")
 
 
 if __name__ == "__main__":
