@@ -50,9 +50,11 @@ def lock(path: Path) -> int:
     descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as error:
         os.close(descriptor)
-        raise LedgerError(LedgerCause.IN_USE, path, "locked by another process") from None
+        if isinstance(error, BlockingIOError):
+            raise LedgerError(LedgerCause.IN_USE, path, "locked by another process") from None
+        raise  # such as ENOLCK, of a file system that has no locks
     return descriptor
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import sqlite3
 import stat
@@ -171,6 +173,17 @@ def test_open_and_close_leave_no_descriptor(path: Path) -> None:
     path.unlink()
     path.mkdir()
     with pytest.raises(LedgerError):
+        Ledger.open(path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_file_system_without_locks_leaves_no_descriptor(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(LedgerError, match=r"No locks available.* set ledger\.path"):
         Ledger.open(path)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
