@@ -13,10 +13,11 @@ from pathlib import Path
 import grpc
 import pytest
 
+from ipamd.api.v1 import ipam_pb2
 from ipamd.ledger import Ledger, LedgerCause, LedgerError
 from ipamd.pool.model import Attachment, AttachmentKey, Cooling, Owner, PutAttachment, PutCooling
 from ipamd.sim import netns
-from tests.netns.boxed import Daemon, add_route, box, refused
+from tests.netns.boxed import Daemon, add_route, box, cni_call, refused
 
 pytestmark = pytest.mark.netns
 
@@ -161,8 +162,10 @@ async def test_without_room_new_grants_are_refused_and_releases_served(tmp_path:
             await daemon.address("a")
             ballast = fill(disk)
 
-            code, info, _ = await refused(daemon.allocate("b", deadline=3))
+            request = ipam_pb2.AllocateRequest(cni=cni_call("b"), deadline_ms=3000)
+            code, info, error = await refused(daemon.ipam.Allocate(request, timeout=8))
             assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "LEDGER_UNWRITABLE")
+            assert error is not None and "free space on that file system" in error["msg"]
             event = await daemon.seen("ledger.unwritable")
             assert event["level"] == "error" and "free space on that file system" in event["error"]
             assert (await daemon.release("a")).released
