@@ -7,8 +7,8 @@
     POST /_control/faults    a fault or a list of them, see `ipamd.sim.ec2.faults.Fault`: {"action", "error", "times",
                              "delay_s", "after_effect", "after_s", "for_s", "after_calls", "probability", "seed",
                              "eni_id"}
-    POST /_control/clear     ends all faults, also of ENIs that are stuck; with {"calls": true} empties the record of
-                             calls too
+    POST /_control/clear     ends all faults, also of ENIs that are stuck, and lets go the calls that are held; with
+                             {"calls": true} empties the record of calls too
     GET  /_control/throttle  request limits: {"on", "rates", "tokens" left in the buckets that were used}
     POST /_control/throttle  {"on": true, "rates": {"CreateNetworkInterface": {"capacity": 2, "refill": 0.5}}}: EC2's
                              published limits but for these, see `ipamd.sim.ec2.throttle`; the buckets are full again

@@ -542,6 +542,32 @@ async def test_force_does_not_detach_the_primary_eni(vpc: Vpc) -> None:
     assert await refused(vpc.ec2.detach_network_interface(AttachmentId=id, Force=True)) == "OperationNotPermitted"
 
 
+# Calls that are held up
+
+
+@pytest.mark.parametrize("after_effect", [False, True])
+async def test_a_held_call_goes_on_without_its_client(vpc: Vpc, after_effect: bool) -> None:
+    async def made() -> bool:
+        return len(vpc.cloud.enis) == 2
+
+    async def over() -> bool:
+        return bool(vpc.servers.calls.as_json())
+
+    await vpc.control("faults", {"action": "CreateNetworkInterface", "error": "held", "after_effect": after_effect})
+    call = asyncio.create_task(vpc.create())
+    while not (await vpc.shown("faults"))[0]["struck"]:
+        assert not call.done()
+    if after_effect:
+        await until(made)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert len(vpc.cloud.enis) == 1 + after_effect
+    await vpc.control("clear", {})
+    await until(over)
+    assert [one["outcome"] for one in vpc.servers.calls.as_json()] == ["ok"]
+    assert await made()
+
+
 # Subnets that fill up
 
 

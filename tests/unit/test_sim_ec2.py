@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -18,6 +18,7 @@ from types_aiobotocore_ec2 import EC2Client
 
 from ipamd.pool.model import Limits
 from ipamd.sim.ec2 import CloudServers, Delays, Ec2Error, SimulatedCloud, serve_on_loopback
+from ipamd.sim.ec2.actions import ACTIONS
 from ipamd.sim.ec2.credentials import Credentials
 from ipamd.sim.ec2.faults import Fault
 from ipamd.sim.ec2.resources import Eni, Instance, Subnet
@@ -337,32 +338,35 @@ async def states(vpc: Vpc, **ask: Any) -> dict[str, str]:
     return {item["InstanceId"]: item["State"]["Name"] for r in reservations for item in r["Instances"]}
 
 
-async def test_an_instance_ends_in_steps_and_is_forgotten() -> None:
-    async with running(Delays(0, 0, 0, 0, 0, 0, terminate=0.1, forget=0.5)) as vpc:
-        other = await vpc.cloud.add_instance("n2", "m5.large", vpc.subnet.id)
-        eni = await vpc.attached_eni()
-        async with client(vpc.servers, vpc.cloud.keyring.operator) as ec2:
-            reply = await ec2.terminate_instances(InstanceIds=[vpc.instance.id])
-            again = await ec2.terminate_instances(InstanceIds=[vpc.instance.id])
-            unknown = [other.id, f"i-{NOBODY}"]
-            assert await refused(ec2.terminate_instances(InstanceIds=unknown)) == ("InvalidInstanceID.NotFound", 400)
-        [change] = reply["TerminatingInstances"]
-        assert change == {
-            "InstanceId": vpc.instance.id,
-            "CurrentState": {"Code": 32, "Name": "shutting-down"},
-            "PreviousState": {"Code": 16, "Name": "running"},
-        }
-        assert again["TerminatingInstances"][0]["PreviousState"]["Name"] == "shutting-down"
-        assert await states(vpc) == {vpc.instance.id: "shutting-down", other.id: "running"}
-        assert eni.status == "in-use", "it goes when the instance is terminated"
-        await vpc.cloud.settle()
-        both: list[Any] = [{"Name": "instance-id", "Values": [vpc.instance.id, other.id]}]
-        assert await states(vpc, Filters=both) == {vpc.instance.id: "terminated", other.id: "running"}
-        assert await states(vpc, InstanceIds=[vpc.instance.id]) == {vpc.instance.id: "terminated"}
-        await until(lambda: vpc.instance.id not in vpc.cloud.described_instances())
-        assert await states(vpc, Filters=both) == {other.id: "running"}
-        assert await refused(states(vpc, InstanceIds=[vpc.instance.id])) == ("InvalidInstanceID.NotFound", 400)
-        assert eni.status == "available"
+async def test_an_instance_ends_in_steps_and_is_forgotten(vpc: Vpc) -> None:
+    id, other = vpc.instance.id, await vpc.cloud.add_instance("n2", "m5.large", vpc.subnet.id)
+    eni = await vpc.attached_eni()
+    ending = {"InstanceIds": [id]}
+
+    async def perform(action: str) -> Any:
+        return await ACTIONS[action].perform(vpc.cloud, dict(ending))  # in no time: nothing else happens meanwhile
+
+    first, again, shown = [await perform(f"{what}Instances") for what in ("Terminate", "Terminate", "Describe")]
+    running, down = {"Code": 16, "Name": "running"}, {"Code": 32, "Name": "shutting-down"}
+    assert first == {"TerminatingInstances": [{"InstanceId": id, "CurrentState": down, "PreviousState": running}]}
+    assert again == {"TerminatingInstances": [{"InstanceId": id, "CurrentState": down, "PreviousState": down}]}
+    assert shown["Reservations"][0]["Instances"][0]["State"] == down
+    assert eni.status == "in-use", "it goes when the instance is terminated"
+
+    await vpc.cloud.settle()
+    assert eni.status == "available"
+    both: list[Any] = [{"Name": "instance-id", "Values": [id, other.id]}]
+    assert await states(vpc, Filters=both) == {id: "terminated", other.id: "running"}
+    assert await states(vpc, InstanceIds=[id]) == {id: "terminated"}
+    unknown = ("InvalidInstanceID.NotFound", 400)
+    async with client(vpc.servers, vpc.cloud.keyring.operator) as ec2:
+        assert await refused(ec2.terminate_instances(InstanceIds=[other.id, f"i-{NOBODY}"])) == unknown
+        assert (await ec2.terminate_instances(InstanceIds=[id]))["TerminatingInstances"][0]["CurrentState"][
+            "Code"
+        ] == 48
+    vpc.cloud.delays = replace(vpc.cloud.delays, forget=0)
+    assert await states(vpc, Filters=both) == {other.id: "running"}
+    assert await refused(states(vpc, InstanceIds=[id])) == unknown
 
 
 async def test_the_device_index_must_be_free(vpc: Vpc) -> None:

@@ -13,7 +13,7 @@ from aiohttp import web
 from ipamd.sim.ec2 import actions, wire
 from ipamd.sim.ec2.cloud import SimulatedCloud
 from ipamd.sim.ec2.errors import Ec2Error
-from ipamd.sim.ec2.faults import NO_ANSWER, PARTIAL, STUCK, CallLog, Fault, Faults, NoAnswer, suffer
+from ipamd.sim.ec2.faults import NO_ANSWER, PARTIAL, STUCK, CallLog, Fault, Faults, NoAnswer
 from ipamd.sim.ec2.throttle import Throttle
 
 
@@ -64,15 +64,19 @@ class Ec2Api:
         fault = self._faults.take(action)
         special = fault.error if fault and fault.error in (STUCK, PARTIAL) else ""
         if fault and not special and not fault.after_effect:
-            await _strike(fault, request)
+            await self._strike(fault, request)
         found = actions.lookup(action, parameters)
         result = await found.perform(self._cloud, _less(parameters) if special == PARTIAL else parameters)
         if fault and special == STUCK and not parameters.get("Force"):
             self._cloud.stick((result or parameters)["AttachmentId"], fault.delay)
         body = wire.encode(action, request_id, result)
         if fault and fault.after_effect:
-            await _strike(fault, request)
+            await self._strike(fault, request)
         return body
+
+    async def _strike(self, fault: Fault, request: web.Request) -> None:
+        if error := await self._faults.suffer(fault, request):
+            raise Ec2Error(error, "This error was asked for by a fault.")
 
 
 def _less(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,11 +87,6 @@ def _less(parameters: Mapping[str, Any]) -> dict[str, Any]:
     if "MaxResults" in parameters:
         changed["MaxResults"] = 0
     return changed
-
-
-async def _strike(fault: Fault, request: web.Request) -> None:
-    if error := await suffer(fault, request):
-        raise Ec2Error(error, "This error was asked for by a fault.")
 
 
 def _xml(status: int, body: bytes) -> web.Response:

@@ -21,6 +21,7 @@ ANY: Final = "*"
 IMDS: Final = "imds"
 NO_ANSWER: Final = "timeout"
 STUCK: Final = "stuck"
+HELD: Final = "held"
 PARTIAL: Final = "partial"
 OMIT: Final = "omit"
 
@@ -32,6 +33,7 @@ _KEYS: Final = frozenset(
     {"action", "error", "times", "delay_s", "after_effect", "eni_id"}
     | {"after_s", "for_s", "after_calls", "probability", "seed"}
 )
+_ANY_CALL: Final = (NO_ANSWER, HELD)
 _TAKES_SPECIAL: Final = {
     STUCK: re.compile("AttachNetworkInterface|DetachNetworkInterface"),
     PARTIAL: re.compile("AssignPrivateIpAddresses|Describe.*"),
@@ -58,6 +60,8 @@ class Fault:
 
     - `NO_ANSWER`: the connection is dropped after `delay` without an answer, or left open until the client hangs up
       when there is no delay.
+    - `HELD`: the call, or with `after_effect` its answer, is held up until the faults are cleared. Then it goes on as
+      if nothing had been, also when the client has hung up meanwhile: a packet that outlives its sender.
     - `STUCK` (attach and detach): the call succeeds, and the ENI stays attaching or detaching for `delay` longer;
       without it until the faults are cleared or it is detached by force, which never gets stuck.
     - `PARTIAL`: AssignPrivateIpAddresses gives half of the addresses that were asked for. EC2 isn't known to do that,
@@ -90,8 +94,8 @@ class Fault:
             raise FaultError(f'error: "{self.error}" is for {special.pattern.replace("|", " and ")} only')
         if special and self.after_effect:
             raise FaultError(f'after_effect: "{self.error}" is neither before nor after the effect')
-        if self.error in (PARTIAL, OMIT) and self.delay is not None:
-            raise FaultError(f'delay_s: "{self.error}" takes no time; use a second fault')
+        if self.error in (HELD, PARTIAL, OMIT) and self.delay is not None:
+            raise FaultError(f'delay_s: "{self.error}" has no time of its own; use a second fault')
         if self.eni and self.error != OMIT:
             raise FaultError(f'eni_id goes with the error "{OMIT}" only')
         if not self.error and self.delay is None:
@@ -109,9 +113,9 @@ class Fault:
         if not isinstance(action, str) or action not in (ANY, IMDS, *service_model().operation_names):
             raise FaultError(f'action: expected the name of an EC2 call, "{ANY}" or "{IMDS}", got {action!r}')
         code = _HTTP_STATUS if action == IMDS else _EC2_CODE
-        if not isinstance(error, str) or not (error in ("", NO_ANSWER, *_TAKES_SPECIAL) or code.fullmatch(error)):
+        if not isinstance(error, str) or not (error in ("", *_ANY_CALL, *_TAKES_SPECIAL) or code.fullmatch(error)):
             what = 'an HTTP status like "503"' if action == IMDS else "an EC2 error code like RequestLimitExceeded"
-            special = ", ".join(f'"{name}"' for name in (NO_ANSWER, *_TAKES_SPECIAL))
+            special = ", ".join(f'"{name}"' for name in (*_ANY_CALL, *_TAKES_SPECIAL))
             raise FaultError(f"error: expected {what}, or one of {special}, got {error!r}")
         after_effect, eni = document.get("after_effect", False), document.get("eni_id", "")
         if type(after_effect) is not bool:
@@ -183,12 +187,15 @@ class Faults:
 
     def __init__(self) -> None:
         self._armed: list[_Armed] = []
+        self._cleared = asyncio.Event()
 
     def add(self, fault: Fault) -> None:
         self._armed.append(_Armed(fault, time.monotonic()))
 
     def clear(self) -> None:
         self._armed.clear()
+        self._cleared.set()
+        self._cleared = asyncio.Event()
 
     def as_json(self) -> list[dict[str, Any]]:
         """Those in force, and how often each has struck: also for calls that are still under way."""
@@ -207,6 +214,23 @@ class Faults:
         ]
         return due[0].strike() if due else None
 
+    async def suffer(self, fault: Fault, request: web.Request) -> str:
+        """Let a fault's time pass; returns its error, which is for the caller to answer with. Raises `NoAnswer`."""
+        if fault.error == HELD:
+            await self._cleared.wait()
+            return ""
+        if fault.error != NO_ANSWER:
+            await asyncio.sleep(fault.delay or 0)
+            return fault.error
+        end = None if fault.delay is None else time.monotonic() + fault.delay
+        while (transport := request.transport) is not None and not transport.is_closing():
+            left = _HANG_UP_CHECK if end is None else end - time.monotonic()
+            if left <= 0:
+                transport.abort()
+                break
+            await asyncio.sleep(min(left, _HANG_UP_CHECK))
+        raise NoAnswer
+
     def omissions(self) -> set[str]:
         """What one read of metadata has to leave out: ids of ENIs, and "" for all but the primary one."""
         return {
@@ -219,21 +243,6 @@ class Faults:
         now = time.monotonic()
         self._armed = [armed for armed in self._armed if not armed.over(now)]
         return ((armed, armed.fault) for armed in self._armed)
-
-
-async def suffer(fault: Fault, request: web.Request) -> str:
-    """Let a fault's time pass; returns its error, which is for the caller to answer with. Raises `NoAnswer`."""
-    if fault.error != NO_ANSWER:
-        await asyncio.sleep(fault.delay or 0)
-        return fault.error
-    end = None if fault.delay is None else time.monotonic() + fault.delay
-    while (transport := request.transport) is not None and not transport.is_closing():
-        left = _HANG_UP_CHECK if end is None else end - time.monotonic()
-        if left <= 0:
-            transport.abort()
-            break
-        await asyncio.sleep(min(left, _HANG_UP_CHECK))
-    raise NoAnswer
 
 
 @dataclass(frozen=True, slots=True)
