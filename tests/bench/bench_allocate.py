@@ -334,6 +334,8 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
             axis.bar_label(bars, fmt="%.2g", fontsize=6)
         axis.axhline(AIM[part], color="#D55E00", linewidth=0.8, linestyle="--", label="the aim")
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
         axis.set_ylabel(f"Allocate, {part}, milliseconds")
         axis.grid(axis="y", alpha=0.25)
     axes[0].legend(fontsize=7, loc="upper left")
