@@ -1,4 +1,4 @@
-"""The kernel's table of tracked connections: taking one address out of it.
+"""The kernel's table of tracked connections: taking addresses out of it.
 
 An entry that outlives the pod it was made for catches packets of the address's next holder: they get the old NAT and
 take the old way out, for up to five days (nf_conntrack_tcp_timeout_established). So before an address is used again
@@ -19,6 +19,7 @@ import ipaddress
 import os
 import socket
 import struct
+from collections.abc import Collection
 from pathlib import Path
 
 import structlog
@@ -57,13 +58,14 @@ class Conntrack:
     def __init__(self) -> None:
         self._absence_told = False
 
-    async def forget(self, address: str) -> int:
-        """Remove every entry that has this address (IPv4 or IPv6) as source or destination, in either direction.
+    async def forget(self, addresses: Collection[str]) -> int:
+        """Remove every entry that has one of these addresses as source or destination, in either direction.
 
-        Returns how many were removed; none where nothing is tracked. Raises `HostError`; what was removed until then
-        stays removed.
+        The addresses are all IPv4 or all IPv6; many cost one walk through the table, as one does. Returns how many
+        entries were removed; none where nothing is tracked. Raises `HostError`; what was removed until then stays
+        removed.
         """
-        packed = ipaddress.ip_address(address).packed
+        packed = frozenset(ipaddress.ip_address(address).packed for address in addresses)
         try:
             return await asyncio.to_thread(_forget, packed)
         except OSError as error:
@@ -79,7 +81,7 @@ class Conntrack:
                 )
             elif error.errno == errno.EPERM:
                 reason += ": run as root"
-            raise HostError(f"tracked connections of {address} can't be removed: {reason}") from error
+            raise HostError(f"tracked connections of {', '.join(addresses)} can't be removed: {reason}") from error
 
     def _tell_absence(self) -> None:
         if not self._absence_told:
@@ -87,22 +89,26 @@ class Conntrack:
             log.warning("host.no_conntrack", effect="the kernel tracks no connections, so there are none to remove")
 
 
-def _forget(address: bytes) -> int:
+def _forget(addresses: frozenset[bytes]) -> int:
     """Raises OSError."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as table:
         table.settimeout(TIMEOUT)
         table.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
-        family = _NFGENMSG.pack(socket.AF_INET if len(address) == 4 else socket.AF_INET6, 0, 0)
-        return _delete(table, [family + identity for identity in _find(table, family, address)])
+        family = _NFGENMSG.pack(
+            socket.AF_INET if all(len(address) == 4 for address in addresses) else socket.AF_INET6, 0, 0
+        )
+        return _delete(table, [family + identity for identity in _find(table, family, addresses)])
 
 
-def _find(table: socket.socket, family: bytes, address: bytes) -> list[bytes]:
-    """What identifies each entry with that address, as the attributes that the kernel wrote."""
+def _find(table: socket.socket, family: bytes, addresses: frozenset[bytes]) -> list[bytes]:
+    """What identifies each entry with one of the addresses, as the attributes that the kernel wrote."""
     table.send(netlink.request(IPCTNL_MSG_CT_GET, netlink.NLM_F_DUMP, 0, family))
     found: list[bytes] = []
     while True:
         data = table.recv(RECEIVE)
-        promising = address in data  # most datagrams are not, and then their entries need no reading
+        promising = any(
+            address in data for address in addresses
+        )  # most datagrams are not, and then their entries need no reading
         for kind, _flags, _sequence, _port, start, end in netlink.messages(data):
             if kind == netlink.NLMSG_DONE:
                 return found
@@ -110,7 +116,7 @@ def _find(table: socket.socket, family: bytes, address: bytes) -> list[bytes]:
                 raise _failure(netlink.error_code(data, start))
             if kind == IPCTNL_MSG_CT_NEW and promising:
                 entry = list(netlink.attributes(data, start + _NFGENMSG.size, end))
-                if address in _addresses(entry):
+                if addresses & _addresses(entry):
                     found.append(_identity(entry))
 
 

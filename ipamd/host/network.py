@@ -7,6 +7,7 @@ that is not there.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import structlog
@@ -85,10 +86,10 @@ class HostNetwork:
         Raises `HostError`."""
         return link_names()
 
-    async def forget_flows(self, address: str) -> int:
-        """Remove every tracked connection that has the address at either end, before or after NAT. Returns how many
-        there were. Raises `HostError`; what was removed until then stays removed."""
-        return await self._conntrack.forget(address)
+    async def forget_flows(self, addresses: Collection[str]) -> int:
+        """Remove every tracked connection that has one of the addresses at either end, before or after NAT. Returns
+        how many there were. Raises `HostError`; what was removed until then stays removed."""
+        return await self._conntrack.forget(addresses)
 
     async def apply(self, node: NodeNetwork) -> list[Change]:
         """Make the kernel serve these ENIs; what is ours and belongs to none of them goes.

@@ -168,7 +168,7 @@ class Stage:
 
     def forget(self, *addresses: str) -> list[int]:
         async def steps(network: HostNetwork) -> list[int]:
-            return await asyncio.gather(*map(network.forget_flows, addresses))
+            return await asyncio.gather(*(network.forget_flows([address]) for address in addresses))
 
         return self.host(steps)
 
@@ -235,7 +235,7 @@ def test_an_entry_that_is_gone_meanwhile_is_not_counted(stage: Stage) -> None:
     def twice() -> tuple[int, int]:
         family, address = bytes([socket.AF_INET, 0, 0, 0]), socket.inet_aton(ONE)
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, conntrack.NETLINK_NETFILTER) as table:
-            entries = [family + entry for entry in conntrack._find(table, family, address)]
+            entries = [family + entry for entry in conntrack._find(table, family, frozenset({address}))]
             return conntrack._delete(table, entries[:1]), conntrack._delete(table, entries)
 
     assert netns.run_in(stage.node, twice) == (1, 1)

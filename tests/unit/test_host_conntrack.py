@@ -29,8 +29,8 @@ async def test_where_nothing_is_tracked_nothing_is_removed(
     monkeypatch.setattr(conntrack, "_COUNT", tmp_path / "absent")
     table = Conntrack()
     with capture_logs() as logs:
-        assert await table.forget("10.0.0.1") == 0
-        assert await table.forget("10.0.0.2") == 0
+        assert await table.forget(["10.0.0.1"]) == 0
+        assert await table.forget(["10.0.0.2"]) == 0
     assert [entry["event"] for entry in logs] == ["host.no_conntrack"]
 
 
@@ -49,4 +49,4 @@ async def test_what_the_kernel_refuses_is_an_error(
     monkeypatch.setattr(conntrack, "_forget", failing(code))
     monkeypatch.setattr(conntrack, "_COUNT", tmp_path)
     with pytest.raises(HostError, match=words):
-        await Conntrack().forget("10.0.0.1")
+        await Conntrack().forget(["10.0.0.1"])
