@@ -60,7 +60,8 @@ _STEPS = (
     ),
     (
         # All of an ENI's addresses in one text, separated by spaces: they are always written and read together.
-        "CREATE TABLE own (eni_id TEXT PRIMARY KEY, addresses TEXT NOT NULL) STRICT, WITHOUT ROWID",
+        """CREATE TABLE own (
+            eni_id TEXT PRIMARY KEY, addresses TEXT NOT NULL, others TEXT NOT NULL) STRICT, WITHOUT ROWID""",
         """CREATE TABLE learnt_limit (
             only_row INTEGER PRIMARY KEY CHECK (only_row = 1), max_enis INTEGER NOT NULL, at REAL NOT NULL) STRICT""",
     ),
@@ -76,7 +77,7 @@ _PUT_COOLING = "INSERT OR REPLACE INTO cooling VALUES (?, ?)"
 _DROP_COOLING = "DELETE FROM cooling WHERE address = ?"
 _PUT_INTENT = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
 _DROP_INTENT = "DELETE FROM intents WHERE token = ?"
-_PUT_OWN = "INSERT OR REPLACE INTO own VALUES (?, ?)"
+_PUT_OWN = "INSERT OR REPLACE INTO own VALUES (?, ?, ?)"
 _DROP_OWN = "DELETE FROM own WHERE eni_id = ?"
 _PUT_LIMIT = "INSERT OR REPLACE INTO learnt_limit VALUES (1, ?, ?)"
 _DROP_LIMIT = "DELETE FROM learnt_limit"
@@ -139,7 +140,10 @@ class Ledger:
                 tuple(map(_attachment, execute("SELECT * FROM attachments"))),
                 tuple(Cooling(*row) for row in execute("SELECT * FROM cooling")),
                 tuple(Intent(*row) for row in execute("SELECT * FROM intents")),
-                tuple(OwnAddresses(eni, tuple(text.split())) for eni, text in execute("SELECT * FROM own")),
+                tuple(
+                    OwnAddresses(eni_id, tuple(own.split()), tuple(others.split()))
+                    for eni_id, own, others in execute("SELECT * FROM own")
+                ),
                 None if limit is None else LearntLimit(*limit),
             )
         except sqlite3.Error as error:
@@ -242,8 +246,8 @@ def _statement(record: Record) -> tuple[str, tuple[Any, ...]]:
             return _PUT_INTENT, (token, action, at, eni_id, subnet_id, count, device_index)
         case DropIntent(token):
             return _DROP_INTENT, (token,)
-        case PutOwn(OwnAddresses(eni_id, addresses)):
-            return _PUT_OWN, (eni_id, " ".join(addresses))
+        case PutOwn(OwnAddresses(eni_id, addresses, foreign)):
+            return _PUT_OWN, (eni_id, " ".join(addresses), " ".join(foreign))
         case DropOwn(eni_id):
             return _DROP_OWN, (eni_id,)
         case PutLimit(LearntLimit(max_enis, at)):

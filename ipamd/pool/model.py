@@ -190,10 +190,11 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class OwnAddresses:
-    """An ENI's secondary addresses that were assigned for the pool. Any other one on it is somebody else's."""
+    """An ENI's secondary addresses that were assigned for the pool, and those known to be somebody else's."""
 
     eni_id: str
     addresses: tuple[str, ...]
+    foreign: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
