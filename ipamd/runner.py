@@ -321,8 +321,8 @@ class PoolRunner:
                 return on.SubnetsObserved(op, tuple(available.items()))
             case do.Audit(op):
                 return await self._audit(op, cloud)
-            case do.ForgetFlows(op, address):
-                await self._network.forget_flows(address)
+            case do.ForgetFlows(op, addresses):
+                await self._network.forget_flows(addresses)
                 return on.OperationDone(op)
             case do.SeekAttachments(op):
                 return on.AttachmentsSought(op, await self._gone())

@@ -147,11 +147,11 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class ForgetFlows:
-    """Remove the connections that the kernel tracks for an address, so that its next holder inherits none."""
+    """Remove the connections that the kernel tracks for these addresses, so that the next holders inherit none."""
 
     action: ClassVar[str] = "conntrack"
     op: int
-    address: str
+    addresses: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

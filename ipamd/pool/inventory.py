@@ -6,9 +6,19 @@ Only bookkeeping: which address is in which state on which ENI. Why it changes i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from ipamd.pool.model import AddressState, Attachment, AttachmentKey, EniState
+from ipamd.pool.model import (
+    AddressState,
+    Attachment,
+    AttachmentKey,
+    DropIntent,
+    EniState,
+    Intent,
+    OwnAddresses,
+    PutIntent,
+    Record,
+)
 
 
 @dataclass(slots=True)
@@ -22,14 +32,16 @@ class Address:
 @dataclass(slots=True, eq=False)
 class Eni:
     """`id` is EC2's id, or the ClientToken while the ENI is being created. `pending` counts addresses that were
-    asked for and have not come. `free` keeps the order in which addresses became free, longest first; `leaving` are
-    those on their way back to EC2."""
+    asked for and have not come. `addresses` are all that are on it; of them, `free` keeps the order in which they
+    became free, longest first, and `leaving` are those on their way back to EC2. `since` is when it entered its
+    state."""
 
     id: str
     state: EniState
     device_index: int
     capacity: int
     subnet_id: str
+    since: float = 0.0
     primary: bool = False
     mac: str = ""
     primary_ip: str = ""
@@ -37,10 +49,14 @@ class Eni:
     link: str = ""
     token: str = ""
     pending: int = 0
+    addresses: dict[str, Address] = field(default_factory=dict)
     free: dict[str, Address] = field(default_factory=dict)
     assigned: int = 0
     cooling: int = 0
+    foreign: int = 0
     leaving: dict[str, Address] = field(default_factory=dict)
+    # Assignments whose answer never came: they may have brought so many addresses more.
+    unaccounted: dict[str, Intent] = field(default_factory=dict)
     # The one operation of its life cycle that is under way (0: none) and when it may be tried again.
     busy: int = 0
     retry_at: float = 0.0
@@ -58,12 +74,49 @@ class Eni:
         return len(self.leaving)
 
     @property
+    def at_rest(self) -> bool:
+        """Nothing is to be done about it."""
+        if self.state is EniState.READY:
+            return not (self.leaving or self.unsure or self.keep_on_termination)
+        return self.state is EniState.FOREIGN
+
+    @property
     def held(self) -> int:
-        return len(self.free) + self.assigned + self.cooling + self.releasing
+        """Somebody else's addresses included: they take room as well."""
+        return len(self.addresses)
 
     @property
     def room(self) -> int:
-        return max(self.capacity - self.held - self.pending, 0)
+        return max(self.capacity - len(self.addresses) - self.pending, 0)
+
+    def enter(self, state: EniState, now: float) -> None:
+        self.state, self.since = state, now
+
+    def explain(self, count: int) -> list[Record] | None:
+        """What to record if calls of unknown outcome have brought so many addresses; None if they can't have."""
+        if count > sum(intent.count for intent in self.unaccounted.values()):
+            return None
+        records: list[Record] = []
+        for token, intent in list(self.unaccounted.items()):
+            explained = min(count, intent.count)
+            count -= explained
+            if explained == intent.count:
+                del self.unaccounted[token]
+                records.append(DropIntent(token))
+            elif explained:
+                self.unaccounted[token] = replace(intent, count=intent.count - explained)
+                records.append(PutIntent(self.unaccounted[token]))
+        return records
+
+    def explain_all(self) -> list[Record]:
+        """What they have not brought by now, they never will."""
+        records: list[Record] = [DropIntent(token) for token in self.unaccounted]
+        self.unaccounted.clear()
+        return records
+
+    def own(self) -> OwnAddresses:
+        foreign = [ip for ip, address in self.addresses.items() if address.state is AddressState.FOREIGN]
+        return OwnAddresses(self.id, tuple(ip for ip in self.addresses if ip not in foreign), tuple(foreign))
 
 
 class Inventory:
@@ -74,6 +127,8 @@ class Inventory:
         self.holders: dict[str, AttachmentKey] = {}
         # Insertion order is the order of release, hence of expiry.
         self.cooling: dict[str, float] = {}
+        # ENIs whose own addresses became other ones since this was last emptied.
+        self.altered: dict[str, Eni] = {}
 
     # ENIs
 
@@ -84,17 +139,16 @@ class Inventory:
         """EC2 gave the ENI its id."""
         del self.enis[eni.id]
         eni.id = eni_id
-        self.enis[eni_id] = eni
+        self.enis[eni_id] = self.altered[eni_id] = eni
 
     def remove_eni(self, eni: Eni) -> list[str]:
         """Returns its addresses that were cooling. Attachments that point at its addresses stay: a running pod keeps
         its record."""
-        cooling = []
-        for address in [a for a in self.addresses.values() if a.eni is eni]:
-            if self.cooling.pop(address.ip, None) is not None:
-                cooling.append(address.ip)
-            del self.addresses[address.ip]
+        cooling = [ip for ip in eni.addresses if self.cooling.pop(ip, None) is not None]
+        for ip in eni.addresses:
+            del self.addresses[ip]
         self.enis.pop(eni.id, None)
+        self.altered.pop(eni.id, None)
         return cooling
 
     def ready(self) -> Iterator[Eni]:
@@ -116,31 +170,53 @@ class Inventory:
         elif released_at is not None:
             self.add_cooling(ip, eni, released_at)
         else:
-            address = Address(ip, eni, AddressState.FREE, now)
-            self.addresses[ip] = address
-            eni.free[ip] = address
+            eni.free[ip] = self._put(ip, eni, AddressState.FREE, now)
+
+    def _put(self, ip: str, eni: Eni, state: AddressState, since: float) -> Address:
+        address = Address(ip, eni, state, since)
+        self.addresses[ip] = eni.addresses[ip] = address
+        self.altered[eni.id] = eni
+        return address
 
     def _leave_behind(self, address: Address) -> None:
+        eni = address.eni
+        del eni.addresses[address.ip]
+        self.altered[eni.id] = eni
         match address.state:
             case AddressState.FREE:
-                del address.eni.free[address.ip]
+                del eni.free[address.ip]
             case AddressState.ASSIGNED:
-                address.eni.assigned -= 1
+                eni.assigned -= 1
             case AddressState.COOLING:
-                address.eni.cooling -= 1
+                eni.cooling -= 1
             case AddressState.RELEASING:
-                del address.eni.leaving[address.ip]
+                del eni.leaving[address.ip]
+            case AddressState.FOREIGN:
+                eni.foreign -= 1
 
     def add_assigned(self, attachment: Attachment, eni: Eni) -> None:
-        ip = attachment.address
-        self.addresses[ip] = Address(ip, eni, AddressState.ASSIGNED, attachment.since)
+        self._put(attachment.address, eni, AddressState.ASSIGNED, attachment.since)
         eni.assigned += 1
         self._hold(attachment)
 
     def add_cooling(self, ip: str, eni: Eni, released_at: float) -> None:
-        self.addresses[ip] = Address(ip, eni, AddressState.COOLING, released_at)
+        self._put(ip, eni, AddressState.COOLING, released_at)
         self.cooling[ip] = released_at
         eni.cooling += 1
+
+    def add_foreign(self, ip: str, eni: Eni, now: float) -> None:
+        """Somebody else's address; also one that was free until the host itself was seen to use it."""
+        known = self.addresses.get(ip)
+        if known is not None:
+            self._leave_behind(known)
+        self._put(ip, eni, AddressState.FOREIGN, now)
+        eni.foreign += 1
+
+    def lose(self, address: Address) -> None:
+        """EC2 has it no more on this ENI. Its attachment stays, if it has one: a running pod keeps its record."""
+        self._leave_behind(address)
+        del self.addresses[address.ip]
+        self.cooling.pop(address.ip, None)
 
     def add_stranded(self, attachment: Attachment) -> None:
         """A recorded attachment whose address no ENI of ours holds."""
@@ -153,8 +229,14 @@ class Inventory:
         return None if best is None else next(iter(best.free.values()))
 
     def assign(self, address: Address, attachment: Attachment, now: float) -> None:
-        del address.eni.free[address.ip]
-        address.eni.assigned += 1
+        """`address` is free, or cools while a pod turns out to have it."""
+        eni = address.eni
+        if address.state is AddressState.FREE:
+            del eni.free[address.ip]
+        else:
+            del self.cooling[address.ip]
+            eni.cooling -= 1
+        eni.assigned += 1
         address.state, address.since = AddressState.ASSIGNED, now
         self._hold(attachment)
 
@@ -196,8 +278,7 @@ class Inventory:
     def gone(self, eni: Eni, ips: list[str]) -> None:
         """EC2 has taken these leaving addresses back."""
         for ip in ips:
-            del eni.leaving[ip]
-            del self.addresses[ip]
+            self.lose(eni.leaving[ip])
         eni.verified = eni.verified and bool(eni.leaving)
 
     def _hold(self, attachment: Attachment) -> None:

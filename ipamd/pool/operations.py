@@ -9,21 +9,39 @@ else is done to it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from random import Random
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
-from ipamd.pool.backoff import NEW_ENI, POLICIES, action_scope, eni_scope, release_scope, scope_of, subnet_scope
+from ipamd.pool.backoff import (
+    NEW_ENI,
+    POLICIES,
+    Backoff,
+    action_scope,
+    eni_scope,
+    release_scope,
+    scope_of,
+    subnet_scope,
+)
 from ipamd.pool.inventory import Eni
 from ipamd.pool.model import (
+    Attachment,
     CloudErrorKind,
     CloudFailure,
+    Cooling,
+    DropAttachment,
     DropCooling,
     DropIntent,
+    DropOwn,
     EniState,
+    Intent,
+    LearntLimit,
     Limits,
+    PutCooling,
     PutIntent,
+    PutLimit,
     Record,
     Targets,
 )
@@ -75,6 +93,8 @@ class Operations(State):
     def __init__(self, targets: Targets, limits: Limits, subnets: tuple[str, ...], random: Random) -> None:
         super().__init__(targets, limits, subnets, random)
         self._operations: dict[int, _Operation] = {}
+        self.audit_at = math.inf  # when everything is to be read afresh
+        self._unbound: dict[int, do.Operation] = {}  # those that concern no single ENI
         self._last_op = 0
         self._effects: list[do.Effect] = []
 
@@ -86,11 +106,23 @@ class Operations(State):
         self._operations[effect.op] = _Operation(effect, eni, count, token)
         self._effects.append(effect)
 
+    def _send_unbound(self, effect: do.Operation) -> None:
+        self._unbound[effect.op] = effect
+        self._effects.append(effect)
+
     def _write(self, record: Record) -> None:
         self._effects.append(do.Write(record))
 
     def _note(self, event: str, level: str, **fields: str | int | float) -> None:
         self._effects.append(do.Note(event, level, tuple(fields.items())))
+
+    def _release(self, attachment: Attachment, now: float) -> None:
+        address = self.inventory.unassign(attachment)
+        self._write(DropAttachment(attachment.key))
+        if address is None:
+            return
+        self.inventory.cool(address, now)
+        self._write(PutCooling(Cooling(address.ip, now)))
 
     # Outcomes
 
@@ -118,7 +150,7 @@ class Operations(State):
         eni, created = operation.eni, event.eni
         self._write(DropIntent(eni.token))
         self.backoffs.succeeded(action_scope(CREATE), NEW_ENI, subnet_scope(eni.subnet_id))
-        self.ask_for_more(eni.subnet_id)
+        self.subnets.gave(eni.subnet_id)
         known = self.inventory.enis.get(created.id)
         if known is not None and known.state is not EniState.DELETING:
             # A repeated ClientToken: the ENI had come through before a restart and is served already.
@@ -127,7 +159,8 @@ class Operations(State):
         if known is not None:
             self.inventory.remove_eni(known)
         self.inventory.name_eni(eni, created.id)
-        eni.state, eni.busy, eni.pending, eni.unsure = EniState.ATTACHING, 0, 0, False
+        eni.enter(EniState.ATTACHING, now)
+        eni.busy, eni.pending, eni.unsure = 0, 0, False
         eni.mac, eni.primary_ip, eni.created_at = created.mac, created.primary_ip, now
         for ip in created.addresses:
             self.inventory.add(ip, eni, now)
@@ -140,7 +173,8 @@ class Operations(State):
     def _attached(self, eni: Eni, attachment_id: str, now: float) -> None:
         self._write(DropIntent(attach_token(eni.id)))
         self.backoffs.succeeded(action_scope(ATTACH), NEW_ENI)
-        eni.state, eni.busy, eni.unsure, eni.detached = EniState.CONFIGURING, 0, False, False
+        eni.enter(EniState.CONFIGURING, now)
+        eni.busy, eni.unsure, eni.detached = 0, False, False
         eni.attachment_id = attachment_id
         self.inventory.stay(eni, now)
         eni.keep_on_termination = True
@@ -161,37 +195,69 @@ class Operations(State):
         elif eni.state in (EniState.ATTACHING, EniState.DELETING) and observed.device_index is not None:
             eni.device_index = observed.device_index
             self._attached(eni, observed.attachment_id, now)
-        elif eni.state is EniState.CONFIGURING and observed.device_index is None:
+        elif eni.state is EniState.READY and observed.device_index is None and now < eni.since + APPEARS_WITHIN:
+            eni.unsure, eni.retry_at = True, now + LINK_RETRY
+        elif eni.state in (EniState.CONFIGURING, EniState.READY) and observed.device_index is None:
             # Somebody detached it. It is ours, and pods may hold its addresses: take it back.
-            eni.state, eni.attachment_id, eni.keep_on_termination = EniState.ATTACHING, "", False
+            self.inventory.stay(eni, now)
+            eni.enter(EniState.ATTACHING, now)
+            eni.attachment_id, eni.keep_on_termination = "", False
             self._write(PutIntent(attach_intent(eni, now)))
+            self._note("eni.found_detached", "warning", eni=eni.id)
         elif eni.state is EniState.READY:
-            for ip in observed.addresses:
-                if ip not in self.inventory.addresses:
-                    self.inventory.add(ip, eni, now)
+            self._account(eni, observed.addresses, now)
             self.inventory.gone(eni, [ip for ip in eni.leaving if ip not in observed.addresses])
             eni.verified = bool(eni.leaving)
-        elif eni.state is EniState.DRAINING and set(observed.addresses) - set(eni.leaving):
+        elif eni.state is EniState.DRAINING and (others := set(observed.addresses) - set(eni.leaving)):
             # Somebody else put an address on it: it is in use, though not by us.
             self._stay(eni, now)
+            for ip in sorted(others - eni.addresses.keys()):
+                self.find_foreign(ip, eni, now)
             self.backoffs.failed(release_scope(eni.id), _SHARED, now)
-            self._note("eni.shared", "warning", eni=eni.id)
         elif eni.state is EniState.DRAINING:
             eni.verified = True
         elif eni.state is EniState.DETACHING:
             if observed.device_index is None or observed.attachment_status == "detaching":
                 self._detached(eni, now)
             else:
-                eni.state, eni.verified = EniState.DRAINING, True
+                eni.enter(EniState.DRAINING, now)
+                eni.verified = True
+
+    def _account(self, eni: Eni, addresses: tuple[str, ...], now: float) -> None:
+        """Whose are the addresses found on the ENI? Ours, if calls of unknown outcome explain all that we don't know.
+
+        What somebody else puts on the ENI in the same moment can't be told from ours by any reading.
+        """
+        unknown = [ip for ip in addresses if ip not in eni.addresses]
+        explained = eni.explain(len(unknown)) if unknown else []
+        for record in explained or ():
+            self._write(record)
+        for ip in unknown:
+            if explained is None:
+                self.find_foreign(ip, eni, now)
+            else:
+                self.inventory.add(ip, eni, now)
+
+    def _close_accounts(self, eni: Eni) -> None:
+        for record in eni.explain_all():
+            self._write(record)
+
+    def find_foreign(self, ip: str, eni: Eni, now: float, cause: str = "unknown") -> None:
+        if ip in self.inventory.holders:
+            self.inventory.add(ip, eni, now)  # a pod's, wherever it was
+            return
+        self.inventory.add_foreign(ip, eni, now)
+        self._note("address.foreign", "warning", eni=eni.id, ip=ip, cause=cause)
 
     def _stay(self, eni: Eni, now: float) -> None:
         """An ENI that was to go stays; its host set-up may have been taken down and is made again."""
         self.inventory.stay(eni, now)
-        eni.state = EniState.CONFIGURING
+        eni.enter(EniState.CONFIGURING, now)
 
     def _link_ready(self, event: on.LinkReady, now: float) -> None:
         eni = self._operations.pop(event.op).eni
-        eni.state, eni.busy, eni.unfulfilled, eni.link_failures = EniState.READY, 0, False, 0
+        eni.enter(EniState.READY, now)
+        eni.busy, eni.unfulfilled, eni.link_failures = 0, False, 0
         eni.link = event.link
         self._note("eni.ready", "info", eni=eni.id, link=event.link, addresses=eni.held)
 
@@ -209,7 +275,7 @@ class Operations(State):
         eni.pending -= operation.count
         self._write(DropIntent(operation.token))
         self.backoffs.succeeded(action_scope(ASSIGN), subnet_scope(eni.subnet_id), eni_scope(eni.id))
-        self.ask_for_more(eni.subnet_id)
+        self.subnets.gave(eni.subnet_id)
         for ip in event.addresses:
             self.inventory.add(ip, eni, now)
         self._note("addresses.assigned", "info", eni=eni.id, addresses=len(event.addresses))
@@ -236,7 +302,8 @@ class Operations(State):
         self.backoffs.succeeded(action_scope(operation.effect.action), release_scope(operation.eni.id))
 
     def _detached(self, eni: Eni, now: float) -> None:
-        eni.state, eni.detached, eni.retry_at = EniState.DELETING, True, now + DETACH_TIME
+        eni.enter(EniState.DELETING, now)
+        eni.detached, eni.retry_at = True, now + DETACH_TIME
         eni.attachment_id = ""
         self._note("eni.detached", "info", eni=eni.id)
 
@@ -248,6 +315,8 @@ class Operations(State):
         """EC2 has it no more."""
         for ip in self.inventory.remove_eni(eni):
             self._write(DropCooling(ip))
+        self._write(DropOwn(eni.id))
+        self._close_accounts(eni)
         self.backoffs.succeeded(eni_scope(eni.id))
 
     def _operation_failed(self, event: on.OperationFailed, now: float) -> None:
@@ -257,15 +326,23 @@ class Operations(State):
         if isinstance(operation.effect, do.DeleteEni) and kind is CloudErrorKind.NOT_FOUND and not young:
             self._deleted(eni)
             return
-        if kind is CloudErrorKind.SUBNET_FULL and self.ask_for_less(eni.subnet_id, operation.count):
-            self._note("subnet.low", "warning", subnet=eni.subnet_id, asked=operation.count)
+        if kind is CloudErrorKind.SUBNET_FULL:
+            asked = operation.count + isinstance(operation.effect, do.CreateEni)  # an ENI takes one for itself
+            self.subnets.refused(eni.subnet_id, asked)
+            self._note("subnet.low", "warning", subnet=eni.subnet_id, asked=asked)
             retry_at = now
         else:
             retry_at = self._back_off(eni, failure, now)
         match operation.effect:
             case do.AssignAddresses():
                 eni.pending -= operation.count
-                self._write(DropIntent(operation.token))
+                if kind is CloudErrorKind.UNKNOWN_OUTCOME:
+                    # Its intent stays until a reading explains it, or an audit finds nothing to explain.
+                    eni.unaccounted[operation.token] = Intent(
+                        operation.token, ASSIGN, now, eni.id, count=operation.count
+                    )
+                else:
+                    self._write(DropIntent(operation.token))
                 if kind in ASSIGN_DOUBTFUL:
                     eni.unsure = True
             case do.CreateEni():
@@ -282,8 +359,11 @@ class Operations(State):
                         eni.device_index = self.other_index(eni)
                         self._write(PutIntent(attach_intent(eni, now)))
                 elif kind not in ATTACH_AGAIN and not eni.assigned:  # what pods hold is never deleted
-                    eni.state, eni.retry_at = EniState.DELETING, now
+                    eni.enter(EniState.DELETING, now)
+                    eni.retry_at = now
                     self._write(DropIntent(attach_token(eni.id)))
+                if kind is CloudErrorKind.ATTACHMENT_LIMIT:
+                    self._learn_limit(now)
             case do.SetDeleteOnTermination():
                 eni.modifying, eni.retry_at = 0, retry_at
             case do.DeleteEni():
@@ -305,8 +385,23 @@ class Operations(State):
             case _:
                 eni.busy, eni.retry_at = 0, retry_at
 
+    def _learn_limit(self, now: float) -> None:
+        """The instance takes no more ENIs than are attached now, or are being attached."""
+        enis = self.inventory.enis.values()
+        on_their_way = sum(e.state is EniState.ATTACHING and e.busy != 0 for e in enis)
+        most = max(self.attached() + on_their_way, 1)
+        if most < self.max_enis:
+            self.learnt_limit = LearntLimit(most, now)
+            self._write(PutLimit(self.learnt_limit))
+            self._note("limit.learnt", "warning", max_enis=most, by_type=self.limits.max_enis)
+        # Perhaps an ENI that we don't know of takes a slot.
+        self.audit_at = now
+
     def _back_off(self, eni: Eni, failure: CloudFailure, now: float) -> float:
         scope = scope_of(failure, subnet_id=eni.subnet_id, eni_id="" if eni.id == eni.token else eni.id)
+        return self._failed(scope, failure, now).until
+
+    def _failed(self, scope: str, failure: CloudFailure, now: float) -> Backoff:
         backoff = self.backoffs.failed(scope, failure, now)
         self._note(
             "ec2.failed",
@@ -318,4 +413,4 @@ class Operations(State):
             error=failure.message,
             retry_in=round(backoff.until - now, 1),
         )
-        return backoff.until
+        return backoff

@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from ipamd.pool import effects as do
-from ipamd.pool.backoff import NEW_ENI, Backoff, action_scope, subnet_scope
+from ipamd.pool.backoff import Backoff, subnet_scope
 from ipamd.pool.model import Counts, EniState, Reason, Refusal
 from ipamd.pool.state import ARRIVING, ASSIGN, ATTACH, CREATE, State, Waiting
 
@@ -35,10 +35,15 @@ class Supply:
 
     def __init__(self, state: State, now: float) -> None:
         counts = state.counts()
-        self._cooldown = state.targets.cooldown
+        self._cooldown = state.reusable_after(now)
         self._released = list(state.inventory.cooling.values())
         self._here_or_coming = counts.free + counts.pending + _growable(state, counts, now)
         self._room = state.max_pods - len(state.inventory.attachments)
+
+    @property
+    def at_least(self) -> int:
+        """Without what cools."""
+        return min(self._here_or_coming, self._room)
 
     def until(self, deadline: float) -> int:
         cooled = bisect_right(self._released, deadline - self._cooldown)
@@ -49,7 +54,7 @@ def why(state: State, now: float) -> Refusal:
     """Nothing can come: say what stands in the way, the most useful to know first."""
     counts = state.counts()
     numbers = _numbers(state, counts)
-    if state.max_pods < state.limits.max_pods and len(state.inventory.attachments) >= state.max_pods:
+    if state.max_pods == state.targets.max_pods and len(state.inventory.attachments) >= state.max_pods:
         message = f"{state.max_pods} addresses are in use, as many as pool.max_pods allows"
         return Refusal(Reason.POD_LIMIT, message, state.targets.cooldown or 1.0, numbers)
     slots = state.eni_slots()
@@ -66,12 +71,16 @@ def why(state: State, now: float) -> Refusal:
     if blocked is not None:
         return _blocked(blocked, now, numbers)
     if counts.cooling:
-        wait = max(next(iter(state.inventory.cooling.values())) + state.targets.cooldown - now, 0.1)
+        wait = max(next(iter(state.inventory.cooling.values())) + state.reusable_after(now) - now, 0.1)
         message = f"all {counts.total} addresses are in use or cooling; the next one is free in {wait:.0f} s"
         return Refusal(Reason.ALL_COOLING, message, wait, numbers)
+    if state.max_enis == state.targets.max_enis:
+        barrier = "pool.max_enis allows no more"
+    else:
+        barrier = f"the instance{'' if state.learnt_limit else ' type'} takes no more"
     message = (
-        f"all {counts.total} addresses are in use, and the instance type takes no more: "
-        f"{state.limits.max_enis} ENIs with {state.limits.secondary_per_eni} secondary addresses each"
+        f"all {counts.total} addresses are in use, and {barrier}: "
+        f"{state.max_enis} ENIs with {state.limits.secondary_per_eni} secondary addresses each"
     )
     return Refusal(Reason.ENI_LIMIT, message, state.targets.cooldown or 1.0, numbers)
 
@@ -83,8 +92,13 @@ def why_late(state: State, waiting: Waiting, now: float) -> Refusal:
     failing = [b for b in state.backoffs.since(waiting.since) if b.failure.action in GROWTH]
     if failing:
         return _blocked(max(failing, key=lambda b: b.attempts), now, numbers)
-    waited = now - waiting.since
-    return Refusal(Reason.TIMEOUT, f"no address came within {waited:.0f} s", 1.0, numbers)
+    message = f"no address came within {now - waiting.since:.0f} s"
+    arriving = [eni for eni in state.inventory.enis.values() if eni.state in ARRIVING]
+    if arriving:
+        slowest = min(arriving, key=lambda eni: eni.since)
+        name = slowest.id if slowest.id != slowest.token else "a new ENI"
+        message += f": {name} has been {slowest.state.value} for {now - slowest.since:.0f} s"
+    return Refusal(Reason.TIMEOUT, message, 1.0, numbers)
 
 
 def _growable(state: State, counts: Counts, now: float) -> int:
@@ -102,10 +116,10 @@ def _growable(state: State, counts: Counts, now: float) -> int:
 
 def _creation_blocked(state: State, now: float) -> Backoff | None:
     """The lasting back-off that keeps new ENIs from coming."""
-    general = state.backoffs.active(now, action_scope(CREATE), action_scope(ATTACH), NEW_ENI)
+    general = state.creation_backoff(now)
     if general is not None:
         return general if general.policy.lasting else None
-    subnets = [state.backoffs.active(now, subnet_scope(s)) for s in state.subnets]
+    subnets = [state.backoffs.active(now, subnet_scope(s)) for s in state.subnets.ids]
     full = [b for b in subnets if b is not None]
     return full[0] if full and len(full) == len(subnets) else None
 

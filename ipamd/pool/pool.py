@@ -6,14 +6,16 @@ the same object runs in the daemon, under Hypothesis and in a simulator in virtu
     an address    free -> assigned -> cooling -> free
     an ENI        see operations.py
 
-After each event the pool settles: cooled addresses become free, free ones go to whoever waits longest, ENIs take
-their next step, the deficit is met, and requests that nothing can serve are refused.
+After each event the pool settles: cooled addresses become free, free ones go to whoever waits longest, the deficit is
+met (growth.py), requests that nothing can serve are refused (outlook.py), what has long been idle is given back
+(shrink.py), ENIs take their next step, and now and then all of it is compared with EC2 and the kernel (audit.py).
 
     free      assignable now; a cooling address is not free
     pending   asked from EC2, not yet here
     headroom  warm_ips, or warm_enis x addresses per ENI
     deficit   max(waiting + headroom - free - pending, minimum_ips - total - pending), at least 0, and cut so that
-              total + pending never exceeds max_pods + cooling nor what the instance type allows
+              total + pending never exceeds max_pods + cooling nor what the instance type allows; a call that is
+              made for it asks for slack / 2 more
     excess    min(free - headroom - slack, total - minimum_ips), given back only after it lasted release_delay
 
 Giving back starts with a fresh read of the ENI and ends as soon as an address is wanted again: what is on its way out
@@ -29,25 +31,23 @@ from random import Random
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool import outlook, shrink
-from ipamd.pool.inventory import Eni
+from ipamd.pool.audit import Audits
+from ipamd.pool.backoff import action_scope
 from ipamd.pool.model import (
     Attachment,
-    Cooling,
-    DropAttachment,
     DropCooling,
     EniState,
     Intent,
     Limits,
     PutAttachment,
-    PutCooling,
     PutIntent,
+    PutOwn,
     Reason,
     Refusal,
     Targets,
 )
-from ipamd.pool.operations import Operations
 from ipamd.pool.restart import restore
-from ipamd.pool.state import ARRIVING, ASSIGN, CREATE, DETACH, UNASSIGN, Waiting, release_token
+from ipamd.pool.state import DETACH, FORGET, UNASSIGN, Waiting, release_token
 
 # Attachments younger than this survive a collection: their ADD may have overtaken the runtime's list (CNI
 # SPEC.md, "GC").
@@ -65,7 +65,7 @@ class _Excess:
     least: int
 
 
-class Pool(Operations):
+class Pool(Audits):
     """`subnets` are the subnets for new ENIs in order of preference; `new_token` makes ClientTokens."""
 
     def __init__(
@@ -76,17 +76,17 @@ class Pool(Operations):
         random: Random,
         new_token: Callable[[], str],
     ) -> None:
-        super().__init__(targets, limits, subnets, random)
-        self._new_token = new_token
-        self._grow_at: float | None = None
+        super().__init__(targets, limits, subnets, random, new_token)
         self._wake_at: float | None = None
         self._excess: _Excess | None = None
 
     def handle(self, event: on.Event, now: float) -> list[do.Effect]:
         """Take notice of one event; returns what is to be done about it, in order."""
+        self._recount()
         match event:
             case on.Started():
                 self._effects += restore(self, event, now)
+                self._begin_rounds(now)
             case on.AllocationRequested():
                 self._request(event, now)
             case on.AllocationCancelled():
@@ -104,10 +104,23 @@ class Pool(Operations):
             case on.TimePassed():
                 self._wake_at = None
             case _:
-                self._learn(event, now)
+                self._hear(event, now)
         self._settle(now)
         effects, self._effects = self._effects, []
         return effects
+
+    def _hear(self, outcome: on.Outcome, now: float) -> None:
+        match self._unbound.pop(outcome.op, None):
+            case do.DescribeSubnets() as effect:
+                self._subnets_read(effect, outcome, now)
+            case do.Audit():
+                self._audited(outcome, now)
+            case do.SeekAttachments():
+                self._sought(outcome, now)
+            case do.ForgetFlows() as effect:
+                self._flows_forgotten(effect, outcome, now)
+            case _:
+                self._learn(outcome, now)
 
     # Requests
 
@@ -117,7 +130,7 @@ class Pool(Operations):
             self._effects.append(do.Grant(event.request, held))
             return
         deadline = min(event.deadline, now + self.targets.allocate_wait)
-        self.waiting[event.request] = Waiting(event.request, event.key, event.owner, now, deadline)
+        self._enqueue(Waiting(event.request, event.key, event.owner, now, deadline))
 
     def _release_requested(self, event: on.ReleaseRequested, now: float) -> None:
         held = self.inventory.attachments.get(event.key)
@@ -127,9 +140,8 @@ class Pool(Operations):
             self._release(held, now)
         # Its ADD was given up: an address that came for it now would be nobody's.
         for waiting in [w for w in self.waiting.values() if w.key == event.key]:
-            del self.waiting[waiting.request]
             refusal = Refusal(Reason.RELEASED, "the attachment was released while it waited for an address")
-            self._effects.append(do.Refuse(waiting.request, refusal))
+            self._send_away(waiting, refusal)
         self._effects.append(do.Released(event.request, held))
 
     def _collect(self, event: on.CollectRequested, now: float) -> None:
@@ -143,14 +155,6 @@ class Pool(Operations):
         for attachment in gone:
             self._release(attachment, now)
         self._effects.append(do.Collected(event.request, gone))
-
-    def _release(self, attachment: Attachment, now: float) -> None:
-        address = self.inventory.unassign(attachment)
-        self._write(DropAttachment(attachment.key))
-        if address is None:
-            return
-        self.inventory.cool(address, now)
-        self._write(PutCooling(Cooling(address.ip, now)))
 
     def _take_back(self, event: on.GrantsUnrecorded, now: float) -> None:
         for grant in event.grants:
@@ -171,28 +175,69 @@ class Pool(Operations):
             self._take_back_leaving(now)
         self._serve(now)
         if active:
+            self._reuse_cooling(now)
             self._grow(now)
         self._refuse(now)
         if active:
             self._shrink(now)
             self._drive(now)
+            self._make_rounds(now)
         else:
             self._grow_at = self._excess = None
+        for eni in self.inventory.altered.values():
+            self._write(PutOwn(eni.own()))
+        self.inventory.altered.clear()
         self._wish_to_wake(now)
+        self._recount()
+
+    # Cooling
 
     def _expire_cooling(self, now: float) -> None:
-        cooling = self.inventory.cooling
-        while cooling:
-            ip, released_at = next(iter(cooling.items()))
+        over = []
+        for ip, released_at in self.inventory.cooling.items():
             if released_at + self.targets.cooldown > now:
-                return
-            self.inventory.free_again(self.inventory.addresses[ip], now)
-            self._write(DropCooling(ip))
+                break
+            if ip not in self.forgetting:  # else its next holder's flows might be taken for the last one's
+                over.append(ip)
+        for ip in over:
+            self._end_cooling(ip, now)
+
+    def _end_cooling(self, ip: str, now: float) -> None:
+        self.inventory.free_again(self.inventory.addresses[ip], now)
+        self._write(DropCooling(ip))
+        self._recount()
+
+    def _reuse_cooling(self, now: float) -> None:
+        """For whoever waits, what was released last is not needed to come from EC2: an address whose flows the kernel
+        has forgotten is as good as one that cooled to the end."""
+        wanted = min(len(self.waiting), self.max_pods - len(self.inventory.attachments)) - len(self.forgetting)
+        if wanted <= 0 or self.backoffs.active(now, action_scope(FORGET)):
+            return
+        chosen: list[str] = []
+        for ip, released_at in self.inventory.cooling.items():
+            if len(chosen) == wanted or released_at + self.targets.reuse_cooling_after > now:
+                break
+            if ip not in self.forgetting:
+                chosen.append(ip)
+        if chosen:
+            self.forgetting.update(chosen)
+            self._send_unbound(do.ForgetFlows(self._next_op(), tuple(chosen)))
+
+    def _flows_forgotten(self, effect: do.ForgetFlows, outcome: on.Outcome, now: float) -> None:
+        self.forgetting.difference_update(effect.addresses)
+        if isinstance(outcome, on.OperationFailed):
+            self._failed(action_scope(FORGET), outcome.failure, now)
+            return
+        self.backoffs.succeeded(action_scope(FORGET))
+        for ip in effect.addresses:
+            if ip in self.inventory.cooling:
+                self._end_cooling(ip, now)
 
     def _serve(self, now: float) -> None:
         if self.draining:
             return
-        for waiting in list(self.waiting.values()):
+        while self.waiting:
+            waiting = next(iter(self.waiting.values()))
             held = self.inventory.attachments.get(waiting.key)
             if held is None:
                 if len(self.inventory.attachments) >= self.max_pods:
@@ -204,12 +249,13 @@ class Pool(Operations):
                 self.inventory.assign(address, held, now)
                 self._write(PutAttachment(held))
             del self.waiting[waiting.request]
+            self._recount()
             self._effects.append(do.Grant(waiting.request, held))
 
     def _drive(self, now: float) -> None:
         """Each ENI takes the next step of its life cycle."""
         for eni in self.inventory.enis.values():
-            if now < eni.retry_at:
+            if eni.at_rest or now < eni.retry_at:
                 continue
             serving = eni.state in (EniState.CONFIGURING, EniState.READY)
             if eni.keep_on_termination and serving and not eni.modifying:
@@ -227,7 +273,7 @@ class Pool(Operations):
                     self._write(PutIntent(Intent(release_token(eni.id), UNASSIGN, now, eni.id, count=eni.releasing)))
                     self._send(do.UnassignAddresses(op, eni.id, tuple(eni.leaving)), eni)
                 case EniState.DRAINING if eni.verified:
-                    eni.state = EniState.DETACHING
+                    eni.enter(EniState.DETACHING, now)
                     self._write(PutIntent(Intent(release_token(eni.id), DETACH, now, eni.id)))
                     self._send(do.DetachEni(op, eni.id, eni.attachment_id, tuple(eni.leaving)), eni)
                 case EniState.READY if eni.leaving:
@@ -249,19 +295,6 @@ class Pool(Operations):
         is deleted."""
         return any(eni.state is EniState.CREATING for eni in self.inventory.enis.values())
 
-    def _grow(self, now: float) -> None:
-        deficit = self.deficit()
-        if deficit <= 0:
-            self._grow_at = None
-            return
-        if self._grow_at is None and self.targets.coalesce > 0:
-            self._grow_at = now + self.targets.coalesce
-        if self._grow_at is not None and now < self._grow_at:
-            return
-        self._grow_at = None
-        deficit = self._fill_enis(deficit, now)
-        self._add_enis(deficit, now)
-
     def _shrink(self, now: float) -> None:
         excess = 0 if self.waiting else self.excess()
         if excess == 0:
@@ -276,91 +309,56 @@ class Pool(Operations):
         self._excess = None if whole or parts else _Excess(now + SHRINK_RETRY, excess)
         for eni in whole:
             self.inventory.leave(eni, len(eni.free), now)
-            eni.state, eni.retry_at = EniState.DRAINING, now
+            eni.enter(EniState.DRAINING, now)
+            eni.retry_at = now
         for eni, count in parts:
             self.inventory.leave(eni, count, now)
-
-    def _take_back_leaving(self, now: float) -> None:
-        """Growth goes before: what is wanted again stays, unless the call that removes it was sent."""
-        if self.deficit() <= 0:
-            return
-        for eni in self.inventory.enis.values():
-            sent = self._operations.get(eni.busy)
-            if not eni.leaving or (sent is not None and isinstance(sent.effect, do.UnassignAddresses)):
-                continue
-            if eni.state in (EniState.READY, EniState.DRAINING) and not eni.unsure:
-                self.inventory.stay(eni, now)
-                eni.state = EniState.READY
-
-    def _fill_enis(self, deficit: int, now: float) -> int:
-        """Ask for addresses on the ENIs that are there, all at once; returns what remains to be found.
-
-        The primary ENI is never given back, so it is filled first, then the fullest.
-        """
-        for eni in sorted(self.inventory.enis.values(), key=lambda e: (not e.primary, -e.held)):
-            if deficit <= 0:
-                break
-            count = min(deficit, eni.room)
-            if count == 0 or eni.unfulfilled or (eni.state is not EniState.READY and eni.state not in ARRIVING):
-                continue
-            backoff = self.assign_backoff(eni, now)
-            if backoff is not None and backoff.policy.lasting:
-                continue
-            deficit -= count
-            if eni.state is not EniState.READY or eni.unsure or backoff is not None:
-                continue  # its room is worth waiting for: cheaper than another ENI
-            count = self.portion(eni.subnet_id, count)
-            token = self._new_token()
-            eni.pending += count
-            op = self._next_op()
-            self._write(PutIntent(Intent(token, ASSIGN, now, eni_id=eni.id, count=count)))
-            self._send(do.AssignAddresses(op, eni.id, count), eni, count, token)
-        return deficit
-
-    def _add_enis(self, deficit: int, now: float) -> None:
-        capacity = self.limits.secondary_per_eni
-        while deficit > 0 and capacity > 0 and self.eni_slots() > 0:
-            subnet_id = self.open_subnet(now)
-            if subnet_id is None:
-                return
-            count = self.portion(subnet_id, min(deficit, capacity))
-            token = self._new_token()
-            eni = Eni(token, EniState.CREATING, self.free_index(), capacity, subnet_id)
-            eni.token, eni.pending = token, count
-            eni.busy = self._next_op()
-            self.inventory.add_eni(eni)
-            self._write(PutIntent(Intent(token, CREATE, now, subnet_id=subnet_id, count=count)))
-            self._send(do.CreateEni(eni.busy, token, subnet_id, count), eni, count)
-            deficit -= capacity
+        self._recount()
 
     # Refusing
 
     def _refuse(self, now: float) -> None:
-        """Answer everybody whose time is up, or for whom nothing can come in time."""
-        if not self.waiting:
-            return
-        position, supply = 0, outlook.Supply(self, now)
-        for waiting in list(self.waiting.values()):
-            refusal = None
-            if self.draining:
+        """Answer everybody whose time is up, or for whom nothing can come in time; so the queue is bounded by what
+        can come."""
+        if self.draining:
+            for waiting in list(self.waiting.values()):
                 refusal = Refusal(Reason.DRAINING, "the daemon is stopping; ask again once it is back", 1.0)
-            elif waiting.deadline <= now:
-                refusal = outlook.why_late(self, waiting, now)
-            elif self.started and supply.until(waiting.deadline) <= position:
-                refusal = outlook.why(self, now)
-            if refusal is None:
+                self._send_away(waiting, refusal)
+            return
+        while (due := self.next_due()) is not None and due.deadline <= now:
+            self._send_away(due, outlook.why_late(self, due, now))
+        if not self.waiting or not self.started:
+            return
+        supply = outlook.Supply(self, now)
+        if supply.at_least >= len(self.waiting):
+            return
+        position = 0
+        for waiting in list(self.waiting.values()):
+            if supply.until(waiting.deadline) > position:
                 position += 1
-                continue
-            del self.waiting[waiting.request]
-            self._effects.append(do.Refuse(waiting.request, refusal))
+            else:
+                self._send_away(waiting, outlook.why(self, now))
+
+    def _send_away(self, waiting: Waiting, refusal: Refusal) -> None:
+        del self.waiting[waiting.request]
+        self._recount()
+        self._effects.append(do.Refuse(waiting.request, refusal))
 
     def _wish_to_wake(self, now: float) -> None:
         times = [eni.retry_at for eni in self.inventory.enis.values() if eni.retry_at > now]
-        times += [waiting.deadline for waiting in self.waiting.values()]
+        due = self.next_due()
+        if due is not None:
+            times.append(due.deadline)
         if self._grow_at is not None:
             times.append(self._grow_at)
-        if self.inventory.cooling:
-            times.append(next(iter(self.inventory.cooling.values())) + self.targets.cooldown)
+        released_at = next((at for ip, at in self.inventory.cooling.items() if ip not in self.forgetting), None)
+        if released_at is not None:
+            times.append(released_at + self.targets.cooldown)
+            reusable_at = released_at + self.targets.reuse_cooling_after
+            if self.waiting and reusable_at > now:
+                times.append(reusable_at)
+        if self.started and not self.draining:
+            times += self._round_times()
         if self._excess is not None:
             times.append(self._excess.since + self.targets.release_delay)
         end = self.backoffs.next_end(now)

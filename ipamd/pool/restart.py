@@ -6,6 +6,8 @@ them and which calls were under way, and the kernel says which addresses lead to
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.inventory import Eni
@@ -14,18 +16,21 @@ from ipamd.pool.model import (
     AttachmentKey,
     DropCooling,
     DropIntent,
+    DropOwn,
     EniState,
     ObservedEni,
+    OwnAddresses,
     PutAttachment,
     PutIntent,
     Record,
 )
-from ipamd.pool.state import ATTACH, CREATE, State, attach_intent
+from ipamd.pool.state import ASSIGN, ATTACH, CREATE, State, attach_intent
 
 
 def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
     """Fill the empty state; returns the records and notes that follow."""
     state.started = True
+    state.learnt_limit = event.limit
     effects: list[do.Effect] = []
     attachments = {a.address: a for a in event.attachments}
     # A release in the future was timed by a clock that has been set back since.
@@ -33,32 +38,41 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
     in_use = attachments.keys() | dict(event.routed).keys()
     attaching = {i.eni_id for i in event.intents if i.action == ATTACH}
     creating = [i for i in event.intents if i.action == CREATE]
+    kept = _Kept(attachments, cooling, dict(event.routed), event.local, {own.eni_id: own for own in event.own})
+    assigning = [i for i in event.intents if i.action == ASSIGN]
     for intent in event.intents:
-        if intent.action != CREATE:
+        if intent.action not in (CREATE, ASSIGN):
             _write(effects, DropIntent(intent.token))
     for observed in event.enis:
         if observed.device_index is not None:
-            eni = _adopt_attached(state, observed)
+            eni = adopt_attached(state, observed, now)
         elif observed.owned and (observed.id in attaching or in_use.intersection(observed.addresses)):
             # Cut off between creation and attachment; or somebody detached it while pods have its addresses.
-            eni = _adopt(state, observed, EniState.ATTACHING, -1)
+            eni = adopt(state, observed, EniState.ATTACHING, -1, now)
             eni.created_at = now  # perhaps young: EC2 is given time to know it everywhere
         elif observed.owned:
             # Created but never attached, and nobody remembers why: undo. A creation that is still on record
             # below gets its ENI back by its token, which cancels this.
-            eni = _adopt(state, observed, EniState.DELETING, -1)
+            eni = adopt(state, observed, EniState.DELETING, -1, now)
         else:
             continue
         if eni.state is not EniState.FOREIGN:
-            _restore_addresses(state, effects, eni, observed.addresses, attachments, cooling, dict(event.routed), now)
+            eni.unaccounted = {i.token: i for i in assigning if i.eni_id == eni.id}
+            _restore_addresses(state, effects, eni, observed.addresses, kept, now)
+            state.inventory.altered[eni.id] = eni  # on record from now on, also with no address
+    for intent in assigning:
+        if intent.eni_id not in state.inventory.enis:
+            _write(effects, DropIntent(intent.token))
+    for own in event.own:
+        if own.eni_id not in state.inventory.enis:
+            _write(effects, DropOwn(own.eni_id))
     for eni in state.inventory.enis.values():
         if eni.state is EniState.ATTACHING:
             eni.device_index = state.free_index()
             _write(effects, PutIntent(attach_intent(eni, now)))
     for intent in creating:
-        eni = Eni(
-            intent.token, EniState.CREATING, state.free_index(), state.limits.secondary_per_eni, intent.subnet_id
-        )
+        capacity = state.limits.secondary_per_eni
+        eni = Eni(intent.token, EniState.CREATING, state.free_index(), capacity, intent.subnet_id, now)
         eni.token, eni.pending, eni.unsure = intent.token, intent.count, True
         state.inventory.add_eni(eni)
     for attachment in event.attachments:
@@ -71,45 +85,71 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
     return effects
 
 
-def _adopt_attached(state: State, observed: ObservedEni) -> Eni:
+def adopt_attached(state: State, observed: ObservedEni, now: float) -> Eni:
     ours = observed.owned or observed.primary
     assert observed.device_index is not None
-    eni = _adopt(state, observed, EniState.CONFIGURING if ours else EniState.FOREIGN, observed.device_index)
+    eni = adopt(state, observed, EniState.CONFIGURING if ours else EniState.FOREIGN, observed.device_index, now)
     eni.primary = observed.primary
     eni.keep_on_termination = ours and not observed.primary and not observed.delete_on_termination
     return eni
 
 
-def _adopt(state: State, observed: ObservedEni, eni_state: EniState, device_index: int) -> Eni:
-    eni = Eni(observed.id, eni_state, device_index, state.limits.secondary_per_eni, observed.subnet_id)
+def adopt(state: State, observed: ObservedEni, eni_state: EniState, device_index: int, now: float) -> Eni:
+    eni = Eni(observed.id, eni_state, device_index, state.limits.secondary_per_eni, observed.subnet_id, now)
     eni.mac, eni.primary_ip, eni.attachment_id = observed.mac, observed.primary_ip, observed.attachment_id
     state.inventory.add_eni(eni)
     return eni
 
 
+def recovered(ip: str, link: str, eni_id: str, now: float) -> Attachment:
+    """The ledger was lost, the pod was not: keep the address for whoever has it. Its DEL will name the same host
+    interface."""
+    return Attachment(AttachmentKey("", link, ""), ip, eni_id, now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What the other two witnesses say of addresses."""
+
+    attachments: dict[str, Attachment]
+    cooling: dict[str, float]
+    routed: dict[str, str]
+    local: frozenset[str]
+    own: dict[str, OwnAddresses]
+
+    def foreign(self, effects: list[do.Effect], eni: Eni, addresses: tuple[str, ...]) -> set[str]:
+        """Those that somebody else put there. Of an ENI without a record all are ours, as far as we can know."""
+        local = set(addresses) & self.local
+        own = self.own.get(eni.id)
+        others = local | set(own.foreign if own else ())
+        unknown = set(addresses) - set(own.addresses if own else ()) - others
+        if own is None:
+            explained: list[Record] | None = eni.explain_all()
+        else:
+            explained = eni.explain(len(unknown)) if unknown else []
+        for record in explained or ():
+            _write(effects, record)
+        return others | unknown if explained is None else others
+
+
 def _restore_addresses(
-    state: State,
-    effects: list[do.Effect],
-    eni: Eni,
-    addresses: tuple[str, ...],
-    attachments: dict[str, Attachment],
-    cooling: dict[str, float],
-    routed: dict[str, str],
-    now: float,
+    state: State, effects: list[do.Effect], eni: Eni, addresses: tuple[str, ...], kept: _Kept, now: float
 ) -> None:
+    foreign = kept.foreign(effects, eni, addresses)
     for ip in addresses:
-        if ip in attachments:
-            state.inventory.add_assigned(attachments[ip], eni)
-        elif ip in routed:
-            # The ledger was lost, the pod was not: keep the address for whoever has it. Its DEL will name
-            # the same host interface.
-            key = AttachmentKey("", routed[ip], "")
-            attachment = Attachment(key, ip, eni.id, now)
+        if ip in kept.attachments:
+            state.inventory.add_assigned(kept.attachments[ip], eni)
+        elif ip in kept.routed:
+            attachment = recovered(ip, kept.routed[ip], eni.id, now)
             _write(effects, PutAttachment(attachment))
             state.inventory.add_assigned(attachment, eni)
-            _note(effects, "attachment.recovered", "warning", ip=ip, link=routed[ip])
-        elif ip in cooling and cooling[ip] + state.targets.cooldown > now:
-            state.inventory.add_cooling(ip, eni, cooling[ip])
+            _note(effects, "attachment.recovered", "warning", ip=ip, link=kept.routed[ip])
+        elif ip in foreign:
+            state.inventory.add_foreign(ip, eni, now)
+            cause = "on a link of the host" if ip in kept.local else "unknown"
+            _note(effects, "address.foreign", "warning", eni=eni.id, ip=ip, cause=cause)
+        elif ip in kept.cooling and kept.cooling[ip] + state.targets.cooldown > now:
+            state.inventory.add_cooling(ip, eni, kept.cooling[ip])
         else:
             state.inventory.add(ip, eni, now)
     # Restored out of order: expiry relies on the order of release.

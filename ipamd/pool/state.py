@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from random import Random
 
 from ipamd.pool import effects as do
 from ipamd.pool.backoff import NEW_ENI, Backoff, Backoffs, action_scope, eni_scope, subnet_scope
 from ipamd.pool.inventory import Eni, Inventory
-from ipamd.pool.model import AttachmentKey, Counts, EniState, Intent, Limits, Owner, Targets
+from ipamd.pool.model import AttachmentKey, Counts, EniState, Intent, LearntLimit, Limits, Owner, Targets
+from ipamd.pool.subnets import Subnets
 
 CREATE, ATTACH, ASSIGN = do.CreateEni.action, do.AttachEni.action, do.AssignAddresses.action
+FORGET = do.ForgetFlows.action
 UNASSIGN, DETACH = do.UnassignAddresses.action, do.DetachEni.action
 
 # An ENI in one of these states will bring its addresses soon.
 ARRIVING = (EniState.CREATING, EniState.ATTACHING, EniState.CONFIGURING)
+UNATTACHED = (EniState.CREATING, EniState.ATTACHING, EniState.DELETING)
 
 
 @dataclass(slots=True)
@@ -30,15 +34,29 @@ class State:
     def __init__(self, targets: Targets, limits: Limits, subnets: tuple[str, ...], random: Random) -> None:
         self.targets = targets
         self.limits = limits
-        self.subnets = subnets
+        self.learnt_limit: LearntLimit | None = None
+        self.subnets = Subnets(subnets, random)
         self.inventory = Inventory()
         self.waiting: dict[str, Waiting] = {}
         self.backoffs = Backoffs(random)
-        self._portions: dict[str, int] = {}
+        # Cooling addresses that become free as soon as the kernel has forgotten their flows.
+        self.forgetting: set[str] = set()
         self.started = False
         self.draining = False
+        # In order of time; those of requests that wait no longer are dropped when they come up.
+        self._deadlines: list[tuple[float, str]] = []
+        self._counts: Counts | None = None
 
     def counts(self) -> Counts:
+        """Summed up once after each change (`_recount`)."""
+        if self._counts is None:
+            self._counts = self._count()
+        return self._counts
+
+    def _recount(self) -> None:
+        self._counts = None
+
+    def _count(self) -> Counts:
         inventory = self.inventory
         free = pending = assigned = releasing = 0
         for eni in inventory.enis.values():
@@ -53,6 +71,20 @@ class State:
         total = free + assigned + cooling + releasing
         return Counts(free, assigned, cooling, releasing, pending, len(self.waiting), total)
 
+    def _enqueue(self, waiting: Waiting) -> None:
+        self.waiting[waiting.request] = waiting
+        heappush(self._deadlines, (waiting.deadline, waiting.request))
+
+    def next_due(self) -> Waiting | None:
+        """Whose deadline is the first to come."""
+        while self._deadlines:
+            deadline, request = self._deadlines[0]
+            waiting = self.waiting.get(request)
+            if waiting is not None and waiting.deadline == deadline:
+                return waiting
+            heappop(self._deadlines)
+        return None
+
     @property
     def max_pods(self) -> int:
         """Most addresses in use at once: the setting, and what fits on the ENIs that the node may have."""
@@ -61,7 +93,18 @@ class State:
 
     @property
     def max_enis(self) -> int:
-        return min(self.targets.max_enis or self.limits.max_enis, self.limits.max_enis)
+        most = self.limits.max_enis if self.learnt_limit is None else self.learnt_limit.max_enis
+        return min(self.targets.max_enis or most, most)
+
+    def attached(self) -> int:
+        """ENIs that hold a slot of the instance, somebody else's included."""
+        return sum(eni.detached or eni.state not in UNATTACHED for eni in self.inventory.enis.values())
+
+    def reusable_after(self, now: float) -> float:
+        """Seconds from its release until an address can be granted again when pods wait for one."""
+        if self.backoffs.active(now, action_scope(FORGET)):
+            return self.targets.cooldown
+        return min(self.targets.cooldown, self.targets.reuse_cooling_after)
 
     @property
     def headroom(self) -> int:
@@ -80,7 +123,7 @@ class State:
         """Addresses to ask for now; the arithmetic stands at the top of pool.py."""
         counts, targets = self.counts(), self.targets
         wanted = max(
-            counts.waiting + self.headroom - counts.free - counts.pending,
+            counts.waiting + self.headroom - counts.free - counts.pending - len(self.forgetting),
             targets.minimum_ips - self._staying(counts) - counts.pending,
         )
         return max(min(wanted, self.allowance(counts)), 0)
@@ -115,33 +158,12 @@ class State:
         candidates = (*range(eni.device_index + 1, end), *range(1, eni.device_index))
         return next((index for index in candidates if index not in taken), eni.device_index)
 
-    # A subnet gives all that is asked for in a call or nothing. One that is nearly full is asked for half as much
-    # each time, down to a single address, so that its last ones are used.
-
-    def portion(self, subnet_id: str, wanted: int) -> int:
-        return min(wanted, self._portions.get(subnet_id, wanted))
-
-    def ask_for_less(self, subnet_id: str, refused: int) -> bool:
-        """False when there is no less: the subnet is full."""
-        if refused <= 1:
-            self._portions.pop(subnet_id, None)
-            return False
-        self._portions[subnet_id] = self.portion(subnet_id, refused // 2)
-        return True
-
-    def ask_for_more(self, subnet_id: str) -> None:
-        portion = self._portions.pop(subnet_id, None)
-        if portion is not None and portion < self.limits.secondary_per_eni:
-            self._portions[subnet_id] = portion * 2
-
     def assign_backoff(self, eni: Eni, now: float) -> Backoff | None:
         return self.backoffs.active(now, action_scope(ASSIGN), subnet_scope(eni.subnet_id), eni_scope(eni.id))
 
-    def open_subnet(self, now: float) -> str | None:
-        """Where a new ENI may be created now; None while something holds that back."""
-        if self.backoffs.active(now, action_scope(CREATE), action_scope(ATTACH), NEW_ENI) is not None:
-            return None
-        return next((s for s in self.subnets if self.backoffs.active(now, subnet_scope(s)) is None), None)
+    def creation_backoff(self, now: float) -> Backoff | None:
+        """What holds new ENIs back, whatever their subnet."""
+        return self.backoffs.active(now, action_scope(CREATE), action_scope(ATTACH), NEW_ENI)
 
 
 def attach_token(eni_id: str) -> str:

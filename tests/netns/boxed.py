@@ -40,10 +40,12 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout: fl
 
 
 class Daemon:
-    """One daemon of a node. `settings` are environment variables without their prefix."""
+    """One daemon of a node, whose pool holds what is asked of it and no slack. `settings` are environment variables
+    without their prefix."""
 
     def __init__(self, vpc: SimulatedVpc, node: SimulatedNode, log: str = "ipamd.log", **settings: Any) -> None:
         self.vpc, self.node, self.log = vpc, node, node.dir / log
+        settings = {"POOL_SLACK": 0, **settings}
         self.settings = {f"IPAMD_{name}": str(value) for name, value in settings.items()}
         self.python: tuple[str, ...] = ("-m", "ipamd")  # what the interpreter is to run
         self.process: Child | None = None

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.model import (
+    AddressState,
     Attachment,
     AttachmentKey,
     CloudErrorKind,
@@ -28,14 +29,20 @@ from ipamd.pool.model import (
     DropAttachment,
     DropCooling,
     DropIntent,
+    DropLimit,
+    DropOwn,
     EniState,
     Intent,
+    LearntLimit,
     Limits,
     ObservedEni,
+    OwnAddresses,
     Owner,
     PutAttachment,
     PutCooling,
     PutIntent,
+    PutLimit,
+    PutOwn,
     Targets,
 )
 from ipamd.pool.pool import Pool
@@ -55,6 +62,7 @@ class Cloud:
         self.subnet_size = subnet_size
         self.now = 0.0
         self.enis: dict[str, dict] = {}
+        self.foreign: set[str] = set()
         self.tokens: dict[str, str] = {}
         self.names = itertools.count(1)
         self.enis["eni-0"] = {
@@ -73,11 +81,16 @@ class Cloud:
         """Addresses that pods hold or that still cool: the machine below says which."""
         return set()
 
-    def used(self) -> int:
-        return sum(len(eni["addresses"]) for eni in self.enis.values())
+    def available(self) -> int:
+        """What the subnet has left; a further ENI takes one for itself, somebody else's come from elsewhere."""
+        ours = sum(len(set(eni["addresses"]) - self.foreign) for eni in self.enis.values())
+        return self.subnet_size - ours - sum(eni["owned"] for eni in self.enis.values())
 
-    def new_addresses(self, count: int) -> list[str] | None:
-        if self.used() + count > self.subnet_size:
+    def attached(self) -> int:
+        return sum(eni["index"] is not None for eni in self.enis.values())
+
+    def new_addresses(self, count: int, enis: int = 0) -> list[str] | None:
+        if count + enis > self.available():
             return None
         taken = {ip for eni in self.enis.values() for ip in eni["addresses"]}
         free = (f"10.0.0.{n}" for n in range(10, 10 + self.subnet_size))
@@ -101,7 +114,11 @@ class Cloud:
             owned=eni["owned"],
             primary=eni["primary"],
             delete_on_termination=not eni["keep"],
+            created_at=eni["created"],
         )
+
+    def observe_all(self, lagging: bool = False) -> tuple[ObservedEni, ...]:
+        return tuple(o for eni_id in self.enis if (o := self.observe(eni_id, lagging)) is not None)
 
     def carry_out(self, effect: do.Operation) -> on.Event:
         match effect:
@@ -111,7 +128,7 @@ class Cloud:
                     if eni_id not in self.enis:
                         return failed(effect, CloudErrorKind.INVALID)
                 else:
-                    addresses = self.new_addresses(count)
+                    addresses = self.new_addresses(count, enis=1)
                     if addresses is None:
                         return failed(effect, CloudErrorKind.SUBNET_FULL)
                     assert 0 < count <= self.limits.secondary_per_eni
@@ -164,6 +181,7 @@ class Cloud:
                 if not set(addresses) <= set(held):
                     return failed(effect, CloudErrorKind.INCORRECT_STATE)
                 assert addresses and not set(addresses) & self.protected(), "unassigned while in use or cooling"
+                assert not set(addresses) & self.foreign, "unassigned somebody else's"
                 self.enis[eni_id]["addresses"] = [ip for ip in held if ip not in addresses]
                 return on.OperationDone(op)
             case do.DetachEni(op, eni_id, attachment, addresses):
@@ -175,9 +193,13 @@ class Cloud:
                 assert not set(addresses) & self.protected(), "detached while in use or cooling"
                 eni.update(index=None, attachment="")
                 return on.OperationDone(op)
+            case do.DescribeSubnets(op, subnets):
+                assert subnets == ("subnet-1",)
+                return on.SubnetsObserved(op, (("subnet-1", self.available()),))
             case do.DeleteEni(op, eni_id):
                 if eni_id not in self.enis:
                     return failed(effect, CloudErrorKind.NOT_FOUND)
+                assert self.enis[eni_id]["owned"], "deleted somebody else's"
                 if self.enis[eni_id]["index"] is not None:
                     return failed(effect, CloudErrorKind.INCORRECT_STATE)
                 del self.enis[eni_id]
@@ -193,6 +215,8 @@ class Ledger:
         self.attachments: dict[AttachmentKey, Attachment] = {}
         self.cooling: dict[str, Cooling] = {}
         self.intents: dict[str, Intent] = {}
+        self.own: dict[str, OwnAddresses] = {}
+        self.limit: LearntLimit | None = None
 
     def apply(self, record: object) -> None:
         match record:
@@ -208,6 +232,16 @@ class Ledger:
                 self.intents[intent.token] = intent
             case DropIntent(token):
                 self.intents.pop(token, None)
+            case PutOwn(own):
+                self.own[own.eni_id] = own
+            case DropOwn(eni_id):
+                self.own.pop(eni_id, None)
+            case PutLimit(limit):
+                self.limit = limit
+            case DropLimit():
+                self.limit = None
+            case _:
+                raise AssertionError(record)
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -217,7 +251,8 @@ class PoolMachine(RuleBasedStateMachine):
         max_pods=st.integers(0, 8),
         coalesce=st.sampled_from([0.0, 0.05]),
         release_delay=st.sampled_from([0.0, 10.0, 60.0]),
-        slack=st.integers(0, 2),
+        slack=st.integers(0, 4),
+        reuse_after=st.sampled_from([5.0, 30.0]),
         seed=st.integers(0, 9),
         subnet_size=st.sampled_from([3, 5, 24]),
     )
@@ -229,6 +264,7 @@ class PoolMachine(RuleBasedStateMachine):
         coalesce: float,
         release_delay: float,
         slack: int,
+        reuse_after: float,
         seed: int,
         subnet_size: int,
     ) -> None:
@@ -241,6 +277,7 @@ class PoolMachine(RuleBasedStateMachine):
             slack=slack,
             release_delay=release_delay,
             coalesce=coalesce,
+            reuse_cooling_after=reuse_after,
         )
         self.cloud = Cloud(self.limits, subnet_size)
         self.ledger = Ledger()
@@ -251,6 +288,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.tokens = itertools.count(1)
         self.requests = itertools.count(1)
         self.keys = itertools.count(1)
+        self.others = itertools.count(1)
+        self.dead: set[AttachmentKey] = set()
         self.boot()
 
     def boot(self, lagging: bool = False) -> None:
@@ -262,13 +301,16 @@ class PoolMachine(RuleBasedStateMachine):
         self.in_flight: list[do.Operation] = []
         self.wake_at: float | None = None
         self.released_at: dict[str, float] = {c.address: c.released_at for c in self.ledger.cooling.values()}
-        enis = tuple(o for i in self.cloud.enis if (o := self.cloud.observe(i, lagging)) is not None)
+        self.reusable_at: dict[str, float] = {}
+        self.snapshots: dict[int, tuple[ObservedEni, ...]] = {}
         self.feed(
             on.Started(
-                enis,
+                self.cloud.observe_all(lagging),
                 tuple(self.ledger.attachments.values()),
                 tuple(self.ledger.cooling.values()),
                 tuple(self.ledger.intents.values()),
+                own=tuple(self.ledger.own.values()),
+                limit=self.ledger.limit,
             )
         )
 
@@ -277,6 +319,10 @@ class PoolMachine(RuleBasedStateMachine):
         self.cloud.now = self.now
         batch = self.pool.handle(event, self.now)
         self.owed += [e.record for e in batch if isinstance(e, do.Write)]
+        for record in [e.record for e in batch if isinstance(e, do.Write)]:
+            if isinstance(record, PutCooling):
+                self.released_at[record.cooling.address] = record.cooling.released_at
+                self.reusable_at.pop(record.cooling.address, None)
         if not (self.disk_full and self.owed):
             for record in self.owed:
                 self.ledger.apply(record)
@@ -309,19 +355,23 @@ class PoolMachine(RuleBasedStateMachine):
                     attachment.address in eni["addresses"] and eni["index"] is not None
                     for eni in self.cloud.enis.values()
                 ), "granted what EC2 does not route here"
+                assert attachment.address not in self.cloud.foreign, "granted somebody else's"
                 if attachment.since == self.now and attachment.address in self.released_at:
-                    assert self.now >= self.released_at.pop(attachment.address) + self.targets.cooldown
+                    cooled_at = self.released_at.pop(attachment.address) + self.targets.cooldown
+                    assert self.now >= self.reusable_at.pop(attachment.address, cooled_at), "cooldown not kept"
             case do.Refuse(request, refusal):
                 self.open_requests.pop(request)
                 assert refusal.message
-            case do.Released(_, attachment):
-                if attachment is not None:
-                    self.released_at[attachment.address] = self.now
+            case do.Note("attachment.collected", _, fields):
+                assert dict(fields)["key"] in {str(key) for key in self.dead}, "collected what is alive"
             case do.Wake(at):
                 assert at is None or at > self.now, "a wish to wake that has come already makes the shell spin"
                 self.wake_at = at
-            case do.Write() | do.Note() | do.Collected():
+            case do.Write() | do.Note() | do.Released() | do.Collected():
                 pass
+            case do.Audit(op):
+                self.snapshots[op] = self.cloud.observe_all()
+                self.in_flight.append(effect)
             case _:
                 self.check_intent(effect)
                 self.in_flight.append(effect)
@@ -388,7 +438,12 @@ class PoolMachine(RuleBasedStateMachine):
         self.feed(on.CollectRequested("x", "net", frozenset((k.container_id, k.ifname) for k in keep)))
         for key in set(before) - set(self.ledger.attachments):
             assert key not in keep and self.now - before[key].since > 60
-            self.released_at[before[key].address] = self.now
+
+    @precondition(lambda self: self.ledger.attachments)
+    @rule(data=st.data())
+    def vanish(self, data: st.DataObject) -> None:
+        """A container dies and nobody sends its DEL."""
+        self.dead.add(data.draw(st.sampled_from(sorted(self.ledger.attachments))))
 
     # What the disk does
 
@@ -411,7 +466,26 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def succeed(self, data: st.DataObject) -> None:
         effect = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
-        self.feed(self.cloud.carry_out(effect))
+        self.feed(self.perform(effect, data.draw(st.booleans()) if isinstance(effect, do.Audit) else False))
+
+    def perform(self, effect: do.Operation, late: bool = False) -> on.Event:
+        """What the cloud or the host makes of it. An audit may be answered late, with what was true when it began."""
+        match effect:
+            case do.Audit(op):
+                begun = self.snapshots.pop(op)
+                enis = begun if late else self.cloud.observe_all()
+                routed = tuple((a.address, f"veth-{key}") for key, a in self.ledger.attachments.items())
+                return on.Audited(op, enis, (), routed, frozenset())
+            case do.SeekAttachments(op):
+                return on.AttachmentsSought(op, frozenset(self.dead & self.ledger.attachments.keys()))
+            case do.ForgetFlows(op, addresses):
+                for address in addresses:
+                    assert self.now >= self.released_at[address] + self.targets.reuse_cooling_after
+                    assert address in self.ledger.cooling or self.owed
+                    self.reusable_at[address] = self.now
+                return on.OperationDone(op)
+            case _:
+                return self.cloud.carry_out(effect)
 
     @precondition(lambda self: any(isinstance(effect, do.DescribeEni | do.AttachEni) for effect in self.in_flight))
     @rule()
@@ -437,7 +511,7 @@ class PoolMachine(RuleBasedStateMachine):
             return None
         if kind is CloudErrorKind.NOT_FOUND and not isinstance(effect, do.CreateEni):
             return self.in_flight.append(effect)  # EC2 does not lie about that here
-        if isinstance(effect, do.CreateEni) and effect.token in self.cloud.tokens:
+        if (isinstance(effect, do.CreateEni) and effect.token in self.cloud.tokens) or self.ambiguous(effect):
             kind = CloudErrorKind.THROTTLED  # nor about a token that it has seen
         self.feed(failed(effect, kind))
         return None
@@ -446,11 +520,45 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def time_out_after_the_effect(self, data: st.DataObject) -> None:
         effect = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
-        if isinstance(effect, do.ConfigureLink):
+        if isinstance(effect, do.ConfigureLink) or self.ambiguous(effect):
             return self.in_flight.append(effect)
-        self.cloud.carry_out(effect)
+        self.perform(effect)
+        self.reusable_at.clear()
         self.feed(failed(effect, CloudErrorKind.UNKNOWN_OUTCOME))
         return None
+
+    # What other people do
+
+    @precondition(lambda self: not any(i.action == do.AssignAddresses.action for i in self.ledger.intents.values()))
+    @rule(data=st.data())
+    def somebody_assigns_an_address(self, data: st.DataObject) -> None:
+        ready = [eni.id for eni in self.pool.inventory.ready() if not (eni.leaving or eni.unaccounted)]
+        roomy = [i for i in ready if len(self.cloud.enis[i]["addresses"]) < self.limits.secondary_per_eni]
+        if roomy and len(self.cloud.foreign) < 2:
+            ip = f"10.0.7.{next(self.others)}"
+            self.cloud.enis[data.draw(st.sampled_from(roomy))]["addresses"].append(ip)
+            self.cloud.foreign.add(ip)
+
+    @precondition(lambda self: self.cloud.attached() < self.limits.max_enis)
+    @rule(index=st.integers(1, 2))
+    def somebody_attaches_an_eni(self, index: int) -> None:
+        if index in {eni["index"] for eni in self.cloud.enis.values()}:
+            return
+        eni = {**self.cloud.enis["eni-0"], "index": index, "primary": False, "addresses": [], "attachment": "other"}
+        self.cloud.enis[f"eni-other-{next(self.others)}"] = eni
+
+    @rule()
+    def leave_an_eni_behind(self) -> None:
+        """Somebody, perhaps a daemon before this one, made it, and nobody remembers."""
+        if self.cloud.available() > 1 and not any(effect for effect in self.in_flight):
+            name = f"eni-left-{next(self.others)}"
+            eni = {**self.cloud.enis["eni-0"], "index": None, "owned": True, "primary": False, "attachment": ""}
+            self.cloud.enis[name] = {**eni, "addresses": [], "created": self.now}
+
+    def ambiguous(self, effect: do.Operation) -> bool:
+        """Whether nobody could tell our new addresses from somebody else's if this call's answer were lost."""
+        known = {a.ip for a in self.pool.inventory.addresses.values() if a.state is AddressState.FOREIGN}
+        return isinstance(effect, do.AssignAddresses) and self.cloud.foreign > known
 
     # What time and fate do
 
@@ -467,9 +575,11 @@ class PoolMachine(RuleBasedStateMachine):
     def crash(self, after_sending: bool, lagging: bool) -> None:
         """kill -9: what was on its way reaches EC2 or not, and is to be seen at once or not."""
         self.cloud.now = self.now
+        if any(self.ambiguous(effect) for effect in self.in_flight):
+            return
         if after_sending:
             for effect in self.in_flight:
-                self.cloud.carry_out(effect)
+                self.perform(effect)
         self.boot(lagging and all(eni["created"] + LAG < self.now for eni in self.cloud.enis.values()))
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 5.0]))
@@ -482,7 +592,7 @@ class PoolMachine(RuleBasedStateMachine):
         for key in sorted(self.ledger.attachments)[:1]:
             self.feed(on.ReleaseRequested("x", key))
         while self.in_flight:
-            self.feed(self.cloud.carry_out(self.in_flight.pop()))
+            self.feed(self.perform(self.in_flight.pop()))
             assert len(self.in_flight) < known or not known
             known = len(self.in_flight)
         self.boot()
@@ -498,25 +608,35 @@ class PoolMachine(RuleBasedStateMachine):
         is full: then it has taken what there was, and asks now and then."""
         self.empty_the_disk()
         begun = self.now
-        for _ in range(400):
+        last_change = begun
+        while self.now < begun + 3 * 3600:
             while self.in_flight:
-                self.feed(self.cloud.carry_out(self.in_flight.pop(0)))
-            full = self.cloud.used() == self.cloud.subnet_size
-            if self.wake_at is None or (full and self.now > begun + 300):
-                break
+                effect = self.in_flight.pop(0)
+                self.feed(self.perform(effect))
+                if not isinstance(effect, do.Audit | do.SeekAttachments | do.DescribeSubnets):
+                    last_change = self.now
+            assert self.wake_at is not None, "there is always an audit to come"
             self.now = self.cloud.now = max(self.now, self.wake_at)
             self.wake_at = None
             self.feed(on.TimePassed())
-        counts = self.pool.counts()
-        assert not self.in_flight and (self.wake_at is None or full), "the pool does not come to rest"
+        counts, pool = self.pool.counts(), self.pool
+        roomy = any(eni.room for eni in pool.inventory.ready())
+        full = self.cloud.available() < 2 - roomy
+        exhausted = pool.eni_slots() <= 0 and not roomy
+        assert last_change < begun + 2 * 3600 or full, "the pool does not come to rest"
         assert not self.open_requests
-        reachable = min(self.targets.warm_ips, self.pool.max_pods - counts.assigned)
-        enough = counts.free >= reachable and counts.total >= min(self.targets.minimum_ips, self.pool.max_pods)
-        assert enough or full, counts
-        assert self.pool.excess() == 0 and counts.releasing == 0
+        reachable = min(self.targets.warm_ips, pool.max_pods - counts.assigned)
+        enough = counts.free >= reachable and counts.total >= min(self.targets.minimum_ips, pool.max_pods)
+        assert enough or full or exhausted, counts
+        assert pool.excess() == 0 and counts.releasing == 0
         assert all(eni["index"] is not None and not eni["keep"] for eni in self.cloud.enis.values())
         assert not self.ledger.cooling
-        assert not self.ledger.intents
+        assert not [intent for intent in self.ledger.intents if not full]
+        assert not self.dead & self.ledger.attachments.keys()
+        states = {a.ip: a.state for a in pool.inventory.addresses.values()}
+        found = {ip for ip, state in states.items() if state is AddressState.FOREIGN}
+        assert found == self.cloud.foreign, (states, self.cloud.foreign)
+        assert set(pool.inventory.enis) == set(self.cloud.enis)
 
     # What always holds
 
@@ -528,11 +648,14 @@ class PoolMachine(RuleBasedStateMachine):
             assert states.count("free") == len(eni.free)
             assert states.count("assigned") == eni.assigned
             assert states.count("cooling") == eni.cooling
-            assert eni.pending >= 0 and eni.held + eni.pending <= eni.capacity
+            assert states.count("foreign") == eni.foreign and len(states) == len(eni.addresses)
+            assert eni.pending >= 0 and eni.held + eni.pending <= eni.capacity + eni.foreign
         counts = self.pool.counts()
+        assert counts == self.pool._count()
         assert counts.total == counts.free + counts.assigned + counts.cooling + counts.releasing
         # Plans may clash with what a lagging EC2 shows later; what is attached may not.
-        attached = [eni for eni in inventory.enis.values() if eni.state in (EniState.CONFIGURING, EniState.READY)]
+        serving = (EniState.CONFIGURING, EniState.READY, EniState.FOREIGN)
+        attached = [eni for eni in inventory.enis.values() if eni.state in serving]
         assert len(attached) <= self.limits.max_enis
         assert len({eni.device_index for eni in attached}) == len(attached)
 
@@ -540,14 +663,18 @@ class PoolMachine(RuleBasedStateMachine):
     def memory_and_ledger_agree(self) -> None:
         if self.owed:
             return
-        assert self.pool.inventory.attachments == self.ledger.attachments
+        inventory = self.pool.inventory
+        assert inventory.attachments == self.ledger.attachments
         cooling = {c.address: c.released_at for c in self.ledger.cooling.values()}
         assert self.pool.inventory.cooling == cooling
+        for eni_id, own in self.ledger.own.items():
+            assert own == inventory.enis[eni_id].own()
         assert list(self.pool.inventory.cooling.values()) == sorted(cooling.values())
 
     @invariant()
     def nobody_waits_beyond_the_deadline(self) -> None:
         assert set(self.pool.waiting) == set(self.open_requests)
+        assert len(self.pool.waiting) <= max(self.pool.max_pods - len(self.ledger.attachments), 0) or self.owed
         for _, deadline in self.open_requests.values():
             assert self.now <= deadline or (self.wake_at is not None and self.wake_at <= deadline)
 

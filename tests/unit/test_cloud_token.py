@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uuid import RFC_4122, UUID, uuid4
+from uuid import RFC_4122, UUID
 
 import pytest
 
@@ -25,6 +25,6 @@ def test_the_standards_own_example() -> None:
     assert time_of("017F22E2-79B0-7CC3-98C4-DC0C0C07398F") == 1645557742.0
 
 
-@pytest.mark.parametrize("token", ["", "once", str(uuid4()), "attach eni-1"])
+@pytest.mark.parametrize("token", ["", "once", "37038f11-f48a-4db0-af6b-0e7ebc158009", "attach eni-1"])
 def test_other_tokens_tell_nothing(token: str) -> None:
     assert time_of(token) is None

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from random import Random
-from typing import TypeVar
-
 import pytest
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.model import (
+    AddressState,
     Attachment,
     AttachmentKey,
     CloudErrorKind,
@@ -22,83 +20,11 @@ from ipamd.pool.model import (
     Intent,
     Limits,
     ObservedEni,
-    Owner,
     Reason,
     Targets,
 )
 from ipamd.pool.outlook import unready_reason
-from ipamd.pool.pool import Pool
-
-E = TypeVar("E")
-
-M5_LARGE = Limits(max_enis=3, addresses_per_eni=10)
-
-
-def observed(eni_id: str = "eni-0", index: int | None = 0, *addresses: str, owned: bool = False) -> ObservedEni:
-    attachment = "" if index is None else f"attach-{eni_id}"
-    return ObservedEni(
-        id=eni_id,
-        mac=f"02:{eni_id}",
-        subnet_id="subnet-1",
-        primary_ip="10.0.0.4",
-        addresses=addresses,
-        device_index=index,
-        attachment_id=attachment,
-        attachment_status="attached" if attachment else "",
-        owned=owned,
-        primary=index == 0,
-    )
-
-
-def addresses(count: int, first: int = 10) -> tuple[str, ...]:
-    return tuple(f"10.0.0.{n}" for n in range(first, first + count))
-
-
-class Story:
-    """A pool, a clock, and what the pool asked for that nobody has done yet."""
-
-    def __init__(self, targets: Targets, limits: Limits = M5_LARGE, subnets: tuple[str, ...] = ("subnet-1",)) -> None:
-        self.now = 1000.0
-        names = iter(range(1000))
-        self.pool = Pool(targets, limits, subnets, Random(1), lambda: f"token-{next(names)}")
-        self.effects: list[do.Effect] = []
-
-    def feed(self, event: on.Event) -> None:
-        self.effects += self.pool.handle(event, self.now)
-
-    def take(self, kind: type[E]) -> list[E]:
-        """What was asked for of this kind since the last look."""
-        found = [effect for effect in self.effects if isinstance(effect, kind)]
-        self.effects = [effect for effect in self.effects if not isinstance(effect, kind)]
-        return found
-
-    def one(self, kind: type[E]) -> E:
-        (effect,) = self.take(kind)
-        return effect
-
-    def start(self, *enis: ObservedEni, **kept: object) -> None:
-        self.feed(on.Started(enis or (observed(),), **kept))  # type: ignore[arg-type]
-        for effect in self.take(do.ConfigureLink):
-            self.feed(on.LinkReady(effect.op, f"eth{effect.device_index}"))
-
-    def pass_time(self, seconds: float) -> None:
-        self.now += seconds
-        self.feed(on.TimePassed())
-
-    def ask(self, *names: str, wait: float = 30.0) -> None:
-        for name in names:
-            key = AttachmentKey("net", name, "eth0")
-            self.feed(on.AllocationRequested(name, key, Owner(pod_name=name), self.now + wait))
-
-    def give_back(self, name: str) -> None:
-        self.feed(on.ReleaseRequested(f"del {name}", AttachmentKey("net", name, "eth0")))
-
-    def fail(self, effect: do.Operation, kind: CloudErrorKind, action: str = "AssignPrivateIpAddresses") -> None:
-        self.feed(on.OperationFailed(effect.op, CloudFailure(kind, action, kind.name, "EC2's words")))
-
-
-def warm(count: int = 0, **more: float) -> Targets:
-    return Targets(warm_ips=count, **{"coalesce": 0.0, **more})  # type: ignore[arg-type]
+from tests.unit.story import Story, addresses, observed, warm
 
 
 def test_a_fresh_node_fills_its_pool_with_one_call() -> None:
@@ -232,7 +158,7 @@ def test_grants_pack_the_fullest_eni_so_that_others_drain() -> None:
 
 
 def test_minimum_ips_counts_what_is_in_use() -> None:
-    story = Story(Targets(warm_ips=0, minimum_ips=6, coalesce=0))
+    story = Story(warm(0, minimum_ips=6))
     story.start(observed("eni-0", 0, *addresses(2)))
     story.ask("a")
     assert story.one(do.AssignAddresses).count == 4
@@ -244,8 +170,8 @@ def test_max_pods_bounds_growth() -> None:
     assert story.one(do.AssignAddresses).count == 4
 
 
-def full_node(cooldown: float = 30.0) -> Story:
-    story = Story(warm(0, cooldown=cooldown), Limits(1, 3))
+def full_node(**more: float) -> Story:
+    story = Story(warm(0, **more), Limits(1, 3))
     story.start(observed("eni-0", 0, *addresses(2)))
     story.ask("a", "b")
     story.take(do.Grant)
@@ -262,7 +188,7 @@ def test_a_full_node_refuses_at_once_and_says_what_the_limit_is() -> None:
 
 
 def test_a_cooling_address_that_comes_too_late_refuses_with_the_time_to_wait() -> None:
-    story = full_node(cooldown=100.0)
+    story = full_node(cooldown=100.0, reuse_cooling_after=100.0)
     story.give_back("a")
     story.ask("c")
     refusal = story.one(do.Refuse).refusal
@@ -290,9 +216,11 @@ def test_a_lasting_error_refuses_whoever_waits(kind: CloudErrorKind, reason: Rea
     story.fail(story.one(do.AssignAddresses), kind)
     if kind is CloudErrorKind.NOT_AUTHORIZED:  # another ENI may still be created, which is another action
         story.fail(story.one(do.CreateEni), kind, "CreateNetworkInterface")
+    else:
+        story.read_subnets(**{"subnet-1": 0})
     refusal = story.one(do.Refuse).refusal
     assert refusal.reason is reason
-    assert "EC2's words" in refusal.message and refusal.retry_after is not None
+    assert ("EC2's words" in refusal.message or "subnet-1" in refusal.message) and refusal.retry_after is not None
 
 
 def test_a_bad_security_group_is_named() -> None:
@@ -424,19 +352,38 @@ def test_one_full_subnet_does_not_stop_the_other() -> None:
     story = Story(warm(0), Limits(3, 2), ("subnet-1", "subnet-2"))
     story.start(observed("eni-0", 0, "10.0.0.10"))
     story.ask("a", "b")
+    story.read_subnets(**{"subnet-1": 1000, "subnet-2": 0})
     create = story.one(do.CreateEni)
     assert create.subnet_id == "subnet-1"
     story.fail(create, CloudErrorKind.SUBNET_FULL, "CreateNetworkInterface")
     assert story.one(do.CreateEni).subnet_id == "subnet-2"
+    assert story.one(do.DescribeSubnets).subnet_ids == ("subnet-1",)
     assert not story.take(do.Refuse)
 
 
-def test_the_last_addresses_of_a_subnet_are_used() -> None:
-    """EC2 gives all that is asked for or nothing."""
-    story = Story(warm(0, coalesce=0.01))
-    story.start()
-    story.ask("a", "b", "c", "d", "e")
-    left, asked = 3, []
+def test_new_enis_are_spread_over_subnets_by_their_free_addresses() -> None:
+    story = Story(warm(0), Limits(400, 3), ("subnet-1", "subnet-2", "subnet-3"))
+    story.start(observed("eni-0", 0, *addresses(2)))
+    story.ask(*(f"{n}" for n in range(602)))
+    assert not story.take(do.CreateEni)  # where to is not known yet
+    story.read_subnets(**{"subnet-1": 9000, "subnet-2": 3000, "subnet-3": 0})
+    chosen = [effect.subnet_id for effect in story.take(do.CreateEni)]
+    assert len(chosen) == 300 and chosen.count("subnet-3") == 0
+    assert 50 < chosen.count("subnet-2") < 100
+
+
+def test_subnets_that_may_not_be_read_are_used_in_order() -> None:
+    story = Story(warm(0), Limits(3, 3), ("subnet-1", "subnet-2"))
+    story.start(observed("eni-0", 0, *addresses(2)))
+    story.ask("a", "b", "c")
+    story.fail(story.one(do.DescribeSubnets), CloudErrorKind.NOT_AUTHORIZED, "DescribeSubnets")
+    assert story.one(do.CreateEni).subnet_id == "subnet-1"
+    assert not story.take(do.Refuse)
+
+
+def fill_up(story: Story, left: int, readable: bool) -> list[int]:
+    """EC2 gives all that is asked for or nothing; returns what was asked for, call by call."""
+    asked = []
     for _ in range(20):
         story.pass_time(0.02)
         for ask in story.take(do.AssignAddresses):
@@ -446,10 +393,38 @@ def test_the_last_addresses_of_a_subnet_are_used() -> None:
             else:
                 story.feed(on.AddressesAssigned(ask.op, addresses(ask.count, 10 + left)))
                 left -= ask.count
-    assert left == 0 and len(story.take(do.Grant)) == 3
-    assert asked == [5, 2, 3, 1, 2, 1]
+        for look in story.take(do.DescribeSubnets):
+            if readable:
+                story.feed(on.SubnetsObserved(look.op, (("subnet-1", left),)))
+            else:
+                story.fail(look, CloudErrorKind.NOT_AUTHORIZED, "DescribeSubnets")
+    assert left == 0
+    return asked
+
+
+@pytest.mark.parametrize(("readable", "calls"), [(True, [5, 3, 2]), (False, [5, 2, 3, 1, 2, 1])])
+def test_the_last_addresses_of_a_subnet_are_used(readable: bool, calls: list[int]) -> None:
+    story = Story(warm(0, coalesce=0.01))
+    story.start()
+    story.ask("a", "b", "c", "d", "e")
+    assert fill_up(story, 3, readable) == calls
+    assert len(story.take(do.Grant)) == 3
     assert {refuse.refusal.reason for refuse in story.take(do.Refuse)} == {Reason.SUBNET_EXHAUSTED}
     assert not story.take(do.CreateEni)
+
+
+def test_a_full_subnet_is_read_and_not_asked_until_it_has_room() -> None:
+    story = Story(warm(3))
+    story.start()
+    story.fail(story.one(do.AssignAddresses), CloudErrorKind.SUBNET_FULL)
+    story.read_subnets(**{"subnet-1": 0})
+    for _ in range(3):
+        story.pass_time(story.pool.backoffs.all_active(story.now)[0].until - story.now)
+        assert not story.take(do.AssignAddresses)
+        story.read_subnets(**{"subnet-1": 0})
+    story.pass_time(story.pool.backoffs.all_active(story.now)[0].until - story.now)
+    story.read_subnets(**{"subnet-1": 2})
+    assert story.one(do.AssignAddresses).count == 2
 
 
 def test_after_a_time_out_the_eni_is_read_before_anything_is_asked_again() -> None:
@@ -792,7 +767,9 @@ def test_an_eni_with_an_address_of_somebody_else_is_kept() -> None:
     shared = observed("eni-1", 1, *addresses(3, 30), "10.0.0.99", owned=True)
     story.feed(on.EniObserved(look.op, shared))
     assert not story.take(do.DetachEni)
-    assert "eni.shared" in [note.event for note in story.take(do.Note)]
+    assert "address.foreign" in [note.event for note in story.take(do.Note)]
+    assert story.pool.inventory.addresses["10.0.0.99"].state is AddressState.FOREIGN
+    assert story.pool.inventory.enis["eni-1"].room == 5
 
 
 def test_an_address_that_a_route_leads_to_is_not_given_back() -> None:
@@ -813,7 +790,7 @@ def test_minimum_ips_is_never_given_back() -> None:
 
 
 def test_warm_enis_keep_whole_enis_free() -> None:
-    story = Story(Targets(warm_enis=1, coalesce=0))
+    story = Story(Targets(warm_enis=1, coalesce=0, slack=0))
     story.start(observed("eni-0", 0, *addresses(9)))
     assert not story.take(do.CreateEni)
     story.ask("a")
@@ -836,3 +813,139 @@ def test_an_address_that_ec2_moves_to_another_eni_moves_in_our_books_too() -> No
     ask = story.one(do.AssignAddresses)
     story.feed(on.AddressesAssigned(ask.op, (held,)))
     assert [a.address for a in story.pool.inventory.attachments.values()].count(held) == 1
+
+
+# Asking for more than is missing
+
+
+def test_a_call_that_is_made_anyway_asks_for_half_the_slack_more() -> None:
+    story = Story(warm(5, slack=8))
+    story.start()
+    assert story.one(do.AssignAddresses).count == 9
+    story = Story(warm(5, slack=8, max_pods=7))
+    story.start()
+    assert story.one(do.AssignAddresses).count == 7, "but never more than pods may use"
+
+
+def test_no_eni_is_created_for_what_only_rides_along() -> None:
+    story = Story(warm(5, slack=8))
+    story.start(observed("eni-0", 0, *addresses(3)))
+    assert story.one(do.AssignAddresses).count == 6, "all that the ENI takes"
+    assert not story.take(do.CreateEni)
+    story.ask(*"abcdef")
+    assert story.one(do.CreateEni).count == 1 + 4
+
+
+def test_what_rode_along_is_no_excess() -> None:
+    story = Story(warm(5, slack=8, release_delay=10.0))
+    story.start()
+    story.feed(on.AddressesAssigned(story.one(do.AssignAddresses).op, addresses(9)))
+    story.pass_time(100)
+    assert not story.take(do.DescribeEni)
+
+
+# Using a cooling address early
+
+
+def cooling_node(**more: float) -> Story:
+    """Both addresses cool, the second for 5 s less."""
+    story = full_node(reuse_cooling_after=10.0, **more)
+    story.give_back("a")
+    story.now += 5
+    story.give_back("b")
+    story.take(do.Write)
+    return story
+
+
+def test_a_cooling_address_is_reused_early_once_its_flows_are_forgotten() -> None:
+    story = cooling_node()
+    story.pass_time(5)
+    assert not story.take(do.ForgetFlows), "nobody needs it"
+    story.ask("c")
+    forget = story.one(do.ForgetFlows)
+    assert forget.addresses == ("10.0.0.10",) and not story.take(do.Grant)
+    story.feed(on.OperationDone(forget.op))
+    grant = story.one(do.Grant)
+    assert (grant.request, grant.attachment.address) == ("c", "10.0.0.10")
+    assert DropCooling("10.0.0.10") in [write.record for write in story.take(do.Write)]
+
+
+def test_whoever_waits_is_served_when_the_oldest_has_cooled_long_enough() -> None:
+    story = cooling_node()
+    story.ask("c", "d", "e")
+    assert story.one(do.Refuse).request == "e", "there are two addresses"
+    assert not story.take(do.ForgetFlows)
+    story.pass_time(5)
+    first = story.one(do.ForgetFlows)
+    story.pass_time(5)
+    second = story.one(do.ForgetFlows)
+    story.feed(on.OperationDone(second.op))
+    assert story.one(do.Grant).request == "c"
+    story.feed(on.OperationDone(first.op))
+    assert story.one(do.Grant).request == "d"
+
+
+def test_an_address_is_not_free_while_its_flows_are_being_forgotten() -> None:
+    """Else its next holder might lose connections of its own."""
+    story = cooling_node()
+    story.ask("c")
+    story.pass_time(5)
+    forget = story.one(do.ForgetFlows)
+    story.pass_time(20)
+    assert story.pool.counts().free == 0 and not story.take(do.Grant)
+    story.feed(on.OperationDone(forget.op))
+    assert story.one(do.Grant).request == "c"
+
+
+def test_where_flows_can_not_be_forgotten_addresses_cool_to_the_end() -> None:
+    story = cooling_node()
+    story.ask("c", wait=30.0)
+    story.pass_time(5)
+    story.fail(story.one(do.ForgetFlows), CloudErrorKind.INVALID, "conntrack")
+    story.ask("d", wait=10.0)
+    refusal = story.one(do.Refuse)
+    assert (refusal.request, refusal.refusal.reason) == ("d", Reason.ALL_COOLING)
+    story.pass_time(20)
+    assert story.one(do.Grant).request == "c"
+
+
+def test_what_is_reused_is_not_asked_of_ec2() -> None:
+    story = Story(warm(0, reuse_cooling_after=10.0))
+    story.start(observed("eni-0", 0, "10.0.0.10"))
+    story.ask("a")
+    story.give_back("a")
+    story.pass_time(10)
+    story.ask("b")
+    assert story.take(do.ForgetFlows) and not story.take(do.AssignAddresses)
+
+
+# Waiting
+
+
+def test_a_time_out_names_what_it_waited_for() -> None:
+    story = Story(warm(0), Limits(2, 2))
+    story.start(observed("eni-0", 0, "10.0.0.10"))
+    story.ask("a", "b")
+    create = story.one(do.CreateEni)
+    story.feed(on.EniCreated(create.op, CreatedEni("eni-7", "02:7", "subnet-1", "10.0.0.5", ("10.0.0.30",))))
+    story.pass_time(5)
+    story.feed(on.EniAttached(story.one(do.AttachEni).op, "attach-7"))
+    story.pass_time(25)
+    refusal = story.one(do.Refuse).refusal
+    assert refusal.reason is Reason.TIMEOUT
+    assert refusal.message == "no address came within 30 s: eni-7 has been configuring for 25 s"
+
+
+def test_no_more_wait_than_can_be_served() -> None:
+    story = Story(warm(0))
+    story.start()
+    story.ask(*(f"{n}" for n in range(1000)))
+    assert len(story.pool.waiting) == 27 and len(story.take(do.Refuse)) == 973
+
+
+def test_a_limit_that_was_set_is_named_as_such() -> None:
+    story = Story(warm(0, max_enis=1))
+    story.start(observed("eni-0", 0, *addresses(9)))
+    story.ask(*(f"{n}" for n in range(10)))
+    refusal = story.one(do.Refuse).refusal
+    assert refusal.reason is Reason.ENI_LIMIT and "pool.max_enis allows no more: 1 ENIs" in refusal.message

@@ -162,8 +162,8 @@ class Network:
         self._ask("links")
         return frozenset(self.links)
 
-    async def forget_flows(self, address: str) -> int:
-        self._ask(f"flows of {address}")
+    async def forget_flows(self, addresses: tuple[str, ...]) -> int:
+        self._ask(f"flows of {', '.join(addresses)}")
         return 3
 
     async def wait_for_link(self, mac: str, timeout: float) -> Link:
@@ -264,7 +264,7 @@ async def build(tmp_path: Path) -> Any:
         ledger = cast(Witness, Witness.open(tmp_path / f"ledger-{len(nodes)}.db"))
         cloud, network = Cloud(), Network()
         tokens = iter(f"token-{n}" for n in range(10000))
-        wanted = Targets(**{"warm_ips": 0, "coalesce": 0.0, "cooldown": 30.0, **targets})
+        wanted = Targets(**{"warm_ips": 0, "slack": 0, "coalesce": 0.0, "cooldown": 30.0, **targets})
         pool = Puppet(wanted, Limits(3, 10), ("subnet-1",), Random(1), lambda: next(tokens))
         runner = PoolRunner(
             pool, ledger, cast(Any, cloud), cast(HostNetwork, network), IDENTITY, ("sg-1",), Clock(), lambda: None
@@ -678,10 +678,10 @@ async def test_flows_are_forgotten_or_it_is_said_why_not(build: Build) -> None:
     node = build()
     node.start()
     await turns()
-    assert await node.outcome(do.ForgetFlows(PUPPET, "10.0.0.9")) == on.OperationDone(PUPPET)
+    assert await node.outcome(do.ForgetFlows(PUPPET, ("10.0.0.9",))) == on.OperationDone(PUPPET)
     assert node.network.asked[-1] == "flows of 10.0.0.9"
     node.network.error = HostError("no conntrack")
-    failed = await node.outcome(do.ForgetFlows(PUPPET + 1, "10.0.0.9"))
+    failed = await node.outcome(do.ForgetFlows(PUPPET + 1, ("10.0.0.9",)))
     assert isinstance(failed, on.OperationFailed)
     assert (failed.failure.kind, failed.failure.action) == (CloudErrorKind.TRANSIENT, "conntrack")
 

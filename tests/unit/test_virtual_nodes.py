@@ -225,7 +225,7 @@ def test_looks_at_the_host_cost_nothing_and_subnets_are_read() -> None:
     kubelet = booted(fleet, Targets(warm_ips=0))
     node, heard = shell(kubelet.node)
     before = node.instance.calls.copy()
-    node._carry_out(do.ForgetFlows(1, "10.0.0.9"))
+    node._carry_out(do.ForgetFlows(1, ("10.0.0.9",)))
     node._carry_out(do.SeekAttachments(2))
     assert heard == []  # the pool may be in the middle of an event
     fleet.clock.run_until(fleet.clock() + 1.0)

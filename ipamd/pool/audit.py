@@ -1,0 +1,246 @@
+"""Two slow rounds that compare what the pool believes with what is.
+
+The audit, once an hour, reads EC2 and the kernel afresh. Every disagreement has to show in two audits that are at
+least a minute apart before anything follows from it: one reading may be older than the pool's own news, and it may be
+EC2's eventual consistency that speaks. What is found then is noted as an event, with what was done:
+
+    an attached ENI that we did not know     ours: served; somebody else's: shown, and left alone
+    an unattached ENI with our tag           deleted, if it is ten minutes old (one that nobody remembers)
+    that of a gone instance of our cluster   likewise, where EC2 was asked for them
+    an ENI that is not there any more        read by itself; it is attached again, or forgotten
+    an address that we did not ask for       foreign: shown, and left alone
+    an address that we don't have any more   forgotten; a pod's record stays until the pod goes
+    a pod's route to an address of nobody    recorded as that pod's
+    an address that the host itself uses     foreign, unless a pod has it
+
+The search, once a minute while there are attachments, looks for those whose namespace and veth are both gone: the
+runtime never sent their DEL. They, too, have to be gone twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+
+from ipamd.pool import effects as do
+from ipamd.pool import events as on
+from ipamd.pool.backoff import action_scope
+from ipamd.pool.growth import Growth
+from ipamd.pool.inventory import Eni
+from ipamd.pool.model import (
+    AddressState,
+    AttachmentKey,
+    DropCooling,
+    DropLimit,
+    EniState,
+    Limits,
+    ObservedEni,
+    PutAttachment,
+    Targets,
+)
+from ipamd.pool.restart import adopt, adopt_attached, recovered
+
+# Seconds. The first audit comes sooner than the others: a start may have read what was not up to date.
+AUDIT_INTERVAL, AUDIT_JITTER = 3600.0, 0.25
+AUDIT_AGAIN = 600.0  # after one that failed
+# How long a disagreement has to last.
+DOUBT_LASTS = 60.0
+LEAK_AGE = 600.0
+# A learnt limit is tried again after a day.
+LIMIT_LASTS = 86400.0
+
+SEARCH_INTERVAL = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """`what` and `of` make out the disagreement; `resolve` is what follows once it has lasted `lasts` seconds."""
+
+    what: str
+    of: str
+    resolve: Callable[[], None]
+    lasts: float = DOUBT_LASTS
+
+
+class Audits(Growth):
+    def __init__(
+        self,
+        targets: Targets,
+        limits: Limits,
+        subnets: tuple[str, ...],
+        random: Random,
+        new_token: Callable[[], str],
+    ) -> None:
+        super().__init__(targets, limits, subnets, random, new_token)
+        self._random = random
+        self._auditing = False
+        self._doubts: dict[tuple[str, str], float] = {}
+        self._searching = False
+        self._search_at = math.inf
+        self._gone_since: dict[AttachmentKey, float] = {}
+
+    def _begin_rounds(self, now: float) -> None:
+        self.audit_at = now + AUDIT_INTERVAL * self._random.uniform(0.5, 1.0)
+
+    def _make_rounds(self, now: float) -> None:
+        if now >= self.audit_at and not self._auditing:
+            self._auditing = True
+            self.audit_at = math.inf
+            self._send_unbound(do.Audit(self._next_op()))
+        if self._searching:
+            return
+        if not self.inventory.attachments:
+            self._search_at = math.inf
+        elif self._search_at == math.inf:
+            self._search_at = now + SEARCH_INTERVAL
+        elif now >= self._search_at:
+            self._searching, self._search_at = True, math.inf
+            self._send_unbound(do.SeekAttachments(self._next_op()))
+
+    def _round_times(self) -> list[float]:
+        times = [math.inf if self._auditing else self.audit_at, self._search_at]
+        return [at for at in times if at < math.inf]
+
+    # The search
+
+    def _sought(self, event: on.Outcome, now: float) -> None:
+        self._searching = False
+        if not isinstance(event, on.AttachmentsSought):
+            return
+        before, self._gone_since = self._gone_since, {}
+        for key in event.gone:
+            attachment = self.inventory.attachments.get(key)
+            if attachment is None:
+                continue
+            since = before.get(key, now)
+            if since < attachment.since:
+                since = now  # that was another one of the same name
+            if now - since >= SEARCH_INTERVAL:
+                self._release(attachment, now)
+                self._note("attachment.collected", "warning", key=str(key), ip=attachment.address, cause="gone")
+            else:
+                self._gone_since[key] = since
+
+    # The audit
+
+    def _audited(self, event: on.Outcome, now: float) -> None:
+        self._auditing = False
+        if not isinstance(event, on.Audited):
+            self.audit_at = min(self.audit_at, now + AUDIT_AGAIN * self._random.uniform(0.5, 1.5))
+            if isinstance(event, on.OperationFailed):
+                self._failed(action_scope(do.Audit.action), event.failure, now)
+            return
+        attached = self.attached()
+        findings = {(finding.what, finding.of): finding for finding in self._findings(event, now)}
+        self._doubts = {found: self._doubts.get(found, now) for found in findings}
+        for found, since in list(self._doubts.items()):
+            if now - since >= findings[found].lasts:
+                del self._doubts[found]
+                findings.pop(found).resolve()
+        limit = self.learnt_limit
+        if limit is not None and (self.attached() > attached or now - limit.at > LIMIT_LASTS):
+            self.learnt_limit = None
+            self._write(DropLimit())
+        interval = AUDIT_INTERVAL * self._random.uniform(1 - AUDIT_JITTER, 1 + AUDIT_JITTER)
+        lasting = [self._doubts[found] + finding.lasts for found, finding in findings.items()]
+        self.audit_at = min(self.audit_at, max(min(lasting, default=now + interval), now + DOUBT_LASTS))
+
+    def _findings(self, event: on.Audited, now: float) -> Iterator[_Finding]:
+        known = self.inventory.enis
+        seen = {eni.id: eni for eni in event.enis}
+        for observed in event.enis:
+            eni = known.get(observed.id)
+            if eni is None and observed.device_index is not None:
+                yield _Finding("unknown ENI", observed.id, partial(self._find_eni, observed, now))
+            elif eni is None and observed.owned and not self._too_young(observed, now):
+                yield self._leak(observed, now)
+            elif eni is not None and eni.state is EniState.READY and not (eni.busy or eni.pending or eni.unsure):
+                yield from self._address_findings(eni, observed, event, now)
+        for observed in event.abandoned:
+            if observed.id not in known and not self._too_young(observed, now):
+                yield self._leak(observed, now)
+        for eni in known.values():
+            there = seen.get(eni.id)
+            if there is not None and there.device_index is not None:
+                continue
+            if eni.state in (EniState.READY, EniState.FOREIGN) and not eni.busy:
+                yield _Finding("missing ENI", eni.id, partial(self._miss_eni, eni, now))
+
+    def _address_findings(self, eni: Eni, observed: ObservedEni, event: on.Audited, now: float) -> Iterator[_Finding]:
+        routed = dict(event.routed)
+        unknown = tuple(sorted(set(observed.addresses) - eni.addresses.keys()))
+        if unknown:
+            yield _Finding("unknown addresses", " ".join(unknown), partial(self._account, eni, unknown, now))
+        if eni.unaccounted:
+            yield _Finding("unanswered assignment", eni.id, partial(self._close_accounts, eni))
+        for ip, address in eni.addresses.items():
+            if ip not in observed.addresses:
+                yield _Finding("missing address", ip, partial(self._miss_address, ip, eni, now))
+            elif address.state not in (AddressState.FREE, AddressState.COOLING):
+                continue
+            elif ip in routed:
+                yield _Finding("routed address", ip, partial(self._find_routed, ip, routed[ip], now))
+            elif ip in event.local:
+                yield _Finding("local address", ip, partial(self._find_local, ip, eni, now))
+
+    def _leak(self, observed: ObservedEni, now: float) -> _Finding:
+        """One whose age nobody knows is watched for as long as the others have to be old."""
+        lasts = LEAK_AGE if observed.created_at is None else DOUBT_LASTS
+        return _Finding("leaked ENI", observed.id, partial(self._find_leaked, observed, now), lasts)
+
+    def _too_young(self, observed: ObservedEni, now: float) -> bool:
+        return observed.created_at is not None and now - observed.created_at < LEAK_AGE
+
+    # What follows. A resolution may come after another one that changed its ground: each looks again.
+
+    def _find_eni(self, observed: ObservedEni, now: float) -> None:
+        eni = adopt_attached(self, observed, now)
+        for ip in observed.addresses if eni.state is not EniState.FOREIGN else ():
+            self.inventory.add(ip, eni, now)
+        self._note("eni.found", "warning", eni=eni.id, state=eni.state.value, device_index=eni.device_index)
+
+    def _find_leaked(self, observed: ObservedEni, now: float) -> None:
+        eni = adopt(self, observed, EniState.DELETING, -1, now)
+        self._note("eni.leaked", "warning", eni=eni.id)
+
+    def _miss_eni(self, eni: Eni, now: float) -> None:
+        if eni.state is EniState.FOREIGN:
+            self._forget(eni)
+            self._note("eni.foreign_gone", "info", eni=eni.id)
+        else:
+            eni.unsure = True
+
+    def _miss_address(self, ip: str, eni: Eni, now: float) -> None:
+        address = eni.addresses.get(ip)
+        if address is None or now - address.since < DOUBT_LASTS:
+            return
+        if address.state is AddressState.RELEASING:
+            return  # the read before its removal will tell
+        if address.state is AddressState.COOLING:
+            self._write(DropCooling(ip))
+        self.inventory.lose(address)
+        level = "error" if address.state is AddressState.ASSIGNED else "warning"
+        self._note("address.missing", level, eni=eni.id, ip=ip, state=address.state.value)
+
+    def _find_routed(self, ip: str, link: str, now: float) -> None:
+        address = self.inventory.addresses.get(ip)
+        if address is None or address.state not in (AddressState.FREE, AddressState.COOLING):
+            return
+        if address.state is AddressState.COOLING:
+            self._write(DropCooling(ip))
+        attachment = recovered(ip, link, address.eni.id, now)
+        self.inventory.assign(address, attachment, now)
+        self._write(PutAttachment(attachment))
+        self._note("attachment.recovered", "warning", ip=ip, link=link)
+
+    def _find_local(self, ip: str, eni: Eni, now: float) -> None:
+        address = eni.addresses.get(ip)
+        if address is None or address.state not in (AddressState.FREE, AddressState.COOLING):
+            return
+        if address.state is AddressState.COOLING:
+            self._write(DropCooling(ip))
+            del self.inventory.cooling[ip]
+        self.find_foreign(ip, eni, now, "on a link of the host")

@@ -1,0 +1,170 @@
+"""How the deficit is met: on which ENIs, in which subnets, with how few calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from ipamd.pool import effects as do
+from ipamd.pool import events as on
+from ipamd.pool.backoff import action_scope, subnet_scope
+from ipamd.pool.inventory import Eni
+from ipamd.pool.model import CloudErrorKind, CloudFailure, EniState, Intent, Limits, PutIntent, Targets
+from ipamd.pool.operations import Operations
+from ipamd.pool.state import ARRIVING, ASSIGN, CREATE
+
+DESCRIBE_SUBNETS = do.DescribeSubnets.action
+
+
+class Growth(Operations):
+    def __init__(
+        self,
+        targets: Targets,
+        limits: Limits,
+        subnets: tuple[str, ...],
+        random: Random,
+        new_token: Callable[[], str],
+    ) -> None:
+        super().__init__(targets, limits, subnets, random)
+        self._new_token = new_token
+        self._grow_at: float | None = None
+        self._reading_subnets = False
+
+    def _take_back_leaving(self, now: float) -> None:
+        """Growth goes before: what is wanted again stays, unless the call that removes it was sent."""
+        if self.deficit() <= 0:
+            return
+        for eni in self.inventory.enis.values():
+            sent = self._operations.get(eni.busy)
+            if not eni.leaving or (sent is not None and isinstance(sent.effect, do.UnassignAddresses)):
+                continue
+            if eni.state in (EniState.READY, EniState.DRAINING) and not eni.unsure:
+                self.inventory.stay(eni, now)
+                eni.enter(EniState.READY, now)
+                self._recount()
+
+    def _grow(self, now: float) -> None:
+        deficit = self.deficit()
+        if deficit <= 0:
+            self._grow_at = None
+            return
+        if self._grow_at is None and self.targets.coalesce > 0:
+            self._grow_at = now + self.targets.coalesce
+        if self._grow_at is not None and now < self._grow_at:
+            return
+        self._grow_at = None
+        self._settle_doubts(now)
+        # What rides along with a call that is made anyway spares the next one; it would not be given back either.
+        along = min(self.targets.slack // 2, self.allowance(self.counts()) - deficit)
+        deficit, along = self._fill_enis(deficit, along, now)
+        self._add_enis(deficit, along, now)
+        self._recount()
+
+    def _fill_enis(self, deficit: int, along: int, now: float) -> tuple[int, int]:
+        """Ask for addresses on the ENIs that are there, all at once; returns what remains of both.
+
+        The primary ENI is never given back, so it is filled first, then the fullest.
+        """
+        for eni in sorted(self.inventory.enis.values(), key=lambda e: (not e.primary, -e.held)):
+            if deficit <= 0:
+                break
+            count = min(deficit, eni.room)
+            if count == 0 or eni.unfulfilled or (eni.state is not EniState.READY and eni.state not in ARRIVING):
+                continue
+            backoff = self.assign_backoff(eni, now)
+            if backoff is not None and backoff.policy.lasting:
+                continue
+            deficit -= count
+            if eni.state is not EniState.READY or eni.unsure or backoff is not None:
+                continue  # its room is worth waiting for: cheaper than another ENI
+            if self.subnets[eni.subnet_id].in_doubt:
+                continue  # it is being read
+            if deficit == 0:
+                more = min(along, eni.room - count)
+                count, along = count + more, along - more
+            count = self.subnets.portion(eni.subnet_id, count)
+            token = self._new_token()
+            eni.pending += count
+            op = self._next_op()
+            self._write(PutIntent(Intent(token, ASSIGN, now, eni_id=eni.id, count=count)))
+            self._send(do.AssignAddresses(op, eni.id, count), eni, count, token)
+            self.subnets.asked(eni.subnet_id, count)
+        return deficit, along
+
+    def _add_enis(self, deficit: int, along: int, now: float) -> None:
+        capacity = self.limits.secondary_per_eni
+        while deficit > 0 and capacity > 0 and self.eni_slots() > 0:
+            subnet_id = self._subnet_for_eni(now)
+            if subnet_id is None:
+                return
+            count = min(deficit, capacity)
+            deficit -= count
+            if deficit == 0:
+                count = min(count + along, capacity)
+            count = self.subnets.portion(subnet_id, count + 1) - 1  # an ENI takes one for itself
+            token = self._new_token()
+            eni = Eni(token, EniState.CREATING, self.free_index(), capacity, subnet_id, now)
+            eni.token, eni.pending = token, count
+            eni.busy = self._next_op()
+            self.inventory.add_eni(eni)
+            self._write(PutIntent(Intent(token, CREATE, now, subnet_id=subnet_id, count=count)))
+            self._send(do.CreateEni(eni.busy, token, subnet_id, count), eni, count)
+            self.subnets.asked(subnet_id, count + 1)
+
+    # Subnets
+
+    def _subnet_for_eni(self, now: float) -> str | None:
+        """None while no ENI may be created, or while it is being found out where."""
+        if self.creation_backoff(now) is not None:
+            return None
+        candidates = []
+        for subnet_id in self.subnets.ids:
+            if self.subnets[subnet_id].in_doubt or self.backoffs.active(now, subnet_scope(subnet_id)):
+                continue
+            if self.subnets.portion(subnet_id, 2) < 2:
+                self._full(subnet_id, now)
+                continue
+            candidates.append(subnet_id)
+        if not candidates:
+            return None
+        unread = self.subnets.unread(now)
+        if unread and self._can_read(now):
+            self._read(self.subnets.ids)
+        return None if unread and self._reading_subnets else self.subnets.choose(candidates)
+
+    def _settle_doubts(self, now: float) -> None:
+        """Find out about the subnets that refused, once their back-off, if there is one, has ended."""
+        doubtful = [s for s in self.subnets.doubtful() if not self.backoffs.active(now, subnet_scope(s))]
+        if not doubtful or self._reading_subnets:
+            return
+        if self._can_read(now):
+            self._read(tuple(doubtful))
+            return
+        for subnet_id in doubtful:
+            if not self.subnets.unreadable(subnet_id):
+                self._full(subnet_id, now)
+
+    def _can_read(self, now: float) -> bool:
+        return not self._reading_subnets and not self.backoffs.active(now, action_scope(DESCRIBE_SUBNETS))
+
+    def _read(self, subnet_ids: tuple[str, ...]) -> None:
+        self._reading_subnets = True
+        self._send_unbound(do.DescribeSubnets(self._next_op(), subnet_ids))
+
+    def _subnets_read(self, effect: do.DescribeSubnets, event: on.Outcome, now: float) -> None:
+        self._reading_subnets = False
+        if isinstance(event, on.OperationFailed):
+            self._failed(action_scope(DESCRIBE_SUBNETS), event.failure, now)
+        elif isinstance(event, on.SubnetsObserved):
+            self.backoffs.succeeded(action_scope(DESCRIBE_SUBNETS))
+            available = dict(event.available)
+            for subnet_id in effect.subnet_ids:  # one that EC2 does not know has no room either
+                if not self.subnets.observed(subnet_id, available.get(subnet_id, 0), now):
+                    self._full(subnet_id, now)
+
+    def _full(self, subnet_id: str, now: float) -> None:
+        left = self.subnets[subnet_id].available
+        message = f"EC2 gives no more addresses of {subnet_id}" + (f", which shows {left} free" if left else "")
+        failure = CloudFailure(CloudErrorKind.SUBNET_FULL, CREATE, "InsufficientFreeAddressesInSubnet", message)
+        self.subnets.full(subnet_id)
+        self._failed(subnet_scope(subnet_id), failure, now)
