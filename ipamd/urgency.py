@@ -5,12 +5,13 @@ from __future__ import annotations
 from ipamd.cloud.port import Priority
 from ipamd.pool import effects as do
 
-# What no pod waits for: giving back, and looking whether all is as it is believed to be.
-_UNHURRIED = (do.UnassignAddresses, do.DetachEni, do.DeleteEni, do.Audit)
+_GIVING_BACK = (do.UnassignAddresses, do.DetachEni, do.DeleteEni)
 
 
 def priority_of(effect: do.Operation, pods_wait: bool) -> Priority:
     """`pods_wait`: whether a pod waits for an address at this moment."""
-    if isinstance(effect, _UNHURRIED):
+    if isinstance(effect, _GIVING_BACK):
         return Priority.RELEASE
-    return Priority.POD if pods_wait else Priority.WARM
+    if pods_wait:
+        return Priority.POD
+    return Priority.RELEASE if isinstance(effect, do.Audit) else Priority.WARM

@@ -62,6 +62,7 @@ _STEPS = (
         # All of an ENI's addresses in one text, separated by spaces: they are always written and read together.
         """CREATE TABLE own (
             eni_id TEXT PRIMARY KEY, addresses TEXT NOT NULL, others TEXT NOT NULL) STRICT, WITHOUT ROWID""",
+        "ALTER TABLE intents ADD COLUMN addresses TEXT NOT NULL DEFAULT ''",
         """CREATE TABLE learnt_limit (
             only_row INTEGER PRIMARY KEY CHECK (only_row = 1), max_enis INTEGER NOT NULL, at REAL NOT NULL) STRICT""",
     ),
@@ -75,7 +76,7 @@ _PUT_ATTACHMENT = """INSERT INTO attachments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 
 _DROP_ATTACHMENT = "DELETE FROM attachments WHERE network = ? AND container_id = ? AND ifname = ?"
 _PUT_COOLING = "INSERT OR REPLACE INTO cooling VALUES (?, ?)"
 _DROP_COOLING = "DELETE FROM cooling WHERE address = ?"
-_PUT_INTENT = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)"
+_PUT_INTENT = "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _DROP_INTENT = "DELETE FROM intents WHERE token = ?"
 _PUT_OWN = "INSERT OR REPLACE INTO own VALUES (?, ?, ?)"
 _DROP_OWN = "DELETE FROM own WHERE eni_id = ?"
@@ -139,7 +140,7 @@ class Ledger:
             return Contents(
                 tuple(map(_attachment, execute("SELECT * FROM attachments"))),
                 tuple(Cooling(*row) for row in execute("SELECT * FROM cooling")),
-                tuple(Intent(*row) for row in execute("SELECT * FROM intents")),
+                tuple(map(_intent, execute("SELECT * FROM intents"))),
                 tuple(
                     OwnAddresses(eni_id, tuple(own.split()), tuple(others.split()))
                     for eni_id, own, others in execute("SELECT * FROM own")
@@ -230,6 +231,11 @@ def _attachment(row: tuple[Any, ...]) -> Attachment:
     return Attachment(AttachmentKey(network, container_id, ifname), address, eni_id, since, Owner(*owner))
 
 
+def _intent(row: tuple[Any, ...]) -> Intent:
+    token, action, at, eni_id, subnet_id, count, device_index, addresses = row
+    return Intent(token, action, at, eni_id, subnet_id, count, device_index, tuple(addresses.split()))
+
+
 def _statement(record: Record) -> tuple[str, tuple[Any, ...]]:
     match record:
         case PutAttachment(Attachment(key, address, eni_id, since, owner)):
@@ -242,8 +248,8 @@ def _statement(record: Record) -> tuple[str, tuple[Any, ...]]:
             return _PUT_COOLING, (address, released_at)
         case DropCooling(address):
             return _DROP_COOLING, (address,)
-        case PutIntent(Intent(token, action, at, eni_id, subnet_id, count, device_index)):
-            return _PUT_INTENT, (token, action, at, eni_id, subnet_id, count, device_index)
+        case PutIntent(Intent(token, action, at, eni_id, subnet_id, count, device_index, addresses)):
+            return _PUT_INTENT, (token, action, at, eni_id, subnet_id, count, device_index, " ".join(addresses))
         case DropIntent(token):
             return _DROP_INTENT, (token,)
         case PutOwn(OwnAddresses(eni_id, addresses, foreign)):

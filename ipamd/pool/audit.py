@@ -4,7 +4,7 @@ The audit, once an hour, reads EC2 and the kernel afresh. Every disagreement has
 least a minute apart before anything follows from it: one reading may be older than the pool's own news, and it may be
 EC2's eventual consistency that speaks. What is found then is noted as an event, with what was done:
 
-    an attached ENI that we did not know     ours: served; somebody else's: shown, and left alone
+    an attached ENI with our tag             served
     an unattached ENI with our tag           deleted, if it is ten minutes old (one that nobody remembers)
     that of a gone instance of our cluster   likewise, where EC2 was asked for them
     an ENI that is not there any more        read by itself; it is attached again, or forgotten
@@ -12,6 +12,8 @@ EC2's eventual consistency that speaks. What is found then is noted as an event,
     an address that we don't have any more   forgotten; a pod's record stays until the pod goes
     a pod's route to an address of nobody    recorded as that pod's
     an address that the host itself uses     foreign, unless a pod has it
+
+Somebody else's ENIs are counted at once, since they take slots of the instance.
 
 The search, once a minute while there are attachments, looks for those whose namespace and veth are both gone: the
 runtime never sent their DEL. They, too, have to be gone twice.
@@ -36,12 +38,15 @@ from ipamd.pool.model import (
     DropCooling,
     DropLimit,
     EniState,
+    LearntLimit,
     Limits,
     ObservedEni,
     PutAttachment,
+    PutLimit,
     Targets,
 )
 from ipamd.pool.restart import adopt, adopt_attached, recovered
+from ipamd.pool.state import LOOK_AGAIN
 
 # Seconds. The first audit comes sooner than the others: a start may have read what was not up to date.
 AUDIT_INTERVAL, AUDIT_JITTER = 3600.0, 0.25
@@ -100,6 +105,15 @@ class Audits(Growth):
             self._searching, self._search_at = True, math.inf
             self._send_unbound(do.SeekAttachments(self._next_op()))
 
+    def _look_who_holds_slots(self, now: float) -> bool:
+        """Whether that is being found out, for somebody who can't be served as things were when last seen."""
+        if self.has_foreign_enis():
+            if not self._auditing and now - self.audited_at >= LOOK_AGAIN:
+                self.audit_at = now
+        elif not self.limit_met:
+            return False
+        return self._auditing or self.audit_at <= now
+
     def _round_times(self) -> list[float]:
         times = [math.inf if self._auditing else self.audit_at, self._search_at]
         return [at for at in times if at < math.inf]
@@ -133,27 +147,53 @@ class Audits(Growth):
             if isinstance(event, on.OperationFailed):
                 self._failed(action_scope(do.Audit.action), event.failure, now)
             return
-        attached = self.attached()
+        self.audited_at = now
+        self._count_foreign_enis(event, now)
+        self._settle_limit(now)
         findings = {(finding.what, finding.of): finding for finding in self._findings(event, now)}
         self._doubts = {found: self._doubts.get(found, now) for found in findings}
         for found, since in list(self._doubts.items()):
             if now - since >= findings[found].lasts:
                 del self._doubts[found]
                 findings.pop(found).resolve()
-        limit = self.learnt_limit
-        if limit is not None and (self.attached() > attached or now - limit.at > LIMIT_LASTS):
-            self.learnt_limit = None
-            self._write(DropLimit())
         interval = AUDIT_INTERVAL * self._random.uniform(1 - AUDIT_JITTER, 1 + AUDIT_JITTER)
         lasting = [self._doubts[found] + finding.lasts for found, finding in findings.items()]
         self.audit_at = min(self.audit_at, max(min(lasting, default=now + interval), now + DOUBT_LASTS))
+
+    def _count_foreign_enis(self, event: on.Audited, now: float) -> None:
+        """Without a doubt: a reading that is out of date costs a call in vain at worst."""
+        seen = {eni.id: eni for eni in event.enis if eni.device_index is not None}
+        for observed in seen.values():
+            if observed.id not in self.inventory.enis and not (observed.owned or observed.primary):
+                eni = adopt_attached(self, observed, now)
+                self._note("eni.foreign", "info", eni=eni.id, device_index=eni.device_index)
+        for eni in list(self.inventory.enis.values()):
+            if eni.state is EniState.FOREIGN and eni.id not in seen:
+                self.inventory.remove_eni(eni)
+                self._note("eni.foreign_gone", "info", eni=eni.id)
+
+    def _settle_limit(self, now: float) -> None:
+        """Now that all that are attached are known: does the instance take fewer than the table says?"""
+        limit = self.learnt_limit
+        if limit is not None and now - limit.at > LIMIT_LASTS:
+            self.learnt_limit = None
+            self._write(DropLimit())
+        if not self.limit_met:
+            return
+        self.limit_met = False
+        on_their_way = sum(e.state is EniState.ATTACHING and e.busy != 0 for e in self.inventory.enis.values())
+        most = max(self.attached() + on_their_way, 1)
+        if most < self.max_enis:
+            self.learnt_limit = LearntLimit(most, now)
+            self._write(PutLimit(self.learnt_limit))
+            self._note("limit.learnt", "warning", max_enis=most, by_type=self.limits.max_enis)
 
     def _findings(self, event: on.Audited, now: float) -> Iterator[_Finding]:
         known = self.inventory.enis
         seen = {eni.id: eni for eni in event.enis}
         for observed in event.enis:
             eni = known.get(observed.id)
-            if eni is None and observed.device_index is not None:
+            if eni is None and observed.device_index is not None and observed.owned:
                 yield _Finding("unknown ENI", observed.id, partial(self._find_eni, observed, now))
             elif eni is None and observed.owned and not self._too_young(observed, now):
                 yield self._leak(observed, now)
@@ -166,7 +206,7 @@ class Audits(Growth):
             there = seen.get(eni.id)
             if there is not None and there.device_index is not None:
                 continue
-            if eni.state in (EniState.READY, EniState.FOREIGN) and not eni.busy:
+            if eni.state is EniState.READY and not eni.busy:
                 yield _Finding("missing ENI", eni.id, partial(self._miss_eni, eni, now))
 
     def _address_findings(self, eni: Eni, observed: ObservedEni, event: on.Audited, now: float) -> Iterator[_Finding]:
@@ -198,7 +238,7 @@ class Audits(Growth):
 
     def _find_eni(self, observed: ObservedEni, now: float) -> None:
         eni = adopt_attached(self, observed, now)
-        for ip in observed.addresses if eni.state is not EniState.FOREIGN else ():
+        for ip in observed.addresses:
             self.inventory.add(ip, eni, now)
         self._note("eni.found", "warning", eni=eni.id, state=eni.state.value, device_index=eni.device_index)
 
@@ -207,11 +247,7 @@ class Audits(Growth):
         self._note("eni.leaked", "warning", eni=eni.id)
 
     def _miss_eni(self, eni: Eni, now: float) -> None:
-        if eni.state is EniState.FOREIGN:
-            self._forget(eni)
-            self._note("eni.foreign_gone", "info", eni=eni.id)
-        else:
-            eni.unsure = True
+        eni.unsure = True
 
     def _miss_address(self, ip: str, eni: Eni, now: float) -> None:
         address = eni.addresses.get(ip)

@@ -36,7 +36,9 @@ class Growth(Operations):
             return
         for eni in self.inventory.enis.values():
             sent = self._operations.get(eni.busy)
-            if not eni.leaving or (sent is not None and isinstance(sent.effect, do.UnassignAddresses)):
+            if not eni.leaving or eni.inherited:
+                continue
+            if sent is not None and isinstance(sent.effect, do.UnassignAddresses):
                 continue
             if eni.state in (EniState.READY, EniState.DRAINING) and not eni.unsure:
                 self.inventory.stay(eni, now)
@@ -94,10 +96,10 @@ class Growth(Operations):
     def _add_enis(self, deficit: int, along: int, now: float) -> None:
         capacity = self.limits.secondary_per_eni
         while deficit > 0 and capacity > 0 and self.eni_slots() > 0:
-            subnet_id = self._subnet_for_eni(now)
+            count = min(deficit, capacity)
+            subnet_id = self._subnet_for_eni(count + 1, now)
             if subnet_id is None:
                 return
-            count = min(deficit, capacity)
             deficit -= count
             if deficit == 0:
                 count = min(count + along, capacity)
@@ -113,8 +115,9 @@ class Growth(Operations):
 
     # Subnets
 
-    def _subnet_for_eni(self, now: float) -> str | None:
-        """None while no ENI may be created, or while it is being found out where."""
+    def _subnet_for_eni(self, addresses: int, now: float) -> str | None:
+        """For an ENI with so many addresses, its own included; None while none may be created, or while it is being
+        found out where."""
         if self.creation_backoff(now) is not None:
             return None
         candidates = []
@@ -130,7 +133,7 @@ class Growth(Operations):
         unread = self.subnets.unread(now)
         if unread and self._can_read(now):
             self._read(self.subnets.ids)
-        return None if unread and self._reading_subnets else self.subnets.choose(candidates)
+        return None if unread and self._reading_subnets else self.subnets.choose(candidates, addresses)
 
     def _settle_doubts(self, now: float) -> None:
         """Find out about the subnets that refused, once their back-off, if there is one, has ended."""

@@ -5,7 +5,7 @@ Only bookkeeping: which address is in which state on which ENI. Why it changes i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ipamd.pool.model import (
@@ -68,6 +68,7 @@ class Eni:
     link_failures: int = 0
     verified: bool = False  # a fresh read agreed that what is leaving may go
     detached: bool = False  # EC2 accepted to detach it
+    inherited: bool = False  # the process before was giving it, or what is leaving, back when it ended
 
     @property
     def releasing(self) -> int:
@@ -262,7 +263,11 @@ class Inventory:
 
     def leave(self, eni: Eni, count: int, now: float) -> None:
         """Mark free addresses for giving back: those that became free last, as they would be granted last."""
-        for ip in list(eni.free)[len(eni.free) - count :]:
+        self.leave_these(eni, list(eni.free)[len(eni.free) - count :], now)
+
+    def leave_these(self, eni: Eni, ips: Iterable[str], now: float) -> None:
+        """They are free."""
+        for ip in ips:
             address = eni.free.pop(ip)
             address.state, address.since = AddressState.RELEASING, now
             eni.leaving[ip] = address

@@ -177,6 +177,7 @@ class Intent:
     """An EC2 mutation that is about to be sent, so that a restart can find out what became of it.
 
     `action` is EC2's name of the call; `token` is its ClientToken where EC2 takes one and a unique id otherwise.
+    `addresses` are those that it takes away.
     """
 
     token: str
@@ -186,6 +187,7 @@ class Intent:
     subnet_id: str = ""
     count: int = 0
     device_index: int | None = None
+    addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,11 +37,9 @@ from ipamd.pool.model import (
     DropOwn,
     EniState,
     Intent,
-    LearntLimit,
     Limits,
     PutCooling,
     PutIntent,
-    PutLimit,
     Record,
     Targets,
 )
@@ -73,6 +71,10 @@ ASSIGN_DOUBTFUL = (CloudErrorKind.UNKNOWN_OUTCOME, CloudErrorKind.ENI_ADDRESS_LI
 LINK_RETRY, LINK_RETRY_CAP = 5.0, 60.0
 
 
+# A call that EC2 has accepted takes effect, and shows, within so many seconds. What a process that was killed had
+# asked to be taken away is not granted to anybody before.
+TAKES_EFFECT = 5.0
+
 # A detached ENI can be deleted after this many seconds, as a rule; sooner, EC2 calls it in use.
 DETACH_TIME = 3.0
 
@@ -94,6 +96,7 @@ class Operations(State):
         super().__init__(targets, limits, subnets, random)
         self._operations: dict[int, _Operation] = {}
         self.audit_at = math.inf  # when everything is to be read afresh
+        self.limit_met = False  # EC2 refused to attach one more ENI, and it is not known yet who holds the slots
         self._unbound: dict[int, do.Operation] = {}  # those that concern no single ENI
         self._last_op = 0
         self._effects: list[do.Effect] = []
@@ -184,6 +187,9 @@ class Operations(State):
         eni, observed = self._operations.pop(event.op).eni, event.eni
         eni.busy, eni.unsure = 0, False
         self.backoffs.succeeded(action_scope(do.DescribeEni.action))
+        if eni.inherited:
+            eni.inherited = False
+            self._write(DropIntent(release_token(eni.id)))
         if observed is None and now < eni.created_at + APPEARS_WITHIN:
             eni.unsure, eni.retry_at = True, now + max(1.0, (now - eni.created_at) / 2)
         elif observed is None or not (observed.owned or observed.primary):
@@ -220,8 +226,7 @@ class Operations(State):
             if observed.device_index is None or observed.attachment_status == "detaching":
                 self._detached(eni, now)
             else:
-                eni.enter(EniState.DRAINING, now)
-                eni.verified = True
+                self._stay(eni, now)
 
     def _account(self, eni: Eni, addresses: tuple[str, ...], now: float) -> None:
         """Whose are the addresses found on the ENI? Ours, if calls of unknown outcome explain all that we don't know.
@@ -258,6 +263,8 @@ class Operations(State):
         eni = self._operations.pop(event.op).eni
         eni.enter(EniState.READY, now)
         eni.busy, eni.unfulfilled, eni.link_failures = 0, False, 0
+        if eni.inherited:
+            eni.retry_at = now + TAKES_EFFECT
         eni.link = event.link
         self._note("eni.ready", "info", eni=eni.id, link=event.link, addresses=eni.held)
 
@@ -363,7 +370,7 @@ class Operations(State):
                     eni.retry_at = now
                     self._write(DropIntent(attach_token(eni.id)))
                 if kind is CloudErrorKind.ATTACHMENT_LIMIT:
-                    self._learn_limit(now)
+                    self.limit_met, self.audit_at = True, now
             case do.SetDeleteOnTermination():
                 eni.modifying, eni.retry_at = 0, retry_at
             case do.DeleteEni():
@@ -384,18 +391,6 @@ class Operations(State):
                 eni.unfulfilled = POLICIES[kind].lasting
             case _:
                 eni.busy, eni.retry_at = 0, retry_at
-
-    def _learn_limit(self, now: float) -> None:
-        """The instance takes no more ENIs than are attached now, or are being attached."""
-        enis = self.inventory.enis.values()
-        on_their_way = sum(e.state is EniState.ATTACHING and e.busy != 0 for e in enis)
-        most = max(self.attached() + on_their_way, 1)
-        if most < self.max_enis:
-            self.learnt_limit = LearntLimit(most, now)
-            self._write(PutLimit(self.learnt_limit))
-            self._note("limit.learnt", "warning", max_enis=most, by_type=self.limits.max_enis)
-        # Perhaps an ENI that we don't know of takes a slot.
-        self.audit_at = now
 
     def _back_off(self, eni: Eni, failure: CloudFailure, now: float) -> float:
         scope = scope_of(failure, subnet_id=eni.subnet_id, eni_id="" if eni.id == eni.token else eni.id)

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from ipamd.pool import effects as do
 from ipamd.pool.backoff import Backoff, subnet_scope
 from ipamd.pool.model import Counts, EniState, Reason, Refusal
-from ipamd.pool.state import ARRIVING, ASSIGN, ATTACH, CREATE, State, Waiting
+from ipamd.pool.state import ARRIVING, ASSIGN, ATTACH, CREATE, LOOK_AGAIN, State, Waiting
 
 # Calls that bring addresses: the failure of another one is no reason why none came.
 GROWTH = (CREATE, ATTACH, ASSIGN, do.DescribeEni.action, do.ConfigureLink.action)
@@ -38,16 +38,16 @@ class Supply:
         self._cooldown = state.reusable_after(now)
         self._released = list(state.inventory.cooling.values())
         self._here_or_coming = counts.free + counts.pending + _growable(state, counts, now)
-        self._room = state.max_pods - len(state.inventory.attachments)
+        self.room = state.max_pods - len(state.inventory.attachments)
 
     @property
     def at_least(self) -> int:
         """Without what cools."""
-        return min(self._here_or_coming, self._room)
+        return min(self._here_or_coming, self.room)
 
     def until(self, deadline: float) -> int:
         cooled = bisect_right(self._released, deadline - self._cooldown)
-        return min(self._here_or_coming + cooled, self._room)
+        return min(self._here_or_coming + cooled, self.room)
 
 
 def why(state: State, now: float) -> Refusal:
@@ -82,7 +82,11 @@ def why(state: State, now: float) -> Refusal:
         f"all {counts.total} addresses are in use, and {barrier}: "
         f"{state.max_enis} ENIs with {state.limits.secondary_per_eni} secondary addresses each"
     )
-    return Refusal(Reason.ENI_LIMIT, message, state.targets.cooldown or 1.0, numbers)
+    wait = state.targets.cooldown or 1.0
+    if state.has_foreign_enis():
+        message += "; ENIs of somebody else are among them"
+        wait = max(wait, state.audited_at + LOOK_AGAIN - now)
+    return Refusal(Reason.ENI_LIMIT, message, wait, numbers)
 
 
 def why_late(state: State, waiting: Waiting, now: float) -> Refusal:
@@ -105,12 +109,16 @@ def _growable(state: State, counts: Counts, now: float) -> int:
     """Addresses that could still be asked for, unless something lasting is in the way."""
     found = 0
     for eni in state.inventory.enis.values():
-        if eni.state is EniState.READY or (eni.state in ARRIVING and not eni.unfulfilled):
+        if eni.state is EniState.CREATING:
+            found += eni.room  # a creation that fails is made again, perhaps in another subnet
+        elif eni.state is EniState.READY or (eni.state in ARRIVING and not eni.unfulfilled):
             backoff = state.assign_backoff(eni, now)
             if backoff is None or not backoff.policy.lasting:
                 found += eni.room
     if _creation_blocked(state, now) is None:
-        found += max(state.eni_slots(), 0) * state.limits.secondary_per_eni
+        # A slot that an ENI is about to leave is as good as a free one.
+        leaving = sum(eni.detached or eni.state is EniState.DETACHING for eni in state.inventory.enis.values())
+        found += max(state.eni_slots() + leaving, 0) * state.limits.secondary_per_eni
     return max(min(found, state.allowance(counts)), 0)
 
 

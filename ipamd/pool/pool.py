@@ -37,7 +37,6 @@ from ipamd.pool.model import (
     Attachment,
     DropCooling,
     EniState,
-    Intent,
     Limits,
     PutAttachment,
     PutIntent,
@@ -47,7 +46,7 @@ from ipamd.pool.model import (
     Targets,
 )
 from ipamd.pool.restart import restore
-from ipamd.pool.state import DETACH, FORGET, UNASSIGN, Waiting, release_token
+from ipamd.pool.state import DETACH, FORGET, UNASSIGN, Waiting, release_intent
 
 # Attachments younger than this survive a collection: their ADD may have overtaken the runtime's list (CNI
 # SPEC.md, "GC").
@@ -270,11 +269,11 @@ class Pool(Audits):
                 case EniState.ATTACHING | EniState.CONFIGURING | EniState.READY | EniState.DELETING if eni.unsure:
                     self._send(do.DescribeEni(op, eni.id), eni)
                 case EniState.READY if eni.leaving and eni.verified:
-                    self._write(PutIntent(Intent(release_token(eni.id), UNASSIGN, now, eni.id, count=eni.releasing)))
+                    self._write(PutIntent(release_intent(eni, UNASSIGN, now)))
                     self._send(do.UnassignAddresses(op, eni.id, tuple(eni.leaving)), eni)
                 case EniState.DRAINING if eni.verified:
                     eni.enter(EniState.DETACHING, now)
-                    self._write(PutIntent(Intent(release_token(eni.id), DETACH, now, eni.id)))
+                    self._write(PutIntent(release_intent(eni, DETACH, now)))
                     self._send(do.DetachEni(op, eni.id, eni.attachment_id, tuple(eni.leaving)), eni)
                 case EniState.READY if eni.leaving:
                     self._send(do.DescribeEni(op, eni.id), eni)
@@ -332,9 +331,10 @@ class Pool(Audits):
         supply = outlook.Supply(self, now)
         if supply.at_least >= len(self.waiting):
             return
+        looking = self._look_who_holds_slots(now)
         position = 0
         for waiting in list(self.waiting.values()):
-            if supply.until(waiting.deadline) > position:
+            if (supply.room if looking else supply.until(waiting.deadline)) > position:
                 position += 1
             else:
                 self._send_away(waiting, outlook.why(self, now))

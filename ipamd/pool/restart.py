@@ -18,13 +18,15 @@ from ipamd.pool.model import (
     DropIntent,
     DropOwn,
     EniState,
+    Intent,
     ObservedEni,
     OwnAddresses,
     PutAttachment,
     PutIntent,
     Record,
 )
-from ipamd.pool.state import ASSIGN, ATTACH, CREATE, State, attach_intent
+from ipamd.pool.operations import TAKES_EFFECT
+from ipamd.pool.state import ASSIGN, ATTACH, CREATE, DETACH, UNASSIGN, State, attach_intent
 
 
 def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
@@ -39,9 +41,10 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
     attaching = {i.eni_id for i in event.intents if i.action == ATTACH}
     creating = [i for i in event.intents if i.action == CREATE]
     kept = _Kept(attachments, cooling, dict(event.routed), event.local, {own.eni_id: own for own in event.own})
+    releasing = [i for i in event.intents if i.action in (UNASSIGN, DETACH)]
     assigning = [i for i in event.intents if i.action == ASSIGN]
     for intent in event.intents:
-        if intent.action not in (CREATE, ASSIGN):
+        if intent.action not in (CREATE, ASSIGN, UNASSIGN, DETACH):
             _write(effects, DropIntent(intent.token))
     for observed in event.enis:
         if observed.device_index is not None:
@@ -60,6 +63,8 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
             eni.unaccounted = {i.token: i for i in assigning if i.eni_id == eni.id}
             _restore_addresses(state, effects, eni, observed.addresses, kept, now)
             state.inventory.altered[eni.id] = eni  # on record from now on, also with no address
+    for intent in releasing:
+        _go_on_giving_back(state, effects, intent, now)
     for intent in assigning:
         if intent.eni_id not in state.inventory.enis:
             _write(effects, DropIntent(intent.token))
@@ -83,6 +88,21 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
         if address not in state.inventory.cooling:
             _write(effects, DropCooling(address))
     return effects
+
+
+def _go_on_giving_back(state: State, effects: list[do.Effect], intent: Intent, now: float) -> None:
+    """The call may have its effect yet, and what EC2 showed of it may be old: nobody gets what it takes away before
+    another look."""
+    eni = state.inventory.enis.get(intent.eni_id)
+    leaving = [ip for ip in intent.addresses if eni is not None and ip in eni.free]
+    if eni is None or eni.state is not EniState.CONFIGURING or not leaving:
+        _write(effects, DropIntent(intent.token))
+        return
+    eni.inherited = True
+    state.inventory.leave_these(eni, leaving, now)
+    if intent.action == DETACH and len(leaving) == eni.held:
+        eni.enter(EniState.DETACHING, now)
+        eni.retry_at = now + TAKES_EFFECT
 
 
 def adopt_attached(state: State, observed: ObservedEni, now: float) -> Eni:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from random import Random
@@ -15,6 +16,9 @@ from ipamd.pool.subnets import Subnets
 CREATE, ATTACH, ASSIGN = do.CreateEni.action, do.AttachEni.action, do.AssignAddresses.action
 FORGET = do.ForgetFlows.action
 UNASSIGN, DETACH = do.UnassignAddresses.action, do.DetachEni.action
+
+# While somebody else's ENIs keep pods from an address, how often is looked whether they still do, in seconds.
+LOOK_AGAIN = 5.0
 
 # An ENI in one of these states will bring its addresses soon.
 ARRIVING = (EniState.CREATING, EniState.ATTACHING, EniState.CONFIGURING)
@@ -41,6 +45,7 @@ class State:
         self.backoffs = Backoffs(random)
         # Cooling addresses that become free as soon as the kernel has forgotten their flows.
         self.forgetting: set[str] = set()
+        self.audited_at = -math.inf  # when everything was last read afresh
         self.started = False
         self.draining = False
         # In order of time; those of requests that wait no longer are dropped when they come up.
@@ -141,6 +146,9 @@ class State:
         spare = counts.free - self.headroom - targets.slack
         return max(min(spare, self._staying(counts) - targets.minimum_ips), 0)
 
+    def has_foreign_enis(self) -> bool:
+        return any(eni.state is EniState.FOREIGN for eni in self.inventory.enis.values())
+
     def eni_slots(self) -> int:
         """How many more ENIs the instance takes. One that was never attached holds no slot; one that was detached
         holds its own until it is gone."""
@@ -174,6 +182,10 @@ def attach_token(eni_id: str) -> str:
 def release_token(eni_id: str) -> str:
     """An ENI gives back addresses, or goes, one call at a time."""
     return f"release {eni_id}"
+
+
+def release_intent(eni: Eni, action: str, now: float) -> Intent:
+    return Intent(release_token(eni.id), action, now, eni_id=eni.id, addresses=tuple(eni.leaving))
 
 
 def attach_intent(eni: Eni, now: float) -> Intent:

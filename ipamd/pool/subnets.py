@@ -102,9 +102,10 @@ class Subnets:
             return ()
         return tuple(i for i in self.ids if self[i].available is None or now - self[i].read_at > READING_LASTS)
 
-    def choose(self, candidates: Sequence[str]) -> str:
-        """One of these; the first when nothing is known of any."""
-        weights = [self[subnet_id].available or 0 for subnet_id in candidates]
-        if len(candidates) == 1 or not any(weights):
-            return candidates[0]
-        return self._random.choices(candidates, weights)[0]
+    def choose(self, candidates: Sequence[str], wanted: int) -> str:
+        """One of these, if possible one with so many addresses; the first when nothing is known of any."""
+        free = {subnet_id: self[subnet_id].available or 0 for subnet_id in candidates}
+        free = {subnet_id: count for subnet_id, count in free.items() if count >= wanted} or free
+        if len(free) == 1 or not any(free.values()):
+            return next(iter(free))
+        return self._random.choices(list(free), list(free.values()))[0]

@@ -127,11 +127,11 @@ class Daemon:
         return {attachment.container_id: attachment.ip for attachment in reply.attachments}
 
     async def settled(self, free: int) -> None:
-        """Every ENI is ready, nothing is asked for, and so many addresses are free."""
+        """Every ENI is ready, nothing is asked for or on its way out, and so many addresses are free."""
 
         async def quiet() -> bool:
             counts = await self.counts()
-            if counts.free != free:
+            if counts.free != free or counts.releasing:
                 return False
             enis = (await self.introspection.ListEnis(pb.ListEnisRequest(), timeout=5)).enis
             return not counts.pending and not counts.waiting and all(eni.state == "ready" for eni in enis)

@@ -122,7 +122,6 @@ async def the_instance_type_takes_no_more(daemon: Daemon, vpc: SimulatedVpc) -> 
     StatusCode.RESOURCE_EXHAUSTED,
     "ENI_LIMIT",
     numbers={"assigned": 1, "free": 0},
-    marks=pytest.mark.xfail(reason="the limit learnt from somebody else's ENI outlives it by a day", strict=True),
 )
 async def somebody_elses_eni_has_the_last_place(daemon: Daemon, vpc: SimulatedVpc) -> AsyncIterator[Meanwhile | None]:
     await daemon.ready()

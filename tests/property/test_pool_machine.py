@@ -290,6 +290,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.keys = itertools.count(1)
         self.others = itertools.count(1)
         self.dead: set[AttachmentKey] = set()
+        self.late: list[do.Operation] = []
         self.boot()
 
     def boot(self, lagging: bool = False) -> None:
@@ -565,21 +566,35 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.01, 0.05, 1.0, 7.0, 31.0, 100.0]))
     def wait(self, seconds: float) -> None:
         end = self.now + seconds
+        if seconds > 1.0:
+            self.take_effect_late()
         while self.wake_at is not None and self.wake_at <= end:
             self.now = max(self.now, self.wake_at)
             self.wake_at = None
             self.feed(on.TimePassed())
         self.now = end
 
+    @precondition(lambda self: self.late)
+    @rule()
+    def take_effect_late(self) -> None:
+        """What was asked to be taken away before a crash is taken away only now."""
+        self.cloud.now = self.now
+        while self.late:
+            effect = self.late.pop()
+            if effect.eni_id in self.cloud.enis:
+                self.cloud.carry_out(effect)
+
     @rule(after_sending=st.booleans(), lagging=st.booleans())
     def crash(self, after_sending: bool, lagging: bool) -> None:
-        """kill -9: what was on its way reaches EC2 or not, and is to be seen at once or not."""
+        """kill -9: what was on its way reaches EC2 or not, or late, and is to be seen at once or not."""
         self.cloud.now = self.now
         if any(self.ambiguous(effect) for effect in self.in_flight):
             return
         if after_sending:
             for effect in self.in_flight:
                 self.perform(effect)
+        else:
+            self.late = [e for e in self.in_flight if isinstance(e, do.UnassignAddresses | do.DetachEni)]
         self.boot(lagging and all(eni["created"] + LAG < self.now for eni in self.cloud.enis.values()))
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 5.0]))
@@ -607,6 +622,7 @@ class PoolMachine(RuleBasedStateMachine):
         """Faults stop: the pool reaches its target, answers everybody and then asks nothing of EC2, unless the subnet
         is full: then it has taken what there was, and asks now and then."""
         self.empty_the_disk()
+        self.take_effect_late()
         begun = self.now
         last_change = begun
         while self.now < begun + 3 * 3600:

@@ -13,7 +13,6 @@ from ipamd.pool.model import (
     AddressState,
     AttachmentKey,
     CloudErrorKind,
-    DropLimit,
     EniState,
     Intent,
     LearntLimit,
@@ -157,7 +156,7 @@ def test_an_eni_attached_by_somebody_else_takes_a_slot_and_nothing_more() -> Non
     for _ in range(2):
         story.show(PRIMARY)
     assert "eni-x" not in story.pool.inventory.enis and story.pool.eni_slots() == 2
-    assert story.notes() == ["eni.found", "eni.foreign_gone"]
+    assert story.notes() == ["eni.foreign", "eni.foreign_gone"]
     assert not [e for e in story.effects if isinstance(e, do.DeleteEni | do.DetachEni | do.ConfigureLink)]
 
 
@@ -224,7 +223,8 @@ def test_an_address_with_a_pods_route_is_recorded_as_that_pods() -> None:
 # Limits that no table knew
 
 
-def test_an_attachment_limit_is_learnt_and_checked_against_what_is_attached() -> None:
+def limited_node() -> Audited:
+    """EC2 has refused to attach a second ENI to an instance whose type takes four."""
     story = Audited(warm(0), Limits(4, 3))
     story.start(observed("eni-0", 0, *addresses(2)))
     story.ask("a", "b", "c")
@@ -232,20 +232,46 @@ def test_an_attachment_limit_is_learnt_and_checked_against_what_is_attached() ->
     created = on.CreatedEni("eni-1", "02:1", "subnet-1", "10.0.0.5", ("10.0.0.30",))
     story.feed(on.EniCreated(create.op, created))
     story.fail(story.one(do.AttachEni), CloudErrorKind.ATTACHMENT_LIMIT, "AttachNetworkInterface")
-    assert story.pool.max_enis == 1 and story.pool.max_pods == 2
-    assert story.one(do.Refuse).refusal.reason is Reason.ENI_LIMIT
-    assert [w.record for w in story.take(do.Write) if isinstance(w.record, PutLimit)] == [
-        PutLimit(LearntLimit(1, story.now))
-    ]
     story.feed(on.OperationDone(story.one(do.DeleteEni).op))
-    (audit,) = story.take(do.Audit)  # at once: who holds the slots?
-    hidden = [replace(observed(f"eni-x{n}", n), primary=False) for n in (1, 2)]
-    enis = (observed("eni-0", 0, *addresses(2)), *hidden)
-    story.feed(on.Audited(audit.op, enis, (), (), frozenset()))
-    story.show(*enis)
-    assert story.pool.learnt_limit is None, "two ENIs of somebody else explain it"
-    assert [w.record for w in story.take(do.Write) if isinstance(w.record, DropLimit)]
-    assert story.pool.eni_slots() == 1
+    assert len(story.take(do.Grant)) == 2 and not story.take(do.Refuse), "at first it is asked who holds the slots"
+    return story
+
+
+def test_an_attachment_limit_that_nobody_else_explains_is_learnt() -> None:
+    story = limited_node()
+    story.show(observed("eni-0", 0, *addresses(2)))
+    assert story.one(do.Refuse).refusal.reason is Reason.ENI_LIMIT
+    assert story.pool.max_enis == 1 and story.pool.max_pods == 2
+    assert PutLimit(LearntLimit(1, story.now)) in [write.record for write in story.take(do.Write)]
+
+
+def test_slots_that_somebody_elses_enis_hold_are_free_again_when_those_go() -> None:
+    story = limited_node()
+    others = [replace(observed(f"eni-x{n}", n), primary=False) for n in (1, 2, 3)]
+    story.show(observed("eni-0", 0, *addresses(2)), *others)
+    assert story.pool.learnt_limit is None and story.pool.eni_slots() == 0
+    assert story.one(do.Refuse).refusal.reason is Reason.ENI_LIMIT
+    story.pass_time(30)
+    story.ask("d")
+    assert not story.take(do.Refuse)
+    story.show(observed("eni-0", 0, *addresses(2)), *others[:2])
+    assert story.one(do.CreateEni) and not story.take(do.Refuse)
+
+
+def test_a_slot_that_an_eni_is_leaving_is_waited_for() -> None:
+    second = observed("eni-1", 1, *addresses(2, 30), owned=True)
+    story = Audited(warm(0, release_delay=10.0), Limits(2, 3))
+    story.start(observed("eni-0", 0, *addresses(2)), second)
+    story.ask("a", "b")
+    story.pass_time(1)
+    story.pass_time(10)
+    story.feed(on.EniObserved(story.one(do.DescribeEni).op, second))
+    story.feed(on.OperationDone(story.one(do.DetachEni).op))
+    story.ask("c")
+    assert not story.take(do.Refuse) and not story.take(do.CreateEni)
+    story.pass_time(3)
+    story.feed(on.OperationDone(story.one(do.DeleteEni).op))
+    assert story.one(do.CreateEni) and not story.take(do.Refuse)
 
 
 def test_a_learnt_limit_holds_across_a_restart_and_for_a_day() -> None:

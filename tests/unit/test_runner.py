@@ -587,7 +587,6 @@ RELEASES = (
     do.UnassignAddresses(PUPPET, "eni-0", ("10.0.0.9",)),
     do.DetachEni(PUPPET + 1, "eni-0", "att-0", ("10.0.0.9",)),
     do.DeleteEni(PUPPET + 2, "eni-0"),
-    do.Audit(PUPPET + 3),
 )
 WORK = (
     do.CreateEni(PUPPET + 4, "token", "subnet-1", 1),
@@ -611,14 +610,17 @@ async def test_work_is_for_pods_while_any_wait_and_releases_never_are(build: Bui
         await until(lambda: bool(node.cloud.priorities))
         assert node.cloud.priorities == [("AssignPrivateIpAddresses", Priority.POD)]
         node.cloud.priorities.clear()
-    for effect in (*RELEASES, *WORK):
+    audit = do.Audit(PUPPET + 3)
+    for effect in (*RELEASES, *WORK, audit):
         node.order(effect)
-    await until(lambda: len(node.cloud.priorities) == len(RELEASES) + len(WORK))
+    await until(lambda: len(node.cloud.priorities) == len(RELEASES) + len(WORK) + 1)
     expected = Priority.POD if pods_wait else Priority.WARM
-    assert dict(node.cloud.priorities[: len(RELEASES)]) == dict.fromkeys(
-        (effect.action for effect in RELEASES), Priority.RELEASE
+    *work, last = node.cloud.priorities
+    assert dict(work[: len(RELEASES)]) == dict.fromkeys((effect.action for effect in RELEASES), Priority.RELEASE)
+    assert {priority for _, priority in work[len(RELEASES) :]} == {expected}
+    assert last == (audit.action, Priority.POD if pods_wait else Priority.RELEASE), (
+        "an audit is in no hurry by itself"
     )
-    assert {priority for _, priority in node.cloud.priorities[len(RELEASES) :]} == {expected}
     node.cloud.budget.set()
     await asyncio.gather(*waiting)
 
