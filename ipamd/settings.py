@@ -51,7 +51,7 @@ class PoolSettings(_Section):
     max_pods: int = Field(0, ge=0, description="most addresses in use at once; 0: what the instance type allows")
     max_enis: int = Field(0, ge=0, description="most ENIs, the primary included; 0: what the instance type allows")
     slack: int = Field(8, ge=0, description="free addresses beyond the warm ones that are not worth a call to return")
-    release_delay: float = Field(1800.0, ge=0, description="seconds an excess lasts before it goes back to EC2")
+    release_delay: float = Field(7200.0, ge=0, description="seconds an excess lasts before it goes back to EC2")
     cooldown: float = Field(30.0, ge=0, description="seconds before a released address is used again")
     reuse_cooling_after: float = Field(
         10.0,

@@ -282,7 +282,7 @@ class Targets:
     max_pods: int = 0
     max_enis: int = 0
     slack: int = 8
-    release_delay: float = 1800.0
+    release_delay: float = 7200.0
     cooldown: float = 30.0
     reuse_cooling_after: float = 10.0
     allocate_wait: float = 30.0

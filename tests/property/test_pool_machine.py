@@ -698,7 +698,7 @@ class PoolMachine(RuleBasedStateMachine):
 TestPool = PoolMachine.TestCase
 TestPool.settings = settings(
     # Random by hand, the same every time in CI; POOL_EXAMPLES=20000 makes a night of it.
-    max_examples=int(os.environ.get("POOL_EXAMPLES", "600")),
+    max_examples=int(os.environ.get("POOL_EXAMPLES", "2000")),
     derandomize=bool(os.environ.get("CI")),
     stateful_step_count=100,
     deadline=None,
