@@ -25,7 +25,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from random import Random
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
@@ -39,14 +38,12 @@ from ipamd.pool.model import (
     DropLimit,
     EniState,
     LearntLimit,
-    Limits,
     ObservedEni,
     PutAttachment,
     PutLimit,
-    Targets,
 )
 from ipamd.pool.restart import adopt, adopt_attached, recovered
-from ipamd.pool.state import LOOK_AGAIN
+from ipamd.pool.state import LOOK_AGAIN, Setup
 
 # Seconds. The first audit comes sooner than the others: a start may have read what was not up to date.
 AUDIT_INTERVAL, AUDIT_JITTER = 3600.0, 0.25
@@ -71,16 +68,8 @@ class _Finding:
 
 
 class Audits(Growth):
-    def __init__(
-        self,
-        targets: Targets,
-        limits: Limits,
-        subnets: tuple[str, ...],
-        random: Random,
-        new_token: Callable[[], str],
-    ) -> None:
-        super().__init__(targets, limits, subnets, random, new_token)
-        self._random = random
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
         self._auditing = False
         self._doubts: dict[tuple[str, str], float] = {}
         self._searching = False

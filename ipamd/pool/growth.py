@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from random import Random
-
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.backoff import action_scope, subnet_scope
 from ipamd.pool.inventory import Eni
-from ipamd.pool.model import CloudErrorKind, CloudFailure, EniState, Intent, Limits, PutIntent, Targets
+from ipamd.pool.model import CloudErrorKind, CloudFailure, EniState, Intent, PutIntent
 from ipamd.pool.operations import Operations
-from ipamd.pool.state import ARRIVING, ASSIGN, CREATE
+from ipamd.pool.state import ARRIVING, ASSIGN, CREATE, Setup
 
 DESCRIBE_SUBNETS = do.DescribeSubnets.action
 
 
 class Growth(Operations):
-    def __init__(
-        self,
-        targets: Targets,
-        limits: Limits,
-        subnets: tuple[str, ...],
-        random: Random,
-        new_token: Callable[[], str],
-    ) -> None:
-        super().__init__(targets, limits, subnets, random)
-        self._new_token = new_token
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
         self._grow_at: float | None = None
         self._reading_subnets = False
 

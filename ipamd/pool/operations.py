@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from random import Random
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
@@ -37,13 +36,11 @@ from ipamd.pool.model import (
     DropOwn,
     EniState,
     Intent,
-    Limits,
     PutCooling,
     PutIntent,
     Record,
-    Targets,
 )
-from ipamd.pool.state import ASSIGN, ATTACH, CREATE, State, attach_intent, attach_token, release_token
+from ipamd.pool.state import ASSIGN, ATTACH, CREATE, Setup, State, attach_intent, attach_token, release_token
 
 # After a creation of unknown outcome the same ClientToken is sent again until EC2 shows the ENI or refuses it for a
 # cause that it checks only for a token it has not seen. These causes it checks for any call.
@@ -92,8 +89,8 @@ class _Operation:
 
 
 class Operations(State):
-    def __init__(self, targets: Targets, limits: Limits, subnets: tuple[str, ...], random: Random) -> None:
-        super().__init__(targets, limits, subnets, random)
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
         self._operations: dict[int, _Operation] = {}
         self.audit_at = math.inf  # when everything is to be read afresh
         self.limit_met = False  # EC2 refused to attach one more ENI, and it is not known yet who holds the slots

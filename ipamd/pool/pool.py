@@ -46,7 +46,7 @@ from ipamd.pool.model import (
     Targets,
 )
 from ipamd.pool.restart import restore
-from ipamd.pool.state import DETACH, FORGET, UNASSIGN, Waiting, release_intent
+from ipamd.pool.state import DETACH, FORGET, UNASSIGN, Setup, Waiting, release_intent
 
 # Attachments younger than this survive a collection: their ADD may have overtaken the runtime's list (CNI
 # SPEC.md, "GC").
@@ -65,7 +65,7 @@ class _Excess:
 
 
 class Pool(Audits):
-    """`subnets` are the subnets for new ENIs in order of preference; `new_token` makes ClientTokens."""
+    """The arguments are those of `Setup`."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Pool(Audits):
         random: Random,
         new_token: Callable[[], str],
     ) -> None:
-        super().__init__(targets, limits, subnets, random, new_token)
+        super().__init__(Setup(targets, limits, subnets, random, new_token))
         self._wake_at: float | None = None
         self._excess: _Excess | None = None
 

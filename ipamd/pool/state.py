@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from random import Random
@@ -34,15 +35,28 @@ class Waiting:
     deadline: float
 
 
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """`subnets` are those for new ENIs in order of preference; `new_token` makes ClientTokens."""
+
+    targets: Targets
+    limits: Limits
+    subnets: tuple[str, ...]
+    random: Random
+    new_token: Callable[[], str]
+
+
 class State:
-    def __init__(self, targets: Targets, limits: Limits, subnets: tuple[str, ...], random: Random) -> None:
-        self.targets = targets
-        self.limits = limits
+    def __init__(self, setup: Setup) -> None:
+        self.targets = setup.targets
+        self.limits = setup.limits
+        self._random = setup.random
+        self._new_token = setup.new_token
         self.learnt_limit: LearntLimit | None = None
-        self.subnets = Subnets(subnets, random)
+        self.subnets = Subnets(setup.subnets, setup.random)
         self.inventory = Inventory()
         self.waiting: dict[str, Waiting] = {}
-        self.backoffs = Backoffs(random)
+        self.backoffs = Backoffs(setup.random)
         # Cooling addresses that become free as soon as the kernel has forgotten their flows.
         self.forgetting: set[str] = set()
         self.audited_at = -math.inf  # when everything was last read afresh
