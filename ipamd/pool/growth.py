@@ -78,7 +78,7 @@ class Growth(Operations):
             eni.pending += count
             op = self._next_op()
             self._write(PutIntent(Intent(token, ASSIGN, now, eni_id=eni.id, count=count)))
-            self._send(do.AssignAddresses(op, eni.id, count), eni, count, token)
+            self._send(do.AssignAddresses(op, eni.id, count), eni, now, count, token)
             self.subnets.asked(eni.subnet_id, count)
         return deficit, along
 
@@ -99,7 +99,7 @@ class Growth(Operations):
             eni.busy = self._next_op()
             self.inventory.add_eni(eni)
             self._write(PutIntent(Intent(token, CREATE, now, subnet_id=subnet_id, count=count)))
-            self._send(do.CreateEni(eni.busy, token, subnet_id, count), eni, count)
+            self._send(do.CreateEni(eni.busy, token, subnet_id, count), eni, now, count)
             self.subnets.asked(subnet_id, count + 1)
 
     # Subnets

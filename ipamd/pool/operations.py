@@ -84,6 +84,7 @@ _SHARED = CloudFailure(
 class _Operation:
     effect: do.Operation
     eni: Eni
+    since: float
     count: int = 0
     token: str = ""
 
@@ -102,13 +103,29 @@ class Operations(State):
         self._last_op += 1
         return self._last_op
 
-    def _send(self, effect: do.Operation, eni: Eni, count: int = 0, token: str = "") -> None:
-        self._operations[effect.op] = _Operation(effect, eni, count, token)
+    def _send(self, effect: do.Operation, eni: Eni, now: float, count: int = 0, token: str = "") -> None:
+        self._operations[effect.op] = _Operation(effect, eni, now, count, token)
         self._effects.append(effect)
 
     def _send_unbound(self, effect: do.Operation) -> None:
         self._unbound[effect.op] = effect
         self._effects.append(effect)
+
+    def _slowest(self, now: float) -> str:
+        """What has been waited for longest, of all that brings addresses, in words."""
+        bringing = (do.CreateEni, do.AttachEni, do.ConfigureLink, do.AssignAddresses)
+        under_way = [o for o in self._operations.values() if isinstance(o.effect, bringing)]
+        if not under_way:
+            return ""
+        slowest = min(under_way, key=lambda operation: operation.since)
+        time = f"{now - slowest.since:.0f} s"
+        match slowest.effect:
+            case do.CreateEni():
+                return f"{slowest.effect.action} has been under way for {time}"
+            case do.ConfigureLink():
+                return f"the interface of {slowest.eni.id} is not there after {time}"
+            case _:
+                return f"{slowest.effect.action} for {slowest.eni.id} has been under way for {time}"
 
     def _write(self, record: Record) -> None:
         self._effects.append(do.Write(record))

@@ -89,7 +89,8 @@ def why(state: State, now: float) -> Refusal:
     return Refusal(Reason.ENI_LIMIT, message, wait, numbers)
 
 
-def why_late(state: State, waiting: Waiting, now: float) -> Refusal:
+def why_late(state: State, waiting: Waiting, obstacle: str, now: float) -> Refusal:
+    """The time is up; `obstacle` says what it was waited for, if anything."""
     numbers = _numbers(state, state.counts())
     if not state.started:
         return Refusal(Reason.NOT_READY, "the daemon has not learnt its ENIs yet: see its log", 5.0, numbers)
@@ -97,11 +98,8 @@ def why_late(state: State, waiting: Waiting, now: float) -> Refusal:
     if failing:
         return _blocked(max(failing, key=lambda b: b.attempts), now, numbers)
     message = f"no address came within {now - waiting.since:.0f} s"
-    arriving = [eni for eni in state.inventory.enis.values() if eni.state in ARRIVING]
-    if arriving:
-        slowest = min(arriving, key=lambda eni: eni.since)
-        name = slowest.id if slowest.id != slowest.token else "a new ENI"
-        message += f": {name} has been {slowest.state.value} for {now - slowest.since:.0f} s"
+    if obstacle:
+        message += f": {obstacle}"
     return Refusal(Reason.TIMEOUT, message, 1.0, numbers)
 
 

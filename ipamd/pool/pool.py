@@ -259,32 +259,32 @@ class Pool(Audits):
             serving = eni.state in (EniState.CONFIGURING, EniState.READY)
             if eni.keep_on_termination and serving and not eni.modifying:
                 eni.modifying = op = self._next_op()
-                self._send(do.SetDeleteOnTermination(op, eni.id, eni.attachment_id), eni)
+                self._send(do.SetDeleteOnTermination(op, eni.id, eni.attachment_id), eni, now)
             if eni.busy:
                 continue
             op = self._next_op()
             match eni.state:
                 case EniState.CREATING:
-                    self._send(do.CreateEni(op, eni.token, eni.subnet_id, eni.pending), eni, eni.pending)
+                    self._send(do.CreateEni(op, eni.token, eni.subnet_id, eni.pending), eni, now, eni.pending)
                 case EniState.ATTACHING | EniState.CONFIGURING | EniState.READY | EniState.DELETING if eni.unsure:
-                    self._send(do.DescribeEni(op, eni.id), eni)
+                    self._send(do.DescribeEni(op, eni.id), eni, now)
                 case EniState.READY if eni.leaving and eni.verified:
                     self._write(PutIntent(release_intent(eni, UNASSIGN, now)))
-                    self._send(do.UnassignAddresses(op, eni.id, tuple(eni.leaving)), eni)
+                    self._send(do.UnassignAddresses(op, eni.id, tuple(eni.leaving)), eni, now)
                 case EniState.DRAINING if eni.verified:
                     eni.enter(EniState.DETACHING, now)
                     self._write(PutIntent(release_intent(eni, DETACH, now)))
-                    self._send(do.DetachEni(op, eni.id, eni.attachment_id, tuple(eni.leaving)), eni)
+                    self._send(do.DetachEni(op, eni.id, eni.attachment_id, tuple(eni.leaving)), eni, now)
                 case EniState.READY if eni.leaving:
-                    self._send(do.DescribeEni(op, eni.id), eni)
+                    self._send(do.DescribeEni(op, eni.id), eni, now)
                 case EniState.DRAINING | EniState.DETACHING:
-                    self._send(do.DescribeEni(op, eni.id), eni)
+                    self._send(do.DescribeEni(op, eni.id), eni, now)
                 case EniState.ATTACHING:
-                    self._send(do.AttachEni(op, eni.id, eni.device_index), eni)
+                    self._send(do.AttachEni(op, eni.id, eni.device_index), eni, now)
                 case EniState.CONFIGURING:
-                    self._send(do.ConfigureLink(op, eni.id, eni.mac, eni.device_index, eni.subnet_id), eni)
+                    self._send(do.ConfigureLink(op, eni.id, eni.mac, eni.device_index, eni.subnet_id), eni, now)
                 case EniState.DELETING if eni.detached or not self._creation_pending():
-                    self._send(do.DeleteEni(op, eni.id), eni)
+                    self._send(do.DeleteEni(op, eni.id), eni, now)
                 case _:
                     continue
             eni.busy = op
@@ -325,7 +325,7 @@ class Pool(Audits):
                 self._send_away(waiting, refusal)
             return
         while (due := self.next_due()) is not None and due.deadline <= now:
-            self._send_away(due, outlook.why_late(self, due, now))
+            self._send_away(due, outlook.why_late(self, due, self._slowest(now), now))
         if not self.waiting or not self.started:
             return
         supply = outlook.Supply(self, now)

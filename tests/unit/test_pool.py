@@ -944,7 +944,7 @@ def test_a_time_out_names_what_it_waited_for() -> None:
     story.pass_time(25)
     refusal = story.one(do.Refuse).refusal
     assert refusal.reason is Reason.TIMEOUT
-    assert refusal.message == "no address came within 30 s: eni-7 has been configuring for 25 s"
+    assert refusal.message == "no address came within 30 s: the interface of eni-7 is not there after 25 s"
 
 
 def test_no_more_wait_than_can_be_served() -> None:
