@@ -204,7 +204,7 @@ class Audits(Growth):
         if unknown:
             yield _Finding("unknown addresses", " ".join(unknown), partial(self._account, eni, unknown, now))
         if eni.unaccounted:
-            yield _Finding("unanswered assignment", eni.id, partial(self._close_accounts, eni))
+            yield _Finding("unanswered assignment", eni.id, partial(self._close_accounts, eni, math.inf))
         for ip, address in eni.addresses.items():
             if ip not in observed.addresses:
                 yield _Finding("missing address", ip, partial(self._miss_address, ip, eni, now))

@@ -6,7 +6,7 @@ Only bookkeeping: which address is in which state on which ENI. Why it changes i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ipamd.pool.model import (
     AddressState,
@@ -16,7 +16,6 @@ from ipamd.pool.model import (
     EniState,
     Intent,
     OwnAddresses,
-    PutIntent,
     Record,
 )
 
@@ -94,26 +93,26 @@ class Eni:
         self.state, self.since = state, now
 
     def explain(self, count: int) -> list[Record] | None:
-        """What to record if calls of unknown outcome have brought so many addresses; None if they can't have."""
-        if count > sum(intent.count for intent in self.unaccounted.values()):
-            return None
-        records: list[Record] = []
-        for token, intent in list(self.unaccounted.items()):
-            explained = min(count, intent.count)
-            count -= explained
-            if explained == intent.count:
-                del self.unaccounted[token]
-                records.append(DropIntent(token))
-            elif explained:
-                self.unaccounted[token] = replace(intent, count=intent.count - explained)
-                records.append(PutIntent(self.unaccounted[token]))
-        return records
+        """What to record if calls of unknown outcome have brought exactly so many addresses; None if they can't have.
 
-    def explain_all(self) -> list[Record]:
-        """What they have not brought by now, they never will."""
-        records: list[Record] = [DropIntent(token) for token in self.unaccounted]
-        self.unaccounted.clear()
-        return records
+        EC2 assigns all that a call asks for, or none.
+        """
+        sums: dict[int, tuple[str, ...]] = {0: ()}
+        for token, intent in self.unaccounted.items():
+            for total, tokens in list(sums.items()):
+                sums.setdefault(total + intent.count, (*tokens, token))
+        if count not in sums:
+            return None
+        for token in sums[count]:
+            del self.unaccounted[token]
+        return [DropIntent(token) for token in sums[count]]
+
+    def explain_no_more(self, asked_before: float) -> list[Record]:
+        """What to record once a reading has not shown what was asked for so long ago: it will never be there."""
+        late = [token for token, intent in self.unaccounted.items() if intent.at <= asked_before]
+        for token in late:
+            del self.unaccounted[token]
+        return [DropIntent(token) for token in late]
 
     def own(self) -> OwnAddresses:
         foreign = [ip for ip, address in self.addresses.items() if address.state is AddressState.FOREIGN]

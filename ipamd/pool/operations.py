@@ -226,6 +226,7 @@ class Operations(State):
             self._note("eni.found_detached", "warning", eni=eni.id)
         elif eni.state is EniState.READY:
             self._account(eni, observed.addresses, now)
+            self._close_accounts(eni, now - APPEARS_WITHIN)
             self.inventory.gone(eni, [ip for ip in eni.leaving if ip not in observed.addresses])
             eni.verified = bool(eni.leaving)
         elif eni.state is EniState.DRAINING and (others := set(observed.addresses) - set(eni.leaving)):
@@ -257,8 +258,8 @@ class Operations(State):
             else:
                 self.inventory.add(ip, eni, now)
 
-    def _close_accounts(self, eni: Eni) -> None:
-        for record in eni.explain_all():
+    def _close_accounts(self, eni: Eni, asked_before: float) -> None:
+        for record in eni.explain_no_more(asked_before):
             self._write(record)
 
     def find_foreign(self, ip: str, eni: Eni, now: float, cause: str = "unknown") -> None:
@@ -337,7 +338,7 @@ class Operations(State):
         for ip in self.inventory.remove_eni(eni):
             self._write(DropCooling(ip))
         self._write(DropOwn(eni.id))
-        self._close_accounts(eni)
+        self._close_accounts(eni, math.inf)
         self.backoffs.succeeded(eni_scope(eni.id))
 
     def _operation_failed(self, event: on.OperationFailed, now: float) -> None:

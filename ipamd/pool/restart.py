@@ -6,7 +6,8 @@ them and which calls were under way, and the kernel says which addresses lead to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
@@ -60,7 +61,7 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
         else:
             continue
         if eni.state is not EniState.FOREIGN:
-            eni.unaccounted = {i.token: i for i in assigning if i.eni_id == eni.id}
+            eni.unaccounted = {i.token: replace(i, at=now) for i in assigning if i.eni_id == eni.id}
             _restore_addresses(state, effects, eni, observed.addresses, kept, now)
             state.inventory.altered[eni.id] = eni  # on record from now on, also with no address
     for intent in releasing:
@@ -144,7 +145,7 @@ class _Kept:
         others = local | set(own.foreign if own else ())
         unknown = set(addresses) - set(own.addresses if own else ()) - others
         if own is None:
-            explained: list[Record] | None = eni.explain_all()
+            explained: list[Record] | None = eni.explain_no_more(math.inf)
         else:
             explained = eni.explain(len(unknown)) if unknown else []
         for record in explained or ():

@@ -561,6 +561,10 @@ class PoolMachine(RuleBasedStateMachine):
         known = {a.ip for a in self.pool.inventory.addresses.values() if a.state is AddressState.FOREIGN}
         return isinstance(effect, do.AssignAddresses) and self.cloud.foreign > known
 
+    def owed_what_tells_apart(self) -> bool:
+        """Whether a record that would tell them apart has not reached the disk."""
+        return (bool(self.owed) or self.disk_full) and bool(self.cloud.foreign)
+
     # What time and fate do
 
     @rule(seconds=st.sampled_from([0.01, 0.05, 1.0, 7.0, 31.0, 100.0]))
@@ -588,7 +592,7 @@ class PoolMachine(RuleBasedStateMachine):
     def crash(self, after_sending: bool, lagging: bool) -> None:
         """kill -9: what was on its way reaches EC2 or not, or late, and is to be seen at once or not."""
         self.cloud.now = self.now
-        if any(self.ambiguous(effect) for effect in self.in_flight):
+        if any(self.ambiguous(effect) for effect in self.in_flight) or self.owed_what_tells_apart():
             return
         if after_sending:
             for effect in self.in_flight:
@@ -597,6 +601,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.late = [e for e in self.in_flight if isinstance(e, do.UnassignAddresses | do.DetachEni)]
         self.boot(lagging and all(eni["created"] + LAG < self.now for eni in self.cloud.enis.values()))
 
+    @precondition(lambda self: not self.owed_what_tells_apart())
     @rule(seconds=st.sampled_from([0.0, 0.1, 5.0]))
     def stop(self, seconds: float) -> None:
         """SIGTERM: everybody is answered at once, no more is asked of EC2, and releases go on to the end."""
