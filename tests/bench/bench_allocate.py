@@ -144,7 +144,7 @@ async def daemons(directory: Path) -> AsyncIterator[list[Server]]:
         nodes = [Node(spec) for spec in vpc.nodes]
         for node, size in zip(nodes, SIZES, strict=True):
             with node.spec.config.open("a") as config:
-                config.write(f"\n[pool]\nwarm_ips = 0\nminimum_ips = {size}\ncooldown = {COOLDOWN}\n")
+                config.write(f"\n[pool]\nwarm_ips = 0\nslack = 0\nminimum_ips = {size}\ncooldown = {COOLDOWN}\n")
             stack.callback(node.close)
             stack.push_async_callback(node.stop)
             await node.start()
