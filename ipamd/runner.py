@@ -30,6 +30,7 @@ from ipamd.pool.model import (
     CloudFailure,
     DropCooling,
     EniState,
+    ObservedEni,
     Owner,
     PutAttachment,
     Reason,
@@ -106,6 +107,7 @@ class PoolRunner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._host_lock = asyncio.Lock()
         self._retry: asyncio.TimerHandle | None = None  # set while the ledger refuses records
+        self._cluster_unread = False  # what gone nodes have left could not be read the last time
 
     # What callers ask
 
@@ -328,12 +330,26 @@ class PoolRunner:
                 return on.AttachmentsSought(op, await self._gone())
 
     async def _audit(self, op: int, cloud: Cloud) -> on.Audited:
-        abandoned = await cloud.describe_abandoned()
+        abandoned = await self._abandoned(cloud)
         enis = await cloud.describe_enis()
         # The kernel last: an address that a pod has by now must not look unused.
         routed = await self._network.pod_routes()
         local = await self._network.local_addresses()
         return on.Audited(op, tuple(enis), tuple(abandoned), tuple(routed.items()), local)
+
+    async def _abandoned(self, cloud: Cloud) -> list[ObservedEni]:
+        """What gone nodes of the cluster have left. It takes a permission more than this node's own ENIs do, so the
+        audit goes on without it."""
+        try:
+            found = await cloud.describe_abandoned()
+        except CloudError as error:
+            failure = error.failure
+            if not self._cluster_unread:
+                log.warning("audit.cluster_unread", action=failure.action, code=failure.code, error=failure.message)
+            self._cluster_unread = True
+            return []
+        self._cluster_unread = False
+        return found
 
     async def _gone(self) -> frozenset[AttachmentKey]:
         """The attachments that have left no trace."""

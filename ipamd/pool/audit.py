@@ -40,10 +40,11 @@ from ipamd.pool.model import (
     LearntLimit,
     ObservedEni,
     PutAttachment,
+    PutIntent,
     PutLimit,
 )
 from ipamd.pool.restart import adopt, adopt_attached, recovered
-from ipamd.pool.state import LOOK_AGAIN, Setup
+from ipamd.pool.state import LOOK_AGAIN, LOOK_AGAIN_CAP, Setup, attach_intent
 
 # Seconds. The first audit comes sooner than the others: a start may have read what was not up to date.
 AUDIT_INTERVAL, AUDIT_JITTER = 3600.0, 0.25
@@ -96,8 +97,12 @@ class Audits(Growth):
 
     def _look_who_holds_slots(self, now: float) -> bool:
         """Whether that is being found out, for somebody who can't be served as things were when last seen."""
+        if self.backoffs.active(now, action_scope(do.Audit.action)):
+            return self._auditing
         if self.has_foreign_enis():
-            if not self._auditing and now - self.audited_at >= LOOK_AGAIN:
+            if self.eni_slots() > 0:
+                return False
+            if not self._auditing and now - self.audited_at >= self.look_again:
                 self.audit_at = now
         elif not self.limit_met:
             return False
@@ -132,11 +137,14 @@ class Audits(Growth):
     def _audited(self, event: on.Outcome, now: float) -> None:
         self._auditing = False
         if not isinstance(event, on.Audited):
-            self.audit_at = min(self.audit_at, now + AUDIT_AGAIN * self._random.uniform(0.5, 1.5))
+            again = now + AUDIT_AGAIN * self._random.uniform(0.5, 1.5)
             if isinstance(event, on.OperationFailed):
-                self._failed(action_scope(do.Audit.action), event.failure, now)
+                backoff = self._failed(action_scope(do.Audit.action), event.failure, now)
+                again = backoff.until if self.limit_met else again
+            self.audit_at = min(self.audit_at, again)
             return
         self.audited_at = now
+        self.backoffs.succeeded(action_scope(do.Audit.action))
         self._count_foreign_enis(event, now)
         self._settle_limit(now)
         findings = {(finding.what, finding.of): finding for finding in self._findings(event, now)}
@@ -151,6 +159,7 @@ class Audits(Growth):
 
     def _count_foreign_enis(self, event: on.Audited, now: float) -> None:
         """Without a doubt: a reading that is out of date costs a call in vain at worst."""
+        before = {eni.id for eni in self.inventory.enis.values() if eni.state is EniState.FOREIGN}
         seen = {eni.id: eni for eni in event.enis if eni.device_index is not None}
         for observed in seen.values():
             if observed.id not in self.inventory.enis and not (observed.owned or observed.primary):
@@ -160,6 +169,8 @@ class Audits(Growth):
             if eni.state is EniState.FOREIGN and eni.id not in seen:
                 self.inventory.remove_eni(eni)
                 self._note("eni.foreign_gone", "info", eni=eni.id)
+        after = {eni.id for eni in self.inventory.enis.values() if eni.state is EniState.FOREIGN}
+        self.look_again = LOOK_AGAIN if after != before else min(self.look_again * 2, LOOK_AGAIN_CAP)
 
     def _settle_limit(self, now: float) -> None:
         """Now that all that are attached are known: does the instance take fewer than the table says?"""
@@ -182,8 +193,8 @@ class Audits(Growth):
         seen = {eni.id: eni for eni in event.enis}
         for observed in event.enis:
             eni = known.get(observed.id)
-            if eni is None and observed.device_index is not None and observed.owned:
-                yield _Finding("unknown ENI", observed.id, partial(self._find_eni, observed, now))
+            if eni is None and observed.device_index is not None:  # ours, or it would be known
+                yield _Finding("unknown ENI", observed.id, partial(self._find_eni, observed, event, now))
             elif eni is None and observed.owned and not self._too_young(observed, now):
                 yield self._leak(observed, now)
             elif eni is not None and eni.state is EniState.READY and not (eni.busy or eni.pending or eni.unsure):
@@ -225,13 +236,27 @@ class Audits(Growth):
 
     # What follows. A resolution may come after another one that changed its ground: each looks again.
 
-    def _find_eni(self, observed: ObservedEni, now: float) -> None:
-        eni = adopt_attached(self, observed, now)
+    def _find_eni(self, observed: ObservedEni, event: on.Audited, now: float) -> None:
+        eni, routed = adopt_attached(self, observed, now), dict(event.routed)
         for ip in observed.addresses:
-            self.inventory.add(ip, eni, now)
+            if ip in event.local:
+                self.find_foreign(ip, eni, now, "on a link of the host")
+            else:
+                self.inventory.add(ip, eni, now)
+            if ip in routed:
+                self._find_routed(ip, routed[ip], now)
         self._note("eni.found", "warning", eni=eni.id, state=eni.state.value, device_index=eni.device_index)
 
     def _find_leaked(self, observed: ObservedEni, now: float) -> None:
+        if not self.inventory.holders.keys().isdisjoint(observed.addresses):
+            # Pods have its addresses: it was detached behind our back, and is wanted.
+            eni = adopt(self, observed, EniState.ATTACHING, self.free_index(), now)
+            eni.created_at = now
+            for ip in observed.addresses:
+                self.inventory.add(ip, eni, now)
+            self._write(PutIntent(attach_intent(eni, now)))
+            self._note("eni.found_detached", "warning", eni=eni.id)
+            return
         eni = adopt(self, observed, EniState.DELETING, -1, now)
         self._note("eni.leaked", "warning", eni=eni.id)
 
@@ -240,9 +265,7 @@ class Audits(Growth):
 
     def _miss_address(self, ip: str, eni: Eni, now: float) -> None:
         address = eni.addresses.get(ip)
-        if address is None or now - address.since < DOUBT_LASTS:
-            return
-        if address.state is AddressState.RELEASING:
+        if address is None or address.state is AddressState.RELEASING:
             return  # the read before its removal will tell
         if address.state is AddressState.COOLING:
             self._write(DropCooling(ip))

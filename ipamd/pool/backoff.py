@@ -28,7 +28,7 @@ POLICIES: dict[CloudErrorKind, Policy] = {
     CloudErrorKind.TRANSIENT: Policy(0.5, 15.0, Reason.CLOUD_UNAVAILABLE, lasting=False),
     CloudErrorKind.UNKNOWN_OUTCOME: Policy(0.5, 15.0, Reason.CLOUD_UNAVAILABLE, lasting=False),
     CloudErrorKind.SUBNET_FULL: Policy(15.0, 120.0, Reason.SUBNET_EXHAUSTED, lasting=True),
-    CloudErrorKind.ENI_ADDRESS_LIMIT: Policy(1.0, 60.0, Reason.ADDRESS_LIMIT, lasting=False),
+    CloudErrorKind.ENI_ADDRESS_LIMIT: Policy(1.0, 600.0, Reason.ADDRESS_LIMIT, lasting=False),
     CloudErrorKind.ATTACHMENT_LIMIT: Policy(30.0, 600.0, Reason.ENI_LIMIT, lasting=True),
     CloudErrorKind.ACCOUNT_ENI_LIMIT: Policy(30.0, 300.0, Reason.ENI_LIMIT, lasting=True),
     CloudErrorKind.NOT_FOUND: Policy(1.0, 60.0, Reason.CLOUD_UNAVAILABLE, lasting=False),
@@ -61,8 +61,10 @@ def scope_of(failure: CloudFailure, *, subnet_id: str, eni_id: str) -> str:
             return subnet_scope(subnet_id)
         case CloudErrorKind.ENI_ADDRESS_LIMIT | CloudErrorKind.NOT_FOUND | CloudErrorKind.INCORRECT_STATE:
             return eni_scope(eni_id) if eni_id else action_scope(failure.action)
-        case CloudErrorKind.ATTACHMENT_LIMIT | CloudErrorKind.ACCOUNT_ENI_LIMIT:
+        case CloudErrorKind.ACCOUNT_ENI_LIMIT:
             return NEW_ENI
+        case CloudErrorKind.ATTACHMENT_LIMIT:
+            return SLOTS
         case CloudErrorKind.IN_USE:
             return release_scope(eni_id)
         case _:
@@ -70,6 +72,11 @@ def scope_of(failure: CloudFailure, *, subnet_id: str, eni_id: str) -> str:
 
 
 NEW_ENI = "new ENIs"
+SLOTS = "slots of the instance"
+
+# Nobody waits for these: what is refused for good is tried again once an hour in the end.
+PATIENT = ("ModifyNetworkInterfaceAttribute", "DeleteNetworkInterface")
+PATIENT_CAP = 3600.0
 
 
 def subnet_scope(subnet_id: str) -> str:
@@ -100,7 +107,8 @@ class Backoffs:
             return previous  # of calls that were under way together: one step, not several
         attempts = 1 if previous is None else previous.attempts + 1
         policy = POLICIES[failure.kind]
-        step = min(policy.cap, policy.base * 2 ** min(attempts - 1, 16))
+        cap = PATIENT_CAP if policy.lasting and failure.action in PATIENT else policy.cap
+        step = min(cap, policy.base * 2 ** min(attempts - 1, 16))
         until = now + self._random.uniform(step / 10, step)
         backoff = Backoff(scope, failure, now, until, attempts)
         self._by_scope[scope] = backoff
@@ -109,6 +117,10 @@ class Backoffs:
     def succeeded(self, *scopes: str) -> None:
         for scope in scopes:
             self._by_scope.pop(scope, None)
+
+    def attempts(self, *scopes: str) -> int:
+        """How often in a row calls in one of these scopes have failed, up to now."""
+        return max((b.attempts for scope in scopes if (b := self._by_scope.get(scope)) is not None), default=0)
 
     def active(self, now: float, *scopes: str) -> Backoff | None:
         """The longest back-off in force on any of these scopes."""

@@ -152,7 +152,7 @@ class AttachmentsSought:
 
 @dataclass(frozen=True, slots=True)
 class OperationDone:
-    """An operation without a result of its own (delete, modify) succeeded."""
+    """An operation without a result of its own succeeded."""
 
     op: int
 

@@ -8,7 +8,10 @@ from ipamd.pool.backoff import action_scope, subnet_scope
 from ipamd.pool.inventory import Eni
 from ipamd.pool.model import CloudErrorKind, CloudFailure, EniState, Intent, PutIntent
 from ipamd.pool.operations import Operations
-from ipamd.pool.state import ARRIVING, ASSIGN, CREATE, Setup
+from ipamd.pool.state import ARRIVING, ASSIGN, CREATE, CREATION, Setup
+
+# After so many failures in a row an ENI's room is looked for elsewhere.
+PATIENCE = 3
 
 DESCRIBE_SUBNETS = do.DescribeSubnets.action
 
@@ -25,7 +28,7 @@ class Growth(Operations):
             return
         for eni in self.inventory.enis.values():
             sent = self._operations.get(eni.busy)
-            if not eni.leaving or eni.inherited:
+            if not eni.leaving or eni.in_limbo:
                 continue
             if sent is not None and isinstance(sent.effect, do.UnassignAddresses):
                 continue
@@ -63,7 +66,9 @@ class Growth(Operations):
             if count == 0 or eni.unfulfilled or (eni.state is not EniState.READY and eni.state not in ARRIVING):
                 continue
             backoff = self.assign_backoff(eni, now)
-            if backoff is not None and backoff.policy.lasting:
+            if backoff is None and eni.unsure:
+                backoff = self.backoffs.active(now, action_scope(do.DescribeEni.action))
+            if backoff is not None and (backoff.policy.lasting or backoff.attempts > PATIENCE):
                 continue
             deficit -= count
             if eni.state is not EniState.READY or eni.unsure or backoff is not None:
@@ -101,13 +106,15 @@ class Growth(Operations):
             self._write(PutIntent(Intent(token, CREATE, now, subnet_id=subnet_id, count=count)))
             self._send(do.CreateEni(eni.busy, token, subnet_id, count), eni, now, count)
             self.subnets.asked(subnet_id, count + 1)
+            if self.backoffs.attempts(*CREATION):
+                return  # it failed the last time: one is enough to find out
 
     # Subnets
 
     def _subnet_for_eni(self, addresses: int, now: float) -> str | None:
         """For an ENI with so many addresses, its own included; None while none may be created, or while it is being
         found out where."""
-        if self.creation_backoff(now) is not None:
+        if self.limit_met or self.creation_backoff(now) is not None:
             return None
         candidates = []
         for subnet_id in self.subnets.ids:

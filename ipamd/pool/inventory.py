@@ -63,11 +63,12 @@ class Eni:
     unfulfilled: bool = False  # its link could not be set up: don't count on its addresses
     keep_on_termination: bool = False  # DeleteOnTermination is still to be set
     modifying: int = 0
+    modify_at: float = 0.0
     created_at: float = 0.0  # not before; 0: long ago
     link_failures: int = 0
     verified: bool = False  # a fresh read agreed that what is leaving may go
     detached: bool = False  # EC2 accepted to detach it
-    inherited: bool = False  # the process before was giving it, or what is leaving, back when it ended
+    in_limbo: bool = False  # a call that gives it, or what is leaving, back may have its effect yet
 
     @property
     def releasing(self) -> int:

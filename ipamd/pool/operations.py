@@ -17,6 +17,7 @@ from ipamd.pool import events as on
 from ipamd.pool.backoff import (
     NEW_ENI,
     POLICIES,
+    SLOTS,
     Backoff,
     action_scope,
     eni_scope,
@@ -63,6 +64,10 @@ APPEARS_WITHIN = 60.0
 
 # After these we don't know which addresses the ENI has: it is read before any is asked for again.
 ASSIGN_DOUBTFUL = (CloudErrorKind.UNKNOWN_OUTCOME, CloudErrorKind.ENI_ADDRESS_LIMIT, CloudErrorKind.NOT_FOUND)
+
+# An ENI that takes longer than this to come is not counted on any more, and one that can't be attached for so long is
+# given up, in seconds.
+ARRIVES_WITHIN, GIVEN_UP_AFTER = 20.0, 300.0
 
 # How long an ENI whose link could not be set up is left before the next try, in seconds; doubled each time.
 LINK_RETRY, LINK_RETRY_CAP = 5.0, 60.0
@@ -116,7 +121,8 @@ class Operations(State):
         bringing = (do.CreateEni, do.AttachEni, do.ConfigureLink, do.AssignAddresses)
         under_way = [o for o in self._operations.values() if isinstance(o.effect, bringing)]
         if not under_way:
-            return ""
+            missing = [eni.id for eni in self.inventory.enis.values() if eni.link_failures]
+            return f"the interface of {missing[0]} can't be set up: see the log" if missing else ""
         slowest = min(under_way, key=lambda operation: operation.since)
         time = f"{now - slowest.since:.0f} s"
         match slowest.effect:
@@ -189,9 +195,9 @@ class Operations(State):
 
     def _attached(self, eni: Eni, attachment_id: str, now: float) -> None:
         self._write(DropIntent(attach_token(eni.id)))
-        self.backoffs.succeeded(action_scope(ATTACH), NEW_ENI)
+        self.backoffs.succeeded(action_scope(ATTACH), SLOTS)
         eni.enter(EniState.CONFIGURING, now)
-        eni.busy, eni.unsure, eni.detached = 0, False, False
+        eni.busy, eni.unsure, eni.detached, eni.unfulfilled = 0, False, False, False
         eni.attachment_id = attachment_id
         self.inventory.stay(eni, now)
         eni.keep_on_termination = True
@@ -201,17 +207,27 @@ class Operations(State):
         eni, observed = self._operations.pop(event.op).eni, event.eni
         eni.busy, eni.unsure = 0, False
         self.backoffs.succeeded(action_scope(do.DescribeEni.action))
-        if eni.inherited:
-            eni.inherited = False
+        configuring = eni.state is EniState.CONFIGURING and observed is not None and observed.device_index is not None
+        if eni.in_limbo and not configuring:
+            eni.in_limbo = False
             self._write(DropIntent(release_token(eni.id)))
-        if observed is None and now < eni.created_at + APPEARS_WITHIN:
-            eni.unsure, eni.retry_at = True, now + max(1.0, (now - eni.created_at) / 2)
+        if observed is None and (eni.primary or now < eni.created_at + APPEARS_WITHIN):
+            eni.unsure, eni.retry_at = True, now + min(max(1.0, (now - eni.created_at) / 2), APPEARS_WITHIN)
+            if eni.state is EniState.ATTACHING:
+                eni.unfulfilled = now > eni.since + ARRIVES_WITHIN
         elif observed is None or not (observed.owned or observed.primary):
             self._note("eni.gone", "warning", eni=eni.id, state=eni.state.value)
             self._write(DropIntent(attach_token(eni.id)))
             self._forget(eni)
-        elif eni.state is EniState.DELETING and eni.detached and observed.attachment_status == "detaching":
+        elif (
+            eni.state is EniState.DELETING
+            and eni.detached
+            and observed.device_index is not None
+            and (observed.attachment_status == "detaching" or now < eni.since + APPEARS_WITHIN)
+        ):
             eni.retry_at = now + DETACH_TIME
+        elif eni.state is EniState.DELETING and observed.device_index is None:
+            eni.detached = False  # its slot is free, whatever becomes of it
         elif eni.state in (EniState.ATTACHING, EniState.DELETING) and observed.device_index is not None:
             eni.device_index = observed.device_index
             self._attached(eni, observed.attachment_id, now)
@@ -225,8 +241,12 @@ class Operations(State):
             self._write(PutIntent(attach_intent(eni, now)))
             self._note("eni.found_detached", "warning", eni=eni.id)
         elif eni.state is EniState.READY:
-            self._account(eni, observed.addresses, now)
-            self._close_accounts(eni, now - APPEARS_WITHIN)
+            if eni.pending:
+                # What is under way may be on it already: whose an address is can be told once that is answered.
+                eni.unsure = not eni.addresses.keys() >= set(observed.addresses)
+            else:
+                self._account(eni, observed.addresses, now)
+                self._close_accounts(eni, now - APPEARS_WITHIN)
             self.inventory.gone(eni, [ip for ip in eni.leaving if ip not in observed.addresses])
             eni.verified = bool(eni.leaving)
         elif eni.state is EniState.DRAINING and (others := set(observed.addresses) - set(eni.leaving)):
@@ -278,7 +298,7 @@ class Operations(State):
         eni = self._operations.pop(event.op).eni
         eni.enter(EniState.READY, now)
         eni.busy, eni.unfulfilled, eni.link_failures = 0, False, 0
-        if eni.inherited:
+        if eni.in_limbo:
             eni.retry_at = now + TAKES_EFFECT
         eni.link = event.link
         self._note("eni.ready", "info", eni=eni.id, link=event.link, addresses=eni.held)
@@ -296,6 +316,8 @@ class Operations(State):
         eni = operation.eni
         eni.pending -= operation.count
         self._write(DropIntent(operation.token))
+        if eni.id not in self.inventory.enis:
+            return  # it was found to be gone meanwhile
         self.backoffs.succeeded(action_scope(ASSIGN), subnet_scope(eni.subnet_id), eni_scope(eni.id))
         self.subnets.gave(eni.subnet_id)
         for ip in event.addresses:
@@ -308,6 +330,7 @@ class Operations(State):
         match operation.effect:
             case do.SetDeleteOnTermination():
                 eni.modifying, eni.keep_on_termination = 0, False
+                self.backoffs.succeeded(action_scope(operation.effect.action))
             case do.UnassignAddresses(addresses=addresses):
                 self._given_back(operation)
                 self.inventory.gone(eni, [ip for ip in addresses if ip in eni.leaving])
@@ -316,6 +339,7 @@ class Operations(State):
                 self._given_back(operation)
                 self._detached(eni, now)
             case do.DeleteEni():
+                self.backoffs.succeeded(action_scope(operation.effect.action))
                 self._deleted(eni)
 
     def _given_back(self, operation: _Operation) -> None:
@@ -339,7 +363,7 @@ class Operations(State):
             self._write(DropCooling(ip))
         self._write(DropOwn(eni.id))
         self._close_accounts(eni, math.inf)
-        self.backoffs.succeeded(eni_scope(eni.id))
+        self.backoffs.succeeded(eni_scope(eni.id), release_scope(eni.id))
 
     def _operation_failed(self, event: on.OperationFailed, now: float) -> None:
         operation, failure = self._operations.pop(event.op), event.failure
@@ -358,7 +382,7 @@ class Operations(State):
         match operation.effect:
             case do.AssignAddresses():
                 eni.pending -= operation.count
-                if kind is CloudErrorKind.UNKNOWN_OUTCOME:
+                if kind is CloudErrorKind.UNKNOWN_OUTCOME and eni.id in self.inventory.enis:
                     # Its intent stays until a reading explains it, or an audit finds nothing to explain.
                     eni.unaccounted[operation.token] = Intent(
                         operation.token, ASSIGN, now, eni.id, count=operation.count
@@ -369,13 +393,18 @@ class Operations(State):
                     eni.unsure = True
             case do.CreateEni():
                 eni.busy, eni.retry_at = 0, retry_at
+                eni.unfulfilled = POLICIES[kind].lasting or now > eni.since + ARRIVES_WITHIN
                 eni.unsure = eni.unsure or kind is CloudErrorKind.UNKNOWN_OUTCOME
                 if not eni.unsure or kind not in SAYS_NOTHING_OF_EARLIER_TRIES:
                     self._write(DropIntent(eni.token))
                     self.inventory.remove_eni(eni)
             case do.AttachEni():
                 eni.busy, eni.retry_at = 0, retry_at
-                if kind in ATTACH_DOUBTFUL:
+                eni.unfulfilled = now > eni.since + ARRIVES_WITHIN
+                if now > eni.since + GIVEN_UP_AFTER and not eni.assigned:
+                    eni.enter(EniState.DELETING, now)
+                    self._write(DropIntent(attach_token(eni.id)))
+                elif kind in ATTACH_DOUBTFUL:
                     eni.unsure = True
                     if kind is CloudErrorKind.INCORRECT_STATE:
                         eni.device_index = self.other_index(eni)
@@ -387,16 +416,20 @@ class Operations(State):
                 if kind is CloudErrorKind.ATTACHMENT_LIMIT:
                     self.limit_met, self.audit_at = True, now
             case do.SetDeleteOnTermination():
-                eni.modifying, eni.retry_at = 0, retry_at
+                eni.modifying, eni.modify_at = 0, retry_at
             case do.DeleteEni():
                 # Attached after all: its attachment was not to be seen yet when this process started.
                 eni.busy, eni.retry_at = 0, retry_at
-                eni.unsure = kind is CloudErrorKind.INCORRECT_STATE
+                eni.unsure = kind is CloudErrorKind.INCORRECT_STATE or eni.detached
             case do.UnassignAddresses() | do.DetachEni():
+                eni.busy, eni.verified = 0, False
+                if kind is CloudErrorKind.UNKNOWN_OUTCOME:
+                    eni.unsure = eni.in_limbo = True
+                    eni.retry_at = max(retry_at, now + TAKES_EFFECT)
+                    return
                 self._write(DropIntent(release_token(eni.id)))
-                eni.busy, eni.retry_at, eni.verified = 0, retry_at, False
                 if kind in (*ASSIGN_DOUBTFUL, CloudErrorKind.INCORRECT_STATE):
-                    eni.unsure = True
+                    eni.unsure, eni.retry_at = True, retry_at
                 elif eni.state is EniState.READY:
                     self.inventory.stay(eni, now)
                 else:

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from ipamd.pool import effects as do
 from ipamd.pool.backoff import Backoff, subnet_scope
 from ipamd.pool.model import Counts, EniState, Reason, Refusal
-from ipamd.pool.state import ARRIVING, ASSIGN, ATTACH, CREATE, LOOK_AGAIN, State, Waiting
+from ipamd.pool.state import ARRIVING, ASSIGN, ATTACH, CREATE, State, Waiting
 
 # Calls that bring addresses: the failure of another one is no reason why none came.
 GROWTH = (CREATE, ATTACH, ASSIGN, do.DescribeEni.action, do.ConfigureLink.action)
@@ -85,7 +85,7 @@ def why(state: State, now: float) -> Refusal:
     wait = state.targets.cooldown or 1.0
     if state.has_foreign_enis():
         message += "; ENIs of somebody else are among them"
-        wait = max(wait, state.audited_at + LOOK_AGAIN - now)
+        wait = max(wait, state.audited_at + state.look_again - now)
     return Refusal(Reason.ENI_LIMIT, message, wait, numbers)
 
 
@@ -112,7 +112,9 @@ def _growable(state: State, counts: Counts, now: float) -> int:
         elif eni.state is EniState.READY or (eni.state in ARRIVING and not eni.unfulfilled):
             backoff = state.assign_backoff(eni, now)
             if backoff is None or not backoff.policy.lasting:
-                found += eni.room
+                found += eni.room + eni.releasing
+        elif eni.state is EniState.CONFIGURING:
+            found += len(eni.free) + eni.room  # its interface may still come
     if _creation_blocked(state, now) is None:
         # A slot that an ENI is about to leave is as good as a free one.
         leaving = sum(eni.detached or eni.state is EniState.DETACHING for eni in state.inventory.enis.values())

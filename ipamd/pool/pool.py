@@ -13,9 +13,9 @@ met (growth.py), requests that nothing can serve are refused (outlook.py), what 
     free      assignable now; a cooling address is not free
     pending   asked from EC2, not yet here
     headroom  warm_ips, or warm_enis x addresses per ENI
-    deficit   max(waiting + headroom - free - pending, minimum_ips - total - pending), at least 0, and cut so that
-              total + pending never exceeds max_pods + cooling nor what the instance type allows; a call that is
-              made for it asks for slack / 2 more
+    deficit   max(waiting + headroom - free - pending - being forgotten, minimum_ips - total - pending), at least 0,
+              and cut so that total + pending never exceeds max_pods + cooling nor what the instance type allows; a
+              call that is made for it asks for slack / 2 more
     excess    min(free - headroom - slack, total - minimum_ips), given back only after it lasted release_delay
 
 Giving back starts with a fresh read of the ENI and ends as soon as an address is wanted again: what is on its way out
@@ -219,17 +219,17 @@ class Pool(Audits):
             if ip not in self.forgetting:
                 chosen.append(ip)
         if chosen:
-            self.forgetting.update(chosen)
+            self.forgetting |= {ip: self.inventory.cooling[ip] for ip in chosen}
             self._send_unbound(do.ForgetFlows(self._next_op(), tuple(chosen)))
 
     def _flows_forgotten(self, effect: do.ForgetFlows, outcome: on.Outcome, now: float) -> None:
-        self.forgetting.difference_update(effect.addresses)
+        released_at = {ip: self.forgetting.pop(ip) for ip in effect.addresses}
         if isinstance(outcome, on.OperationFailed):
             self._failed(action_scope(FORGET), outcome.failure, now)
             return
         self.backoffs.succeeded(action_scope(FORGET))
         for ip in effect.addresses:
-            if ip in self.inventory.cooling:
+            if self.inventory.cooling.get(ip) == released_at[ip]:
                 self._end_cooling(ip, now)
 
     def _serve(self, now: float) -> None:
@@ -254,13 +254,13 @@ class Pool(Audits):
     def _drive(self, now: float) -> None:
         """Each ENI takes the next step of its life cycle."""
         for eni in self.inventory.enis.values():
-            if eni.at_rest or now < eni.retry_at:
+            if eni.at_rest:
                 continue
             serving = eni.state in (EniState.CONFIGURING, EniState.READY)
-            if eni.keep_on_termination and serving and not eni.modifying:
+            if eni.keep_on_termination and serving and not eni.modifying and now >= eni.modify_at:
                 eni.modifying = op = self._next_op()
                 self._send(do.SetDeleteOnTermination(op, eni.id, eni.attachment_id), eni, now)
-            if eni.busy:
+            if eni.busy or now < eni.retry_at or (eni.state is EniState.READY and eni.unsure and eni.pending):
                 continue
             op = self._next_op()
             match eni.state:
@@ -331,7 +331,7 @@ class Pool(Audits):
         supply = outlook.Supply(self, now)
         if supply.at_least >= len(self.waiting):
             return
-        looking = self._look_who_holds_slots(now)
+        looking = supply.room > 0 and self._look_who_holds_slots(now)
         position = 0
         for waiting in list(self.waiting.values()):
             if (supply.room if looking else supply.until(waiting.deadline)) > position:
@@ -345,7 +345,8 @@ class Pool(Audits):
         self._effects.append(do.Refuse(waiting.request, refusal))
 
     def _wish_to_wake(self, now: float) -> None:
-        times = [eni.retry_at for eni in self.inventory.enis.values() if eni.retry_at > now]
+        enis = self.inventory.enis.values()
+        times = [at for eni in enis for at in (eni.retry_at, eni.modify_at) if at > now]
         due = self.next_due()
         if due is not None:
             times.append(due.deadline)

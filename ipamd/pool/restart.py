@@ -35,8 +35,11 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
     state.started = True
     state.learnt_limit = event.limit
     effects: list[do.Effect] = []
-    attachments = {a.address: a for a in event.attachments}
-    # A release in the future was timed by a clock that has been set back since.
+    # What lies in the future was timed by a clock that has been set back since.
+    attachments = {a.address: replace(a, since=min(a.since, now)) for a in event.attachments}
+    for attachment in event.attachments:
+        if attachment.since > now:
+            _write(effects, PutAttachment(attachments[attachment.address]))
     cooling = {c.address: min(c.released_at, now) for c in event.cooling}
     in_use = attachments.keys() | dict(event.routed).keys()
     attaching = {i.eni_id for i in event.intents if i.action == ATTACH}
@@ -81,7 +84,7 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
         eni = Eni(intent.token, EniState.CREATING, state.free_index(), capacity, intent.subnet_id, now)
         eni.token, eni.pending, eni.unsure = intent.token, intent.count, True
         state.inventory.add_eni(eni)
-    for attachment in event.attachments:
+    for attachment in attachments.values():
         if attachment.key not in state.inventory.attachments:
             state.inventory.add_stranded(attachment)
             _note(effects, "attachment.address_missing", "warning", ip=attachment.address, key=str(attachment.key))
@@ -99,7 +102,7 @@ def _go_on_giving_back(state: State, effects: list[do.Effect], intent: Intent, n
     if eni is None or eni.state is not EniState.CONFIGURING or not leaving:
         _write(effects, DropIntent(intent.token))
         return
-    eni.inherited = True
+    eni.in_limbo = True
     state.inventory.leave_these(eni, leaving, now)
     if intent.action == DETACH and len(leaving) == eni.held:
         eni.enter(EniState.DETACHING, now)

@@ -19,7 +19,8 @@ def plan(state: State, excess: int, now: float) -> tuple[list[Eni], list[tuple[E
     candidates = [
         eni
         for eni in state.inventory.ready()
-        if eni.free and not (eni.busy or eni.unsure or eni.leaving or eni.pending or eni.modifying)
+        if (eni.free or not eni.addresses)
+        and not (eni.busy or eni.unsure or eni.leaving or eni.pending or eni.modifying)
         if not state.backoffs.active(now, release_scope(eni.id))
     ]
     candidates.sort(key=lambda eni: (eni.primary, eni.assigned + eni.cooling, len(eni.free)))

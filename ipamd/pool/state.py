@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 from random import Random
 
 from ipamd.pool import effects as do
-from ipamd.pool.backoff import NEW_ENI, Backoff, Backoffs, action_scope, eni_scope, subnet_scope
+from ipamd.pool.backoff import NEW_ENI, SLOTS, Backoff, Backoffs, action_scope, eni_scope, subnet_scope
 from ipamd.pool.inventory import Eni, Inventory
 from ipamd.pool.model import AttachmentKey, Counts, EniState, Intent, LearntLimit, Limits, Owner, Targets
 from ipamd.pool.subnets import Subnets
@@ -18,8 +18,12 @@ CREATE, ATTACH, ASSIGN = do.CreateEni.action, do.AttachEni.action, do.AssignAddr
 FORGET = do.ForgetFlows.action
 UNASSIGN, DETACH = do.UnassignAddresses.action, do.DetachEni.action
 
-# While somebody else's ENIs keep pods from an address, how often is looked whether they still do, in seconds.
-LOOK_AGAIN = 5.0
+# What holds new ENIs back.
+CREATION = (action_scope(CREATE), action_scope(ATTACH), NEW_ENI, SLOTS)
+
+# While somebody else's ENIs keep pods from an address, how often is looked whether they still do, in seconds; half as
+# often each time that they do.
+LOOK_AGAIN, LOOK_AGAIN_CAP = 5.0, 300.0
 
 # An ENI in one of these states will bring its addresses soon.
 ARRIVING = (EniState.CREATING, EniState.ATTACHING, EniState.CONFIGURING)
@@ -57,9 +61,10 @@ class State:
         self.inventory = Inventory()
         self.waiting: dict[str, Waiting] = {}
         self.backoffs = Backoffs(setup.random)
-        # Cooling addresses that become free as soon as the kernel has forgotten their flows.
-        self.forgetting: set[str] = set()
+        # Cooling addresses that become free as soon as the kernel has forgotten their flows, and their releases.
+        self.forgetting: dict[str, float] = {}
         self.audited_at = -math.inf  # when everything was last read afresh
+        self.look_again = LOOK_AGAIN
         self.started = False
         self.draining = False
         # In order of time; those of requests that wait no longer are dropped when they come up.
@@ -185,7 +190,7 @@ class State:
 
     def creation_backoff(self, now: float) -> Backoff | None:
         """What holds new ENIs back, whatever their subnet."""
-        return self.backoffs.active(now, action_scope(CREATE), action_scope(ATTACH), NEW_ENI)
+        return self.backoffs.active(now, *CREATION)
 
 
 def attach_token(eni_id: str) -> str:

@@ -17,6 +17,9 @@ from random import Random
 # Seconds for which a reading may weigh in the choice between subnets.
 READING_LASTS = 300.0
 
+# No ENI takes more addresses.
+LARGEST = 64
+
 
 @dataclass(slots=True)
 class Subnet:
@@ -57,7 +60,7 @@ class Subnets:
         subnet = self[subnet_id]
         subnet.in_doubt, subnet.refused = False, None
         if subnet.at_most is not None:
-            subnet.at_most *= 2
+            subnet.at_most = subnet.at_most * 2 if subnet.at_most < LARGEST else None
 
     def refused(self, subnet_id: str, count: int) -> None:
         """It did not have `count` addresses."""
@@ -82,7 +85,7 @@ class Subnets:
         """What to make of a subnet in doubt without a reading; false: take it for full."""
         subnet = self[subnet_id]
         if subnet.refused is None:
-            subnet.in_doubt, subnet.at_most = False, None
+            subnet.in_doubt, subnet.at_most = False, 2  # the least that makes an ENI with an address
             return True
         return self._ask_for(subnet, subnet.refused // 2)
 

@@ -247,7 +247,7 @@ async def test_ec2_refuses_when_the_pool_has_to_grow(
     cold_nodes: list[Node], control: ControlClient, fault: dict[str, object], reason: str, word: str
 ) -> None:
     [node] = cold_nodes
-    node.spec.config.write_text(node.spec.config.read_text() + "[pool]\nallocate_wait = 2\nwarm_ips = 2\n")
+    node.spec.config.write_text(node.spec.config.read_text() + "[pool]\nallocate_wait = 2\nwarm_ips = 2\nslack = 0\n")
     await node.start()
     await node.wait_until_ready()
     await node.wait_until_settled()

@@ -44,8 +44,14 @@ class TestOneNode:
             assert any("spool" in line for line in await leaks(node, control))
 
     async def test_addresses_that_ec2_gave_or_took_are_noticed(
-        self, vpc: SimulatedVpc, node: Node, control: ControlClient
+        self, vpc: SimulatedVpc, cold_nodes: list[Node], control: ControlClient
     ) -> None:
+        [node] = cold_nodes
+        with node.spec.config.open("a") as config:
+            config.write("\n[pool]\nslack = 0\n")  # so that the ENI has room for one more
+        await node.start()
+        await node.wait_until_ready()
+        await node.wait_until_settled()
         assert await disagreements(node, control) == []
         [(eni, addresses)] = (await control.enis(node.spec.instance_id)).items()
         [more] = await vpc.cloud.assign_addresses(eni, 1)

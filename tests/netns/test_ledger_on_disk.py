@@ -77,7 +77,10 @@ def from_the_future(file: Path) -> None:
 def as_version_1(file: Path) -> None:
     """What that version lacked is taken away."""
     with closing(sqlite3.connect(file)) as ledger:
-        ledger.executescript("DROP TABLE own; DROP TABLE learnt_limit; PRAGMA user_version = 1;")
+        ledger.executescript(
+            "DROP TABLE own; DROP TABLE learnt_limit; ALTER TABLE intents DROP COLUMN addresses;"
+            "PRAGMA user_version = 1;"
+        )
 
 
 def of_an_earlier_boot(file: Path) -> None:

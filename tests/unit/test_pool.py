@@ -557,8 +557,11 @@ def test_a_doubt_about_an_enis_addresses_outlives_another_calls_clear_failure() 
     story.ask("b")
     first, second = story.take(do.AssignAddresses)
     story.fail(first, CloudErrorKind.UNKNOWN_OUTCOME)
-    read = story.one(do.DescribeEni)
+    assert not story.take(do.DescribeEni), (
+        "what the other call brings could not be told from what this one has brought"
+    )
     story.fail(second, CloudErrorKind.THROTTLED)
+    read = story.one(do.DescribeEni)
     story.fail(read, CloudErrorKind.THROTTLED, "DescribeNetworkInterfaces")
     story.pass_time(2.0)
     assert story.one(do.DescribeEni).eni_id == "eni-0"

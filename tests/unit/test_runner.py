@@ -115,6 +115,8 @@ class Cloud:
         return [PRIMARY]
 
     async def describe_abandoned(self) -> list[ObservedEni]:
+        if "DescribeInstances" in self.script:
+            raise self.script["DescribeInstances"]
         return [ABANDONED]
 
     async def available_addresses(self, subnet_ids: tuple[str, ...]) -> dict[str, int]:
@@ -667,6 +669,32 @@ async def test_an_audit_reads_ec2_and_the_kernel(build: Build) -> None:
         PUPPET, (PRIMARY,), (ABANDONED,), (("10.0.0.9", "ipm0"),), frozenset({"10.0.0.4"})
     )
     assert node.network.asked == ["routes", "addresses"]
+
+
+async def test_an_audit_does_without_what_gone_nodes_left_and_says_so_once(build: Build) -> None:
+    node = build()
+    node.start()
+    await turns()
+    op = PUPPET
+
+    async def audit() -> tuple[int, int]:
+        """How many ENIs it saw, of this node and of gone ones."""
+        nonlocal op
+        op += 1
+        outcome = await node.outcome(do.Audit(op))
+        assert isinstance(outcome, on.Audited)
+        return len(outcome.enis), len(outcome.abandoned)
+
+    with capture_logs() as logs:
+        node.cloud.script["DescribeInstances"] = denied("DescribeInstances")
+        assert [await audit(), await audit()] == [(1, 0), (1, 0)]
+        del node.cloud.script["DescribeInstances"]
+        assert await audit() == (1, 1)
+        node.cloud.script["DescribeInstances"] = denied("DescribeInstances")
+        assert await audit() == (1, 0)
+    told = [line for line in logs if line["event"] == "audit.cluster_unread"]
+    words = ("warning", "DescribeInstances", "UnauthorizedOperation", "no")
+    assert [(line["log_level"], line["action"], line["code"], line["error"]) for line in told] == [words, words]
 
 
 async def test_subnets_are_told_as_ec2_knows_them(build: Build) -> None:
