@@ -47,6 +47,9 @@ from ipamd.pool.model import (
 )
 from ipamd.pool.pool import Pool
 
+# These may have their effect some time before they are answered.
+TAKE_EFFECT = (do.CreateEni, do.AttachEni, do.AssignAddresses, do.UnassignAddresses, do.DetachEni, do.DescribeEni)
+
 # EC2 may show a change only after this time, in seconds.
 LAG = 30.0
 
@@ -304,6 +307,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.released_at: dict[str, float] = {c.address: c.released_at for c in self.ledger.cooling.values()}
         self.reusable_at: dict[str, float] = {}
         self.snapshots: dict[int, tuple[ObservedEni, ...]] = {}
+        self.done: dict[int, on.Event] = {}
         self.feed(
             on.Started(
                 self.cloud.observe_all(lagging),
@@ -469,8 +473,20 @@ class PoolMachine(RuleBasedStateMachine):
         effect = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
         self.feed(self.perform(effect, data.draw(st.booleans()) if isinstance(effect, do.Audit) else False))
 
+    @precondition(lambda self: any(isinstance(e, TAKE_EFFECT) and e.op not in self.done for e in self.in_flight))
+    @rule(data=st.data())
+    def take_effect(self, data: st.DataObject) -> None:
+        """At EC2, where any read shows it; the answer comes later, with what was true by then."""
+        effects = [e for e in self.in_flight if isinstance(e, TAKE_EFFECT) and e.op not in self.done]
+        effect = data.draw(st.sampled_from(effects))
+        if not self.ambiguous(effect):
+            self.cloud.now = self.now
+            self.done[effect.op] = self.perform(effect)
+
     def perform(self, effect: do.Operation, late: bool = False) -> on.Event:
         """What the cloud or the host makes of it. An audit may be answered late, with what was true when it began."""
+        if effect.op in self.done:
+            return self.done.pop(effect.op)
         match effect:
             case do.Audit(op):
                 begun = self.snapshots.pop(op)
@@ -496,8 +512,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.in_flight.remove(effect)
         self.cloud.now = self.now
         eni = self.cloud.enis.get(effect.eni_id)
-        if eni is None or self.now >= eni["created"] + LAG:
-            self.feed(self.cloud.carry_out(effect))
+        if eni is None or self.now >= eni["created"] + LAG or effect.op in self.done:
+            self.feed(self.perform(effect))
         elif isinstance(effect, do.AttachEni):
             self.feed(failed(effect, CloudErrorKind.NOT_FOUND))
         else:
@@ -510,6 +526,8 @@ class PoolMachine(RuleBasedStateMachine):
         if isinstance(effect, do.ConfigureLink):
             self.feed(on.LinkFailed(effect.op, "no link"))
             return None
+        if self.done.pop(effect.op, None) is not None:
+            kind = CloudErrorKind.UNKNOWN_OUTCOME  # there is no other way left to fail
         if kind is CloudErrorKind.NOT_FOUND and not isinstance(effect, do.CreateEni):
             return self.in_flight.append(effect)  # EC2 does not lie about that here
         if (isinstance(effect, do.CreateEni) and effect.token in self.cloud.tokens) or self.ambiguous(effect):
@@ -572,6 +590,9 @@ class PoolMachine(RuleBasedStateMachine):
         end = self.now + seconds
         if seconds > 1.0:
             self.take_effect_late()
+            for effect in self.in_flight:  # no answer to a read is older than that
+                if isinstance(effect, do.DescribeEni):
+                    self.done.pop(effect.op, None)
         while self.wake_at is not None and self.wake_at <= end:
             self.now = max(self.now, self.wake_at)
             self.wake_at = None
@@ -598,7 +619,8 @@ class PoolMachine(RuleBasedStateMachine):
             for effect in self.in_flight:
                 self.perform(effect)
         else:
-            self.late = [e for e in self.in_flight if isinstance(e, do.UnassignAddresses | do.DetachEni)]
+            removing = [e for e in self.in_flight if isinstance(e, do.UnassignAddresses | do.DetachEni)]
+            self.late = [e for e in removing if e.op not in self.done]
         self.boot(lagging and all(eni["created"] + LAG < self.now for eni in self.cloud.enis.values()))
 
     @precondition(lambda self: not self.owed_what_tells_apart())
