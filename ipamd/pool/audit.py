@@ -60,12 +60,17 @@ SEARCH_INTERVAL = 60.0
 
 @dataclass(frozen=True, slots=True)
 class _Finding:
-    """`what` and `of` make out the disagreement; `resolve` is what follows once it has lasted `lasts` seconds."""
+    """`what` and `of` make out the disagreement; `resolve` is what follows once it has lasted: for `DOUBT_LASTS`, or
+    `at_least` so many seconds."""
 
     what: str
     of: str
     resolve: Callable[[], None]
-    lasts: float = DOUBT_LASTS
+    at_least: float = 0.0
+
+    @property
+    def lasts(self) -> float:
+        return max(self.at_least, DOUBT_LASTS)
 
 
 class Audits(Growth):
@@ -228,8 +233,8 @@ class Audits(Growth):
 
     def _leak(self, observed: ObservedEni, now: float) -> _Finding:
         """One whose age nobody knows is watched for as long as the others have to be old."""
-        lasts = LEAK_AGE if observed.created_at is None else DOUBT_LASTS
-        return _Finding("leaked ENI", observed.id, partial(self._find_leaked, observed, now), lasts)
+        at_least = LEAK_AGE if observed.created_at is None else 0.0
+        return _Finding("leaked ENI", observed.id, partial(self._find_leaked, observed, now), at_least)
 
     def _too_young(self, observed: ObservedEni, now: float) -> bool:
         return observed.created_at is not None and now - observed.created_at < LEAK_AGE
