@@ -106,7 +106,7 @@ class Growth(Operations):
             self._write(PutIntent(Intent(token, CREATE, now, subnet_id=subnet_id, count=count)))
             self._send(do.CreateEni(eni.busy, token, subnet_id, count), eni, now, count)
             self.subnets.asked(subnet_id, count + 1)
-            if self.backoffs.attempts(*CREATION):
+            if self.backoffs.attempts(*CREATION, subnet_scope(subnet_id)):
                 return  # it failed the last time: one is enough to find out
 
     # Subnets
