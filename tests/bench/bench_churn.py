@@ -11,6 +11,9 @@ The incumbent's WARM_IP_TARGET has to exceed the addresses that cool at a time, 
 here 10 at noon (a job every three seconds, 30 s of cooldown). With 5 it never catches up: pods wait for hours. So it
 gets 20, twice what it needs.
 
+ipamd stands there twice: with its defaults, which keep what is idle for two hours, and with `release_delay` 1800.
+Calls count all, hourly audits and the incumbent's hourly search for leaked ENIs included.
+
 What the model takes over and where it favours the incumbent: ipamd/sim/virtual/incumbent.py.
 """
 
@@ -51,6 +54,7 @@ def main() -> None:
     load = Load(peak_rate=args.jobs * args.nodes / HOUR, services=args.services * args.nodes)
     systems: dict[str, Targets | IncumbentTargets] = {
         "ipamd": Targets(warm_ips=args.warm_ips),
+        "ipamd, 30 min": Targets(warm_ips=args.warm_ips, release_delay=1800.0),
         "WARM_ENI_TARGET=1": IncumbentTargets(),
         f"WARM_IP_TARGET={args.warm_ip_target}": IncumbentTargets(warm_ip=args.warm_ip_target),
     }
@@ -135,7 +139,7 @@ def draw(
     plt = output.pyplot()
     if plt is None:
         return
-    figure, axes = plt.subplots(len(fleets), 1, figsize=(10, 8), layout="constrained", sharex=True, sharey=True)
+    figure, axes = plt.subplots(len(fleets), 1, figsize=(10, 10), layout="constrained", sharex=True, sharey=True)
     for axis, (system, fleet), found in zip(axes, fleets.items(), rows, strict=True):
         times, held, used = timeline(fleet)
         axis.fill_between(times, used, step="post", color="#dddddd", label="in use")
