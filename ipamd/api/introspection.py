@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -15,7 +14,6 @@ from ipamd.api.v1 import introspection_pb2_grpc
 from ipamd.cloud.budget import BucketView, RateBudget
 from ipamd.cloud.port import Identity, Priority
 from ipamd.pool.inventory import Eni
-from ipamd.pool.model import AddressState
 from ipamd.pool.outlook import unready_reason
 from ipamd.reload import LiveSettings, is_live
 from ipamd.runner import PoolRunner
@@ -90,9 +88,7 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
 
     async def ListEnis(self, request: pb.ListEnisRequest, context: Context) -> pb.ListEnisReply:
         enis = sorted(self._pool.inventory.enis.values(), key=lambda eni: eni.device_index)
-        addresses = self._pool.inventory.addresses.values()
-        foreign = Counter(address.eni.id for address in addresses if address.state is AddressState.FOREIGN)
-        return pb.ListEnisReply(enis=[_eni(eni, foreign[eni.id]) for eni in enis])
+        return pb.ListEnisReply(enis=[_eni(eni) for eni in enis])
 
     async def ListAddresses(self, request: pb.ListAddressesRequest, context: Context) -> pb.ListAddressesReply:
         return pb.ListAddressesReply(
@@ -140,7 +136,7 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
         )
 
 
-def _eni(eni: Eni, foreign: int) -> pb.Eni:
+def _eni(eni: Eni) -> pb.Eni:
     return pb.Eni(
         id="" if eni.id == eni.token else eni.id,
         device_index=max(eni.device_index, 0),
@@ -156,7 +152,7 @@ def _eni(eni: Eni, foreign: int) -> pb.Eni:
         pending=eni.pending,
         capacity=eni.capacity,
         link=eni.link,
-        foreign=foreign,
+        foreign=eni.foreign,
     )
 
 
