@@ -34,7 +34,6 @@ from ipamd.pool.inventory import Eni
 from ipamd.pool.model import (
     AddressState,
     AttachmentKey,
-    DropCooling,
     DropLimit,
     EniState,
     LearntLimit,
@@ -76,9 +75,7 @@ class _Finding:
 class Audits(Growth):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
-        self._auditing = False
         self._doubts: dict[tuple[str, str], float] = {}
-        self._searching = False
         self._search_at = math.inf
         self._gone_since: dict[AttachmentKey, float] = {}
 
@@ -86,41 +83,40 @@ class Audits(Growth):
         self.audit_at = now + AUDIT_INTERVAL * self._random.uniform(0.5, 1.0)
 
     def _make_rounds(self, now: float) -> None:
-        if now >= self.audit_at and not self._auditing:
-            self._auditing = True
+        if now >= self.audit_at and not self._under_way(do.Audit):
             self.audit_at = math.inf
             self._send_unbound(do.Audit(self._next_op()))
-        if self._searching:
+        if self._under_way(do.SeekAttachments):
             return
         if not self.inventory.attachments:
             self._search_at = math.inf
         elif self._search_at == math.inf:
             self._search_at = now + SEARCH_INTERVAL
         elif now >= self._search_at:
-            self._searching, self._search_at = True, math.inf
+            self._search_at = math.inf
             self._send_unbound(do.SeekAttachments(self._next_op()))
 
     def _look_who_holds_slots(self, now: float) -> bool:
         """Whether that is being found out, for somebody who can't be served as things were when last seen."""
+        auditing = self._under_way(do.Audit)
         if self.backoffs.active(now, action_scope(do.Audit.action)):
-            return self._auditing
+            return auditing
         if self.has_foreign_enis():
             if self.eni_slots() > 0:
                 return False
-            if not self._auditing and now - self.audited_at >= self.look_again:
+            if not auditing and now - self.audited_at >= self.look_again:
                 self.audit_at = now
         elif not self.limit_met:
             return False
-        return self._auditing or self.audit_at <= now
+        return auditing or self.audit_at <= now
 
     def _round_times(self) -> list[float]:
-        times = [math.inf if self._auditing else self.audit_at, self._search_at]
+        times = [math.inf if self._under_way(do.Audit) else self.audit_at, self._search_at]
         return [at for at in times if at < math.inf]
 
     # The search
 
     def _sought(self, event: on.Outcome, now: float) -> None:
-        self._searching = False
         if not isinstance(event, on.AttachmentsSought):
             return
         before, self._gone_since = self._gone_since, {}
@@ -140,7 +136,6 @@ class Audits(Growth):
     # The audit
 
     def _audited(self, event: on.Outcome, now: float) -> None:
-        self._auditing = False
         if not isinstance(event, on.Audited):
             again = now + AUDIT_AGAIN * self._random.uniform(0.5, 1.5)
             if isinstance(event, on.OperationFailed):
@@ -245,7 +240,7 @@ class Audits(Growth):
         eni, routed = adopt_attached(self, observed, now), dict(event.routed)
         for ip in observed.addresses:
             if ip in event.local:
-                self.find_foreign(ip, eni, now, "on a link of the host")
+                self._find_foreign(ip, eni, now, "on a link of the host")
             else:
                 self.inventory.add(ip, eni, now)
             if ip in routed:
@@ -272,8 +267,7 @@ class Audits(Growth):
         address = eni.addresses.get(ip)
         if address is None or address.state is AddressState.RELEASING:
             return  # the read before its removal will tell
-        if address.state is AddressState.COOLING:
-            self._write(DropCooling(ip))
+        self._cools_no_more(ip)
         self.inventory.lose(address)
         level = "error" if address.state is AddressState.ASSIGNED else "warning"
         self._note("address.missing", level, eni=eni.id, ip=ip, state=address.state.value)
@@ -282,8 +276,7 @@ class Audits(Growth):
         address = self.inventory.addresses.get(ip)
         if address is None or address.state not in (AddressState.FREE, AddressState.COOLING):
             return
-        if address.state is AddressState.COOLING:
-            self._write(DropCooling(ip))
+        self._cools_no_more(ip)
         attachment = recovered(ip, link, address.eni.id, now)
         self.inventory.assign(address, attachment, now)
         self._write(PutAttachment(attachment))
@@ -293,7 +286,4 @@ class Audits(Growth):
         address = eni.addresses.get(ip)
         if address is None or address.state not in (AddressState.FREE, AddressState.COOLING):
             return
-        if address.state is AddressState.COOLING:
-            self._write(DropCooling(ip))
-            del self.inventory.cooling[ip]
-        self.find_foreign(ip, eni, now, "on a link of the host")
+        self._find_foreign(ip, eni, now, "on a link of the host")

@@ -20,7 +20,6 @@ class Growth(Operations):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self._grow_at: float | None = None
-        self._reading_subnets = False
 
     def _take_back_leaving(self, now: float) -> None:
         """Growth goes before: what is wanted again stays, unless the call that removes it was sent."""
@@ -129,12 +128,12 @@ class Growth(Operations):
         unread = self.subnets.unread(now)
         if unread and self._can_read(now):
             self._read(self.subnets.ids)
-        return None if unread and self._reading_subnets else self.subnets.choose(candidates, addresses)
+        return None if unread and self._under_way(do.DescribeSubnets) else self.subnets.choose(candidates, addresses)
 
     def _settle_doubts(self, now: float) -> None:
         """Find out about the subnets that refused, once their back-off, if there is one, has ended."""
         doubtful = [s for s in self.subnets.doubtful() if not self.backoffs.active(now, subnet_scope(s))]
-        if not doubtful or self._reading_subnets:
+        if not doubtful or self._under_way(do.DescribeSubnets):
             return
         if self._can_read(now):
             self._read(tuple(doubtful))
@@ -144,14 +143,14 @@ class Growth(Operations):
                 self._full(subnet_id, now)
 
     def _can_read(self, now: float) -> bool:
-        return not self._reading_subnets and not self.backoffs.active(now, action_scope(DESCRIBE_SUBNETS))
+        return not self._under_way(do.DescribeSubnets) and not self.backoffs.active(
+            now, action_scope(DESCRIBE_SUBNETS)
+        )
 
     def _read(self, subnet_ids: tuple[str, ...]) -> None:
-        self._reading_subnets = True
         self._send_unbound(do.DescribeSubnets(self._next_op(), subnet_ids))
 
     def _subnets_read(self, effect: do.DescribeSubnets, event: on.Outcome, now: float) -> None:
-        self._reading_subnets = False
         if isinstance(event, on.OperationFailed):
             self._failed(action_scope(DESCRIBE_SUBNETS), event.failure, now)
         elif isinstance(event, on.SubnetsObserved):

@@ -210,6 +210,7 @@ class Inventory:
         known = self.addresses.get(ip)
         if known is not None:
             self._leave_behind(known)
+        self.cooling.pop(ip, None)
         self._put(ip, eni, AddressState.FOREIGN, now)
         eni.foreign += 1
 

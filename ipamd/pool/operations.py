@@ -98,8 +98,6 @@ class Operations(State):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self._operations: dict[int, _Operation] = {}
-        self.audit_at = math.inf  # when everything is to be read afresh
-        self.limit_met = False  # EC2 refused to attach one more ENI, and it is not known yet who holds the slots
         self._unbound: dict[int, do.Operation] = {}  # those that concern no single ENI
         self._last_op = 0
         self._effects: list[do.Effect] = []
@@ -115,6 +113,10 @@ class Operations(State):
     def _send_unbound(self, effect: do.Operation) -> None:
         self._unbound[effect.op] = effect
         self._effects.append(effect)
+
+    def _under_way(self, kind: type[do.Operation]) -> bool:
+        """Whether one of this kind, that concerns no single ENI, has not been answered yet."""
+        return any(isinstance(effect, kind) for effect in self._unbound.values())
 
     def _slowest(self, now: float) -> str:
         """What has been waited for longest, of all that brings addresses, in words."""
@@ -253,7 +255,7 @@ class Operations(State):
             # Somebody else put an address on it: it is in use, though not by us.
             self._stay(eni, now)
             for ip in sorted(others - eni.addresses.keys()):
-                self.find_foreign(ip, eni, now)
+                self._find_foreign(ip, eni, now)
             self.backoffs.failed(release_scope(eni.id), _SHARED, now)
         elif eni.state is EniState.DRAINING:
             eni.verified = True
@@ -269,12 +271,12 @@ class Operations(State):
         What somebody else puts on the ENI in the same moment can't be told from ours by any reading.
         """
         unknown = [ip for ip in addresses if ip not in eni.addresses]
-        explained = eni.explain(len(unknown)) if unknown else []
+        explained = eni.explain(len(unknown))
         for record in explained or ():
             self._write(record)
         for ip in unknown:
             if explained is None:
-                self.find_foreign(ip, eni, now)
+                self._find_foreign(ip, eni, now)
             else:
                 self.inventory.add(ip, eni, now)
 
@@ -282,10 +284,16 @@ class Operations(State):
         for record in eni.explain_no_more(asked_before):
             self._write(record)
 
-    def find_foreign(self, ip: str, eni: Eni, now: float, cause: str = "unknown") -> None:
+    def _cools_no_more(self, ip: str) -> None:
+        """For the ledger; what becomes of the address instead is the caller's to say."""
+        if ip in self.inventory.cooling:
+            self._write(DropCooling(ip))
+
+    def _find_foreign(self, ip: str, eni: Eni, now: float, cause: str = "unknown") -> None:
         if ip in self.inventory.holders:
             self.inventory.add(ip, eni, now)  # a pod's, wherever it was
             return
+        self._cools_no_more(ip)
         self.inventory.add_foreign(ip, eni, now)
         self._note("address.foreign", "warning", eni=eni.id, ip=ip, cause=cause)
 

@@ -6,6 +6,7 @@ Reads the pool's state, changes nothing.
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import cached_property
 
 from ipamd.pool import effects as do
 from ipamd.pool.backoff import Backoff, subnet_scope
@@ -36,9 +37,14 @@ class Supply:
     def __init__(self, state: State, now: float) -> None:
         counts = state.counts()
         self._cooldown = state.reusable_after(now)
-        self._released = list(state.inventory.cooling.values())
+        self._state = state
         self._here_or_coming = counts.free + counts.pending + _growable(state, counts, now)
         self.room = state.max_pods - len(state.inventory.attachments)
+
+    @cached_property
+    def _released(self) -> list[float]:
+        """In order; not needed while there is enough without what cools."""
+        return list(self._state.inventory.cooling.values())
 
     @property
     def at_least(self) -> int:

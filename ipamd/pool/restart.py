@@ -150,7 +150,7 @@ class _Kept:
         if own is None:
             explained: list[Record] | None = eni.explain_no_more(math.inf)
         else:
-            explained = eni.explain(len(unknown)) if unknown else []
+            explained = eni.explain(len(unknown))
         for record in explained or ():
             _write(effects, record)
         return others | unknown if explained is None else others

@@ -63,7 +63,9 @@ class State:
         self.backoffs = Backoffs(setup.random)
         # Cooling addresses that become free as soon as the kernel has forgotten their flows, and their releases.
         self.forgetting: dict[str, float] = {}
-        self.audited_at = -math.inf  # when everything was last read afresh
+        self.audit_at = math.inf  # when everything is to be read afresh
+        self.audited_at = -math.inf  # when it last was
+        self.limit_met = False  # EC2 refused to attach one more ENI, and it is not known yet who holds the slots
         self.look_again = LOOK_AGAIN
         self.started = False
         self.draining = False
