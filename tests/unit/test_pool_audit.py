@@ -13,6 +13,7 @@ from ipamd.pool.model import (
     AddressState,
     AttachmentKey,
     CloudErrorKind,
+    DropCooling,
     EniState,
     Intent,
     LearntLimit,
@@ -96,6 +97,20 @@ def test_somebody_elses_address_is_shown_and_left_alone() -> None:
     story.ask("a", "b", "c", "d")
     assert "10.0.0.99" not in {grant.attachment.address for grant in story.take(do.Grant)}
     assert story.pool.inventory.enis["eni-0"].room + story.one(do.AssignAddresses).count == 9 - 4
+
+
+def test_a_cooling_address_that_somebody_moved_to_another_eni_does_not_become_free() -> None:
+    second = observed("eni-1", 1, "10.0.0.30", owned=True)
+    story = node(PRIMARY, second, cooldown=10_000.0)
+    story.ask("a", "b", "c", "d")
+    story.give_back("d")
+    assert story.states()["10.0.0.30"] == "cooling"
+    for _ in range(2):
+        story.show(observed("eni-0", 0, *addresses(3), "10.0.0.30"), observed("eni-1", 1, owned=True))
+    assert story.states()["10.0.0.30"] == "foreign"
+    assert DropCooling("10.0.0.30") in [write.record for write in story.take(do.Write)]
+    story.pass_time(20_000.0)
+    assert story.states()["10.0.0.30"] == "foreign"
 
 
 def test_a_foreign_address_is_known_after_a_restart() -> None:
