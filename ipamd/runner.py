@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from ipamd.cloud.port import Cloud, CloudError, Identity
-from ipamd.host import EniNetwork, HostError, HostNetwork, NodeNetwork
+from ipamd.host import EniNetwork, HostError, HostNetwork, NodeNetwork, PodNetwork, Reconciler
 from ipamd.ledger import Ledger, LedgerError
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
@@ -105,7 +105,7 @@ class PoolRunner:
         self._flush_scheduled = False
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._host_lock = asyncio.Lock()
+        self.reconciler = Reconciler(network, self._node_network, self._pod_at, self._device_gone, clock)
         self._retry: asyncio.TimerHandle | None = None  # set while the ledger refuses records
         self._cluster_unread = False  # what gone nodes have left could not be read the last time
 
@@ -370,18 +370,24 @@ class PoolRunner:
             else:
                 subnet_cidr = await self._cloud.subnet_cidr(eni.subnet_id)
             enis.append(EniNetwork(eni.id, eni.mac, eni.device_index, eni.primary, eni.primary_ip, subnet_cidr))
-        return NodeNetwork(tuple(enis), self._identity.vpc_cidrs)
+        pods = [pod for address in self.pool.inventory.holders if (pod := self._pod_at(address))]
+        return NodeNetwork(tuple(enis), self._identity.vpc_cidrs, tuple(pods))
+
+    def _pod_at(self, address: str) -> PodNetwork | None:
+        """None for an address that nobody has, or that no ENI of the node has any more."""
+        inventory = self.pool.inventory
+        key, held = inventory.holders.get(address), inventory.addresses.get(address)
+        if key is None or held is None:
+            return None
+        return PodNetwork(address, host_link(key), held.eni.device_index)
+
+    def _device_gone(self, eni_id: str) -> None:
+        log.warning("host.device_gone", eni=eni_id)
 
     async def _configure_link(self, effect: do.ConfigureLink) -> str:
         link = await self._network.wait_for_link(effect.mac, LINK_TIMEOUT)
-        await self._apply_network()
+        await self.reconciler.apply()
         return link.name
-
-    async def _apply_network(self) -> None:
-        async with self._host_lock:
-            changes = await self._network.apply(await self._node_network())
-        for change in changes:
-            log.debug("host.changed", change=str(change))
 
     async def _check_unrouted(self, action: str, addresses: tuple[str, ...]) -> None:
         """The kernel's word before anything is removed: no pod may be reached by one of these addresses."""
@@ -393,7 +399,7 @@ class PoolRunner:
     async def _stop_serving(self, effect: do.DetachEni) -> None:
         """Take down what the host does for the ENI, if nobody needs it; nobody may have come to meanwhile."""
         await self._check_unrouted(effect.action, effect.addresses)
-        await self._apply_network()  # the pool no longer counts it among those that serve
+        await self.reconciler.apply()  # the pool no longer counts it among those that serve
         await self._check_unrouted(effect.action, effect.addresses)
 
     async def stop(self, grace: float) -> None:

@@ -113,7 +113,11 @@ class HostSettings(_Section):
     main_mark: int = Field(0x40, gt=0, le=2**32 - 1, description="bit of the packet mark for the primary ENI")
     snat: bool = Field(True, description="rewrite the source of traffic that leaves the VPC to the primary address")
     snat_exclude: list[Cidr] = Field(default_factory=list, description="further destinations without SNAT")
-    mtu: int = Field(0, ge=0, le=9216, description="of pods' interfaces and ENIs; 0: the ENI's own")
+    pod_imds: Literal["allow", "block"] = Field(
+        "allow", description="whether pods reach the instance metadata service, with the node's role"
+    )
+    mtu: int = Field(0, ge=0, le=9216, description="of ENIs, and of pods' interfaces; 0: the ENI's own")
+    pod_mtu: int = Field(0, ge=0, le=9216, description="of pods' interfaces alone; 0: their ENI's")
 
 
 class LogSettings(_Section):

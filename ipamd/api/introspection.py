@@ -13,6 +13,7 @@ from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.api.v1 import introspection_pb2_grpc
 from ipamd.cloud.budget import BucketView, RateBudget
 from ipamd.cloud.port import Identity, Priority
+from ipamd.host import Health
 from ipamd.pool.inventory import Eni
 from ipamd.pool.outlook import unready_reason
 from ipamd.reload import LiveSettings, is_live
@@ -76,6 +77,7 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
                 for backoff in pool.backoffs.all_active(now)
             ],
             budget=[_bucket(bucket) for bucket in self._budget.view()],
+            host=_host(self._runner.reconciler.health()),
         )
 
     async def GetSettings(self, request: pb.GetSettingsRequest, context: Context) -> pb.GetSettingsReply:
@@ -153,6 +155,27 @@ def _eni(eni: Eni) -> pb.Eni:
         capacity=eni.capacity,
         link=eni.link,
         foreign=eni.foreign,
+    )
+
+
+def _host(health: Health) -> pb.HostNetwork:
+    return pb.HostNetwork(
+        repairs=health.repairs,
+        last_repair=None if health.last_repair is None else _timestamp(health.last_repair),
+        last_what=health.last_what,
+        last_by=health.last_by,
+        disputes=[
+            pb.Dispute(
+                what=dispute.what,
+                by=dispute.by,
+                since=_timestamp(dispute.since),
+                last=_timestamp(dispute.last),
+                repairs=dispute.repairs,
+                delay=dispute.delay,
+            )
+            for dispute in health.disputes
+        ],
+        error=health.error,
     )
 
 

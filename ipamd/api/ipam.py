@@ -64,7 +64,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             message = f"{attachment.address} is on no ENI of this node any more: delete the pod"
             await self._abort_broken(context, call, message, request_id)
         try:
-            mtu = self._settings.mtu or self._network.mtu(eni.mac)
+            mtu = self._settings.pod_mtu or self._settings.mtu or self._network.mtu(eni.mac)
         except HostError as error:
             await self._abort_broken(context, call, f"{attachment.address} can't be used: {error}", request_id)
         reply = plan(attachment, self._settings, eni.device_index, mtu, call.owner.netns)

@@ -1,30 +1,45 @@
 """What the node's kernel should hold, as plain data: computed, never read.
 
-The layout (design, section 6) has one host route per pod, which the plugin writes, and a constant number of rules
-per ENI. With i the ENI's device index:
+The layout (design, section 6) has one host route per pod and a constant number of rules per ENI. With i the ENI's
+device index:
 
+    table 1500         a route to each pod, on the host's end of its veth
     priority 500       lookup table 1500                      pods, whatever ENI their address is on
     priority 1000      main bit in the mark, lookup main      what leaves by the primary ENI
     priority 1500 + i  mark i, lookup table 1500 + i          what leaves by secondary ENI i
     priority 32000     from the ENI's own address, the same   the host's own traffic from that address
     table 1500 + i     the subnet's gateway on that ENI, and the default route through it
+
+IPv6 has the same rules, tables and marks as soon as an ENI has an IPv6 address; nothing of it is written before.
 """
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
+from socket import AF_INET, AF_INET6
+from typing import Protocol
 
 from ipamd.host.errors import HostError
+from ipamd.host.links import Link
 from ipamd.host.nftables import Exit, Table
 from ipamd.settings import HostSettings
 
 MAIN_TABLE = 254  # RT_TABLE_MAIN, linux/rtnetlink.h
 
+# The VPC's router answers to this address on every link (AWS, "IPv6 addressing": the router of a subnet).
+IPV6_GATEWAY = "fe80:ec2::1"
+
+# For every ENI. Loose reverse-path check: replies may come in by another ENI than the main table would choose.
+# Each ENI answers ARP for its own address alone, and asks with its own.
+_ENI_SYSCTLS = {"rp_filter": "2", "arp_ignore": "1", "arp_announce": "2"}
+
 
 @dataclass(frozen=True, slots=True)
 class EniNetwork:
-    """One attached ENI as the host must serve it. `subnet_cidr` is that of its subnet."""
+    """One attached ENI as the host must serve it. `subnet_cidr` is that of its subnet; `primary_ip6` its first IPv6
+    address, empty for none."""
 
     eni_id: str
     mac: str
@@ -32,51 +47,116 @@ class EniNetwork:
     primary: bool
     primary_ip: str
     subnet_cidr: str
+    primary_ip6: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PodNetwork:
+    """One address of a pod: IPv4 or IPv6, the name of the host's end of its veth, the index of the address's ENI."""
+
+    address: str
+    link: str
+    device_index: int
 
 
 @dataclass(frozen=True, slots=True)
 class NodeNetwork:
-    """All ENIs that the node serves, the primary among them, and the CIDRs of the VPC."""
+    """All ENIs that the node serves, the primary among them, the IPv4 CIDRs of the VPC, and what pods hold."""
 
     enis: tuple[EniNetwork, ...]
     vpc_cidrs: tuple[str, ...]
+    pods: tuple[PodNetwork, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Rule:
-    """`mark` and `mask` 0: any mark; `source` empty: from anywhere."""
+    """`mark` and `mask` 0: any mark; `source` empty: from anywhere, else from that single address."""
 
     priority: int
     table: int
     mark: int = 0
     mask: int = 0
     source: str = ""
+    family: int = AF_INET
+
+    def __str__(self) -> str:
+        return f"{_flag(self.family)}rule {self.priority} lookup {self.table}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Route:
-    """`destination` empty: default, through `gateway` on the link; else that single address, on the link."""
+    """`destination` empty: default; else a single address, or a network with its prefix length. `gateway` empty: on
+    the link itself. `index` is the link's."""
 
     table: int
-    mac: str
+    index: int
     destination: str = ""
     gateway: str = ""
+    family: int = AF_INET
+
+    @property
+    def place(self) -> tuple[int, int, str]:
+        """Of two routes with one place the kernel holds one."""
+        return self.family, self.table, self.destination
+
+    def __str__(self) -> str:
+        return f"{_flag(self.family)}route {self.destination or 'default'} table {self.table}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Address:
+    """A single address on a link, without a route to its subnet."""
+
+    index: int
+    address: str
+
+    @property
+    def family(self) -> int:
+        return family_of(self.address)
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
-    """An ENI's link. `address` empty and `mtu` 0: leave as the system set it up."""
+class LinkWish:
+    """What a link should be. `mtu` 0 and `group` None: as it is."""
 
-    mac: str
-    address: str
-    mtu: int
+    link: Link
+    mtu: int = 0
+    group: int | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Sysctl:
+    """`name` is the path below /proc/sys/net."""
+
+    name: str
+    value: str
 
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    devices: tuple[Device, ...]
-    rules: frozenset[Rule]
+    """`enis` are those that are served: whose device is on the node. `pods_table` holds routes of pods that are
+    others' to remove."""
+
+    enis: tuple[EniNetwork, ...]
+    links: tuple[LinkWish, ...]
+    sysctls: tuple[Sysctl, ...]
+    addresses: frozenset[Address]
     routes: frozenset[Route]
+    rules: frozenset[Rule]
+    table: Table
+    pods_table: int
+
+    @property
+    def ipv6(self) -> bool:
+        return any(rule.family == AF_INET6 for rule in self.rules)
+
+
+class LinkTable(Protocol):
+    """The links that there are."""
+
+    def by_mac(self, mac: str) -> Link | None: ...
+
+    def by_name(self, name: str) -> Link | None: ...
 
 
 def link_group(settings: HostSettings, device_index: int) -> int:
@@ -97,50 +177,107 @@ def mark(settings: HostSettings, device_index: int) -> int:
     return value
 
 
-def desired(settings: HostSettings, node: NodeNetwork) -> Desired:
-    """Raises `HostError` for an ENI that the settings have no number for."""
+def desired(settings: HostSettings, node: NodeNetwork, links: LinkTable) -> Desired:
+    """What the node should hold, given the links that there are. A secondary ENI without a device is passed over, so
+    that one that was pulled off does not stand in the way of the others; so is a pod without one.
+
+    Raises `HostError` without the primary ENI's device, and for an ENI that the settings have no number for.
+    """
+    served = [(eni, link) for eni in node.enis if (link := _device(eni, links)) is not None]
+    families = (AF_INET, AF_INET6) if any(eni.primary_ip6 for eni, _ in served) else (AF_INET,)
     main = settings.main_mark
-    rules = {
-        Rule(settings.rule_pods, settings.table),
-        Rule(settings.rule_main, MAIN_TABLE, main, main),
-    }
-    routes = set()
-    devices = []
-    for eni in node.enis:
+    rules: set[Rule] = set()
+    for family in families:
+        rules.add(Rule(settings.rule_pods, settings.table, family=family))
+        rules.add(Rule(settings.rule_main, MAIN_TABLE, main, main, family=family))
+    wishes = [LinkWish(link, mtu=settings.mtu) for _, link in served]
+    sysctls: list[Sysctl] = []
+    addresses: set[Address] = set()
+    routes: set[Route] = set()
+    for eni, link in served:
+        sysctls += _eni_sysctls(eni, link)
         if eni.primary:
-            devices.append(Device(eni.mac, "", settings.mtu))
-            continue
+            continue  # it is the system that gives it its addresses and routes
         table = settings.table + eni.device_index
+        priority, bits = settings.rule_eni + eni.device_index, mark(settings, eni.device_index)
         gateway = str(next(ipaddress.IPv4Network(eni.subnet_cidr).hosts()))
-        devices.append(Device(eni.mac, eni.primary_ip, settings.mtu))
-        rules.add(
-            Rule(
-                settings.rule_eni + eni.device_index,
-                table,
-                mark(settings, eni.device_index),
-                settings.mark_mask | main,
-            )
-        )
-        rules.add(Rule(settings.rule_from, table, source=eni.primary_ip))
-        routes.add(Route(table, eni.mac, destination=gateway))
-        routes.add(Route(table, eni.mac, gateway=gateway))
-    return Desired(tuple(devices), frozenset(rules), frozenset(routes))
-
-
-def table(settings: HostSettings, node: NodeNetwork, names: dict[str, str]) -> Table:
-    """The nftables table for the node; `names` maps each ENI's MAC to its link's name."""
-    bits = settings.mark_mask | settings.main_mark
-    exits = []
-    primary_ip = ""
-    for eni in sorted(node.enis, key=lambda eni: eni.device_index):
-        if eni.primary:
-            primary_ip = eni.primary_ip
-        value = settings.main_mark if eni.primary else mark(settings, eni.device_index)
-        exits.append(Exit(names[eni.mac], link_group(settings, eni.device_index), value, eni.primary))
-    inside = ipaddress.collapse_addresses(
-        ipaddress.IPv4Network(cidr) for cidr in (*node.vpc_cidrs, *settings.snat_exclude)
+        for family, address, router in (
+            (AF_INET, eni.primary_ip, gateway),
+            (AF_INET6, eni.primary_ip6, IPV6_GATEWAY),
+        ):
+            if not address:
+                continue
+            addresses.add(Address(link.index, address))
+            rules.add(Rule(priority, table, bits, settings.mark_mask | main, family=family))
+            rules.add(Rule(settings.rule_from, table, source=address, family=family))
+            routes.add(Route(table, link.index, destination=router, family=family))
+            routes.add(Route(table, link.index, gateway=router, family=family))
+    for pod in node.pods:
+        veth = links.by_name(pod.link)
+        if veth is not None:
+            wishes.append(LinkWish(veth, group=link_group(settings, pod.device_index)))
+            routes.add(Route(settings.table, veth.index, pod.address, family=family_of(pod.address)))
+    return Desired(
+        tuple(eni for eni, _ in served),
+        tuple(wishes),
+        (*sysctls, *_node_sysctls(families)),
+        frozenset(addresses),
+        frozenset(routes),
+        frozenset(rules),
+        _table(settings, served, node.vpc_cidrs),
+        settings.table,
     )
-    snat_to = primary_ip if settings.snat else ""
-    # nft spells a single address without its prefix length.
-    spelled = tuple(str(cidr).removesuffix("/32") for cidr in inside)
-    return Table(settings.nft_table, bits, tuple(exits), spelled, snat_to)
+
+
+def _device(eni: EniNetwork, links: LinkTable) -> Link | None:
+    link = links.by_mac(eni.mac)
+    if link is None and eni.primary:
+        raise HostError(f"the primary ENI's network device, with MAC {eni.mac}, is gone")
+    return link
+
+
+def _node_sysctls(families: Iterable[int]) -> list[Sysctl]:
+    """To be set after those of the ENIs: a router that does not heed advertisements yet drops its default route."""
+    names = {int(AF_INET): "ipv4/ip_forward", int(AF_INET6): "ipv6/conf/all/forwarding"}
+    return [Sysctl(names[family], "1") for family in families]
+
+
+def _eni_sysctls(eni: EniNetwork, link: Link) -> list[Sysctl]:
+    sysctls = [Sysctl(f"ipv4/conf/{link.name}/{name}", value) for name, value in _ENI_SYSCTLS.items()]
+    if eni.primary_ip6:
+        # A router heeds advertisements only when told to (2), and the primary's default route comes from one. A
+        # secondary's would become a second default route of the host.
+        sysctls.append(Sysctl(f"ipv6/conf/{link.name}/disable_ipv6", "0"))
+        sysctls.append(Sysctl(f"ipv6/conf/{link.name}/accept_ra", "2" if eni.primary else "0"))
+    return sysctls
+
+
+def _table(settings: HostSettings, served: list[tuple[EniNetwork, Link]], vpc_cidrs: tuple[str, ...]) -> Table:
+    exits = []
+    snat_to = ""
+    for eni, link in sorted(served, key=lambda each: each[0].device_index):
+        if eni.primary and settings.snat:
+            snat_to = eni.primary_ip
+        value = settings.main_mark if eni.primary else mark(settings, eni.device_index)
+        exits.append(Exit(link.name, link_group(settings, eni.device_index), value, eni.primary))
+    inside = ipaddress.collapse_addresses(
+        ipaddress.IPv4Network(cidr) for cidr in (*vpc_cidrs, *settings.snat_exclude)
+    )
+    return Table(
+        settings.nft_table,
+        settings.mark_mask | settings.main_mark,
+        tuple(exits),
+        # nft spells a single address without its prefix length.
+        tuple(str(cidr).removesuffix("/32") for cidr in inside),
+        snat_to,
+        metadata_blocked=settings.pod_imds == "block",
+    )
+
+
+def family_of(address: str) -> int:
+    return AF_INET6 if ":" in address else AF_INET
+
+
+def _flag(family: int) -> str:
+    """As ip(8) wants it."""
+    return "-6 " if family == AF_INET6 else ""

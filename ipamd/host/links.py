@@ -4,7 +4,7 @@ An ENI shows up as a device some time after EC2 attached it; the event says so, 
 by name or MAC is a dictionary access.
 
 One socket carries both the dump and the events, so that they come in one order and no event is lost between two
-sockets. Only four fields of each message are read, by hand: every pod's veth makes half a dozen events, and decoding
+sockets. Only five fields of each message are read, by hand: every pod's veth makes half a dozen events, and decoding
 all sixty attributes of each costs the daemon more than a millisecond per pod.
 """
 
@@ -15,6 +15,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -27,7 +28,7 @@ log = structlog.get_logger("ipamd.host")
 # linux/rtnetlink.h, linux/if_link.h, linux/if.h
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTMGRP_LINK = 1
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_EXT_MASK = 1, 3, 4, 29
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_GROUP, IFLA_EXT_MASK = 1, 3, 4, 27, 29
 RTEXT_FILTER_SKIP_STATS = 8
 IFF_UP = 0x1
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h: past net.core.rmem_max, for CAP_NET_ADMIN
@@ -44,21 +45,25 @@ DUMP_RETRY = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """`mac` in lower case, empty for a device without one; `mtu` in bytes."""
+    """`mac` in lower case, empty for a device without one; `mtu` in bytes; `group` 0 is everybody's default."""
 
     index: int
     name: str
     mac: str
     mtu: int
     up: bool
+    group: int = 0
 
 
 class Links:
-    """Open it in the network namespace that is to be watched; close it in the end."""
+    """Open it in the network namespace that is to be watched; close it in the end. `on_change` is told of each link
+    what it was and what it is: None for one that was not, or is no longer, there."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_change: Callable[[Link | None, Link | None], None] | None = None) -> None:
+        self._on_change = on_change
         self._by_index: dict[int, Link] = {}
         self._by_mac: dict[str, set[int]] = {}
+        self._by_name: dict[str, int] = {}
         self._waiting: dict[asyncio.Future[Link], str] = {}
         self._socket: socket.socket | None = None
         self._first_dump: asyncio.Future[None] | None = None
@@ -106,6 +111,10 @@ class Links:
         """Of several links with one MAC the oldest: a VLAN, a bridge or a bond on top of an ENI carries the ENI's."""
         indexes = self._by_mac.get(mac.lower())
         return self._by_index[min(indexes)] if indexes else None
+
+    def by_name(self, name: str) -> Link | None:
+        index = self._by_name.get(name)
+        return None if index is None else self._by_index[index]
 
     def by_prefix(self, prefix: str) -> tuple[Link, ...]:
         """The links whose names start so."""
@@ -156,7 +165,7 @@ class Links:
             return
         self._dumping = False
         for index in self._by_index.keys() - self._seen:
-            self._forget(index)
+            self._lose(index)
         if self._first_dump is not None and not self._first_dump.done():
             self._first_dump.set_result(None)
 
@@ -200,35 +209,46 @@ class Links:
                 if kind == RTM_NEWLINK:
                     self._learn(_link(data, start + _IFINFO.size, end, index, state))
                 else:
-                    self._forget(index)
+                    self._lose(index)
             elif kind == netlink.NLMSG_DONE and ours:
                 self._end_dump()
             elif kind == netlink.NLMSG_ERROR and ours:
                 self._dump_failed(netlink.error_code(data, start))
 
     def _learn(self, link: Link) -> None:
-        self._forget(link.index)
+        before = self._forget(link.index)
         self._seen.add(link.index)
         self._by_index[link.index] = link
-        if not link.mac:
-            return
-        self._by_mac.setdefault(link.mac, set()).add(link.index)
+        self._by_name[link.name] = link.index
+        if link.mac:
+            self._by_mac.setdefault(link.mac, set()).add(link.index)
         for future, mac in list(self._waiting.items()):
             if mac == link.mac and not future.done():
                 future.set_result(link)
+        if self._on_change is not None and before != link:
+            self._on_change(before, link)
 
-    def _forget(self, index: int) -> None:
+    def _lose(self, index: int) -> None:
+        before = self._forget(index)
+        if self._on_change is not None and before is not None:
+            self._on_change(before, None)
+
+    def _forget(self, index: int) -> Link | None:
         link = self._by_index.pop(index, None)
-        if link is None or not link.mac:
-            return
-        indexes = self._by_mac[link.mac]
-        indexes.discard(index)
-        if not indexes:
-            del self._by_mac[link.mac]
+        if link is None:
+            return None
+        if self._by_name.get(link.name) == index:
+            del self._by_name[link.name]
+        if link.mac:
+            indexes = self._by_mac[link.mac]
+            indexes.discard(index)
+            if not indexes:
+                del self._by_mac[link.mac]
+        return link
 
 
 def _link(data: bytes, start: int, end: int, index: int, state: int) -> Link:
-    name, mac, mtu = "", "", 0
+    name, mac, mtu, group = "", "", 0, 0
     for kind, value in netlink.attributes(data, start, end):
         if kind == IFLA_IFNAME:
             name = value.rstrip(b"\0").decode(errors="replace")
@@ -236,7 +256,9 @@ def _link(data: bytes, start: int, end: int, index: int, state: int) -> Link:
             mac = value.hex(":")
         elif kind == IFLA_MTU:
             (mtu,) = struct.unpack("=I", value)
-    return Link(index, name, mac, mtu, bool(state & IFF_UP))
+        elif kind == IFLA_GROUP:
+            (group,) = struct.unpack("=I", value)
+    return Link(index, name, mac, mtu, bool(state & IFF_UP), group)
 
 
 def link_names() -> frozenset[str]:

@@ -1,61 +1,103 @@
-"""Brings the kernel from what it holds to what it should hold, and says what it changed.
+"""The daemon's hand on the kernel: reads what it holds, brings it to what it should hold, tells of others' changes.
 
-Observe, compare, write the difference: a second run with the same wish finds nothing to do. New ways are built from
-their end (links, routes, rules, marks) and old ones taken down from their start, so that no packet is sent on a way
-that is not there.
+What should be is `desired`'s, the steps to it are `difference`'s; when a repair is made is decided by `reconciler`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from socket import AF_INET, AF_INET6, if_indextoname
 
 import structlog
 
+from ipamd.host import rtnetlink
 from ipamd.host.conntrack import Conntrack
-from ipamd.host.desired import Desired, Device, NodeNetwork, Route, desired, table
+from ipamd.host.culprit import named, process_behind
+from ipamd.host.desired import Address, Desired, NodeNetwork, PodNetwork, Route, Rule, desired
+from ipamd.host.difference import (
+    AddAddress,
+    AddRoute,
+    AddRule,
+    DeleteRoute,
+    DeleteRule,
+    Found,
+    LoadTable,
+    SetLink,
+    SetSysctl,
+    Step,
+    difference,
+    restores,
+)
 from ipamd.host.errors import HostError
-from ipamd.host.kernel import FoundRoute, Kernel, read_sysctl, write_sysctl
+from ipamd.host.kernel import Kernel, read_sysctl, write_sysctl
 from ipamd.host.links import Link, Links, link_names
 from ipamd.host.nftables import Nftables
+from ipamd.host.rtnetlink import Netconf, Owned
+from ipamd.host.watch import Seen, TableTouched, Watch
 from ipamd.settings import HostSettings
 
 log = structlog.get_logger("ipamd.host")
-
-# For every ENI. Loose reverse-path check: replies may come in by another ENI than the main table would choose.
-# Each ENI answers ARP for its own address alone, and asks with its own.
-ENI_SYSCTLS = {"rp_filter": "2", "arp_ignore": "1", "arp_announce": "2"}
 
 # How the plugin names the host's end of a pod's veth.
 POD_LINK_PREFIX = "ipm"
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """`verb` is "added", "removed" or "set"; `what` names the object as the ip, nft and sysctl commands would."""
+class Disturbance:
+    """Somebody changed what should be: `what` in the words of a step, `by` whom, as far as can be told. `eni` is the
+    id of an ENI whose device went."""
 
-    verb: str
     what: str
+    by: str
+    eni: str = ""
 
-    def __str__(self) -> str:
-        return f"{self.verb} {self.what}"
+
+@dataclass(slots=True)
+class Applied:
+    """`done` are all steps taken, in order, `restored` those of them that undid what somebody else had done;
+    `withheld` are those not taken because the caller said so, `failed` those for a single pod that the kernel
+    refused."""
+
+    done: list[Step] = field(default_factory=list)
+    restored: list[Step] = field(default_factory=list)
+    withheld: list[Step] = field(default_factory=list)
+    failed: list[HostError] = field(default_factory=list)
 
 
 class HostNetwork:
-    """The daemon's hand on the kernel of the network namespace it runs in."""
+    """The kernel of the network namespace that `open` is called in."""
 
     def __init__(self, settings: HostSettings) -> None:
         self._settings = settings
-        self._links = Links()
+        self._links = Links(self._link_changed)
+        self._watch = Watch(self._changed, lambda: self._disturbed("events of the kernel", "a full buffer"))
         self._nftables = Nftables()
         self._conntrack = Conntrack()
+        self._wish: Desired | None = None  # what was brought about last
+        self._expected: frozenset[str] = frozenset()  # MACs of the ENIs that belong here, their devices there or not
+        self._on_disturbance: Callable[[Disturbance], None] = lambda disturbance: None
+        self._pod_at: Callable[[str], PodNetwork | None] = lambda address: None
+
+    def listen(
+        self, on_disturbance: Callable[[Disturbance], None], pod_at: Callable[[str], PodNetwork | None]
+    ) -> None:
+        """`on_disturbance` is told of every change that is against what was brought about last. `pod_at` knows who
+        has an address: pods come and go in between."""
+        self._on_disturbance, self._pod_at = on_disturbance, pod_at
 
     async def open(self) -> None:
         """Raises `HostError`."""
         self._nftables.require()
         await self._links.open()
+        try:
+            self._watch.open()
+        except BaseException:
+            self._links.close()
+            raise
 
     async def close(self) -> None:
+        self._watch.close()
         self._links.close()
 
     async def wait_for_link(self, mac: str, timeout: float) -> Link:
@@ -64,7 +106,10 @@ class HostNetwork:
 
     def mtu(self, mac: str) -> int:
         """The MTU of the ENI's link. Raises `HostError` when it is gone."""
-        return self._link(mac).mtu
+        link = self._links.by_mac(mac)
+        if link is None:
+            raise HostError(f"the network device with MAC {mac} is gone")
+        return link.mtu
 
     def host_veths(self) -> tuple[Link, ...]:
         """The host's ends of the pods' veths."""
@@ -72,14 +117,13 @@ class HostNetwork:
 
     async def pod_routes(self) -> dict[str, str]:
         """Address -> name of the veth that the host route of a pod leads to. Raises `HostError`."""
-        async with Kernel(self._settings.route_protocol) as kernel:
-            routes = await kernel.routes(self._settings.table)
+        settings = self._settings
+        routes = rtnetlink.routes(AF_INET, settings.route_protocol, settings.table)
         return {route.destination: name for route in routes if (name := self._links.name_of(route.index))}
 
     async def local_addresses(self) -> frozenset[str]:
         """The IPv4 addresses configured on links here, whoever put them there. Raises `HostError`."""
-        async with Kernel(self._settings.route_protocol) as kernel:
-            return frozenset(address.partition("/")[0] for _index, address in await kernel.addresses())
+        return frozenset(address.address for address in rtnetlink.addresses(AF_INET))
 
     async def host_links(self) -> frozenset[str]:
         """The names of all links here, read from the kernel itself: what is missing may be given up for good.
@@ -91,96 +135,190 @@ class HostNetwork:
         how many there were. Raises `HostError`; what was removed until then stays removed."""
         return await self._conntrack.forget(addresses)
 
-    async def apply(self, node: NodeNetwork) -> list[Change]:
-        """Make the kernel serve these ENIs; what is ours and belongs to none of them goes.
+    # Bringing about
 
-        A secondary ENI whose device is not on the node is passed over, so that one that was pulled off does not
-        stand in the way of the others. Raises `HostError`; what was done until then stays, and the next call goes on
-        from there.
+    async def apply(self, node: NodeNetwork, withheld: Callable[[Step], bool] = lambda step: False) -> Applied:
+        """Make the kernel serve these ENIs and pods; what is ours and belongs to none of them goes, but for routes of
+        pods.
+
+        A secondary ENI whose device is not on the node is passed over, and so is a pod without a veth. Raises
+        `HostError` without the primary's device and when a step is refused that concerns an ENI; what was done until
+        then stays, and the next call goes on from there.
         """
-        node = self._without_absent(node)
-        wish = desired(self._settings, node)
-        names = {device.mac: self._link(device.mac).name for device in wish.devices}
-        async with Kernel(self._settings.route_protocol) as kernel:
-            changes = _set_sysctl("ip_forward", "1")
-            addresses = await kernel.addresses()
-            for device in wish.devices:
-                changes += await self._set_up(kernel, device, addresses)
-            rules = await kernel.rules()
-            routes = {r for r in await kernel.routes() if r.table != self._settings.table}
-            changes += await self._add_routes(kernel, wish, routes)
-            for rule in sorted(wish.rules - rules):
+        wish = desired(self._settings, node, self._links)
+        if wish.ipv6:
+            self._watch.follow_ipv6()
+        before = self._wish
+        self._tell_of_absent(node, before, wish)
+        # From here on changes to it are noticed: ours agree with it.
+        self._wish = wish
+        self._expected = frozenset(eni.mac for eni in node.enis)
+        applied = Applied()
+        try:
+            async with Kernel(self._settings.route_protocol) as kernel:
+                for step in difference(wish, await self._found(wish)):
+                    if withheld(step):
+                        applied.withheld.append(step)
+                        continue
+                    try:
+                        await self._take(kernel, step)
+                    except HostError as error:
+                        if not _is_of_pod(step, wish):
+                            raise
+                        if _exists(step):
+                            applied.failed.append(error)
+                        continue
+                    applied.done.append(step)
+                    if before is not None and restores(step, before):
+                        applied.restored.append(step)
+        except BaseException:
+            self._wish = before
+            raise
+        return applied
+
+    async def _found(self, wish: Desired) -> Found:
+        """What the kernel holds now. Raises `HostError`."""
+        protocol = self._settings.route_protocol
+        rules: frozenset[Rule] = frozenset()
+        routes: frozenset[Route] = frozenset()
+        addresses: set[Address] = set()
+        for family in (AF_INET, AF_INET6) if wish.ipv6 else (AF_INET,):
+            rules |= rtnetlink.rules(family, protocol)
+            routes |= rtnetlink.routes(family, protocol)
+            addresses |= {
+                address
+                for address, length in rtnetlink.addresses(family).items()
+                if length == (32 if family == AF_INET else 128)
+            }
+        sysctls = {sysctl.name: read_sysctl(sysctl.name) for sysctl in wish.sysctls}
+        return Found(sysctls, frozenset(addresses), routes, rules, await self._nftables.holds(wish.table))
+
+    async def _take(self, kernel: Kernel, step: Step) -> None:
+        match step:
+            case SetSysctl(sysctl):
+                write_sysctl(sysctl.name, sysctl.value)
+            case SetLink():
+                await kernel.set_link(step)
+            case AddAddress(address):
+                await kernel.add_address(address)
+            case AddRoute(route, replace):
+                await kernel.add_route(route, replace=replace)
+            case AddRule(rule):
                 await kernel.add_rule(rule)
-                changes.append(Change("added", f"rule {rule.priority} lookup {rule.table}"))
-
-            if await self._nftables.apply(table(self._settings, node, names)):
-                changes.append(Change("set", f"nft table inet {self._settings.nft_table}"))
-
-            for rule in sorted(rules - wish.rules):
+            case LoadTable(table):
+                await self._nftables.load(table)
+            case DeleteRule(rule):
                 await kernel.delete_rule(rule)
-                changes.append(Change("removed", f"rule {rule.priority} lookup {rule.table}"))
-            changes += await self._remove_routes(kernel, wish, routes)
-        return changes
-
-    def _without_absent(self, node: NodeNetwork) -> NodeNetwork:
-        present = []
-        for eni in node.enis:
-            if eni.primary or self._links.by_mac(eni.mac) is not None:
-                present.append(eni)
-            else:
-                log.warning("host.eni_without_device", eni=eni.eni_id, mac=eni.mac)
-        return replace(node, enis=tuple(present))
-
-    async def _set_up(self, kernel: Kernel, device: Device, addresses: set[tuple[int, str]]) -> list[Change]:
-        link = self._link(device.mac)
-        changes = []
-        for name, value in ENI_SYSCTLS.items():
-            changes += _set_sysctl(f"conf/{link.name}/{name}", value)
-        if device.mtu and device.mtu != link.mtu:
-            await kernel.set_link(link, mtu=device.mtu)
-            changes.append(Change("set", f"link {link.name} mtu {device.mtu}"))
-        if not link.up:
-            await kernel.set_link(link, up=True)
-            changes.append(Change("set", f"link {link.name} up"))
-        if device.address and (link.index, f"{device.address}/32") not in addresses:
-            await kernel.add_address(device.address, link)
-            changes.append(Change("added", f"address {device.address}/32 dev {link.name}"))
-        return changes
-
-    async def _add_routes(self, kernel: Kernel, wish: Desired, found: set[FoundRoute]) -> list[Change]:
-        changes = []
-        places = {(route.table, route.destination) for route in found}
-        # On-link routes first: the default route's gateway must be reachable.
-        for route in sorted(wish.routes, key=lambda route: (route.gateway, route)):
-            if self._as_found(route) in found:
-                continue
-            taken = (route.table, route.destination) in places
-            await kernel.add_route(route, self._link(route.mac), replace=taken)
-            changes.append(Change("added", f"route {route.destination or 'default'} table {route.table}"))
-        return changes
-
-    async def _remove_routes(self, kernel: Kernel, wish: Desired, found: set[FoundRoute]) -> list[Change]:
-        changes = []
-        # A wanted route in the same place has replaced what was found there.
-        kept = {(route.table, route.destination) for route in wish.routes}
-        for route in sorted(found):
-            if (route.table, route.destination) not in kept:
+            case DeleteRoute(route):
                 await kernel.delete_route(route)
-                changes.append(Change("removed", f"route {route.destination or 'default'} table {route.table}"))
-        return changes
 
-    def _as_found(self, route: Route) -> FoundRoute:
-        return FoundRoute(route.table, route.destination, route.gateway, self._link(route.mac).index)
+    def _tell_of_absent(self, node: NodeNetwork, before: Desired | None, wish: Desired) -> None:
+        """A warning for a device that was there; one that is yet to come is nothing special."""
+        had = {eni.eni_id for eni in before.enis} if before is not None else set()
+        has = {eni.eni_id for eni in wish.enis}
+        for eni in node.enis:
+            if eni.eni_id not in has:
+                level = log.warning if eni.eni_id in had else log.debug
+                level("host.eni_without_device", eni=eni.eni_id, mac=eni.mac)
 
-    def _link(self, mac: str) -> Link:
-        link = self._links.by_mac(mac)
-        if link is None:
-            raise HostError(f"the network device with MAC {mac} is gone")
-        return link
+    # Noticing
+
+    def _disturbed(self, what: str, by: str, eni: str = "") -> None:
+        self._on_disturbance(Disturbance(what, by, eni))
+
+    def _changed(self, seen: Seen) -> None:
+        wish = self._wish
+        if wish is None:
+            return
+        match seen.what:
+            case Owned(Rule() as rule, protocol):
+                if (rule in wish.rules) if seen.gone else (self._is_ours(protocol) and rule not in wish.rules):
+                    self._disturbed(str(rule), process_behind(seen.port))
+            case Owned(Route() as route, protocol):
+                if self._contradicts(wish, route, protocol, seen.gone):
+                    self._disturbed(str(route), process_behind(seen.port))
+            case Address() as address:
+                if seen.gone and address in wish.addresses:
+                    name = self._links.name_of(address.index)
+                    self._disturbed(f"address {address.address} dev {name}", process_behind(seen.port))
+            case Netconf(index):
+                self._check_sysctls(wish, index)
+            case TableTouched(name, process, process_name):
+                if name == wish.table.name and not self._nftables.wrote(process):
+                    self._disturbed(f"nft table inet {name}", named(process, process_name))
+
+    def _is_ours(self, protocol: int) -> bool:
+        return protocol == self._settings.route_protocol
+
+    def _contradicts(self, wish: Desired, route: Route, protocol: int, gone: bool) -> bool:
+        if route.table == wish.pods_table:
+            pod = self._pod_at(route.destination)
+            veth = self._links.by_name(pod.link) if pod is not None else None
+            return veth is not None and (veth.index == route.index) == gone
+        if gone:
+            return route in wish.routes
+        if route in wish.routes:
+            return not self._is_ours(protocol)
+        return self._is_ours(protocol) or any(route.place == wanted.place for wanted in wish.routes)
+
+    def _check_sysctls(self, wish: Desired, index: int) -> None:
+        """What the kernel tells of is only that some setting of the link, or of all links, was changed."""
+        if index >= 0 and not any(index == each.link.index for each in wish.links if each.group is None):
+            return
+        for sysctl in wish.sysctls:
+            try:
+                changed = read_sysctl(sysctl.name) != sysctl.value
+            except HostError:
+                continue  # its device is going, which has an event of its own
+            if changed:
+                self._disturbed(f"sysctl net/{sysctl.name}={sysctl.value}", "a write to /proc/sys")
+
+    def _link_changed(self, before: Link | None, now: Link | None) -> None:
+        wish = self._wish
+        link = now or before
+        if wish is None or link is None:
+            return
+        if link.mac in self._expected:
+            self._eni_link_changed(wish, before, now, link)
+        elif before is not None and now is not None and link.name.startswith(POD_LINK_PREFIX):
+            # One that was never up is still being made, and one that goes is down before.
+            if before.up and not now.up:
+                self._disturbed(f"link {link.name} up", "somebody")
+            elif before.group != now.group:
+                self._disturbed(f"link {link.name} group {before.group}", "somebody")
+
+    def _eni_link_changed(self, wish: Desired, before: Link | None, now: Link | None, link: Link) -> None:
+        served = next((eni for eni in wish.enis if eni.mac == link.mac), None)
+        if now is None:
+            if served is not None and self._links.by_mac(link.mac) is None:
+                self._disturbed(f"device of {served.eni_id}", "the kernel", served.eni_id)
+        elif served is None:
+            self._disturbed(f"device with MAC {link.mac}", "the kernel")
+        elif before is not None and before.up and not now.up:
+            self._disturbed(f"link {link.name} up", "somebody")
+        elif before is not None and before.mtu != now.mtu and self._settings.mtu not in (0, now.mtu):
+            self._disturbed(f"link {link.name} mtu {self._settings.mtu}", "somebody")
 
 
-def _set_sysctl(name: str, value: str) -> list[Change]:
-    if read_sysctl(name) == value:
-        return []
-    write_sysctl(name, value)
-    return [Change("set", f"sysctl net/ipv4/{name}={value}")]
+def _index(step: Step) -> int:
+    """Of the link that the step concerns; 0 for none."""
+    match step:
+        case SetLink(link):
+            return link.index
+        case AddRoute(route) | DeleteRoute(route):
+            return route.index
+        case _:
+            return 0
+
+
+def _is_of_pod(step: Step, wish: Desired) -> bool:
+    index = _index(step)
+    return index != 0 and any(each.link.index == index for each in wish.links if each.group is not None)
+
+
+def _exists(step: Step) -> bool:
+    """Whether the link is still there, by the kernel's own word."""
+    try:
+        return bool(if_indextoname(_index(step)))
+    except OSError:
+        return False

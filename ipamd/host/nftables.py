@@ -12,6 +12,9 @@ right after DNAT, so that the real destination decides and not a service's virtu
     to outside of the VPC    leaves by the primary ENI, whose address it will carry: SNAT in postrouting
     anything else            leaves by the ENI that holds the pod's address
 
+Before all that, and before the connection is tracked, a packet whose source is not an address of that pod is
+dropped: the way back to its source, through the table of the pods, must lead out by the veth that it came in by.
+
 Verdict maps keep the number of rules that a packet meets independent of the number of ENIs.
 """
 
@@ -20,11 +23,18 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+from collections import deque
 from dataclasses import dataclass
 
 from ipamd.host.errors import NftError
 
 TIMEOUT = 10.0
+
+# Tells our table from somebody else's of the same name.
+COMMENT = "made and kept by ipamd: changes are undone"
+
+# AWS, "Access instance metadata for an EC2 instance". Other services at 169.254.169.x stay reachable: DNS, time.
+METADATA = ("169.254.169.254", "fd00:ec2::254")
 
 _MISSING = "nft is not installed: install the package nftables"
 
@@ -42,17 +52,18 @@ class Exit:
 @dataclass(frozen=True, slots=True)
 class Table:
     """`bits` are all mark bits that are ours; `inside` the CIDRs that are reached without SNAT; `snat_to` the
-    primary ENI's address, empty for no SNAT at all."""
+    primary ENI's address, empty for no SNAT at all; `metadata_blocked` keeps pods from the instance's credentials."""
 
     name: str
     bits: int
     exits: tuple[Exit, ...]
     inside: tuple[str, ...]
     snat_to: str
+    metadata_blocked: bool = False
 
     def render(self) -> str:
         """In nft's own order and spelling, so that an unchanged listing compares equal (white space aside)."""
-        blocks = [*self._sets(), self._prerouting(), self._from_pod()]
+        blocks = [f'comment "{COMMENT}"', *self._sets(), *self._guard(), self._prerouting(), self._from_pod()]
         if self.snat_to:
             blocks.append(self._postrouting())
         for exit_ in self.exits:
@@ -66,16 +77,30 @@ class Table:
         elements = [f"elements = {{ {', '.join(self.inside)} }}"] if self.inside else []
         return [_block("set inside", "type ipv4_addr", "flags interval", *elements)]
 
+    def _guard(self) -> list[str]:
+        return [
+            _block(
+                "chain guard",
+                "type filter hook prerouting priority raw; policy accept;",
+                f'iifgroup {self._pods} goto own_source comment "from a pod: with its own address alone"',
+            ),
+            # What IPv6 needs on a link before and beside a pod's address is of no use beyond it.
+            _block("chain own_source", "ip6 saddr { ::, fe80::/10 } accept", "fib saddr . iif oif 0 drop"),
+        ]
+
+    @property
+    def _pods(self) -> str:
+        groups = ", ".join(str(e.group) for e in self.exits)
+        return f"{{ {groups} }}" if len(self.exits) > 1 else groups
+
     def _prerouting(self) -> str:
         # iif and oif hold the device itself, by its index: udev gives a hot-plugged ENI its final name whenever it
         # comes to it, and the rules go on meaning the same link.
-        groups = ", ".join(str(e.group) for e in self.exits)
-        groups = f"{{ {groups} }}" if len(self.exits) > 1 else groups
         entered = ", ".join(f'"{e.link}" : goto entered_{e.group}' for e in self.exits)
         return _block(
             "chain prerouting",
             "type filter hook prerouting priority dstnat + 10; policy accept;",
-            f'iifgroup {groups} goto from_pod comment "from a pod: choose its way out"',
+            f'iifgroup {self._pods} goto from_pod comment "from a pod: choose its way out"',
             f'ct state new iif vmap {{ {entered} }} comment "remember by which ENI a connection came in"',
         )
 
@@ -87,6 +112,11 @@ class Table:
         rules = [
             f'ct direction reply ct mark & {self.bits:#010x} vmap {{ {replies} }} comment "a reply leaves as it came"'
         ]
+        if self.metadata_blocked:
+            # After DNAT: who hands out other credentials at that address goes on doing so.
+            v4, v6 = METADATA
+            rules.append(f'ip daddr {v4} reject with icmpx admin-prohibited comment "no metadata for pods"')
+            rules.append(f'ip6 daddr {v6} reject with icmpx admin-prohibited comment "no metadata for pods"')
         if self.snat_to:
             group = next(e.group for e in self.exits if e.primary)
             rules.append(f'ip daddr != @inside goto leave_{group} comment "out of the VPC: by the primary ENI"')
@@ -114,37 +144,73 @@ def _block(head: str, *body: str) -> str:
 
 
 class Nftables:
-    """Loads the table, in one transaction, and only when the kernel's differs."""
+    """Loads the table, in one transaction, and tells whether the kernel's differs from it."""
 
     def __init__(self) -> None:
         # What nft shows for what was loaded last: covers versions of nft that spell something differently.
         self._shown: tuple[str, str] = ("", "")
+        self._processes: deque[int] = deque(maxlen=16)
 
     def require(self) -> None:
         """Raises `NftError` when there is no nft to call."""
         if shutil.which("nft") is None:
             raise NftError(_MISSING)
 
-    async def apply(self, table: Table) -> bool:
-        """Whether something was changed. Raises `NftError`."""
+    async def holds(self, table: Table) -> bool:
+        """Whether the kernel holds exactly this table. Raises `NftError`."""
         wanted = table.render()
         found = await self._list(table.name)
-        if _plain(found) == _plain(wanted) or (wanted, found) == self._shown:
-            return False
+        return _plain(found) == _plain(wanted) or (wanted, found) == self._shown
+
+    async def load(self, table: Table) -> None:
+        """Raises `NftError`, and then the kernel's is as it was."""
+        wanted = table.render()
         # Naming it first makes the deletion valid whether or not the table exists.
-        await _nft("-f", "-", script=f"table inet {table.name}\ndelete table inet {table.name}\n{wanted}\n")
+        await self._nft("-f", "-", script=f"table inet {table.name}\ndelete table inet {table.name}\n{wanted}\n")
         self._shown = (wanted, await self._list(table.name))
-        return True
+
+    def wrote(self, process: int) -> bool:
+        """Whether this process was one of the last that were started here."""
+        return process in self._processes
 
     async def _list(self, name: str) -> str:
-        tables = await _nft("list", "tables", "inet")
+        tables = await self._nft("list", "tables", "inet")
         if f"table inet {name}\n" not in tables:
             return ""
-        return await _nft("-s", "-n", "list", "table", "inet", name)
+        return await self._nft("-s", "-n", "list", "table", "inet", name)
+
+    async def _nft(self, *arguments: str, script: str = "") -> str:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                "nft",
+                *arguments,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        except FileNotFoundError:
+            raise NftError(_MISSING) from None
+        except OSError as error:
+            raise NftError(f"nft can't be started: {error.strerror}") from error
+        self._processes.append(process.pid)
+        try:
+            out, err = await asyncio.wait_for(process.communicate(script.encode()), TIMEOUT)
+        except TimeoutError:
+            raise NftError(f"nft {' '.join(arguments)} did not end within {TIMEOUT:.0f} s") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode != 0:
+            raise NftError(f"nft {' '.join(arguments)} failed: {err.decode(errors='replace').strip()}")
+        return out.decode()
 
 
 def _plain(text: str) -> str:
     """Free of what varies without meaning anything: white space, separators, names of numbers, order in sets."""
+    text = re.sub(r"priority (raw|-300)\b", "priority -300", text)
+    text = re.sub(r"\bicmpx (admin-prohibited|3)\b", "icmpx 3", text)
+    text = re.sub(r"\boif (missing|0)\b", "oif 0", text)
     text = re.sub(r"priority (dstnat \+ 10|-90)\b", "priority -90", text)
     text = re.sub(r"priority (srcnat|100)\b", "priority 100", text)
     text = re.sub(r"\bct state (new|0x8)\b", "ct state new", text)
@@ -152,29 +218,3 @@ def _plain(text: str) -> str:
     text = re.sub(r"0x0*([0-9a-f]+)", r"0x\1", text)
     text = re.sub(r"[\s;]+", " ", text).strip()
     return re.sub(r"\{ ([^{}]+,[^{}]+) \}", lambda found: f"{{ {', '.join(sorted(found[1].split(', ')))} }}", text)
-
-
-async def _nft(*arguments: str, script: str = "") -> str:
-    try:
-        process = await asyncio.create_subprocess_exec(
-            "nft",
-            *arguments,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except FileNotFoundError:
-        raise NftError(_MISSING) from None
-    except OSError as error:
-        raise NftError(f"nft can't be started: {error.strerror}") from error
-    try:
-        out, err = await asyncio.wait_for(process.communicate(script.encode()), TIMEOUT)
-    except TimeoutError:
-        raise NftError(f"nft {' '.join(arguments)} did not end within {TIMEOUT:.0f} s") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        raise NftError(f"nft {' '.join(arguments)} failed: {err.decode(errors='replace').strip()}")
-    return out.decode()

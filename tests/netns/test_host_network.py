@@ -28,8 +28,8 @@ from typing import Final, TypeVar
 import pytest
 
 from ipamd.host import EniNetwork, HostError, HostNetwork, NodeNetwork, link_group
-from ipamd.host.desired import Rule
-from ipamd.host.kernel import FoundRoute, Kernel
+from ipamd.host.desired import Route, Rule
+from ipamd.host.kernel import Kernel
 from ipamd.settings import HostSettings
 from ipamd.sim import netns
 
@@ -168,7 +168,7 @@ class Topology:
 
     def apply(self, node: NodeNetwork = NODE) -> list[str]:
         async def steps(network: HostNetwork) -> list[str]:
-            return [str(change) for change in await network.apply(node)]
+            return [str(step) for step in (await network.apply(node)).done]
 
         return self.host(steps)
 
@@ -431,13 +431,13 @@ def test_a_second_apply_writes_nothing(stage: Topology) -> None:
     async def steps(network: HostNetwork) -> None:
         assert await network.apply(NODE)
         with _notifications() as kernel:
-            assert await network.apply(NODE) == []
+            assert (await network.apply(NODE)).done == []
             with pytest.raises(BlockingIOError):
                 kernel[0].recv(1 << 16)
             with pytest.raises(BlockingIOError):
                 kernel[1].recv(1 << 16)
             # They do tell of writing.
-            assert await network.apply(replace(NODE, enis=ENIS[:2]))
+            assert (await network.apply(replace(NODE, enis=ENIS[:2]))).done
             assert kernel[0].recv(1 << 16)
             assert kernel[1].recv(1 << 16)
 
@@ -648,8 +648,8 @@ def test_what_is_gone_already_is_removed(stage: Topology) -> None:
     async def inside() -> None:
         async with Kernel(stage.settings.route_protocol) as kernel:
             await kernel.delete_rule(Rule(1599, 1599, 0x1F, 0x7F))
-            await kernel.delete_route(FoundRoute(1599, "", "10.0.2.1", 1))
-            await kernel.delete_route(FoundRoute(1599, "10.0.2.1", "", 999_999))
+            await kernel.delete_route(Route(1599, 1, gateway="10.0.2.1"))
+            await kernel.delete_route(Route(1599, 999_999, "10.0.2.1"))
 
     netns.run_in(stage.node, lambda: asyncio.run(inside()))
 
@@ -659,7 +659,7 @@ def test_mtu_of_enis(prefix: str) -> None:
 
         async def steps(network: HostNetwork) -> None:
             await network.apply(NODE)
-            assert await network.apply(NODE) == []
+            assert (await network.apply(NODE)).done == []
             assert [network.mtu(eni.mac) for eni in ENIS] == [1400] * 3
 
         stage.host(steps)

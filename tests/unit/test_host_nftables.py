@@ -53,26 +53,26 @@ async def test_a_missing_nft_is_named_with_its_package(fake_nft: Path) -> None:
     with pytest.raises(NftError, match="install the package nftables"):
         Nftables().require()
     with pytest.raises(NftError, match="install the package nftables"):
-        await Nftables().apply(TABLE)
+        await Nftables().load(TABLE)
 
 
 async def test_an_nft_that_cannot_run_is_an_nft_error(fake_nft: Path) -> None:
     fake_nft.mkdir()
     with pytest.raises(NftError, match="can't be started"):
-        await Nftables().apply(TABLE)
+        await Nftables().load(TABLE)
 
 
 async def test_what_nft_says_reaches_the_operator(fake_nft: Path) -> None:
     _script(fake_nft, "echo 'Operation not permitted' >&2; exit 1")
     with pytest.raises(NftError, match="Operation not permitted"):
-        await Nftables().apply(TABLE)
+        await Nftables().load(TABLE)
 
 
 async def test_an_nft_that_hangs_is_ended(fake_nft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nftables, "TIMEOUT", 0.2)
     _script(fake_nft, f"echo $$ > {fake_nft.parent}/pid; exec /bin/sleep 1000")
     with pytest.raises(NftError, match="did not end"):
-        await Nftables().apply(TABLE)
+        await Nftables().load(TABLE)
     pid_file = fake_nft.parent / "pid"
     if pid_file.exists():  # else it was ended before it could even say so
         with pytest.raises(ProcessLookupError):
@@ -91,8 +91,9 @@ async def test_a_version_of_nft_that_spells_differently_is_not_written_twice(fak
 esac""",
     )
     nft = Nftables()
-    assert await nft.apply(TABLE) is True
-    assert await nft.apply(TABLE) is False
+    assert not await nft.holds(TABLE)
+    await nft.load(TABLE)
+    assert await nft.holds(TABLE)
     with log.open("a") as file:
         file.write("tampered\n")
-    assert await nft.apply(TABLE) is True
+    assert not await nft.holds(TABLE)

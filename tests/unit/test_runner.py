@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from ipamd import runner as runner_module
 from ipamd.cloud.port import CloudError, Identity, Priority
-from ipamd.host import HostError, HostNetwork, NodeNetwork
+from ipamd.host import Applied, HostError, HostNetwork, NodeNetwork
 from ipamd.host.links import Link
 from ipamd.ledger import Ledger, LedgerCause, LedgerError
 from ipamd.pool import effects as do
@@ -171,10 +171,13 @@ class Network:
     async def wait_for_link(self, mac: str, timeout: float) -> Link:
         return Link(2, f"eth-{mac}", mac, 9001, True)
 
-    async def apply(self, node: NodeNetwork) -> list[str]:
+    async def apply(self, node: NodeNetwork, withheld: object) -> Applied:
         self.asked.append("apply")
         self.served.append({eni.eni_id for eni in node.enis})
-        return []
+        return Applied()
+
+    def listen(self, on_disturbance: object, pod_at: object) -> None:
+        pass
 
 
 class Puppet(Pool):
@@ -536,7 +539,7 @@ async def test_a_link_that_the_host_can_not_serve_is_tried_again_later(
 ) -> None:
     node = build()
 
-    async def refuse(self: Network, node: NodeNetwork) -> list[str]:
+    async def refuse(self: Network, node: NodeNetwork, withheld: object) -> Applied:
         raise HostError("nft is missing; install nftables")
 
     monkeypatch.setattr(Network, "apply", refuse)

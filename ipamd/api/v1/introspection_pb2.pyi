@@ -14,7 +14,7 @@ class GetNodeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("instance_id", "instance_type", "availability_zone", "version", "started", "counts", "targets", "max_enis", "addresses_per_eni", "ready", "not_ready_reason", "backoffs", "budget")
+    __slots__ = ("instance_id", "instance_type", "availability_zone", "version", "started", "counts", "targets", "max_enis", "addresses_per_eni", "ready", "not_ready_reason", "backoffs", "budget", "host")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_TYPE_FIELD_NUMBER: _ClassVar[int]
     AVAILABILITY_ZONE_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class Node(_message.Message):
     NOT_READY_REASON_FIELD_NUMBER: _ClassVar[int]
     BACKOFFS_FIELD_NUMBER: _ClassVar[int]
     BUDGET_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     instance_type: str
     availability_zone: str
@@ -41,7 +42,40 @@ class Node(_message.Message):
     not_ready_reason: str
     backoffs: _containers.RepeatedCompositeFieldContainer[Backoff]
     budget: _containers.RepeatedCompositeFieldContainer[Bucket]
-    def __init__(self, instance_id: _Optional[str] = ..., instance_type: _Optional[str] = ..., availability_zone: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., targets: _Optional[_Union[Targets, _Mapping]] = ..., max_enis: _Optional[int] = ..., addresses_per_eni: _Optional[int] = ..., ready: _Optional[bool] = ..., not_ready_reason: _Optional[str] = ..., backoffs: _Optional[_Iterable[_Union[Backoff, _Mapping]]] = ..., budget: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ...) -> None: ...
+    host: HostNetwork
+    def __init__(self, instance_id: _Optional[str] = ..., instance_type: _Optional[str] = ..., availability_zone: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., targets: _Optional[_Union[Targets, _Mapping]] = ..., max_enis: _Optional[int] = ..., addresses_per_eni: _Optional[int] = ..., ready: _Optional[bool] = ..., not_ready_reason: _Optional[str] = ..., backoffs: _Optional[_Iterable[_Union[Backoff, _Mapping]]] = ..., budget: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., host: _Optional[_Union[HostNetwork, _Mapping]] = ...) -> None: ...
+
+class HostNetwork(_message.Message):
+    __slots__ = ("repairs", "last_repair", "last_what", "last_by", "disputes", "error")
+    REPAIRS_FIELD_NUMBER: _ClassVar[int]
+    LAST_REPAIR_FIELD_NUMBER: _ClassVar[int]
+    LAST_WHAT_FIELD_NUMBER: _ClassVar[int]
+    LAST_BY_FIELD_NUMBER: _ClassVar[int]
+    DISPUTES_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    repairs: int
+    last_repair: _timestamp_pb2.Timestamp
+    last_what: str
+    last_by: str
+    disputes: _containers.RepeatedCompositeFieldContainer[Dispute]
+    error: str
+    def __init__(self, repairs: _Optional[int] = ..., last_repair: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_what: _Optional[str] = ..., last_by: _Optional[str] = ..., disputes: _Optional[_Iterable[_Union[Dispute, _Mapping]]] = ..., error: _Optional[str] = ...) -> None: ...
+
+class Dispute(_message.Message):
+    __slots__ = ("what", "by", "since", "last", "repairs", "delay")
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    REPAIRS_FIELD_NUMBER: _ClassVar[int]
+    DELAY_FIELD_NUMBER: _ClassVar[int]
+    what: str
+    by: str
+    since: _timestamp_pb2.Timestamp
+    last: _timestamp_pb2.Timestamp
+    repairs: int
+    delay: float
+    def __init__(self, what: _Optional[str] = ..., by: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., repairs: _Optional[int] = ..., delay: _Optional[float] = ...) -> None: ...
 
 class Counts(_message.Message):
     __slots__ = ("free", "assigned", "cooling", "releasing", "pending", "waiting", "total")

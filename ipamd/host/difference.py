@@ -1,0 +1,190 @@
+"""The steps from what the kernel holds to what it should hold.
+
+Their order sends no packet on a way that is not there: new ways are built from their end (links, routes, rules,
+marks) and old ones taken down from their start.
+
+Pure. What is there already is no step, so a second look finds nothing to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from ipamd.host.desired import Address, Desired, LinkWish, Route, Rule, Sysctl
+from ipamd.host.links import Link
+from ipamd.host.nftables import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the kernel holds of ours, and every address and sysctl that the wish names."""
+
+    sysctls: Mapping[str, str]
+    addresses: frozenset[Address]
+    routes: frozenset[Route]
+    rules: frozenset[Rule]
+    table: bool  # whether the nftables table is the wanted one
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One change of one object. `what` names the object as the ip, nft and sysctl commands would."""
+
+    verb: ClassVar[str]
+
+    @property
+    def what(self) -> str:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetSysctl(_Step):
+    verb = "set"
+    sysctl: Sysctl
+
+    @property
+    def what(self) -> str:
+        return f"sysctl net/{self.sysctl.name}={self.sysctl.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetLink(_Step):
+    """`value` is a number of bytes for the MTU, a group's number, and 1 for up."""
+
+    verb = "set"
+    link: Link
+    key: Literal["mtu", "group", "up"]
+    value: int
+
+    @property
+    def what(self) -> str:
+        return f"link {self.link.name} {self.key}" + (f" {self.value}" if self.key != "up" else "")
+
+
+@dataclass(frozen=True, slots=True)
+class AddAddress(_Step):
+    verb = "added"
+    address: Address
+    link: str
+
+    @property
+    def what(self) -> str:
+        return f"address {self.address.address} dev {self.link}"
+
+
+@dataclass(frozen=True, slots=True)
+class AddRoute(_Step):
+    """`replace` only a route of ours; somebody else's in the same place is an error."""
+
+    verb = "added"
+    route: Route
+    replace: bool
+
+    @property
+    def what(self) -> str:
+        return str(self.route)
+
+
+@dataclass(frozen=True, slots=True)
+class AddRule(_Step):
+    verb = "added"
+    rule: Rule
+
+    @property
+    def what(self) -> str:
+        return str(self.rule)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTable(_Step):
+    verb = "set"
+    table: Table
+
+    @property
+    def what(self) -> str:
+        return f"nft table inet {self.table.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRule(_Step):
+    verb = "removed"
+    rule: Rule
+
+    @property
+    def what(self) -> str:
+        return str(self.rule)
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRoute(_Step):
+    verb = "removed"
+    route: Route
+
+    @property
+    def what(self) -> str:
+        return str(self.route)
+
+
+Step = SetSysctl | SetLink | AddAddress | AddRoute | AddRule | LoadTable | DeleteRule | DeleteRoute
+
+
+def difference(wish: Desired, found: Found) -> Iterator[Step]:
+    """The steps, in the order in which they are to be taken."""
+    for sysctl in wish.sysctls:
+        if found.sysctls.get(sysctl.name) != sysctl.value:
+            yield SetSysctl(sysctl)
+    for link in wish.links:
+        yield from _set_link(link)
+    names = {each.link.index: each.link.name for each in wish.links}
+    for address in sorted(wish.addresses - found.addresses):
+        yield AddAddress(address, names[address.index])
+    places = {route.place for route in found.routes}
+    # On-link routes first: the default route's gateway must be reachable.
+    for route in sorted(wish.routes - found.routes, key=lambda route: (route.gateway, route)):
+        yield AddRoute(route, replace=route.place in places)
+    for rule in sorted(wish.rules - found.rules):
+        yield AddRule(rule)
+    if not found.table:
+        yield LoadTable(wish.table)
+    for rule in sorted(found.rules - wish.rules):
+        yield DeleteRule(rule)
+    kept = {route.place for route in wish.routes}  # there a wanted route has replaced what was found
+    for route in sorted(found.routes - wish.routes):
+        # Whose pod is gone is for the pool to find out.
+        if route.place not in kept and route.table != wish.pods_table:
+            yield DeleteRoute(route)
+
+
+def _set_link(wish: LinkWish) -> Iterator[SetLink]:
+    if wish.mtu and wish.mtu != wish.link.mtu:
+        yield SetLink(wish.link, "mtu", wish.mtu)
+    if wish.group is not None and wish.group != wish.link.group:
+        yield SetLink(wish.link, "group", wish.group)
+    if not wish.link.up:
+        yield SetLink(wish.link, "up", 1)
+
+
+def restores(step: Step, before: Desired) -> bool:
+    """Whether the step undoes what somebody else did: the kernel had it right when `before` was brought about."""
+    match step:
+        case SetSysctl(sysctl):
+            return sysctl in before.sysctls
+        case SetLink(link):
+            return any(wish.link.index == link.index for wish in before.links)
+        case AddAddress(address):
+            return address in before.addresses
+        case AddRoute(route):
+            return route in before.routes
+        case AddRule(rule):
+            return rule in before.rules
+        case LoadTable(table):
+            return table == before.table
+        case DeleteRule(rule):
+            return rule not in before.rules
+        case DeleteRoute(route):
+            return route not in before.routes

@@ -1,0 +1,74 @@
+"""How often an object is repaired that somebody else keeps changing.
+
+The first repairs come at once: a wiped rule set must not cost pods a second. Who changes the same object again and
+again is another program with another opinion, and repairing as fast as it undoes would only burn both their time: the
+repairs become rarer, the operator is told, and it is forgotten when nobody has touched the object for a while.
+
+Pure: the time is told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FREE_REPAIRS = 3
+FIRST_DELAY = 1.0  # seconds, doubled with every further repair
+# Of a dispute's two sides ours is the one that pods need: it is never left undone for longer.
+LONGEST_DELAY = 10.0
+CALM = 300.0  # seconds without a change after which an object is no longer disputed
+
+
+@dataclass(slots=True)
+class Dispute:
+    """`what` was repaired `repairs` times since `since`, the last time at `last`; `by` is who had changed it then, as
+    far as known. Times are as told."""
+
+    what: str
+    by: str
+    since: float
+    last: float
+    repairs: int = 1
+
+    @property
+    def delay(self) -> float:
+        """Seconds from one repair to the next."""
+        beyond = self.repairs - FREE_REPAIRS
+        return min(FIRST_DELAY * 2.0**beyond, LONGEST_DELAY) if beyond >= 0 else 0.0
+
+    @property
+    def open(self) -> bool:
+        return self.repairs >= FREE_REPAIRS
+
+
+class Disputes:
+    def __init__(self) -> None:
+        self._by_object: dict[str, Dispute] = {}
+
+    def repaired(self, what: str, by: str, now: float) -> Dispute:
+        """Tell of a repair."""
+        dispute = self._by_object.get(what)
+        if dispute is None:
+            dispute = self._by_object[what] = Dispute(what, by, now, now)
+        else:
+            dispute.by, dispute.last, dispute.repairs = by, now, dispute.repairs + 1
+        return dispute
+
+    def withheld(self, what: str, now: float) -> bool:
+        """Whether the next repair has to wait."""
+        dispute = self._by_object.get(what)
+        return dispute is not None and now < dispute.last + dispute.delay
+
+    def next(self, now: float) -> float | None:
+        """When the first of those that have to wait may be repaired."""
+        times = [dispute.last + dispute.delay for dispute in self._by_object.values()]
+        return min((time for time in times if time > now), default=None)
+
+    def settled(self, now: float) -> list[Dispute]:
+        """Those that are over, which were open: forgotten now."""
+        over = [dispute for dispute in self._by_object.values() if now - dispute.last >= CALM]
+        for dispute in over:
+            del self._by_object[dispute.what]
+        return [dispute for dispute in over if dispute.open]
+
+    def open(self) -> tuple[Dispute, ...]:
+        return tuple(dispute for dispute in self._by_object.values() if dispute.open)

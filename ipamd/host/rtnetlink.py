@@ -1,0 +1,204 @@
+"""What the kernel says of rules, routes, addresses and settings of links: read from its dumps and from its events.
+
+Read by hand: 737 pods' routes take 8 ms this way and 130 ms with pyroute2, which decodes every attribute into objects
+and does not say when a dump was interrupted. Writing, which is rare, is left to it (`kernel`). The formats are those
+of linux/rtnetlink.h, linux/fib_rules.h, linux/if_addr.h and linux/netconf.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from socket import AF_INET, AF_INET6
+from typing import TypeVar
+
+from ipamd.host import netlink
+from ipamd.host.desired import Address, Route, Rule
+from ipamd.host.errors import HostError
+
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
+RTM_NEWNETCONF = 80
+
+SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
+
+_RTMSG = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+_RULE = struct.Struct("=8BI")  # fib_rule_hdr: family, dst_len, src_len, tos, table, -, -, action, flags
+_IFADDR = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
+
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
+_RTN_UNICAST = 1
+_RTM_F_CLONED = 0x200  # an exception that the kernel learnt, such as a path's MTU
+_FRA_SRC, _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_FWMASK = 2, 6, 10, 14, 15, 16
+_FRA_PROTOCOL = 21
+_FR_ACT_TO_TBL = 1
+_FIB_RULE_INVERT = 0x2
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_NETCONFA_IFINDEX, _NETCONFA_FORWARDING, _NETCONFA_RP_FILTER = 1, 2, 3
+
+# A rule with any other attribute selects by something that none of ours does.
+_OWN_SELECTORS = frozenset(
+    {_FRA_SRC, _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL}
+)
+
+# A dump that another change interrupted shows neither the old state nor the new one.
+DUMP_ATTEMPTS = 10
+TIMEOUT = 10.0  # seconds for one answer of the kernel
+RECEIVE = 1 << 16
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """A rule or route and the rtm_protocol that it carries: who made it."""
+
+    what: Rule | Route
+    protocol: int
+
+
+@dataclass(frozen=True, slots=True)
+class Netconf:
+    """A change of a link's settings; `index` -1: of all links, -2: of links to come."""
+
+    index: int
+
+
+def rules(family: int, protocol: int) -> frozenset[Rule]:
+    """Those with that protocol that select by nothing but mark and source. Raises `HostError`."""
+    found = _dump(RTM_GETRULE, _RULE.pack(family, *(0,) * 8), RTM_NEWRULE, read_rule)
+    return frozenset(o.what for o in found if o.protocol == protocol and isinstance(o.what, Rule))
+
+
+def routes(family: int, protocol: int, table: int = 0) -> frozenset[Route]:
+    """Those with that protocol, in that table or in all. Raises `HostError`."""
+    words = netlink.attribute(_RTA_TABLE, struct.pack("=I", table)) if table else b""
+    payload = _RTMSG.pack(family, 0, 0, 0, 0, protocol, 0, 0, 0) + words
+    found = _dump(RTM_GETROUTE, payload, RTM_NEWROUTE, read_route)
+    # Kernels without strict dumps (before 4.20) ignore what was asked for.
+    return frozenset(
+        o.what for o in found if o.protocol == protocol and isinstance(o.what, Route) and table in (0, o.what.table)
+    )
+
+
+def addresses(family: int) -> dict[Address, int]:
+    """Every address on a link, whoever set it, and its prefix length. Raises `HostError`."""
+    return dict(_dump(RTM_GETADDR, _IFADDR.pack(family, 0, 0, 0, 0), RTM_NEWADDR, read_address))
+
+
+def read_rule(data: bytes, start: int, end: int) -> Owned | None:
+    """None for one that is not of the kind that we write."""
+    family, dst_len, src_len, tos, table, _, _, action, flags = _RULE.unpack_from(data, start)
+    if family not in (AF_INET, AF_INET6) or action != _FR_ACT_TO_TBL or flags & _FIB_RULE_INVERT or dst_len or tos:
+        return None
+    priority = mark = mask = protocol = 0
+    source = ""
+    for kind, value in netlink.attributes(data, start + _RULE.size, end):
+        if kind not in _OWN_SELECTORS:
+            return None
+        if kind == _FRA_PRIORITY:
+            priority = _u32(value)
+        elif kind == _FRA_TABLE:
+            table = _u32(value)
+        elif kind == _FRA_FWMARK:
+            mark = _u32(value)
+        elif kind == _FRA_FWMASK:
+            mask = _u32(value)
+        elif kind == _FRA_PROTOCOL:
+            protocol = value[0]
+        elif kind == _FRA_SRC:
+            source = _address(family, value, src_len)
+    return Owned(Rule(priority, table, mark, mask if mark else 0, source, family), protocol)
+
+
+def read_route(data: bytes, start: int, end: int) -> Owned | None:
+    """None for one that leads to no link, or that the kernel learnt by itself."""
+    family, dst_len, _, _, table, protocol, _, kind_of_route, flags = _RTMSG.unpack_from(data, start)
+    if family not in (AF_INET, AF_INET6) or kind_of_route != _RTN_UNICAST or flags & _RTM_F_CLONED:
+        return None
+    destination = gateway = ""
+    index = 0
+    for kind, value in netlink.attributes(data, start + _RTMSG.size, end):
+        if kind == _RTA_DST:
+            destination = _address(family, value, dst_len)
+        elif kind == _RTA_GATEWAY:
+            gateway = socket.inet_ntop(family, value)
+        elif kind == _RTA_OIF:
+            index = _u32(value)
+        elif kind == _RTA_TABLE:
+            table = _u32(value)
+    return Owned(Route(table, index, destination, gateway, family), protocol)
+
+
+def read_address(data: bytes, start: int, end: int) -> tuple[Address, int] | None:
+    """(address, prefix length)."""
+    family, length, _, _, index = _IFADDR.unpack_from(data, start)
+    if family not in (AF_INET, AF_INET6):
+        return None
+    fields = dict(netlink.attributes(data, start + _IFADDR.size, end))
+    packed = fields.get(_IFA_LOCAL) or fields.get(_IFA_ADDRESS)
+    return None if packed is None else (Address(index, socket.inet_ntop(family, packed)), length)
+
+
+def read_netconf(data: bytes, start: int, end: int) -> Netconf | None:
+    """None for settings that are none of ours."""
+    fields = dict(netlink.attributes(data, start + 4, end))  # netconfmsg: the family, padded
+    if not fields.keys() & {_NETCONFA_FORWARDING, _NETCONFA_RP_FILTER} or _NETCONFA_IFINDEX not in fields:
+        return None
+    (index,) = struct.unpack("=i", fields[_NETCONFA_IFINDEX])
+    return Netconf(index)
+
+
+def _dump(kind: int, payload: bytes, answer: int, read: Callable[[bytes, int, int], T | None]) -> list[T]:
+    """Ask until an answer was not interrupted. The kernel answers at once, within the calls that read."""
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as kernel:
+            kernel.settimeout(TIMEOUT)
+            # Without it the kernel ignores what is asked of it and lists everything.
+            kernel.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+            for attempt in range(DUMP_ATTEMPTS):
+                kernel.send(netlink.request(kind, netlink.NLM_F_DUMP, attempt, payload))
+                found = _answers(kernel, attempt, answer, read)
+                if found is not None:
+                    return found
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return []  # a table without any route does not exist
+        raise HostError(f"the kernel does not tell its rules, routes and addresses: {error.strerror}") from error
+    raise HostError(f"the kernel's tables changed during each of {DUMP_ATTEMPTS} reads")
+
+
+def _answers(
+    kernel: socket.socket, sequence: int, answer: int, read: Callable[[bytes, int, int], T | None]
+) -> list[T] | None:
+    """None when the dump was interrupted. Raises OSError."""
+    found: list[T] = []
+    whole = True
+    while True:
+        data = kernel.recv(RECEIVE)
+        for kind, flags, number, _port, start, end in netlink.messages(data):
+            if number != sequence:
+                continue
+            whole &= not flags & netlink.NLM_F_DUMP_INTR
+            if kind == netlink.NLMSG_ERROR or kind == netlink.NLMSG_DONE:
+                code = netlink.error_code(data, start)
+                if code:
+                    raise OSError(code, os.strerror(code))
+                return found if whole else None
+            if kind == answer and (one := read(data, start, end)) is not None:
+                found.append(one)
+
+
+def _address(family: int, packed: bytes, length: int) -> str:
+    text = socket.inet_ntop(family, packed)
+    return text if length == 8 * len(packed) else f"{text}/{length}"
+
+
+def _u32(value: bytes) -> int:
+    return int.from_bytes(value, sys.byteorder)

@@ -1,0 +1,175 @@
+"""What the kernel tells of changes to rules, routes, addresses, settings of links and nftables, as it happens.
+
+Nothing is judged here: whoever listens knows what should be. Reading by hand keeps a burst of pods cheap, each of
+which makes several of these events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from ipamd.host import netlink
+from ipamd.host.desired import Address
+from ipamd.host.errors import HostError
+from ipamd.host.links import DATAGRAMS_PER_TURN, RECEIVE_BUFFER, SO_RCVBUFFORCE
+from ipamd.host.rtnetlink import (
+    RTM_DELADDR,
+    RTM_DELROUTE,
+    RTM_DELRULE,
+    RTM_NEWADDR,
+    RTM_NEWNETCONF,
+    RTM_NEWROUTE,
+    RTM_NEWRULE,
+    Netconf,
+    Owned,
+    read_address,
+    read_netconf,
+    read_route,
+    read_rule,
+)
+
+log = structlog.get_logger("ipamd.host")
+
+# linux/netlink.h, linux/rtnetlink.h (enum rtnetlink_groups), linux/netfilter/nfnetlink.h
+SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
+NETLINK_NETFILTER = 12
+IPV4_GROUPS = (5, 7, 8, 24)  # addresses, routes, rules, settings of links
+IPV6_GROUPS = (9, 11, 19, 25)
+NFNLGRP_NFTABLES = 7
+
+# linux/netfilter/nf_tables.h. Every message but NEWGEN names its table in attribute 1.
+NFNL_SUBSYS_NFTABLES = 10
+NFT_MSG_NEWGEN = 15
+NFTA_TABLE_NAME = 1
+NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME = 2, 3
+NFPROTO_INET = 1
+_NFGENMSG_SIZE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class TableTouched:
+    """An `inet` table of nftables, or something in it, was changed by that process."""
+
+    name: str
+    process: int
+    process_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A change. `gone` tells a removal; `port` is the netlink port of who asked for it, 0 for the kernel itself."""
+
+    what: Owned | Address | Netconf | TableTouched
+    gone: bool = False
+    port: int = 0
+
+
+class Watch:
+    """Open it in the network namespace that is to be watched; close it in the end.
+
+    `on_change` is told of every change, `on_loss` that some were lost because this process was slow.
+    """
+
+    def __init__(self, on_change: Callable[[Seen], None], on_loss: Callable[[], None]) -> None:
+        self._on_change = on_change
+        self._on_loss = on_loss
+        self._sockets: list[socket.socket] = []
+        self._follows_ipv6 = False
+        self._touched: set[str] = set()  # tables in the nftables transaction that is being told
+
+    def open(self) -> None:
+        """Raises `HostError`."""
+        try:
+            self._open(socket.NETLINK_ROUTE, IPV4_GROUPS, self._understand_route)
+            self._open(NETLINK_NETFILTER, (NFNLGRP_NFTABLES,), self._understand_nftables)
+        except OSError as error:
+            self.close()
+            raise HostError(f"the kernel does not tell of changes: {error.strerror}: run as root") from error
+
+    def follow_ipv6(self) -> None:
+        """From now on of IPv6, too. Raises `HostError`."""
+        if self._follows_ipv6:
+            return
+        try:
+            for group in IPV6_GROUPS:
+                self._sockets[0].setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+        except OSError as error:
+            raise HostError(f"the kernel does not tell of changes to IPv6: {error.strerror}") from error
+        self._follows_ipv6 = True
+
+    def close(self) -> None:
+        for each in self._sockets:
+            asyncio.get_running_loop().remove_reader(each)
+            each.close()
+        self._sockets.clear()
+
+    def _open(self, protocol: int, groups: tuple[int, ...], understand: Callable[[bytes], None]) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        opened = socket.socket(socket.AF_NETLINK, kind, protocol)
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+            opened.bind((0, 0))
+            for group in groups:
+                opened.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+        except OSError:
+            opened.close()
+            raise
+        self._sockets.append(opened)
+        asyncio.get_running_loop().add_reader(opened, self._read, opened, understand)
+
+    def _read(self, source: socket.socket, understand: Callable[[bytes], None]) -> None:
+        for _ in range(DATAGRAMS_PER_TURN):
+            try:
+                data, (port, _groups) = source.recvfrom(1 << 16)
+            except BlockingIOError:
+                return
+            except OSError as error:  # ENOBUFS
+                log.warning("host.events_lost", error=error.strerror)
+                self._touched.clear()
+                self._on_loss()
+                return
+            if port == 0:  # the kernel's own
+                understand(data)
+
+    def _understand_route(self, data: bytes) -> None:
+        for kind, _flags, _sequence, port, start, end in netlink.messages(data):
+            what: Owned | Address | Netconf | None = None
+            if kind in (RTM_NEWROUTE, RTM_DELROUTE):
+                what = read_route(data, start, end)
+            elif kind in (RTM_NEWRULE, RTM_DELRULE):
+                what = read_rule(data, start, end)
+            elif kind in (RTM_NEWADDR, RTM_DELADDR):
+                found = read_address(data, start, end)
+                what = found[0] if found else None
+            elif kind == RTM_NEWNETCONF:
+                what = read_netconf(data, start, end)
+            if what is not None:
+                self._on_change(Seen(what, kind in (RTM_DELROUTE, RTM_DELRULE, RTM_DELADDR), port))
+
+    def _understand_nftables(self, data: bytes) -> None:
+        """The messages of one transaction, and in the end who made it."""
+        for kind, _flags, _sequence, _port, start, end in netlink.messages(data):
+            if kind >> 8 != NFNL_SUBSYS_NFTABLES:
+                continue
+            fields = netlink.attributes(data, start + _NFGENMSG_SIZE, end)
+            if kind & 0xFF != NFT_MSG_NEWGEN:
+                if data[start] == NFPROTO_INET:
+                    name = next((value for number, value in fields if number == NFTA_TABLE_NAME), b"")
+                    self._touched.add(_text(name))
+                continue
+            values = dict(fields)
+            (process,) = struct.unpack(">I", values.get(NFTA_GEN_PROC_PID, bytes(4)))
+            process_name = _text(values.get(NFTA_GEN_PROC_NAME, b""))
+            touched, self._touched = self._touched, set()
+            for table in touched:
+                self._on_change(Seen(TableTouched(table, process, process_name)))
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
