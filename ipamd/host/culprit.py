@@ -40,7 +40,7 @@ def named(pid: int, name: str = "") -> str:
 def _inode(port: int) -> int | None:
     # sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode: "Pid" is the port, Eth the netlink protocol
     try:
-        lines = (PROC / "self/net/netlink").read_text().splitlines()[1:]
+        lines = (PROC / "thread-self/net/netlink").read_text().splitlines()[1:]
     except OSError:
         return None
     for line in lines:

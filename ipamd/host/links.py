@@ -116,6 +116,9 @@ class Links:
         index = self._by_name.get(name)
         return None if index is None else self._by_index[index]
 
+    def by_index(self, index: int) -> Link | None:
+        return self._by_index.get(index)
+
     def by_prefix(self, prefix: str) -> tuple[Link, ...]:
         """The links whose names start so."""
         return tuple(link for link in self._by_index.values() if link.name.startswith(prefix))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from socket import AF_INET, AF_INET6, if_indextoname
 
 import structlog
@@ -46,11 +47,12 @@ POD_LINK_PREFIX = "ipm"
 @dataclass(frozen=True, slots=True)
 class Disturbance:
     """Somebody changed what should be: `what` in the words of a step, `by` whom, as far as can be told. `eni` is the
-    id of an ENI whose device went."""
+    id of an ENI whose device went. What `passed` says of by the time it is looked into needs no look."""
 
     what: str
     by: str
     eni: str = ""
+    passed: Callable[[], bool] = lambda: False
 
 
 @dataclass(slots=True)
@@ -223,8 +225,8 @@ class HostNetwork:
 
     # Noticing
 
-    def _disturbed(self, what: str, by: str, eni: str = "") -> None:
-        self._on_disturbance(Disturbance(what, by, eni))
+    def _disturbed(self, what: str, by: str, eni: str = "", passed: Callable[[], bool] = lambda: False) -> None:
+        self._on_disturbance(Disturbance(what, by, eni, passed))
 
     def _changed(self, seen: Seen) -> None:
         wish = self._wish
@@ -281,11 +283,16 @@ class HostNetwork:
         if link.mac in self._expected:
             self._eni_link_changed(wish, before, now, link)
         elif before is not None and now is not None and link.name.startswith(POD_LINK_PREFIX):
-            # One that was never up is still being made, and one that goes is down before.
+            # One that was never up is still being made, and one that is deleted goes down just before.
             if before.up and not now.up:
-                self._disturbed(f"link {link.name} up", "somebody")
+                passed = partial(self._is_up_or_gone, link.index)
+                self._disturbed(f"link {link.name} up", "somebody", passed=passed)
             elif before.group != now.group:
                 self._disturbed(f"link {link.name} group {before.group}", "somebody")
+
+    def _is_up_or_gone(self, index: int) -> bool:
+        link = self._links.by_index(index)
+        return link is None or link.up
 
     def _eni_link_changed(self, wish: Desired, before: Link | None, now: Link | None, link: Link) -> None:
         served = next((eni for eni in wish.enis if eni.mac == link.mac), None)

@@ -63,7 +63,7 @@ class Reconciler:
         self._clock = clock
         self._lock = asyncio.Lock()
         self._disputes = Disputes()
-        self._culprits: dict[str, str] = {}
+        self._signs: dict[str, Disturbance] = {}  # of each object the first
         self._disturbed = asyncio.Event()
         self._repairs = 0
         self._last: tuple[float, str, str] | None = None
@@ -77,7 +77,8 @@ class Reconciler:
             # Asked for within the lock: what was right when the wait began may not be any more.
             node = await self._node()
             applied = await self._network.apply(node, self._is_withheld)
-            culprits, self._culprits = self._culprits, {}
+            culprits = {sign.what: sign.by for sign in self._signs.values()}
+            self._signs.clear()
         for step in applied.done:
             if step not in applied.restored:
                 log.debug("host.changed", change=str(step))
@@ -89,11 +90,15 @@ class Reconciler:
             try:
                 async with asyncio.timeout(self._patience()):
                     await self._disturbed.wait()
-                await asyncio.sleep(GATHER)
             except TimeoutError:
-                pass
+                await self._repair()
+                continue
+            await asyncio.sleep(GATHER)
             self._disturbed.clear()
-            await self._repair()
+            if not all(sign.passed() for sign in self._signs.values()):
+                await self._repair()
+            else:
+                self._signs.clear()
 
     def health(self) -> Health:
         at, what, by = self._last or (None, "", "")
@@ -123,7 +128,7 @@ class Reconciler:
         self._error = error
 
     def _on_disturbance(self, disturbance: Disturbance) -> None:
-        self._culprits.setdefault(disturbance.what, disturbance.by)
+        self._signs.setdefault(disturbance.what, disturbance)
         self._disturbed.set()
         if disturbance.eni:
             self._on_device_gone(disturbance.eni)

@@ -1,0 +1,323 @@
+"""Whatever somebody does to the node's network on a real kernel is noticed, undone, and told once with its culprit.
+
+The stage is that of the node's network (`node_stage`): three ENIs, a pod on each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from ipamd.host import HostNetwork, NodeNetwork, PodNetwork, Reconciler, disputes, reconciler, rtnetlink
+from ipamd.sim import netns
+from tests.netns.node_stage import ENIS, NODE, Topology
+
+pytestmark = pytest.mark.netns
+
+PODS = tuple(PodNetwork(f"10.0.{i}.50", f"ipm{i}", i) for i in range(3))
+WITH_PODS = replace(NODE, pods=PODS)
+
+
+@pytest.fixture
+def stage(prefix: str) -> Iterator[Topology]:
+    with Topology(prefix) as topology:
+        yield topology
+
+
+class Keeper:
+    """A reconciler at work, and what became of it."""
+
+    def __init__(self, network: HostNetwork, logs: list[Any]) -> None:
+        self.node: NodeNetwork = WITH_PODS
+        self.gone: list[str] = []
+        self.logs = logs
+        self.looks = 0
+        self.reconciler = Reconciler(network, self._node, self._pod_at, self.gone.append, time.monotonic)
+
+    async def _node(self) -> NodeNetwork:
+        self.looks += 1
+        return self.node
+
+    def _pod_at(self, address: str) -> PodNetwork | None:
+        return next((pod for pod in self.node.pods if pod.address == address), None)
+
+    def events(self, name: str) -> list[Any]:
+        return [entry for entry in self.logs if entry["event"] == name]
+
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        try:
+            async with asyncio.timeout(10):
+                while not condition():  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            pytest.fail(f"{what}; the log has {self.logs}")
+
+
+@asynccontextmanager
+async def keeping(network: HostNetwork) -> AsyncIterator[Keeper]:
+    with capture_logs() as logs:
+        keeper = Keeper(network, logs)
+        await keeper.reconciler.apply()
+        task = asyncio.create_task(keeper.reconciler.run())
+        try:
+            yield keeper
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def kept(stage: Topology, steps: Callable[[Keeper], Awaitable[None]]) -> None:
+    async def inside(network: HostNetwork) -> None:
+        async with keeping(network) as keeper:
+            await steps(keeper)
+
+    stage.host(inside)
+
+
+def state(stage: Topology) -> tuple[str, ...]:
+    """All that is ours, as the system's own tools show it."""
+    settings = stage.settings
+    sysctls = [
+        f"/proc/sys/net/ipv4/conf/{eni}/{name}"
+        for eni in ("eth0", "eth1", "eth2")
+        for name in ("rp_filter", "arp_ignore")
+    ]
+    argv = ["ip", "netns", "exec", stage.node, "cat", "/proc/sys/net/ipv4/ip_forward", *sysctls]
+    return (
+        "\n".join(sorted(stage.ip(stage.node, "rule show").splitlines())),
+        stage.ip(stage.node, f"route show table all proto {settings.route_protocol}"),
+        "\n".join(re.findall(r"inet \S+", stage.ip(stage.node, "addr show dev eth1"))),
+        "\n".join(line for line in stage.ip(stage.node, "link show").splitlines() if "state" in line),
+        stage.nft(stage.node, "list table inet ipamd\n").partition("# handle")[0],
+        subprocess.run(argv, text=True, capture_output=True, check=True).stdout,
+    )
+
+
+DAMAGE = {
+    "one rule": ["rule delete prio 1501"],
+    "all rules of ours": [
+        "rule delete prio 500",
+        "rule delete prio 1000",
+        "rule delete prio 1501",
+        "rule delete prio 32000",
+    ],
+    "every rule": ["rule flush", "rule add prio 32766 lookup main", "rule add prio 32767 lookup default"],
+    "a rule of our protocol that is not ours": ["rule add prio 77 lookup 4711 protocol 158"],
+    "an ENI's default route": ["route delete default table 1501"],
+    "an ENI's table": ["route flush table 1502"],
+    "the pods' table": ["route flush table 1500"],
+    "one pod's route": ["route delete 10.0.1.50 table 1500"],
+    "another way in the place of ours": ["route replace default dev eth2 table 1501 proto 158"],
+    "an ENI's address": ["addr flush dev eth1"],
+    "an ENI that is down": ["link set eth1 down"],
+    "a pod's veth that is down": ["link set ipm1 down"],
+    "a pod's group": ["link set ipm1 group 7"],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_damaged_is_repaired_and_told_once(stage: Topology, damage: str) -> None:
+    async def steps(keeper: Keeper) -> None:
+        before = state(stage)
+        stage.ip(stage.node, *DAMAGE[damage])
+        await keeper.until(lambda: bool(keeper.events("host.repaired")), damage)
+        await keeper.until(lambda: state(stage) == before, damage)
+        await asyncio.sleep(3 * reconciler.GATHER)
+        assert len(keeper.events("host.repaired")) == 1
+        (told,) = keeper.events("host.repaired")
+        assert told["what"] and told["by"], told
+        assert keeper.reconciler.health().repairs == len(told["what"])
+        assert not keeper.events("host.disputed")
+
+    kept(stage, steps)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "flush ruleset",
+        "delete table inet ipamd",
+        "flush chain inet ipamd from_pod",
+        "add element inet ipamd inside { 198.51.100.0/24 }",
+    ],
+)
+def test_a_changed_nft_table_is_repaired_and_the_program_named(stage: Topology, damage: str) -> None:
+    async def steps(keeper: Keeper) -> None:
+        stage.nft(stage.node, f"{damage}\n")
+        await keeper.until(lambda: bool(keeper.events("host.repaired")), damage)
+        (told,) = keeper.events("host.repaired")
+        assert told["what"] == ["set nft table inet ipamd"]
+        assert told["by"].startswith("nft (pid ")
+
+    kept(stage, steps)
+
+
+def test_a_sysctl_that_was_changed_is_set_again(stage: Topology) -> None:
+    async def steps(keeper: Keeper) -> None:
+        def told(name: str) -> bool:
+            return any(name in str(entry["what"]) for entry in keeper.events("host.repaired"))
+
+        for name, value in (("conf/eth1/rp_filter", "1"), ("ip_forward", "0")):
+            netns.write_sysctls(stage.node, {f"ipv4/{name}": int(value)})
+            await keeper.until(partial(told, name), name)
+
+    kept(stage, steps)
+
+
+def test_who_still_runs_is_named(stage: Topology) -> None:
+    """A daemon that manages the network has its socket open when its deed is looked into."""
+
+    async def steps(keeper: Keeper) -> None:
+        manager = await asyncio.create_subprocess_exec(
+            "ip", "-n", stage.node, "-force", "-batch", "-", stdin=asyncio.subprocess.PIPE
+        )
+        assert manager.stdin is not None
+        manager.stdin.write(b"rule delete prio 1501\n")
+        await keeper.until(lambda: bool(keeper.events("host.repaired")), "the rule")
+        manager.stdin.close()
+        await manager.wait()
+        assert keeper.events("host.repaired")[0]["by"] == f"ip (pid {manager.pid})"
+
+    kept(stage, steps)
+
+
+def test_a_program_that_insists_is_answered_ever_more_slowly_and_named_aloud(
+    stage: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disputes, "FIRST_DELAY", 3.0)
+
+    async def steps(keeper: Keeper) -> None:
+        def repaired(goal: int) -> bool:
+            return keeper.reconciler.health().repairs >= goal
+
+        for _ in range(disputes.FREE_REPAIRS):
+            goal = keeper.reconciler.health().repairs + 2
+            stage.ip(stage.node, "rule delete prio 1501", "link set ipm1 group 7")
+            await keeper.until(partial(repaired, goal), "repaired")
+        assert {entry["what"] for entry in keeper.events("host.disputed")} == {
+            "rule 1501 lookup 1501",
+            "link ipm1 group 1501",
+        }
+        told = len(keeper.events("host.repaired"))
+        stage.ip(stage.node, "rule delete prio 1501", "rule delete prio 1502")
+        await keeper.until(lambda: "1502:" in stage.ip(stage.node, "rule show"), "what nobody disputes")
+        assert "1501:" not in stage.ip(stage.node, "rule show")
+        await keeper.until(lambda: "1501:" in stage.ip(stage.node, "rule show"), "the disputed rule, in the end")
+        assert len(keeper.events("host.repaired")) == told + 1
+        assert len(keeper.events("host.disputed")) == 2
+        health = keeper.reconciler.health()
+        assert [dispute.what for dispute in health.disputes] == ["link ipm1 group 1501", "rule 1501 lookup 1501"]
+
+    kept(stage, steps)
+
+
+def test_what_is_not_ours_is_nobodys_business(stage: Topology) -> None:
+    async def steps(keeper: Keeper) -> None:
+        looks = keeper.looks
+        stage.ip(
+            stage.node,
+            "rule add prio 900 lookup 77",
+            "rule delete prio 900",
+            "route add 192.0.2.0/24 dev eth0",
+            "route add default dev eth2 table 77",
+            "addr add 192.0.2.1/32 dev eth1",
+            "addr delete 192.0.2.1/32 dev eth1",
+            "link set eth0 txqueuelen 500",
+        )
+        stage.nft(stage.node, "table inet other { chain c { counter; }; }\n")
+        stage.nft(stage.node, "delete table inet other\n")
+        netns.write_sysctls(stage.node, {"ipv4/conf/ipm1/rp_filter": 1, "ipv4/conf/default/rp_filter": 1})
+        await asyncio.sleep(5 * reconciler.GATHER)
+        assert keeper.looks == looks, keeper.logs
+        assert "192.0.2.0/24" in stage.ip(stage.node, "route show")
+
+    kept(stage, steps)
+
+
+def test_pods_come_and_go_without_a_look_at_the_kernel(stage: Topology) -> None:
+    async def steps(keeper: Keeper) -> None:
+        looks = keeper.looks
+        for i in range(20):
+            address, link = f"10.0.1.{100 + i}", f"ipm-{i}"
+            keeper.node = replace(WITH_PODS, pods=(*PODS, PodNetwork(address, link, 1)))
+            stage.ip(
+                stage.node,
+                f"link add {link} group 1501 type veth peer name eth9 netns {stage.place('pod1')}",
+                f"link set {link} up",
+                f"route add {address}/32 dev {link} scope link table 1500 protocol 158",
+            )
+            await asyncio.sleep(0.01)
+            stage.ip(stage.node, f"link delete {link}")
+            keeper.node = WITH_PODS
+        await asyncio.sleep(5 * reconciler.GATHER)
+        assert keeper.looks == looks, keeper.logs
+
+    kept(stage, steps)
+
+
+def test_an_eni_that_vanishes_is_told_and_taken_down_and_built_again_when_it_returns(stage: Topology) -> None:
+    async def steps(keeper: Keeper) -> None:
+        stage.ip(stage.node, "link delete eth1")
+        await keeper.until(lambda: keeper.gone == ["eni-1"], "the device went")
+        await keeper.until(lambda: "1501" not in stage.ip(stage.node, "rule show"), "its rules")
+        assert [entry["eni"] for entry in keeper.events("host.eni_without_device")] == ["eni-1"]
+        stage.plug(ENIS[1])
+        await keeper.until(lambda: "1501:" in stage.ip(stage.node, "rule show"), "its rules are back")
+        await keeper.until(lambda: "1501" in stage.nft(stage.node, "list table inet ipamd\n"), "its chains are back")
+
+    kept(stage, steps)
+
+
+def test_lost_events_are_made_up_for(stage: Topology) -> None:
+    """The kernel drops events while nobody reads them: then everything is looked at."""
+
+    async def steps(keeper: Keeper) -> None:
+        flood = "".join(f"rule add prio {20000 + i} lookup 77\nrule delete prio {20000 + i}\n" for i in range(20000))
+        stage.ip(stage.node, f"rule delete prio 1501\n{flood}")  # and the loop stands still meanwhile
+        await keeper.until(lambda: bool(keeper.events("host.events_lost")), "too many events")
+        await keeper.until(lambda: "1501:" in stage.ip(stage.node, "rule show"), "the rule is back")
+
+    kept(stage, steps)
+
+
+def test_what_can_not_be_repaired_is_told_once_and_tried_again(stage: Topology) -> None:
+    async def steps(keeper: Keeper) -> None:
+        stage.ip(stage.node, "route replace default dev eth2 table 1501 proto static")
+        await keeper.until(lambda: bool(keeper.events("host.unrepaired")), "told")
+        assert "another program holds that place" in keeper.reconciler.health().error
+        looks = keeper.looks
+        await keeper.until(lambda: keeper.looks > looks, "tried again")
+        assert len(keeper.events("host.unrepaired")) == 1
+        stage.ip(stage.node, "route delete default table 1501")
+        await keeper.until(lambda: bool(keeper.events("host.in_order_again")), "in order again")
+        assert keeper.reconciler.health().error == ""
+
+    kept(stage, steps)
+
+
+def test_a_dump_that_was_interrupted_is_repeated(stage: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.apply()
+    whole = rtnetlink.netlink.messages
+    interrupted = 0
+
+    def interrupt_once(data: bytes) -> Iterator[tuple[int, int, int, int, int, int]]:
+        nonlocal interrupted
+        for kind, flags, *rest in whole(data):
+            if interrupted == 0 and kind == rtnetlink.RTM_NEWRULE:
+                interrupted = 1
+                flags |= rtnetlink.netlink.NLM_F_DUMP_INTR
+            yield kind, flags, *rest  # type: ignore[misc]
+
+    monkeypatch.setattr(rtnetlink.netlink, "messages", interrupt_once)
+    rules = netns.run_in(stage.node, lambda: rtnetlink.rules(2, 158))
+    assert interrupted and len(rules) == 6
