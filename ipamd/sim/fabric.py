@@ -1,28 +1,37 @@
 """The packet half of the VPC in a box: network namespaces wired as EC2's fabric wires instances.
 
-One namespace is the router (the fabric itself), each node is one, and one is the internet. An ENI is a veth pair:
+One namespace is the router (the fabric itself), each node is one; one is the internet, and one a network that is
+peered with the VPC (or behind a transit gateway, or a direct connection). An ENI is a veth pair:
 
     node namespace                 router namespace                       internet namespace
     eth<device index>, ENI's MAC --- port<n>                  internet --- eth0 198.51.100.10, 203.0.113.10
-                                     lo: every subnet's .1, 169.254.169.254, 198.51.100.2
+                                     lo: every subnet's .1,               peer namespace
+                                     169.254.169.254, 198.51.100.2
+                                                               peering --- eth0 192.0.2.10
 
 What makes it a VPC rather than a network is what the router does not do:
 
 - An address is delivered only to the ENI that EC2 assigned it to: a host route to that ENI's port by way of a next
   hop whose one permanent neighbour entry is the ENI's MAC. So nothing on the node has to answer ARP for a pod.
 - A packet from an ENI is dropped unless its source is an address of that ENI (the source/destination check).
-- What is bound for outside the VPC passes only from the primary address of a primary ENI, the one that has a public
-  address at the internet gateway; what comes from outside passes only to it.
+- What is bound for the internet passes only from the primary address of a primary ENI, the one that has a public
+  address at the internet gateway; what comes from there passes only to it. In packets of at most 1500 bytes: larger
+  ones are answered by ICMP (AWS, "Network MTU for your EC2 instance").
+- Every address of the VPC reaches the peered network, and is reached from there.
 - Addresses of the VPC that nobody has are answered for in ARP, and their packets vanish.
 
-The rules are one nftables table with a set of (port, address) pairs, so that a change of an ENI's addresses is one
-transaction. Port names are never used twice. Nothing is written to the namespace of the caller.
+IPv6 is there for the VPC's own addresses, not for the internet: the router is fe80:ec2::1 on every link.
+
+The rules are one nftables table with sets of (port, address) pairs, so that a change of an ENI's addresses is one
+transaction. All that they drop is counted: on a node that works as it should, nothing is. Port names are never used
+twice. Nothing is written to the namespace of the caller.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import secrets
 import socket
 from collections.abc import Iterable
@@ -37,28 +46,37 @@ MTU: Final = 9001  # jumbo frames inside a VPC: AWS, "Network maximum transmissi
 IMDS_ADDRESS: Final = "169.254.169.254"
 EC2_ADDRESS: Final = "198.51.100.2"  # TEST-NET-2 and -3 (RFC 5737) stand for the internet
 INTERNET_HOSTS: Final = ("198.51.100.10", "203.0.113.10")
+INTERNET_MTU: Final = 1500
+PEER_NETWORK: Final = "192.0.2.0/24"  # TEST-NET-1
+PEER_HOST: Final = "192.0.2.10"
+IPV6_ROUTER: Final = "fe80:ec2::1"  # AWS, "VPC and subnet basics": the router's IPv6 address
 
 _INTERNET_GATEWAY: Final = "198.51.100.1"
-_INTERNET_NETWORKS: Final = tuple(ipaddress.IPv4Network(n) for n in ("198.51.100.0/24", "203.0.113.0/24"))
+_PEERING: Final = "192.0.2.1"
+_ELSEWHERE: Final = tuple(ipaddress.IPv4Network(n) for n in ("198.51.100.0/24", "203.0.113.0/24", PEER_NETWORK))
 _NEXT_HOP: Final = "169.254.0.1"  # stands for the ENI behind a port; never seen in a packet
+_NEXT_HOP_IPV6: Final = "fe80::1"
 _PORT_MAC: Final = "02:00:00:00:00:01"  # what nodes see as the MAC of everything, at every port
 
 _RULES: Final = """
-table ip vpc {{
-  set cidrs {{ type ipv4_addr; flags interval; elements = {{ {vpc_cidr} }}; }}
+table inet vpc {{
+  set inside {{ type ipv4_addr; flags interval; elements = {{ {vpc_cidr}, {peer} }}; }}
   set assigned {{ typeof iifname . ip saddr; }}
+  set assigned_ipv6 {{ typeof iifname . ip6 saddr; }}
   set public {{ typeof iifname . ip saddr; }}
   chain prerouting {{
     type filter hook prerouting priority raw; policy accept;
-    iifname {{ "lo", "internet" }} accept
+    iifname {{ "lo", "internet", "peering" }} accept
     iifname . ip saddr != @assigned counter drop comment "source check"
+    ip6 saddr {{ ::, fe80::/10 }} accept
+    iifname . ip6 saddr != @assigned_ipv6 counter drop comment "source check, IPv6"
     ip daddr {imds} accept
-    ip daddr != @cidrs iifname . ip saddr != @public counter drop comment "internet gateway, outward"
+    ip daddr != @inside iifname . ip saddr != @public counter drop comment "internet gateway, outward"
   }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
     iifname "internet" oifname . ip daddr != @public counter drop comment "internet gateway, inward"
-    oifname "internet" ip daddr @cidrs counter drop comment "address without an ENI"
+    oifname "internet" ip daddr @inside counter drop comment "address without an ENI"
   }}
 }}
 """
@@ -71,8 +89,9 @@ _ROUTER_SYSCTLS: Final = {
     "ipv4/conf/default/rp_filter": 0,
     "ipv4/conf/all/send_redirects": 0,
     "ipv4/conf/default/send_redirects": 0,
-    "ipv6/conf/all/disable_ipv6": 1,
-    "ipv6/conf/default/disable_ipv6": 1,
+    "ipv6/conf/all/forwarding": 1,
+    "ipv6/conf/default/addr_gen_mode": 1,  # none: the ports have the address that they are given, and no other
+    "ipv6/conf/default/accept_dad": 0,
 }
 
 # A new namespace inherits IPv4 settings from the machine it is made on; these are what an instance boots with
@@ -98,6 +117,10 @@ class _Plug:
     accepted: tuple[str, ...] = ()
 
     @property
+    def ipv6(self) -> tuple[str, ...]:
+        return tuple(address for address in self.accepted if ":" in address)
+
+    @property
     def public(self) -> tuple[str, ...]:
         return self.accepted[:1] if self.device_index == 0 else ()
 
@@ -111,12 +134,13 @@ class Fabric:
 
     def __init__(self, vpc_cidr: str, prefix: str = "") -> None:
         self._cidr = ipaddress.IPv4Network(vpc_cidr)
-        for outside in _INTERNET_NETWORKS:
+        for outside in _ELSEWHERE:
             if self._cidr.overlaps(outside):
-                raise FabricError(f"VPC {vpc_cidr} overlaps {outside}, which stands for the internet here")
+                raise FabricError(f"VPC {vpc_cidr} overlaps {outside}, which stands for other networks here")
         self.prefix = prefix or f"vpc{secrets.token_hex(3)}"
         self.router = f"{self.prefix}.router"
         self.internet = f"{self.prefix}.internet"
+        self.peer = f"{self.prefix}.peer"
         self._subnets: list[ipaddress.IPv4Network] = []
         self._nodes: dict[str, str] = {}
         self._plugs: dict[str, _Plug] = {}
@@ -140,28 +164,38 @@ class Fabric:
             await self._namespaces.aclose()
 
     async def _build(self) -> None:
-        await self._add_namespace(self.router)
-        await self._add_namespace(self.internet)
+        for name in (self.router, self.internet, self.peer):
+            await self._add_namespace(name)
         netns.write_sysctls(self.router, _ROUTER_SYSCTLS)
-        await netns.nft(self.router, _RULES.format(vpc_cidr=self._cidr, imds=IMDS_ADDRESS))
+        await netns.nft(self.router, _RULES.format(vpc_cidr=self._cidr, imds=IMDS_ADDRESS, peer=PEER_NETWORK))
+        internet = f"link add internet mtu {INTERNET_MTU} type veth peer name eth0 mtu {INTERNET_MTU}"
+        peering = f"link add peering mtu {MTU} type veth peer name eth0 mtu {MTU}"
         await netns.ip_batch(
             self.router,
             [
-                f"addr add {IMDS_ADDRESS}/32 dev lo",
-                f"addr add {EC2_ADDRESS}/32 dev lo",
-                f"link add internet mtu {MTU} type veth peer name eth0 mtu {MTU} netns {self.internet}",
+                # Not what the router itself speaks with, in ICMP: that is a subnet's gateway.
+                f"addr add {IMDS_ADDRESS}/32 dev lo scope host",
+                f"addr add {EC2_ADDRESS}/32 dev lo scope host",
+                f"{internet} netns {self.internet}",
                 f"addr add {_INTERNET_GATEWAY}/24 dev internet",
                 "link set internet up",
+                f"{peering} netns {self.peer}",
+                f"addr add {_PEERING}/24 dev peering",
+                "link set peering up",
             ],
         )
-        await netns.ip_batch(
-            self.internet,
-            [
-                *(f"addr add {host}/24 dev eth0" for host in INTERNET_HOSTS),
-                "link set eth0 up",
-                f"route add default via {_INTERNET_GATEWAY}",
-            ],
-        )
+        for name, hosts, gateway in (
+            (self.internet, INTERNET_HOSTS, _INTERNET_GATEWAY),
+            (self.peer, (PEER_HOST,), _PEERING),
+        ):
+            await netns.ip_batch(
+                name,
+                [
+                    *(f"addr add {host}/24 dev eth0" for host in hosts),
+                    "link set eth0 up",
+                    f"route add default via {gateway}",
+                ],
+            )
         await netns.ip_batch(self.router, [f"route add default via {INTERNET_HOSTS[0]}"])
 
     async def _add_namespace(self, name: str) -> None:
@@ -208,8 +242,17 @@ class Fabric:
             try:
                 # Proxy ARP delays its answers by up to 0.8 s unless told not to (arp_process in net/ipv4/arp.c).
                 netns.write_sysctls(self.router, {f"ipv4/neigh/{port}/proxy_delay": 0})
-                neighbour = f"neigh add {_NEXT_HOP} lladdr {mac} dev {port} nud permanent"
-                await netns.ip_batch(self.router, [f"link set {port} up alias {eni_id}", neighbour])
+                await netns.ip_batch(
+                    self.router,
+                    [
+                        f"link set {port} up alias {eni_id}",
+                        f"addr add {IPV6_ROUTER}/64 dev {port} nodad",
+                        *(
+                            f"neigh add {hop} lladdr {mac} dev {port} nud permanent"
+                            for hop in (_NEXT_HOP, _NEXT_HOP_IPV6)
+                        ),
+                    ],
+                )
             except BaseException:
                 await netns.ip_batch(self.router, [f"link delete {port}"])
                 raise
@@ -225,10 +268,10 @@ class Fabric:
             del self._plugs[eni_id]
 
     async def deliver(self, eni_id: str, addresses: tuple[str, ...]) -> None:
-        """From now on exactly these addresses (primary first) are those of the ENI, if it is plugged.
+        """From now on exactly these addresses (primary first, IPv6 last) are those of the ENI, if it is plugged.
 
         The first time, the primary ENI (index 0) is set up as an instance's system does at boot: its link up, with
-        its address and the default route.
+        its address and the default route; likewise when it gets its first IPv6 address.
         """
         async with self._lock:
             if (plug := self._plugs.get(eni_id)) is not None:
@@ -240,22 +283,61 @@ class Fabric:
             return
         gone = [address for address in plug.accepted if address not in addresses]
         new = [address for address in addresses if address not in plug.accepted]
-        boots = plug.device_index == 0 and not plug.accepted
+        primary = plug.device_index == 0
+        boots, boots_ipv6 = primary and not plug.accepted, primary and not plug.ipv6
         public = plug.public
         plug.accepted = addresses
         await netns.nft(
             self.router,
-            _change("assigned", plug.port, gone, new)
+            _change("assigned", plug.port, *(filter(_is_ipv4, each) for each in (gone, new)))
+            + _change("assigned_ipv6", plug.port, *(filter(_is_ipv6, each) for each in (gone, new)))
             + _change("public", plug.port, set(public) - set(plug.public), set(plug.public) - set(public)),
         )
         # An address may have moved to another port before it is withdrawn here: its route is that port's then.
-        routes = [f"route del {a}/32 dev {plug.port}" for a in gone if self._holders.get(a) == plug.port]
-        routes += [f"route replace {a}/32 via {_NEXT_HOP} dev {plug.port} onlink" for a in new]
+        routes = [f"route del {_host(a)} dev {plug.port}" for a in gone if self._holders.get(a) == plug.port]
+        routes += [f"route replace {self._way_to(a, plug.port)}" for a in new]
         await netns.ip_batch(self.router, routes)
         self._holders = {a: port for a, port in self._holders.items() if port != plug.port or a not in gone}
         self._holders.update(dict.fromkeys(new, plug.port))
         if boots and addresses:
             await self._boot(plug)
+        if boots_ipv6 and plug.ipv6:
+            commands = [
+                f"addr add {plug.ipv6[0]}/128 dev eth0 nodad",
+                f"route add default via {IPV6_ROUTER} dev eth0",
+            ]
+            await netns.ip_batch(plug.node, commands)
+
+    def _way_to(self, address: str, port: str) -> str:
+        return f"{_host(address)} via {_NEXT_HOP_IPV6 if _is_ipv6(address) else _NEXT_HOP} dev {port} onlink"
+
+    async def limit_mtu(self, address: str, mtu: int) -> None:
+        """From now on only packets of up to `mtu` bytes get to the address, be it an ENI's or outside; larger ones
+        are answered by ICMP. 0 lifts the limit."""
+        async with self._lock:
+            if (port := self._holders.get(address)) is not None:
+                way = self._way_to(address, port)
+            elif address == PEER_HOST:
+                way = f"{address} dev peering"
+            elif address in INTERNET_HOSTS:
+                way = f"{address} via {INTERNET_HOSTS[0]} dev internet onlink"
+            else:
+                raise FabricError(f"{address} is neither an ENI's nor a host outside")
+            # A router heeds only a locked MTU of a route: ip_dst_mtu_maybe_forward in the kernel's net/ip.h.
+            await netns.ip_batch(self.router, [f"route replace {way}{f' mtu lock {mtu}' if mtu else ''}"])
+
+    async def dropped(self) -> dict[str, int]:
+        """How many packets the router has dropped, by rule."""
+        listing = await netns.command(
+            *("ip", "netns", "exec", self.router, "nft", "-j", "list", "table", "inet", "vpc")
+        )
+        rules = [item["rule"] for item in json.loads(listing)["nftables"] if "rule" in item]
+        return {
+            rule["comment"]: int(part["counter"]["packets"])
+            for rule in rules
+            for part in rule["expr"]
+            if "counter" in part
+        }
 
     async def _boot(self, plug: _Plug) -> None:
         address = ipaddress.IPv4Address(plug.accepted[0])
@@ -275,7 +357,20 @@ class Fabric:
 def _change(set_name: str, port: str, gone: Iterable[str], new: Iterable[str]) -> str:
     """The nftables statements that take pairs of this port out of a set and put others in."""
     return "".join(
-        f"{verb} element ip vpc {set_name} {{ {', '.join(pairs)} }}\n"
+        f"{verb} element inet vpc {set_name} {{ {', '.join(pairs)} }}\n"
         for verb, addresses in (("delete", gone), ("add", new))
         if (pairs := [f'"{port}" . {address}' for address in addresses])
     )
+
+
+def _host(address: str) -> str:
+    """The address as a network of its own."""
+    return str(ipaddress.ip_network(address))
+
+
+def _is_ipv6(address: str) -> bool:
+    return ":" in address
+
+
+def _is_ipv4(address: str) -> bool:
+    return not _is_ipv6(address)

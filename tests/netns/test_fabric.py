@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ipamd.sim import netns
-from ipamd.sim.fabric import EC2_ADDRESS, IMDS_ADDRESS, INTERNET_HOSTS, Fabric, FabricError
+from ipamd.sim.fabric import EC2_ADDRESS, IMDS_ADDRESS, INTERNET_HOSTS, PEER_HOST, Fabric, FabricError
 
 pytestmark = pytest.mark.netns
 
@@ -56,15 +56,6 @@ def by_eth1(source: str) -> list[str]:
 
 async def links(namespace: str) -> dict[str, dict[str, object]]:
     return {link["ifname"]: link for link in json.loads(await netns.command("ip", "-j", "-n", namespace, "link"))}
-
-
-async def dropped(fabric: Fabric, rule: str) -> int:
-    """Packets that the rule with this comment has dropped."""
-    listing = await netns.command("ip", "netns", "exec", fabric.router, "nft", "-j", "list", "table", "ip", "vpc")
-    [found] = [
-        item["rule"] for item in json.loads(listing)["nftables"] if item.get("rule", {}).get("comment") == rule
-    ]
-    return next(int(part["counter"]["packets"]) for part in found["expr"] if "counter" in part)
 
 
 async def test_nodes_reach_each_other_in_one_subnet_and_across_subnets(fabric: Fabric) -> None:
@@ -132,7 +123,7 @@ async def test_a_wrong_source_is_dropped(fabric: Fabric) -> None:
     for source in wrong:
         assert await silent(one, "10.0.0.6", source)
         assert await silent(one, IMDS_ADDRESS, source)
-    assert await dropped(fabric, "source check") == 2 * len(wrong)
+    assert (await fabric.dropped())["source check"] == 2 * len(wrong)
     assert await pings(one, "10.0.0.6")
 
 
@@ -194,6 +185,55 @@ async def test_the_internet_reaches_only_the_primary_address(fabric: Fabric) -> 
 
     assert await pings(fabric.internet, "10.0.0.4")
     assert await silent(fabric.internet, "10.0.0.7")
+
+
+async def test_the_peered_network_reaches_and_answers_every_address(fabric: Fabric) -> None:
+    one = await node(fabric, "n1", 4)
+    await fabric.deliver("eni-n1", ("10.0.0.4", "10.0.0.7"))
+    await netns.ip_batch(one, ["addr add 10.0.0.7/32 dev lo"])
+
+    for address in ("10.0.0.4", "10.0.0.7"):
+        assert await pings(one, PEER_HOST, source=address)
+        assert await pings(fabric.peer, address)
+    assert set((await fabric.dropped()).values()) == {0}
+
+
+async def test_a_packet_too_large_for_the_path_is_answered_by_the_router(fabric: Fabric) -> None:
+    one = await node(fabric, "n1", 4)
+    await node(fabric, "n2", 5)
+    await fabric.limit_mtu("10.0.0.5", 1400)
+    await fabric.limit_mtu(PEER_HOST, 1300)
+
+    for destination, mtu in (("10.0.0.5", 1400), (PEER_HOST, 1300), (INSIDE, 1500)):
+        ping = f"ip netns exec {one} ping -n -c 1 -W 5 -M do -s {{}} {destination}"
+        with pytest.raises(netns.CommandError, match="exit code 1"):
+            await netns.command(*ping.format(mtu - 27).split())
+        route = await netns.command("ip", "-n", one, "route", "get", destination)
+        assert f"mtu {mtu}" in route
+        await netns.command(*ping.format(mtu - 28).split())
+    await fabric.limit_mtu("10.0.0.5", 0)
+    await netns.ip_batch(one, ["route flush cache"])
+    await netns.command(*ping.format(8973).replace(INSIDE, "10.0.0.5").split())
+    with pytest.raises(FabricError, match="neither"):
+        await fabric.limit_mtu("10.0.0.99", 1400)
+
+
+async def test_ipv6_is_delivered_and_checked_like_ipv4(fabric: Fabric) -> None:
+    one, two = await node(fabric, "n1", 4), await node(fabric, "n2", 5)
+    await fabric.deliver("eni-n1", ("10.0.0.4", "fd00:10::4"))
+    await fabric.deliver("eni-n2", ("10.0.0.5", "fd00:10::5", "fd00:10::77"))
+    for namespace in (one, two):
+        await netns.ip_batch(namespace, ["addr add fd00:10::77/128 dev lo nodad"])
+
+    assert await pings(one, "fe80:ec2::1%eth0"), "the router"
+    assert await pings(one, "fd00:10::5", source="fd00:10::4")
+    assert set((await fabric.dropped()).values()) == {0}
+    assert await silent(one, "fd00:10::5", source="fd00:10::77")
+    assert (await fabric.dropped())["source check, IPv6"] == 1
+    await netns.ip_batch(one, ["addr del fd00:10::77/128 dev lo"])
+    assert await pings(two, "fd00:10::4", source="fd00:10::77")
+    await fabric.deliver("eni-n2", ("10.0.0.5", "fd00:10::5"))
+    assert await silent(two, "fd00:10::4", source="fd00:10::77")
 
 
 async def test_an_address_without_an_eni_is_a_black_hole_not_an_error(fabric: Fabric) -> None:
