@@ -29,16 +29,22 @@ ROLE: Final = "ipamd-node"
 _TOKEN: Final = "X-aws-ec2-metadata-token"
 _TOKEN_TTL: Final = "X-aws-ec2-metadata-token-ttl-seconds"
 _LONGEST_TTL: Final = 21600  # seconds
-_HOP_LIMIT: Final = 1  # of the token's reply: EC2's default HttpPutResponseHopLimit, so containers can't get one
 _DEFAULT_TTL: Final = 64  # of other replies (IP_TTL)
+
+# HttpPutResponseHopLimit: how far the reply with a token gets. EC2's own default is 1, with which only the host gets
+# one. EKS's node groups and images such as Amazon Linux 2023 have 2, with which a pod, one hop further on, does too.
+# AWS, "Modify instance metadata options for existing instances", "Configure the instance metadata service options".
+DEFAULT_HOP_LIMIT: Final = 2
+MOST_HOPS: Final = 64
 
 Tree = Mapping[str, "str | Tree"]
 
 
 class Imds:
-    def __init__(self, cloud: SimulatedCloud, faults: Faults) -> None:
+    def __init__(self, cloud: SimulatedCloud, faults: Faults, hop_limit: int = DEFAULT_HOP_LIMIT) -> None:
         self._cloud = cloud
         self._faults = faults
+        self._hop_limit = hop_limit
         self._tokens: dict[str, tuple[str, float]] = {}  # token -> whose, and until when (monotonic)
 
     def application(self) -> web.Application:
@@ -61,7 +67,7 @@ class Imds:
         self._tokens = {token: entry for token, entry in self._tokens.items() if entry[1] > now}
         token = secrets.token_urlsafe(40)
         self._tokens[token] = (instance.id, now + int(ttl))
-        _set_hop_limit(request, _HOP_LIMIT)
+        _set_hop_limit(request, self._hop_limit)
         return web.Response(text=token, headers={_TOKEN_TTL: ttl})
 
     async def _read(self, request: web.Request) -> web.StreamResponse:

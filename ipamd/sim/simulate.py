@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ipamd.sim.control import ControlError, parse_json, parse_rates, parse_script
 from ipamd.sim.ec2 import Delays, Fault, Lags, Throttle
 from ipamd.sim.fabric import FabricError
+from ipamd.sim.imds import DEFAULT_HOP_LIMIT
 from ipamd.sim.netns import CommandError
 from ipamd.sim.vpc import SimulatedVpc, SpecError
 
@@ -86,6 +87,14 @@ def add_parser(subparsers: Subparsers) -> None:
         "than the published ones, for instance CreateNetworkInterface=2/0.5 or mutating=10/1; may be repeated",
     )
     vpc.add_argument(
+        "--hop-limit",
+        type=int,
+        default=DEFAULT_HOP_LIMIT,
+        metavar="N",
+        help="how far replies with a metadata token get (HttpPutResponseHopLimit): with 1 to the nodes, with 2 to "
+        "their pods as well (default: %(default)s, as EKS's node groups have it)",
+    )
+    vpc.add_argument(
         "--faults", type=Path, metavar="FILE", help="faults to begin with: a JSON list, as for the control API"
     )
     vpc.set_defaults(run=run)
@@ -105,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
                 lags=_seconds("--lag", args.lag, Lags),
                 throttle=_throttle(args.throttle),
                 faults=_faults(args.faults),
+                hop_limit=args.hop_limit,
             )
         )
     except (SpecError, FabricError, CommandError, OSError) as error:

@@ -27,6 +27,7 @@ from typing import Final
 from ipamd.cloud import limits
 from ipamd.sim.ec2 import CloudServers, Delays, Fault, Lags, SimulatedCloud, Throttle, new_id
 from ipamd.sim.fabric import EC2_ADDRESS, IMDS_ADDRESS, Fabric
+from ipamd.sim.imds import DEFAULT_HOP_LIMIT, MOST_HOPS
 
 EC2_URL: Final = f"http://{EC2_ADDRESS}"
 IMDS_URL: Final = f"http://{IMDS_ADDRESS}"
@@ -83,16 +84,20 @@ class SimulatedVpc:
         lags: Lags | None = None,
         throttle: Throttle | None = None,
         faults: Sequence[Fault] = (),
+        hop_limit: int = DEFAULT_HOP_LIMIT,
         prefix: str = "",
     ) -> AsyncIterator[SimulatedVpc]:
         """Build everything, and remove it at the end, except for `dir` and what is in it.
 
         `nodes` maps names to instance types. They are dealt out over the subnets in turn. The VPC's CIDR is the /16
         around the first subnet. EC2 is consistent and has no limits of requests unless `lags` and `throttle` say
-        otherwise; `faults` are there from the beginning. `prefix` begins the names of all namespaces (default:
-        random). Raises `SpecError`, `netns.CommandError` (not root, nft missing) and OSError.
+        otherwise; `faults` are there from the beginning. `hop_limit`: see `ipamd.sim.imds`. `prefix` begins the names
+        of all namespaces (default: random). Raises `SpecError`, `netns.CommandError` (not root, nft missing) and
+        OSError.
         """
         networks = _check_subnets(subnets)
+        if not 1 <= hop_limit <= MOST_HOPS:
+            raise SpecError(f"hop limit {hop_limit}: EC2 allows 1 to {MOST_HOPS}")
         _check_nodes(dir.absolute(), nodes, networks)
         vpc_cidr = str(networks[0].supernet(new_prefix=_VPC_PREFIX))
         async with AsyncExitStack() as stack:
@@ -104,7 +109,9 @@ class SimulatedVpc:
             ec2 = stack.enter_context(fabric.listen(EC2_ADDRESS, 80))
             imds = stack.enter_context(fabric.listen(IMDS_ADDRESS, 80))
             control = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-            servers = CloudServers(cloud, ec2=ec2, imds=imds, control=control, throttle=throttle, script=faults)
+            servers = CloudServers(
+                cloud, ec2=ec2, imds=imds, control=control, throttle=throttle, script=faults, hop_limit=hop_limit
+            )
             stack.push_async_callback(servers.stop)
             await servers.start()
             made = [

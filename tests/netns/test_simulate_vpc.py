@@ -303,7 +303,8 @@ def test_two_simulations_of_one_cidr_stand_side_by_side(tmp_path: Path, simulate
         (["--node", "n1=m5.large", "--delay", "coffee=1"], "coffee is not one of"),
         (["--node", "n1=m5.large", "--delay", "attach=soon"], "not a number"),
         (["--node", "n1=m5.large", "--delay", "attach=-1"], "give 0 to"),
-        (["--node", "n1=m5.large", "--subnet", "198.51.0.0/24"], "stands for the internet"),
+        (["--node", "n1=m5.large", "--subnet", "198.51.0.0/24"], "stands for other networks"),
+        (["--node", "n1=m5.large", "--hop-limit", "0"], "EC2 allows 1 to 64"),
         (["--node", "n1=m5.large", "--dir", "/dev/null/x"], "Not a directory"),
     ],
 )

@@ -38,6 +38,12 @@ def run(*options: str) -> int:
 def test_ec2_is_quick_and_kind_by_default(built: dict[str, Any]) -> None:
     assert run() == 0
     assert (built["delays"], built["lags"], built["throttle"], built["faults"]) == (Delays(), Lags(), None, [])
+    assert built["hop_limit"] == 2
+
+
+def test_a_hop_limit(built: dict[str, Any]) -> None:
+    assert run("--hop-limit", "1") == 0
+    assert built["hop_limit"] == 1
 
 
 def test_seconds(built: dict[str, Any]) -> None:

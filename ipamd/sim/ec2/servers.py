@@ -16,6 +16,7 @@ from ipamd.sim.ec2.api import Ec2Api
 from ipamd.sim.ec2.cloud import SimulatedCloud
 from ipamd.sim.ec2.faults import CallLog, Fault, Faults
 from ipamd.sim.ec2.throttle import Throttle
+from ipamd.sim.imds import DEFAULT_HOP_LIMIT
 
 _GRACE: Final = 0.1  # seconds for calls in flight when the servers stop
 
@@ -23,7 +24,7 @@ _GRACE: Final = 0.1  # seconds for calls in flight when the servers stop
 class CloudServers:
     """Serves one cloud: the EC2 API, instance metadata and control. Takes over the listening sockets.
 
-    `script` holds the faults to begin with, whose time runs from `start`.
+    `script` holds the faults to begin with, whose time runs from `start`; `hop_limit` is that of metadata tokens.
     """
 
     def __init__(
@@ -35,12 +36,14 @@ class CloudServers:
         control: socket.socket,
         throttle: Throttle | None = None,
         script: Iterable[Fault] = (),
+        hop_limit: int = DEFAULT_HOP_LIMIT,
     ) -> None:
         self.cloud = cloud
         self.faults = Faults()
         self.calls = CallLog()
         self.throttle = throttle or Throttle()
         self._script = tuple(script)
+        self._hop_limit = hop_limit
         self._sockets = {"ec2": ec2, "imds": imds, "control": control}
         self._runners: list[web.AppRunner] = []
 
@@ -60,7 +63,7 @@ class CloudServers:
         await asyncio.to_thread(wire.service_model)  # not in the time of the first call
         applications = {
             "ec2": Ec2Api(self.cloud, self.faults, self.calls, self.throttle).application(),
-            "imds": imds.Imds(self.cloud, self.faults).application(),
+            "imds": imds.Imds(self.cloud, self.faults, self._hop_limit).application(),
             "control": control.Control(self.cloud, self.faults, self.calls, self.throttle).application(),
         }
         for fault in self._script:
