@@ -7,7 +7,7 @@ from ipamd.pool import events as on
 from ipamd.pool.backoff import action_scope, subnet_scope
 from ipamd.pool.inventory import Eni
 from ipamd.pool.model import CloudErrorKind, CloudFailure, EniState, Intent, PutIntent
-from ipamd.pool.operations import Operations
+from ipamd.pool.reuse import Reuse
 from ipamd.pool.state import ARRIVING, ASSIGN, CREATE, CREATION, Setup
 
 # After so many failures in a row an ENI's room is looked for elsewhere.
@@ -16,7 +16,7 @@ PATIENCE = 3
 DESCRIBE_SUBNETS = do.DescribeSubnets.action
 
 
-class Growth(Operations):
+class Growth(Reuse):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self._grow_at: float | None = None

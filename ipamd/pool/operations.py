@@ -27,17 +27,13 @@ from ipamd.pool.backoff import (
 )
 from ipamd.pool.inventory import Eni
 from ipamd.pool.model import (
-    Attachment,
     CloudErrorKind,
     CloudFailure,
-    Cooling,
-    DropAttachment,
     DropCooling,
     DropIntent,
     DropOwn,
     EniState,
     Intent,
-    PutCooling,
     PutIntent,
     Record,
 )
@@ -140,14 +136,6 @@ class Operations(State):
 
     def _note(self, event: str, level: str, **fields: str | int | float) -> None:
         self._effects.append(do.Note(event, level, tuple(fields.items())))
-
-    def _release(self, attachment: Attachment, now: float) -> None:
-        address = self.inventory.unassign(attachment)
-        self._write(DropAttachment(attachment.key))
-        if address is None:
-            return
-        self.inventory.cool(address, now)
-        self._write(PutCooling(Cooling(address.ip, now)))
 
     # Outcomes
 

@@ -5,7 +5,7 @@ Reads the pool's state, changes nothing.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from functools import cached_property
 
 from ipamd.pool import effects as do
@@ -52,7 +52,8 @@ class Supply:
         return min(self._here_or_coming, self.room)
 
     def until(self, deadline: float) -> int:
-        cooled = bisect_right(self._released, deadline - self._cooldown)
+        # One whose time comes with the deadline is too late: its flows have to be forgotten yet.
+        cooled = bisect_left(self._released, deadline - self._cooldown)
         return min(self._here_or_coming + cooled, self.room)
 
 

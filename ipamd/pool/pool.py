@@ -6,14 +6,15 @@ the same object runs in the daemon, under Hypothesis and in a simulator in virtu
     an address    free -> assigned -> cooling -> free
     an ENI        see operations.py
 
-After each event the pool settles: cooled addresses become free, free ones go to whoever waits longest, the deficit is
-met (growth.py), requests that nothing can serve are refused (outlook.py), what has long been idle is given back
-(shrink.py), ENIs take their next step, and now and then all of it is compared with EC2 and the kernel (audit.py).
+After each event the pool settles: free addresses go to whoever waits longest, those that have cooled are made ready
+for others (reuse.py), the deficit is met (growth.py), requests that nothing can serve are refused (outlook.py), what
+has long been idle is given back (shrink.py), ENIs take their next step, and now and then all of it is compared with
+EC2 and the kernel (audit.py).
 
     free      assignable now; a cooling address is not free
     pending   asked from EC2, not yet here
     headroom  warm_ips, or warm_enis x addresses per ENI
-    deficit   max(waiting + headroom - free - pending - being forgotten, minimum_ips - total - pending), at least 0,
+    deficit   max(waiting + headroom - free - pending - coming back, minimum_ips - total - pending), at least 0,
               and cut so that total + pending never exceeds max_pods + cooling nor what the instance type allows; a
               call that is made for it asks for slack / 2 more
     excess    min(free - headroom - slack, total - minimum_ips), given back only after it lasted release_delay
@@ -32,10 +33,8 @@ from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool import outlook, shrink
 from ipamd.pool.audit import Audits
-from ipamd.pool.backoff import action_scope
 from ipamd.pool.model import (
     Attachment,
-    DropCooling,
     EniState,
     Limits,
     PutAttachment,
@@ -46,7 +45,7 @@ from ipamd.pool.model import (
     Targets,
 )
 from ipamd.pool.restart import restore
-from ipamd.pool.state import DETACH, FORGET, UNASSIGN, Setup, Waiting, release_intent
+from ipamd.pool.state import DETACH, UNASSIGN, Setup, Waiting, release_intent
 
 # Attachments younger than this survive a collection: their ADD may have overtaken the runtime's list (CNI
 # SPEC.md, "GC").
@@ -169,12 +168,12 @@ class Pool(Audits):
 
     def _settle(self, now: float) -> None:
         active = self.started and not self.draining
-        self._expire_cooling(now)
+        self._end_cooldowns(now)
         if active:
             self._take_back_leaving(now)
         self._serve(now)
         if active:
-            self._reuse_cooling(now)
+            self._forget_flows(now)
             self._grow(now)
         self._refuse(now)
         if active:
@@ -189,48 +188,7 @@ class Pool(Audits):
         self._wish_to_wake(now)
         self._recount()
 
-    # Cooling
-
-    def _expire_cooling(self, now: float) -> None:
-        over = []
-        for ip, released_at in self.inventory.cooling.items():
-            if released_at + self.targets.cooldown > now:
-                break
-            if ip not in self.forgetting:  # else its next holder's flows might be taken for the last one's
-                over.append(ip)
-        for ip in over:
-            self._end_cooling(ip, now)
-
-    def _end_cooling(self, ip: str, now: float) -> None:
-        self.inventory.free_again(self.inventory.addresses[ip], now)
-        self._write(DropCooling(ip))
-        self._recount()
-
-    def _reuse_cooling(self, now: float) -> None:
-        """For whoever waits, what was released last is not needed to come from EC2: an address whose flows the kernel
-        has forgotten is as good as one that cooled to the end."""
-        wanted = min(len(self.waiting), self.max_pods - len(self.inventory.attachments)) - len(self.forgetting)
-        if wanted <= 0 or self.backoffs.active(now, action_scope(FORGET)):
-            return
-        chosen: list[str] = []
-        for ip, released_at in self.inventory.cooling.items():
-            if len(chosen) == wanted or released_at + self.targets.reuse_cooling_after > now:
-                break
-            if ip not in self.forgetting:
-                chosen.append(ip)
-        if chosen:
-            self.forgetting |= {ip: self.inventory.cooling[ip] for ip in chosen}
-            self._send_unbound(do.ForgetFlows(self._next_op(), tuple(chosen)))
-
-    def _flows_forgotten(self, effect: do.ForgetFlows, outcome: on.Outcome, now: float) -> None:
-        released_at = {ip: self.forgetting.pop(ip) for ip in effect.addresses}
-        if isinstance(outcome, on.OperationFailed):
-            self._failed(action_scope(FORGET), outcome.failure, now)
-            return
-        self.backoffs.succeeded(action_scope(FORGET))
-        for ip in effect.addresses:
-            if self.inventory.cooling.get(ip) == released_at[ip]:
-                self._end_cooling(ip, now)
+    # Serving
 
     def _serve(self, now: float) -> None:
         if self.draining:
@@ -352,14 +310,8 @@ class Pool(Audits):
             times.append(due.deadline)
         if self._grow_at is not None:
             times.append(self._grow_at)
-        released_at = next((at for ip, at in self.inventory.cooling.items() if ip not in self.forgetting), None)
-        if released_at is not None:
-            times.append(released_at + self.targets.cooldown)
-            reusable_at = released_at + self.targets.reuse_cooling_after
-            if self.waiting and reusable_at > now:
-                times.append(reusable_at)
         if self.started and not self.draining:
-            times += self._round_times()
+            times += self._round_times() + self._reuse_times(now)
         if self._excess is not None:
             times.append(self._excess.since + self.targets.release_delay)
         end = self.backoffs.next_end(now)

@@ -88,6 +88,7 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
         if attachment.key not in state.inventory.attachments:
             state.inventory.add_stranded(attachment)
             _note(effects, "attachment.address_missing", "warning", ip=attachment.address, key=str(attachment.key))
+    state.unflushed = dict.fromkeys(state.inventory.cooling)
     for address in cooling:
         if address not in state.inventory.cooling:
             _write(effects, DropCooling(address))
@@ -172,7 +173,7 @@ def _restore_addresses(
             state.inventory.add_foreign(ip, eni, now)
             cause = "on a link of the host" if ip in kept.local else "unknown"
             _note(effects, "address.foreign", "warning", eni=eni.id, ip=ip, cause=cause)
-        elif ip in kept.cooling and kept.cooling[ip] + state.targets.cooldown > now:
+        elif ip in kept.cooling:  # also when that is over: its flows have to be forgotten first
             state.inventory.add_cooling(ip, eni, kept.cooling[ip])
         else:
             state.inventory.add(ip, eni, now)

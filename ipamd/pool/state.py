@@ -61,8 +61,11 @@ class State:
         self.inventory = Inventory()
         self.waiting: dict[str, Waiting] = {}
         self.backoffs = Backoffs(setup.random)
-        # Cooling addresses that become free as soon as the kernel has forgotten their flows, and their releases.
+        # See reuse.py. Cooling addresses that become free when the flush that is under way has succeeded, and their
+        # releases; how many more have cooled to the end; and what was released since the last flush.
         self.forgetting: dict[str, float] = {}
+        self.cooled = 0
+        self.unflushed: dict[str, None] = {}
         self.audit_at = math.inf  # when everything is to be read afresh
         self.audited_at = -math.inf  # when it last was
         self.limit_met = False  # EC2 refused to attach one more ENI, and it is not known yet who holds the slots
@@ -149,7 +152,7 @@ class State:
         """Addresses to ask for now; the arithmetic stands at the top of pool.py."""
         counts, targets = self.counts(), self.targets
         wanted = max(
-            counts.waiting + self.headroom - counts.free - counts.pending - len(self.forgetting),
+            counts.waiting + self.headroom - counts.free - counts.pending - len(self.forgetting) - self.cooled,
             targets.minimum_ips - self._staying(counts) - counts.pending,
         )
         return max(min(wanted, self.allowance(counts)), 0)

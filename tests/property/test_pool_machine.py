@@ -1,8 +1,9 @@
 """The pool against a small, honest cloud, with every event and fault in any order.
 
 Invariants (design, section 4): an address has at most one holder; a grant follows its record; the cooldown is kept;
-nothing is granted that EC2 did not give to a ready ENI of this node; the counts add up; every request is answered
-by its deadline; the instance's limits hold; and when faults stop, the pool reaches its target and falls silent.
+nobody inherits the flows of another, unless the kernel refuses again and again to forget them; nothing is granted
+that EC2 did not give to a ready ENI of this node; the counts add up; every request is answered by its deadline; the
+instance's limits hold; and when faults stop, the pool reaches its target and falls silent.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from ipamd.pool.model import (
     Targets,
 )
 from ipamd.pool.pool import Pool
+from ipamd.pool.reuse import TRIES
 
 # These may have their effect some time before they are answered.
 TAKE_EFFECT = (do.CreateEni, do.AttachEni, do.AssignAddresses, do.UnassignAddresses, do.DetachEni, do.DescribeEni)
@@ -294,6 +296,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.others = itertools.count(1)
         self.dead: set[AttachmentKey] = set()
         self.late: list[do.Operation] = []
+        self.flows: set[str] = set()  # addresses of which the kernel tracks connections
+        self.granted: set[Attachment] = set()
         self.boot()
 
     def boot(self, lagging: bool = False) -> None:
@@ -306,6 +310,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.wake_at: float | None = None
         self.released_at: dict[str, float] = {c.address: c.released_at for c in self.ledger.cooling.values()}
         self.reusable_at: dict[str, float] = {}
+        self.flushes: dict[int, float] = {}  # when they were asked for
+        self.failed_flushes = 0  # in a row
         self.snapshots: dict[int, tuple[ObservedEni, ...]] = {}
         self.done: dict[int, on.Event] = {}
         self.feed(
@@ -322,12 +328,16 @@ class PoolMachine(RuleBasedStateMachine):
     def feed(self, event: on.Event) -> None:
         """What the shell around the pool does, with a ledger that may refuse (ipamd/runner.py)."""
         self.cloud.now = self.now
+        if isinstance(event, on.OperationDone | on.OperationFailed) and event.op in self.flushes:
+            self.failed_flushes = self.failed_flushes + 1 if isinstance(event, on.OperationFailed) else 0
         batch = self.pool.handle(event, self.now)
         self.owed += [e.record for e in batch if isinstance(e, do.Write)]
         for record in [e.record for e in batch if isinstance(e, do.Write)]:
             if isinstance(record, PutCooling):
                 self.released_at[record.cooling.address] = record.cooling.released_at
                 self.reusable_at.pop(record.cooling.address, None)
+            elif isinstance(record, DropCooling) and self.failed_flushes >= TRIES:
+                self.flows.discard(record.address)  # it can't be helped
         if not (self.disk_full and self.owed):
             for record in self.owed:
                 self.ledger.apply(record)
@@ -361,6 +371,9 @@ class PoolMachine(RuleBasedStateMachine):
                     for eni in self.cloud.enis.values()
                 ), "granted what EC2 does not route here"
                 assert attachment.address not in self.cloud.foreign, "granted somebody else's"
+                if attachment not in self.granted:
+                    self.granted.add(attachment)
+                    assert attachment.address not in self.flows, "inherits the flows of another"
                 if attachment.since == self.now and attachment.address in self.released_at:
                     cooled_at = self.released_at.pop(attachment.address) + self.targets.cooldown
                     assert self.now >= self.reusable_at.pop(attachment.address, cooled_at), "cooldown not kept"
@@ -376,6 +389,11 @@ class PoolMachine(RuleBasedStateMachine):
                 pass
             case do.Audit(op):
                 self.snapshots[op] = self.cloud.observe_all()
+                self.in_flight.append(effect)
+            case do.ForgetFlows(op, addresses):
+                assert addresses and len(set(addresses)) == len(addresses)
+                assert not any(isinstance(other, do.ForgetFlows) for other in self.in_flight), "two walks at a time"
+                self.flushes[op] = self.now
                 self.in_flight.append(effect)
             case _:
                 self.check_intent(effect)
@@ -450,6 +468,23 @@ class PoolMachine(RuleBasedStateMachine):
         """A container dies and nobody sends its DEL."""
         self.dead.add(data.draw(st.sampled_from(sorted(self.ledger.attachments))))
 
+    @rule(data=st.data())
+    def talk(self, data: st.DataObject) -> None:
+        """A pod does, or somebody to an address whose pod is gone."""
+        used = (AddressState.ASSIGNED, AddressState.COOLING)
+        addresses = sorted(a.ip for a in self.pool.inventory.addresses.values() if a.state in used)
+        if addresses:
+            self.flows.add(data.draw(st.sampled_from(addresses)))
+
+    @precondition(lambda self: any(isinstance(effect, do.ForgetFlows) for effect in self.in_flight))
+    @rule(seconds=st.sampled_from([0.1, 7.0]))
+    def refuse_to_forget(self, seconds: float) -> None:
+        for _ in range(TRIES):
+            for effect in [effect for effect in self.in_flight if isinstance(effect, do.ForgetFlows)]:
+                self.in_flight.remove(effect)
+                self.feed(failed(effect, CloudErrorKind.TRANSIENT))
+            self.wait(seconds)
+
     # What the disk does
 
     @rule()
@@ -496,10 +531,12 @@ class PoolMachine(RuleBasedStateMachine):
             case do.SeekAttachments(op):
                 return on.AttachmentsSought(op, frozenset(self.dead & self.ledger.attachments.keys()))
             case do.ForgetFlows(op, addresses):
-                for address in addresses:
-                    assert self.now >= self.released_at[address] + self.targets.reuse_cooling_after
-                    assert address in self.ledger.cooling or self.owed
-                    self.reusable_at[address] = self.now
+                for ip in addresses:
+                    address = self.pool.inventory.addresses[ip]
+                    assert address.state is AddressState.COOLING, "cuts connections of whoever has it by now"
+                    if self.flushes[op] >= self.released_at[ip] + self.targets.reuse_cooling_after:
+                        self.reusable_at[ip] = self.now
+                self.flows.difference_update(addresses)
                 return on.OperationDone(op)
             case _:
                 return self.cloud.carry_out(effect)

@@ -43,9 +43,13 @@ class Story:
         names = iter(range(1000))
         self.pool = Pool(targets, limits, subnets, Random(1), lambda: f"token-{next(names)}")
         self.effects: list[do.Effect] = []
+        self.forgets = True  # the kernel forgets flows at once
 
     def feed(self, event: on.Event) -> None:
         self.effects += self.pool.handle(event, self.now)
+        if self.forgets:
+            for effect in self.take(do.ForgetFlows):
+                self.feed(on.OperationDone(effect.op))
 
     def take(self, kind: type[E]) -> list[E]:
         """What was asked for of this kind since the last look."""
@@ -85,3 +89,12 @@ class Story:
 def warm(count: int = 0, **more: float) -> Targets:
     plain = {"coalesce": 0.0, "slack": 0, "reuse_cooling_after": 30.0}
     return Targets(warm_ips=count, **{**plain, **more})  # type: ignore[arg-type]
+
+
+def full_node(**more: float) -> Story:
+    """No room is left: both of its addresses are in use."""
+    story = Story(warm(0, **more), Limits(1, 3))
+    story.start(observed("eni-0", 0, *addresses(2)))
+    story.ask("a", "b")
+    story.take(do.Grant)
+    return story

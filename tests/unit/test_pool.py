@@ -24,7 +24,7 @@ from ipamd.pool.model import (
     Targets,
 )
 from ipamd.pool.outlook import unready_reason
-from tests.unit.story import Story, addresses, observed, warm
+from tests.unit.story import Story, addresses, full_node, observed, warm
 
 
 def test_a_fresh_node_fills_its_pool_with_one_call() -> None:
@@ -106,14 +106,14 @@ def test_a_new_eni_is_created_attached_marked_and_configured_before_it_serves() 
 
 
 def test_a_released_address_cools_before_it_is_used_again() -> None:
-    story = Story(warm(0, cooldown=30.0), Limits(1, 2))
+    story = Story(warm(0, cooldown=30.0, allocate_wait=60.0), Limits(1, 2))
     story.start(observed("eni-0", 0, "10.0.0.10"))
     story.ask("a")
     story.give_back("a")
     assert story.one(do.Released).attachment is not None
     story.take(do.Grant)
     story.ask("b", wait=60)
-    assert not story.take(do.Grant) and not story.take(do.Refuse), "it can wait: 30 s are left to the deadline"
+    assert not story.take(do.Grant) and not story.take(do.Refuse), "it can wait: 60 s are left to the deadline"
     story.pass_time(29.9)
     assert not story.take(do.Grant)
     story.pass_time(0.1)
@@ -168,14 +168,6 @@ def test_max_pods_bounds_growth() -> None:
     story = Story(Targets(warm_ips=8, max_pods=4, coalesce=0))
     story.start()
     assert story.one(do.AssignAddresses).count == 4
-
-
-def full_node(**more: float) -> Story:
-    story = Story(warm(0, **more), Limits(1, 3))
-    story.start(observed("eni-0", 0, *addresses(2)))
-    story.ask("a", "b")
-    story.take(do.Grant)
-    return story
 
 
 def test_a_full_node_refuses_at_once_and_says_what_the_limit_is() -> None:
@@ -856,81 +848,6 @@ def test_what_rode_along_is_no_excess() -> None:
     story.feed(on.AddressesAssigned(story.one(do.AssignAddresses).op, addresses(9)))
     story.pass_time(100)
     assert not story.take(do.DescribeEni)
-
-
-# Using a cooling address early
-
-
-def cooling_node(**more: float) -> Story:
-    """Both addresses cool, the second for 5 s less."""
-    story = full_node(reuse_cooling_after=10.0, **more)
-    story.give_back("a")
-    story.now += 5
-    story.give_back("b")
-    story.take(do.Write)
-    return story
-
-
-def test_a_cooling_address_is_reused_early_once_its_flows_are_forgotten() -> None:
-    story = cooling_node()
-    story.pass_time(5)
-    assert not story.take(do.ForgetFlows), "nobody needs it"
-    story.ask("c")
-    forget = story.one(do.ForgetFlows)
-    assert forget.addresses == ("10.0.0.10",) and not story.take(do.Grant)
-    story.feed(on.OperationDone(forget.op))
-    grant = story.one(do.Grant)
-    assert (grant.request, grant.attachment.address) == ("c", "10.0.0.10")
-    assert DropCooling("10.0.0.10") in [write.record for write in story.take(do.Write)]
-
-
-def test_whoever_waits_is_served_when_the_oldest_has_cooled_long_enough() -> None:
-    story = cooling_node()
-    story.ask("c", "d", "e")
-    assert story.one(do.Refuse).request == "e", "there are two addresses"
-    assert not story.take(do.ForgetFlows)
-    story.pass_time(5)
-    first = story.one(do.ForgetFlows)
-    story.pass_time(5)
-    second = story.one(do.ForgetFlows)
-    story.feed(on.OperationDone(second.op))
-    assert story.one(do.Grant).request == "c"
-    story.feed(on.OperationDone(first.op))
-    assert story.one(do.Grant).request == "d"
-
-
-def test_an_address_is_not_free_while_its_flows_are_being_forgotten() -> None:
-    """Else its next holder might lose connections of its own."""
-    story = cooling_node()
-    story.ask("c")
-    story.pass_time(5)
-    forget = story.one(do.ForgetFlows)
-    story.pass_time(20)
-    assert story.pool.counts().free == 0 and not story.take(do.Grant)
-    story.feed(on.OperationDone(forget.op))
-    assert story.one(do.Grant).request == "c"
-
-
-def test_where_flows_can_not_be_forgotten_addresses_cool_to_the_end() -> None:
-    story = cooling_node()
-    story.ask("c", wait=30.0)
-    story.pass_time(5)
-    story.fail(story.one(do.ForgetFlows), CloudErrorKind.INVALID, "conntrack")
-    story.ask("d", wait=10.0)
-    refusal = story.one(do.Refuse)
-    assert (refusal.request, refusal.refusal.reason) == ("d", Reason.ALL_COOLING)
-    story.pass_time(20)
-    assert story.one(do.Grant).request == "c"
-
-
-def test_what_is_reused_is_not_asked_of_ec2() -> None:
-    story = Story(warm(0, reuse_cooling_after=10.0))
-    story.start(observed("eni-0", 0, "10.0.0.10"))
-    story.ask("a")
-    story.give_back("a")
-    story.pass_time(10)
-    story.ask("b")
-    assert story.take(do.ForgetFlows) and not story.take(do.AssignAddresses)
 
 
 # Waiting
