@@ -59,6 +59,7 @@ def status(stub: IntrospectionStub, timeout: float) -> Answer:
             for bucket in node.budget
         ],
     }
+    data["host"] = _host(node.host)
     lines = [
         f"{node.instance_id}  {node.instance_type}  {node.availability_zone}  ipamd {node.version}",
         "ready" if node.ready else f"NOT READY: {node.not_ready_reason}",
@@ -68,6 +69,7 @@ def status(stub: IntrospectionStub, timeout: float) -> Answer:
     ]
     lines += [f"HELD BACK until {_when(b.until)}: {b.scope}: {b.message}" for b in node.backoffs]
     lines += [line for bucket in node.budget if (line := _budget(bucket))]
+    lines += _host_lines(node.host)
     row = tuple(str(getattr(counts, name)) for name in (*STATES, "total"))
     return Answer(data, (*STATES, "total"), (row,), (*lines, ""))
 
@@ -153,6 +155,47 @@ def _budget(bucket: pb.Bucket) -> str:
     if bucket.throttled:
         parts.append(f"throttled {bucket.throttled} time" + "s" * (bucket.throttled > 1))
     return "EC2 budget: " + ", ".join(parts)
+
+
+def _host(host: pb.HostNetwork) -> dict[str, Any]:
+    repaired = host.HasField("last_repair")
+    return {
+        "in_order": not (host.error or host.disputes),
+        "error": host.error or None,
+        "repairs": host.repairs,
+        "last_repair": _when(host.last_repair) if repaired else None,
+        "last_what": host.last_what or None,
+        "last_by": host.last_by or None,
+        "disputes": [
+            {
+                "what": dispute.what,
+                "by": dispute.by,
+                "since": _when(dispute.since),
+                "last": _when(dispute.last),
+                "repairs": dispute.repairs,
+                "delay": dispute.delay,
+            }
+            for dispute in host.disputes
+        ],
+    }
+
+
+def _host_lines(host: pb.HostNetwork) -> list[str]:
+    """Nothing about a network that nobody but ipamd changed."""
+    lines = []
+    if host.error:
+        lines.append(f"NETWORK NOT IN ORDER: {host.error}")
+    lines += [
+        f"DISPUTED: {dispute.what}: repaired {dispute.repairs} times since {_when(dispute.since)}, changed by "
+        f"{dispute.by} (see ipamctl doctor)"
+        for dispute in host.disputes
+    ]
+    if host.repairs:
+        lines.append(
+            f"network  {host.repairs} repair{'s' * (host.repairs > 1)}, the last at {_when(host.last_repair)}: "
+            f"{host.last_what}, changed by {host.last_by}"
+        )
+    return lines
 
 
 def _when(stamp: Timestamp) -> str:

@@ -40,6 +40,7 @@ BUDGET = [
 class Daemon(introspection_pb2_grpc.IntrospectionServicer):
     def __init__(self) -> None:
         self.pods = 2
+        self.host = pb.HostNetwork()
         self.error: tuple[grpc.StatusCode, str] | None = None
 
     def GetNode(self, request: pb.GetNodeRequest, context: grpc.ServicerContext) -> pb.Node:
@@ -51,7 +52,7 @@ class Daemon(introspection_pb2_grpc.IntrospectionServicer):
             targets=pb.Targets(warm_ips=5, minimum_ips=0, max_pods=27, cooldown=30, allocate_wait=30),
             max_enis=3, addresses_per_eni=9, ready=False, not_ready_reason="NOT_AUTHORIZED: no",
             backoffs=[pb.Backoff(scope="new ENIs", reason="ENI_LIMIT", message="Attach: no", until=UNTIL)],
-            budget=BUDGET,
+            budget=BUDGET, host=self.host,
         )  # fmt: skip
 
     def ListEnis(self, request: pb.ListEnisRequest, context: grpc.ServicerContext) -> pb.ListEnisReply:
@@ -110,6 +111,28 @@ def test_status_as_json_has_the_promised_keys(tmp_path: Path, daemon: Daemon) ->
     assert promised.items() <= status["targets"].items()
     assert (status["ready"], status["not_ready_reason"]) == (False, "NOT_AUTHORIZED: no")
     assert status["backoffs"][0]["until"] == "2027-01-15T08:01:00Z"
+
+
+def test_a_network_that_nobody_else_changed_is_not_worth_a_line(tmp_path: Path, daemon: Daemon) -> None:
+    host = answer(tmp_path, "status")["host"]
+    assert (host["in_order"], host["repairs"], host["last_repair"]) == (True, 0, None)
+    assert "network" not in ipamctl("status", "--socket", tmp_path / "s").stdout
+
+
+def test_status_tells_what_others_do_to_the_network(tmp_path: Path, daemon: Daemon) -> None:
+    what, by = "rule 1501 lookup 1501", "systemd-network (pid 412)"
+    dispute = pb.Dispute(what=what, by=by, since=SINCE, last=UNTIL, repairs=4, delay=2)
+    daemon.host = pb.HostNetwork(
+        repairs=5, last_repair=UNTIL, last_what=what, last_by=by, disputes=[dispute], error="ip rule: refused"
+    )
+    assert ipamctl("status", "--socket", tmp_path / "s").stdout.splitlines()[-6:-3] == [
+        "NETWORK NOT IN ORDER: ip rule: refused",
+        f"DISPUTED: {what}: repaired 4 times since 2027-01-15T08:00:00Z, changed by {by} (see ipamctl doctor)",
+        f"network  5 repairs, the last at 2027-01-15T08:01:00Z: {what}, changed by {by}",
+    ]
+    host = answer(tmp_path, "status")["host"]
+    assert not host["in_order"]
+    assert host["disputes"][0]["delay"] == 2
 
 
 def test_status_as_json_has_the_whole_budget(tmp_path: Path, daemon: Daemon) -> None:
