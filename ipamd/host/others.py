@@ -1,0 +1,277 @@
+"""What everybody has in the kernel's tables, not just we: each rule, route, link and nftables table.
+
+The reconciler reads only its own kind of rules and routes; whoever looks for what is in its way needs all of them.
+Formats: linux/fib_rules.h, linux/rtnetlink.h, linux/if_link.h, linux/netfilter/nf_tables.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from socket import AF_INET, AF_INET6
+
+from ipamd.host import netlink
+from ipamd.host.errors import HostError
+
+NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
+
+_RTM_NEWLINK, _RTM_GETLINK = 16, 18
+_RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
+_RTM_NEWRULE, _RTM_GETRULE = 32, 34
+_NFT = 10 << 8  # NFNL_SUBSYS_NFTABLES
+_NFT_NEWTABLE, _NFT_GETTABLE, _NFT_NEWCHAIN, _NFT_GETCHAIN = _NFT, _NFT + 1, _NFT + 3, _NFT + 4
+NFT_NEWRULE, NFT_GETRULE = _NFT + 6, _NFT + 7
+
+_RTMSG = struct.Struct(
+    "=8BI"
+)  # rtmsg and fib_rule_hdr: family first, the table fifth, the protocol (of routes) sixth
+_IFINFO = struct.Struct("=BxHiII")
+NFGENMSG = struct.Struct("=BBH")
+_LINK_MASK = netlink.attribute(29, struct.pack("=I", 8))  # IFLA_EXT_MASK: RTEXT_FILTER_SKIP_STATS
+
+_RTM_F_CLONED = 0x200
+_FAMILIES = {0: "", 1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}  # NFPROTO_
+
+# A dump that another change interrupted shows neither the old state nor the new one.
+DUMP_ATTEMPTS = 10
+TIMEOUT = 10.0  # seconds for one answer of the kernel
+
+
+@dataclass(frozen=True, slots=True)
+class AnyRule:
+    """A policy rule. `mask` 0: it does not look at the mark. `source` and `destination` empty: any."""
+
+    family: int
+    priority: int
+    table: int
+    protocol: int
+    mark: int = 0
+    mask: int = 0
+    source: str = ""
+    destination: str = ""
+
+    def __str__(self) -> str:
+        words = [f"ip{' -6' if self.family == AF_INET6 else ''} rule {self.priority}:"]
+        words.append(f"from {self.source or 'all'}")
+        if self.destination:
+            words.append(f"to {self.destination}")
+        if self.mask:
+            words.append(f"fwmark {self.mark:#x}" + (f"/{self.mask:#x}" if self.mask != 0xFFFFFFFF else ""))
+        if self.table:
+            words.append(f"lookup {self.table}")
+        return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class AnyRoute:
+    """`destination` is "default" or an address with its prefix length; `index` the link's, 0 for none."""
+
+    family: int
+    table: int
+    protocol: int
+    destination: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"ip{' -6' if self.family == AF_INET6 else ''} route {self.destination} table {self.table}"
+
+
+@dataclass(frozen=True, slots=True)
+class AnyLink:
+    """`kind` is the driver's name for virtual links ("veth"), empty for a network card."""
+
+    index: int
+    name: str
+    mac: str
+    mtu: int
+    group: int
+    kind: str = ""
+    alternative_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AnyTable:
+    """An nftables table; `comment` as its maker wrote it."""
+
+    family: str
+    name: str
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AnyChain:
+    """An nftables chain; `hook` None for one that only others jump to. `accepts`: its policy."""
+
+    family: str
+    table: str
+    name: str
+    hook: int | None = None
+    priority: int = 0
+    type: str = ""
+    accepts: bool = True
+
+
+def rules() -> list[AnyRule]:
+    """Of both families, the kernel's own too. Raises `HostError`, as all of these do."""
+    found = []
+    for data, start, end in _route_dumps(_RTM_GETRULE, _RTM_NEWRULE):
+        family, dst_len, src_len, _, table, *_ = _RTMSG.unpack_from(data, start)
+        if family not in (AF_INET, AF_INET6):
+            continue  # multicast routing has rules, too
+        fields = dict(netlink.attributes(data, start + _RTMSG.size, end))
+        # FRA_DST, SRC, PRIORITY, FWMARK, TABLE, FWMASK, PROTOCOL. Without a mark there is no mask.
+        found.append(
+            AnyRule(
+                family,
+                _u32(fields.get(6)),
+                _u32(fields[15]) if 15 in fields else table,
+                fields[21][0] if 21 in fields else 0,
+                _u32(fields.get(10)),
+                _u32(fields.get(16)) if 10 in fields or 16 in fields else 0,
+                _network(family, fields.get(2), src_len),
+                _network(family, fields.get(1), dst_len),
+            )
+        )
+    return found
+
+
+def routes() -> list[AnyRoute]:
+    """Of both families, in all tables."""
+    found = []
+    for data, start, end in _route_dumps(_RTM_GETROUTE, _RTM_NEWROUTE):
+        family, dst_len, _, _, table, protocol, _, _, flags = _RTMSG.unpack_from(data, start)
+        if family not in (AF_INET, AF_INET6) or flags & _RTM_F_CLONED:
+            continue
+        fields = dict(netlink.attributes(data, start + _RTMSG.size, end))  # RTA_DST, OIF, TABLE
+        table = _u32(fields[15]) if 15 in fields else table
+        destination = _network(family, fields.get(1), dst_len) or "default"
+        found.append(AnyRoute(family, table, protocol, destination, _u32(fields.get(4))))
+    return found
+
+
+def links() -> list[AnyLink]:
+    found = []
+    payload = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _LINK_MASK
+    for data, start, end in dump(NETLINK_ROUTE, _RTM_GETLINK, _RTM_NEWLINK, payload):
+        _, _, index, _, _ = _IFINFO.unpack_from(data, start)
+        fields = dict(netlink.attributes(data, start + _IFINFO.size, end))
+        # IFLA_ADDRESS, IFNAME, MTU, LINKINFO (INFO_KIND), GROUP, PROP_LIST (ALT_IFNAME)
+        info = dict(netlink.attributes(fields.get(18, b"")))
+        more = tuple(_text(name) for kind, name in netlink.attributes(fields.get(52, b"")) if kind == 53)
+        mac, name, kind = fields.get(1, b"").hex(":"), _text(fields.get(3)), _text(info.get(1))
+        found.append(AnyLink(index, name, mac, _u32(fields.get(4)), _u32(fields.get(27)), kind, more))
+    return found
+
+
+def tables() -> list[AnyTable]:
+    """Empty on a kernel without nftables."""
+    found = []
+    for family, fields in nft_dump(_NFT_GETTABLE, _NFT_NEWTABLE):  # NFTA_TABLE_NAME, USERDATA
+        comment = ""
+        userdata = fields.get(6, b"")
+        while len(userdata) >= 2:  # libnftnl: type, length, value; type 0 is the comment
+            kind, length = userdata[0], userdata[1]
+            if kind == 0:
+                comment = _text(userdata[2 : 2 + length])
+            userdata = userdata[2 + length :]
+        found.append(AnyTable(family, _text(fields.get(1)), comment))
+    return found
+
+
+def chains() -> list[AnyChain]:
+    """Empty on a kernel without nftables."""
+    found = []
+    for family, fields in nft_dump(_NFT_GETCHAIN, _NFT_NEWCHAIN):  # NFTA_CHAIN_TABLE, NAME, HOOK, POLICY, TYPE
+        table, name = _text(fields.get(1)), _text(fields.get(3))
+        hook = dict(netlink.attributes(fields.get(4, b"")))  # HOOKNUM, PRIORITY
+        if 1 not in hook:
+            found.append(AnyChain(family, table, name))
+            continue
+        (number,) = struct.unpack(">I", hook[1])
+        (priority,) = struct.unpack(">i", hook[2])
+        accepts = fields.get(5, b"\0\0\0\1") != b"\0\0\0\0"  # NF_DROP is 0
+        found.append(AnyChain(family, table, name, number, priority, _text(fields.get(7)), accepts))
+    return found
+
+
+def nft_dump(request: int, answer: int) -> Iterator[tuple[str, dict[int, bytes]]]:
+    """(family, attributes) of each object. Nothing from a kernel without nftables."""
+    payload = NFGENMSG.pack(0, 0, 0)
+    try:
+        for data, start, end in dump(NETLINK_NETFILTER, request, answer, payload):
+            family = _FAMILIES.get(data[start], str(data[start]))
+            yield family, dict(netlink.attributes(data, start + NFGENMSG.size, end))
+    except NotSupportedError:
+        return
+
+
+class NotSupportedError(HostError):
+    """The kernel has no such tables."""
+
+
+def dump(protocol: int, request: int, answer: int, payload: bytes) -> list[tuple[bytes, int, int]]:
+    """(datagram, start, end) of each message of the kernel's answer, asked for until it was not interrupted.
+
+    Raises `HostError`.
+    """
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as kernel:
+            kernel.settimeout(TIMEOUT)
+            for attempt in range(DUMP_ATTEMPTS):
+                kernel.send(netlink.request(request, netlink.NLM_F_DUMP, attempt, payload))
+                found = _answers(kernel, attempt, answer)
+                if found is not None:
+                    return found
+    except OSError as error:
+        # Without nfnetlink there is no such socket; without nf_tables the request is invalid.
+        if protocol == NETLINK_NETFILTER and error.errno in (errno.EPROTONOSUPPORT, errno.EINVAL, errno.EOPNOTSUPP):
+            raise NotSupportedError("the kernel has no nftables") from error
+        hint = ": run as root" if error.errno == errno.EPERM else ""
+        raise HostError(f"the kernel does not tell its tables: {error.strerror or error}{hint}") from error
+    raise HostError(f"the kernel's tables changed during each of {DUMP_ATTEMPTS} reads")
+
+
+def _answers(kernel: socket.socket, sequence: int, answer: int) -> list[tuple[bytes, int, int]] | None:
+    """None when the dump was interrupted. Raises OSError."""
+    found: list[tuple[bytes, int, int]] = []
+    whole = True
+    while True:
+        data = kernel.recv(1 << 17)
+        for kind, flags, number, _port, start, end in netlink.messages(data):
+            if number != sequence:
+                continue
+            whole &= not flags & netlink.NLM_F_DUMP_INTR
+            if kind in (netlink.NLMSG_ERROR, netlink.NLMSG_DONE):
+                code = netlink.error_code(data, start)
+                if code:
+                    raise OSError(code, os.strerror(code))
+                return found if whole else None
+            if kind == answer:
+                found.append((data, start, end))
+
+
+def _route_dumps(request: int, answer: int) -> Iterator[tuple[bytes, int, int]]:
+    for family in (AF_INET, AF_INET6):
+        try:
+            yield from dump(NETLINK_ROUTE, request, answer, _RTMSG.pack(family, *(0,) * 8))
+        except HostError:
+            if family == AF_INET or Path("/proc/sys/net/ipv6").exists():
+                raise
+
+
+def _network(family: int, packed: bytes | None, length: int) -> str:
+    return f"{socket.inet_ntop(family, packed)}/{length}" if packed else ""
+
+
+def _u32(value: bytes | None) -> int:
+    return int.from_bytes(value or b"", sys.byteorder)
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").split(b"\0")[0].decode(errors="replace")

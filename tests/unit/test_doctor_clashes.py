@@ -1,0 +1,86 @@
+"""Clashes as pure comparison, and the order that our own rules must have."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipamd.host import owners
+from ipamd.host.clashes import Found, check_priorities, compare
+from ipamd.host.mark_users import ALL, CONNECTION, PACKET, MarkUse, harmful
+from ipamd.host.others import AnyChain, AnyLink, AnyRoute, AnyRule
+from ipamd.settings import HostSettings
+
+
+def test_the_default_priorities_are_in_order() -> None:
+    assert check_priorities(HostSettings()) == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"rule_pods": 1000}, ["host.rule_pods (1000)", "host.rule_main (1000)"]),
+        ({"rule_main": 1600}, ["host.rule_main (1600)", "host.rule_eni (1500)"]),
+        ({"rule_from": 1515}, ["host.rule_eni + 15 (1515)", "host.rule_from (1515)"]),
+        ({"rule_eni": 31990}, ["host.rule_eni + 15 (32005)"]),
+    ],
+)
+def test_priorities_out_of_order(changed: dict[str, int], named: list[str]) -> None:
+    problem = check_priorities(HostSettings.model_validate(changed))
+    assert all(part in problem for part in named), problem
+
+
+def test_neighbours_up_to_the_edges() -> None:
+    settings = HostSettings()
+    assert check_priorities(settings.model_copy(update={"rule_from": 1516})) == ""
+    rules = tuple(AnyRule(2, priority, 77, 3) for priority in (499, 501, 1500, 1516, 32001))
+    routes = (AnyRoute(2, 1499, 3, "default", 1), AnyRoute(2, 1516, 3, "default", 1))
+    assert compare(settings, Found(rules=rules, routes=routes)) == []
+
+
+def test_routes_of_pods_that_the_kernel_made_are_nobodys() -> None:
+    """An IPv6 link address brings some to every link."""
+    found = Found(
+        links=(AnyLink(7, "ipm1", "", 1500, 1501),),
+        routes=(AnyRoute(10, 254, 2, "fe80::/64", 7), AnyRoute(10, 255, 2, "fe80::1/128", 7)),
+    )
+    assert compare(HostSettings(), found) == []
+
+
+def test_where_bits_are_cleared_decides_whether_it_hurts() -> None:
+    clears = MarkUse("ip", "t", "c", PACKET, clears=ALL)
+    forgets = MarkUse("ip", "t", "c", CONNECTION, clears=ALL)
+
+    def chain(hook: int | None, priority: int, type: str = "filter") -> AnyChain:
+        return AnyChain("ip", "t", "c", hook, priority, type)
+
+    assert harmful(clears, 0x7F, chain(0, -150)) == 0
+    assert harmful(clears, 0x7F, chain(0, -90)) == 0x7F
+    assert harmful(clears, 0x7F, chain(0, -90, "nat")) == 0
+    assert harmful(clears, 0x7F, chain(3, 0)) == 0
+    assert harmful(clears, 0x7F, chain(2, 0)) == 0x7F
+    assert harmful(clears, 0x7F, chain(None, 0)) == harmful(clears, 0x7F, None) == 0x7F
+    assert harmful(forgets, 0x7F, chain(0, -150)) == 0x7F
+    assert harmful(forgets, 0x7F, chain(0, -100, "nat")) == 0
+
+
+def test_when_no_bits_are_free_no_setting_is_proposed() -> None:
+    found = Found(marks=(MarkUse("ip", "mangle", "FORWARD", PACKET, tests=ALL),))
+    (clash,) = compare(HostSettings(), found)
+    assert "a mask with its own bits alone" in clash.remedy and "are free" not in clash.remedy
+
+
+@pytest.mark.parametrize(
+    ("owner", "expected"),
+    [
+        (owners.of_chain("mangle", "KUBE-MARK-MASQ"), "Kubernetes (kube-proxy, kubelet)"),
+        (owners.of_chain("aws-cni", "nat-prerouting"), "AWS VPC CNI"),
+        (owners.of_chain("filter", "INPUT"), ""),
+        (owners.of_link("cali0123"), "Calico"),
+        (owners.of_protocol(3), ""),
+        (owners.of_protocol(233), "protocol 233"),
+        (owners.of_rule(1536, 2, 0), "AWS VPC CNI"),
+        (owners.of_rule(7, 52, 0), "Tailscale"),
+    ],
+)
+def test_owners(owner: str, expected: str) -> None:
+    assert owner == expected
