@@ -47,7 +47,8 @@ def host(prefix: str) -> Iterator[Host]:
 
 
 POD = "ip link add ipm{0} type veth peer name p{0}; ip link set ipm{0} up; "
-NFT = "nft add table ip other; nft add chain ip other c '{ type filter hook %s priority %s; }'; nft add rule ip other c "
+CHAIN = "nft add table ip other; nft add chain ip other c '{ type filter hook %s priority %s; }'; "
+NFT = CHAIN + "nft add rule ip other c "
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_where_bits_are_cleared_decides_whether_it_hurts() -> None:
 def test_when_no_bits_are_free_no_setting_is_proposed() -> None:
     found = Found(marks=(MarkUse("ip", "mangle", "FORWARD", PACKET, tests=ALL),))
     (clash,) = compare(HostSettings(), found)
-    assert "a mask with its own bits alone" in clash.remedy and "are free" not in clash.remedy
+    assert "a mask with its own bits alone" in clash.remedy and " to other bits" not in clash.remedy
 
 
 @pytest.mark.parametrize(
