@@ -59,8 +59,8 @@ class Disputes:
         return dispute is not None and now < dispute.last + dispute.delay
 
     def next(self, now: float) -> float | None:
-        """When the first of those that have to wait may be repaired."""
-        times = [dispute.last + dispute.delay for dispute in self._by_object.values()]
+        """When something is due: a repair that had to wait, or the end of a dispute."""
+        times = (dispute.last + wait for dispute in self._by_object.values() for wait in (dispute.delay, CALM))
         return min((time for time in times if time > now), default=None)
 
     def settled(self, now: float) -> list[Dispute]:

@@ -69,12 +69,14 @@ class Reconciler:
         self._last: tuple[float, str, str] | None = None
         self._error = ""
         self._retry = 0.0
+        self._audit_at = clock() + _until_audit()
         network.listen(self._on_disturbance, pod_at)
 
     async def apply(self) -> None:
         """Bring about what the node should serve now. Raises `HostError`."""
         async with self._lock:
             # Asked for within the lock: what was right when the wait began may not be any more.
+            self._audit_at = self._clock() + _until_audit()
             node = await self._node()
             applied = await self._network.apply(node, self._is_withheld)
             culprits = {sign.what: sign.by for sign in self._signs.values()}
@@ -110,8 +112,7 @@ class Reconciler:
             return self._retry
         now = self._clock()
         due = self._disputes.next(now)
-        audit = AUDIT + random.uniform(-AUDIT_JITTER, AUDIT_JITTER)
-        return audit if due is None else min(due - now, audit)
+        return max(min(self._audit_at, due or self._audit_at) - now, 0.0)
 
     async def _repair(self) -> None:
         for dispute in self._disputes.settled(self._clock()):
@@ -162,3 +163,8 @@ class Reconciler:
                 )
         for by in dict.fromkeys(by for _, by in quiet):
             log.warning("host.repaired", what=[what for what, who in quiet if who == by], by=by)
+
+
+def _until_audit() -> float:
+    """Seconds, not the same on all nodes that were started together."""
+    return AUDIT + random.uniform(-AUDIT_JITTER, AUDIT_JITTER)
