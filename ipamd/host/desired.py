@@ -70,7 +70,8 @@ class NodeNetwork:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Rule:
-    """`mark` and `mask` 0: any mark; `source` empty: from anywhere, else from that single address."""
+    """`mark` and `mask` 0: any mark; `source` empty: from anywhere, else a single address, or a network with its
+    prefix length."""
 
     priority: int
     table: int

@@ -72,7 +72,8 @@ class Kernel:
         if rule.mask:
             words |= {"fwmark": rule.mark, "fwmask": rule.mask}
         if rule.source:
-            words |= {"src": rule.source, "src_len": _length(rule.family)}
+            source, _, length = rule.source.partition("/")
+            words |= {"src": source, "src_len": int(length or _length(rule.family))}
         return words
 
     async def add_route(self, route: Route, *, replace: bool) -> None:
