@@ -119,6 +119,13 @@ class LinkFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceGone:
+    """The kernel has an ENI's interface no more, though nobody here took it away. It may be told again and again."""
+
+    eni_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class AddressesAssigned:
     op: int
     addresses: tuple[str, ...]
@@ -199,6 +206,7 @@ Event = (
     | ReleaseRequested
     | CollectRequested
     | GrantsUnrecorded
+    | DeviceGone
     | Outcome
     | TargetsChanged
     | DrainRequested

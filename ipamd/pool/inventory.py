@@ -5,6 +5,7 @@ Only bookkeeping: which address is in which state on which ENI. Why it changes i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -66,6 +67,10 @@ class Eni:
     modify_at: float = 0.0
     created_at: float = 0.0  # not before; 0: long ago
     link_failures: int = 0
+    # Its interface vanished: when it last did, how often in short order, and the last operation of before.
+    device_gone_at: float = -math.inf
+    device_losses: int = 0
+    last_op_before_loss: int = 0
     verified: bool = False  # a fresh read agreed that what is leaving may go
     detached: bool = False  # EC2 accepted to detach it
     in_limbo: bool = False  # a call that gives it, or what is leaving, back may have its effect yet

@@ -68,6 +68,8 @@ ARRIVES_WITHIN, GIVEN_UP_AFTER = 20.0, 300.0
 # How long an ENI whose link could not be set up is left before the next try, in seconds; doubled each time.
 LINK_RETRY, LINK_RETRY_CAP = 5.0, 60.0
 
+# An ENI whose interface vanishes again within this time is read less and less often, in seconds.
+STEADY_AFTER = 600.0
 
 # A call that EC2 has accepted takes effect, and shows, within so many seconds. What a process that was killed had
 # asked to be taken away is not granted to anybody before.
@@ -195,7 +197,9 @@ class Operations(State):
 
     def _eni_observed(self, event: on.EniObserved, now: float) -> None:
         eni, observed = self._operations.pop(event.op).eni, event.eni
-        eni.busy, eni.unsure = 0, False
+        eni.busy, eni.unsure = 0, event.op <= eni.last_op_before_loss
+        if eni.unsure:
+            return  # it was asked before the interface vanished
         self.backoffs.succeeded(action_scope(do.DescribeEni.action))
         configuring = eni.state is EniState.CONFIGURING and observed is not None and observed.device_index is not None
         if eni.in_limbo and not configuring:
@@ -221,10 +225,14 @@ class Operations(State):
         elif eni.state in (EniState.ATTACHING, EniState.DELETING) and observed.device_index is not None:
             eni.device_index = observed.device_index
             self._attached(eni, observed.attachment_id, now)
+        elif eni.state is EniState.CONFIGURING and observed.attachment_status == "detaching":
+            # It has no interface any more, and can't be attached yet.
+            eni.unfulfilled, eni.unsure, eni.retry_at = True, True, now + self._link_pause(eni)
         elif eni.state is EniState.READY and observed.device_index is None and now < eni.since + APPEARS_WITHIN:
             eni.unsure, eni.retry_at = True, now + LINK_RETRY
         elif eni.state in (EniState.CONFIGURING, EniState.READY) and observed.device_index is None:
             # Somebody detached it. It is ours, and pods may hold its addresses: take it back.
+            self.inventory.gone(eni, [ip for ip in eni.leaving if ip not in observed.addresses])
             self.inventory.stay(eni, now)
             eni.enter(EniState.ATTACHING, now)
             eni.attachment_id, eni.keep_on_termination = "", False
@@ -290,22 +298,55 @@ class Operations(State):
         self.inventory.stay(eni, now)
         eni.enter(EniState.CONFIGURING, now)
 
+    def _device_gone(self, event: on.DeviceGone, now: float) -> None:
+        """Somebody detached the ENI, or its driver let go of it: EC2 knows. Until that is known, and the interface is
+        back, its addresses are granted to nobody and not counted on."""
+        eni = self.inventory.enis.get(event.eni_id)
+        if eni is None:
+            return
+        if eni.state is EniState.READY:
+            again = now < eni.device_gone_at + STEADY_AFTER
+            eni.device_losses = eni.device_losses + 1 if again else 0
+            if eni.device_losses:
+                pause = min(LINK_RETRY * 2.0 ** (eni.device_losses - 1), LINK_RETRY_CAP)
+                eni.retry_at = max(eni.retry_at, now + pause)
+            eni.device_gone_at = now
+            eni.enter(EniState.CONFIGURING, now)
+            self._note("eni.device_gone", "warning", eni=eni.id, link=eni.link)
+        elif eni.state is not EniState.CONFIGURING or not self._seeks_link(eni):
+            return
+        eni.last_op_before_loss = self._last_op
+        eni.unsure = eni.unfulfilled = True
+
+    def _seeks_link(self, eni: Eni) -> bool:
+        """Whether its interface is being set up; what comes of that says nothing of a device that has gone since."""
+        under_way = self._operations.get(eni.busy)
+        return under_way is not None and isinstance(under_way.effect, do.ConfigureLink)
+
     def _link_ready(self, event: on.LinkReady, now: float) -> None:
         eni = self._operations.pop(event.op).eni
+        if event.op <= eni.last_op_before_loss:
+            eni.busy, eni.retry_at = 0, now + self._link_pause(eni)
+            return  # it has vanished since
         eni.enter(EniState.READY, now)
         eni.busy, eni.unfulfilled, eni.link_failures = 0, False, 0
         if eni.in_limbo:
             eni.retry_at = now + TAKES_EFFECT
+        if eni.unaccounted:
+            eni.unsure = True  # what became of these assignments was not to be read meanwhile
         eni.link = event.link
         self._note("eni.ready", "info", eni=eni.id, link=event.link, addresses=eni.held)
 
     def _link_failed(self, event: on.LinkFailed, now: float) -> None:
         eni = self._operations.pop(event.op).eni
-        pause = min(LINK_RETRY * 2**eni.link_failures, LINK_RETRY_CAP)
-        eni.link_failures = min(eni.link_failures + 1, 10)
         # Perhaps it has no link because it is no longer attached.
-        eni.busy, eni.unfulfilled, eni.unsure, eni.retry_at = 0, True, True, now + pause
+        eni.busy, eni.unfulfilled, eni.unsure, eni.retry_at = 0, True, True, now + self._link_pause(eni)
         self._note("eni.link_failed", "error", eni=eni.id, mac=eni.mac, error=event.message)
+
+    def _link_pause(self, eni: Eni) -> float:
+        """Longer each time, until its interface is there."""
+        eni.link_failures = min(eni.link_failures + 1, 10)
+        return min(LINK_RETRY * 2.0 ** (eni.link_failures - 1), LINK_RETRY_CAP)
 
     def _addresses_assigned(self, event: on.AddressesAssigned, now: float) -> None:
         operation = self._operations.pop(event.op)

@@ -95,6 +95,8 @@ class Pool(Audits):
                 self._collect(event, now)
             case on.GrantsUnrecorded():
                 self._take_back(event, now)
+            case on.DeviceGone():
+                self._device_gone(event, now)
             case on.TargetsChanged():
                 self.targets = event.targets
             case on.DrainRequested():

@@ -77,6 +77,7 @@ class Reuse(Operations):
     def _end_cooling(self, ip: str, now: float) -> None:
         self.inventory.free_again(self.inventory.addresses[ip], now)
         self._write(DropCooling(ip))
+        self.unflushed.pop(ip, None)
         self._recount()
 
     def _may_flush(self, now: float) -> bool:

@@ -80,11 +80,15 @@ class Cloud:
             "keep": False,
             "created": 0.0,
             "attached": 0.0,
+            "detached": False,
         }
 
     def protected(self) -> set[str]:
         """Addresses that pods hold or that still cool: the machine below says which."""
         return set()
+
+    def left_behind(self, addresses: list[str]) -> None:
+        """They were taken from this node with their ENI; the machine's business too."""
 
     def available(self) -> int:
         """What the subnet has left; a further ENI takes one for itself, somebody else's come from elsewhere."""
@@ -92,7 +96,8 @@ class Cloud:
         return self.subnet_size - ours - sum(eni["owned"] for eni in self.enis.values())
 
     def attached(self) -> int:
-        return sum(eni["index"] is not None for eni in self.enis.values())
+        """Those that somebody detached keep their slots: they will be back."""
+        return sum(eni["index"] is not None or eni["detached"] for eni in self.enis.values())
 
     def new_addresses(self, count: int, enis: int = 0) -> list[str] | None:
         if count + enis > self.available():
@@ -149,6 +154,7 @@ class Cloud:
                         "keep": True,
                         "created": self.now,
                         "attached": 0.0,
+                        "detached": False,
                     }
                 eni = self.enis[eni_id]
                 created = CreatedEni(eni_id, "02:" + eni_id, "subnet-1", eni["ip"], tuple(eni["addresses"]))
@@ -163,7 +169,8 @@ class Cloud:
                     return failed(effect, CloudErrorKind.INCORRECT_STATE)
                 if len(attached) >= self.limits.max_enis:
                     return failed(effect, CloudErrorKind.ATTACHMENT_LIMIT)
-                self.enis[eni_id].update(index=device_index, attachment="att-" + eni_id, attached=self.now)
+                eni = self.enis[eni_id]
+                eni.update(index=device_index, attachment="att-" + eni_id, attached=self.now, detached=False)
                 return on.EniAttached(op, "att-" + eni_id)
             case do.SetDeleteOnTermination(op, eni_id, _):
                 self.enis[eni_id]["keep"] = False
@@ -171,6 +178,8 @@ class Cloud:
             case do.DescribeEni(op, eni_id):
                 return on.EniObserved(op, self.observe(eni_id))
             case do.ConfigureLink(op, eni_id):
+                if eni_id not in self.enis or self.enis[eni_id]["index"] is None:
+                    return on.LinkFailed(op, "no link")
                 return on.LinkReady(op, "eth" + eni_id)
             case do.AssignAddresses(op, eni_id, count):
                 held = self.enis[eni_id]["addresses"]
@@ -207,6 +216,8 @@ class Cloud:
                 assert self.enis[eni_id]["owned"], "deleted somebody else's"
                 if self.enis[eni_id]["index"] is not None:
                     return failed(effect, CloudErrorKind.INCORRECT_STATE)
+                self.left_behind(self.enis[eni_id]["addresses"])
+                self.foreign.difference_update(self.enis[eni_id]["addresses"])
                 del self.enis[eni_id]
                 return on.OperationDone(op)
 
@@ -289,6 +300,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.cloud.protected = lambda: (
             {a.address for a in self.ledger.attachments.values()} | set(self.ledger.cooling)
         )
+        # Somebody else has an address before it comes back; this node can't know what that one's flows were.
+        self.cloud.left_behind = lambda addresses: self.flows.difference_update(addresses)
         self.random = Random(seed)
         self.tokens = itertools.count(1)
         self.requests = itertools.count(1)
@@ -366,13 +379,13 @@ class PoolMachine(RuleBasedStateMachine):
                 assert self.ledger.attachments.get(key) == attachment, "granted, but not on record"
                 holders = [a for a in self.ledger.attachments.values() if a.address == attachment.address]
                 assert holders == [attachment], "one address, two holders"
-                assert any(
-                    attachment.address in eni["addresses"] and eni["index"] is not None
-                    for eni in self.cloud.enis.values()
-                ), "granted what EC2 does not route here"
                 assert attachment.address not in self.cloud.foreign, "granted somebody else's"
                 if attachment not in self.granted:
                     self.granted.add(attachment)
+                    assert any(
+                        attachment.address in eni["addresses"] and eni["index"] is not None
+                        for eni in self.cloud.enis.values()
+                    ), "granted what EC2 does not route here"
                     assert attachment.address not in self.flows, "inherits the flows of another"
                 if attachment.since == self.now and attachment.address in self.released_at:
                     cooled_at = self.released_at.pop(attachment.address) + self.targets.cooldown
@@ -532,8 +545,9 @@ class PoolMachine(RuleBasedStateMachine):
                 return on.AttachmentsSought(op, frozenset(self.dead & self.ledger.attachments.keys()))
             case do.ForgetFlows(op, addresses):
                 for ip in addresses:
-                    address = self.pool.inventory.addresses[ip]
-                    assert address.state is AddressState.COOLING, "cuts connections of whoever has it by now"
+                    address = self.pool.inventory.addresses.get(ip)
+                    cooling = address is None or address.state is AddressState.COOLING
+                    assert cooling, "cuts connections of whoever has it by now"
                     if self.flushes[op] >= self.released_at[ip] + self.targets.reuse_cooling_after:
                         self.reusable_at[ip] = self.now
                 self.flows.difference_update(addresses)
@@ -602,6 +616,20 @@ class PoolMachine(RuleBasedStateMachine):
             return
         eni = {**self.cloud.enis["eni-0"], "index": index, "primary": False, "addresses": [], "attachment": "other"}
         self.cloud.enis[f"eni-other-{next(self.others)}"] = eni
+
+    @rule(data=st.data(), detached=st.booleans())
+    def lose_a_device(self, data: st.DataObject, detached: bool) -> None:
+        """Somebody detaches an ENI, or the kernel's interface goes for another reason, and comes back."""
+        enis = [
+            eni for eni in self.pool.inventory.enis.values() if eni.state in (EniState.CONFIGURING, EniState.READY)
+        ]
+        if not enis:
+            return
+        eni = data.draw(st.sampled_from(enis))
+        if detached and eni.state is EniState.READY and not eni.primary:
+            self.cloud.enis[eni.id].update(index=None, attachment="", keep=True, detached=True)
+        self.feed(on.DeviceGone(eni.id))
+        assert eni.state is EniState.CONFIGURING
 
     @rule()
     def leave_an_eni_behind(self) -> None:
