@@ -27,6 +27,7 @@ bench: setup
 	$(PYTHON) tests/bench/bench_add.py
 	$(PYTHON) tests/bench/bench_plugin.py
 	$(PYTHON) tests/bench/bench_allocate.py
+	$(PYTHON) tests/bench/bench_datapath.py
 	$(PYTHON) tests/bench/bench_core.py
 	$(PYTHON) tests/bench/bench_burst.py
 	$(PYTHON) tests/bench/bench_churn.py

@@ -277,7 +277,7 @@ def draw(rows: list[dict[str, Any]], state: list[dict[str, Any]], pods: list[int
         axis.set_ylim(bottom=0)
         axis.set_title(f"{kind.name}, {kind.unit}", fontsize=10)
         axis.set_xlabel("other pods on the node")
-        axis.yaxis.set_major_formatter("{x:,g}")
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
         axis.grid(axis="y", alpha=0.25)
     axes[0, 0].legend(fontsize=7, loc="upper left")
     draw_places(axes[0, 2], rows, pods[-1], colours)
@@ -306,7 +306,7 @@ def draw_state(axis: Any, state: list[dict[str, Any]]) -> None:
         bars = axis.barh([at + shift for at in range(len(names))], values, 0.4, color=colour, label=label)
         axis.bar_label(bars, fmt=" %.0f", fontsize=6)
     axis.set_yticks(range(len(names)), names, fontsize=7)
-    axis.set_title(f"ipamd's state of a node with {state[0]['pods']} pods, ms", fontsize=10)
+    axis.set_title(f"state of a node with {state[0]['pods']} pods, ms", fontsize=10)
     axis.margins(x=0.15)
     axis.legend(fontsize=7, loc="upper right", bbox_to_anchor=(1.0, 0.84))
 

@@ -101,7 +101,7 @@ class Ping(Probe):
 class Datagrams(Probe):
     """Small UDP datagrams that the pod sends one by one; read at the other end when the clock has stopped."""
 
-    name, unit, digits = "UDP", "packets of 18 bytes/s", 0
+    name, unit, digits = "UDP", "18 byte packets/s", 0
     COUNT: Final = 64
     PAYLOAD: Final = b"\0" * 18  # the shortest Ethernet frame
 

@@ -2,8 +2,8 @@
 
 The subject is what the daemon runs: `HostNetwork`, kept right by a `Reconciler` that hears of changes from the
 kernel. What is wiped is wiped by ip(8) and nft(8), as an operator or another program would. A repair's wall time is
-from the moment when the wipe is done until all is back; the wait for further events, with which the reconciler
-begins, is part of it. CPU time is this process's and, told apart, that of the nft processes it starts.
+from the start of the wipe until all is back; the wait for further events, with which the reconciler begins, is part
+of it. CPU time is this process's and, told apart, that of the nft processes it starts.
 
 After each step the state is looked at again: nothing may be left to do, and a ping of a pod must be answered.
 """
@@ -86,8 +86,9 @@ async def _measure(stage: Stage) -> list[Took]:
 
 async def _repair(what: str, script: str, reconciler: Reconciler) -> Took:
     before = reconciler.health()
-    await netns.command("sh", "-ec", script)
     clock = _Clock()
+    await netns.command("sh", "-ec", script)
+    clock.leave_out_children()
     async with asyncio.timeout(REPAIRED_WITHIN):
         while (now := reconciler.health()).repairs == before.repairs:
             await asyncio.sleep(STEP)
@@ -124,6 +125,10 @@ async def _running(reconciler: Reconciler) -> AsyncIterator[None]:
 class _Clock:
     def __init__(self) -> None:
         self._wall, self._cpu, self._children = time.perf_counter(), time.process_time(), _children()
+
+    def leave_out_children(self) -> None:
+        """That have ended until now."""
+        self._children = _children()
 
     def read(self, what: str, objects: int) -> Took:
         wall, cpu, children = time.perf_counter(), time.process_time(), _children()
