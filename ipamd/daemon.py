@@ -28,6 +28,7 @@ from ipamd.cloud.imds import Imds
 from ipamd.cloud.port import CloudError, Identity
 from ipamd.cloud.token import new_token
 from ipamd.host import HostError, HostNetwork
+from ipamd.host.clashes import find_clashes
 from ipamd.install import InstallError, write_conflist
 from ipamd.ledger import Ledger
 from ipamd.pool import events as on
@@ -36,7 +37,7 @@ from ipamd.pool.pool import Pool
 from ipamd.reload import LiveSettings
 from ipamd.runner import Clock, PoolRunner
 from ipamd.service_manager import ServiceManager
-from ipamd.settings import PoolSettings, Settings
+from ipamd.settings import HostSettings, PoolSettings, Settings
 from ipamd.veth import recovered_key
 
 log = structlog.get_logger("ipamd.daemon")
@@ -91,6 +92,7 @@ async def _serve(live: LiveSettings, stack: AsyncExitStack) -> None:
     cloud = await stack.enter_async_context(Ec2(settings.ec2, settings.imds, identity, budget))
     limits = await _until_answered("ec2", lambda: cloud.instance_limits(identity.instance_type))
     network = HostNetwork(settings.host)
+    await _refuse_clashes(settings.host)
     await network.open()
     stack.push_async_callback(network.close)
     enis = await _until_answered("ec2", cloud.describe_enis)
@@ -143,6 +145,15 @@ async def _serve(live: LiveSettings, stack: AsyncExitStack) -> None:
         tasks.create_task(_announce(runner, changed, server, manager, settings, identity))
         if manager.watchdog_interval is not None:
             tasks.create_task(_heartbeat(manager, manager.watchdog_interval))
+
+
+async def _refuse_clashes(settings: HostSettings) -> None:
+    """Raises `HostError` when something of somebody else is where ours is to be."""
+    clashes = await find_clashes(settings)
+    for clash in clashes:
+        log.error("host.clash", what=clash.what, owner=clash.owner, setting=clash.setting, remedy=clash.remedy)
+    if clashes:
+        raise HostError("something on this host is in the way:\n" + "\n".join(map(str, clashes)))
 
 
 async def _watch(runner: PoolRunner) -> None:

@@ -20,6 +20,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 DEFAULT_PATH = Path("/etc/ipamd/config.toml")
 ENVIRONMENT_PREFIX = "IPAMD_"
 
+# The highest device index that an ENI has a table, a priority and a group for. No instance type has more ENIs on one
+# network card.
+MOST_ENIS = 15
+
 
 class SettingsError(Exception):
     """The settings can't be used; the message names each bad key, what is wrong with it and where it came from."""
@@ -188,6 +192,7 @@ def load(
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(error, origins))) from None
     _check_marks(settings.host)
+    _check_priorities(settings.host)
     return Loaded(settings, origins)
 
 
@@ -237,3 +242,19 @@ def _check_marks(host: HostSettings) -> None:
     low = host.mark_mask & -host.mark_mask
     if (host.mark_mask // low) & (host.mark_mask // low + 1):
         raise SettingsError(f"host.mark_mask {host.mark_mask:#x} must be one run of adjacent bits")
+
+
+def _check_priorities(host: HostSettings) -> None:
+    """The rule for pods comes first, as their addresses must win over everything; then the main bit, then the ENIs'
+    marks, and last what goes by the source alone."""
+    last = host.rule_eni + MOST_ENIS
+    order = (
+        ("host.rule_pods", host.rule_pods, "host.rule_main", host.rule_main),
+        ("host.rule_main", host.rule_main, "host.rule_eni", host.rule_eni),
+        (f"host.rule_eni + {MOST_ENIS}", last, "host.rule_from", host.rule_from),
+    )
+    for first, lower, second, higher in order:
+        if lower >= higher:
+            raise SettingsError(
+                f"{first} ({lower}) must be less than {second} ({higher}): rules are looked up in that order"
+            )

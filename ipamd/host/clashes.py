@@ -20,12 +20,10 @@ import structlog
 from ipamd.host import mark_users, others, owners
 from ipamd.host.mark_users import MarkUse
 from ipamd.host.others import AnyChain, AnyLink, AnyRoute, AnyRule, AnyTable
-from ipamd.settings import HostSettings
+from ipamd.settings import MOST_ENIS, HostSettings
 
 log = structlog.get_logger("ipamd.host")
 
-# The highest device index that an ENI can have a table, a priority and a group for.
-MOST_ENIS = 15
 # How the plugin names the host's end of a pod's veth (`cni_shim.names`).
 POD_LINK_PREFIX = "ipm"
 _KERNEL = 2  # RTPROT_KERNEL
@@ -92,24 +90,6 @@ def compare(settings: HostSettings, found: Found) -> list[Clash]:
         *_tables(settings, found),
         *_marks(settings, found),
     ]
-
-
-def check_priorities(settings: HostSettings) -> str:
-    """What is wrong with the order of our own rules; empty: nothing. Pure.
-
-    The rule for pods comes first, as their addresses must win over everything; then the main bit, then the ENIs'
-    marks, and last what goes by the source alone.
-    """
-    last = settings.rule_eni + MOST_ENIS
-    order = (
-        ("host.rule_pods", settings.rule_pods, "host.rule_main", settings.rule_main),
-        ("host.rule_main", settings.rule_main, "host.rule_eni", settings.rule_eni),
-        (f"host.rule_eni + {MOST_ENIS}", last, "host.rule_from", settings.rule_from),
-    )
-    for first, lower, second, higher in order:
-        if lower >= higher:
-            return f"{first} ({lower}) must be less than {second} ({higher}): rules are looked up in that order"
-    return ""
 
 
 def _own_tables(settings: HostSettings) -> range:

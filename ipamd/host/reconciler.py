@@ -81,9 +81,6 @@ class Reconciler:
             applied = await self._network.apply(node, self._is_withheld)
             culprits = {sign.what: sign.by for sign in self._signs.values()}
             self._signs.clear()
-        for step in applied.done:
-            if step not in applied.restored:
-                log.debug("host.changed", change=str(step))
         self._tell(applied, culprits)
 
     async def run(self) -> None:
@@ -144,7 +141,11 @@ class Reconciler:
             log.info("host.in_order_again")
             self._error, self._retry = "", 0.0
         quiet = []
-        for step in applied.restored:
+        for step in applied.done:
+            # A pod that came since the last look is known from the sign alone.
+            if step not in applied.restored and step.what not in culprits:
+                log.debug("host.changed", change=str(step))
+                continue
             by = culprits.get(step.what) or next(iter(culprits.values()), UNKNOWN)
             now = self._clock()
             dispute = self._disputes.repaired(step.what, by, now)

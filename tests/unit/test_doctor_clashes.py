@@ -1,37 +1,18 @@
-"""Clashes as pure comparison, and the order that our own rules must have."""
+"""Clashes as pure comparison."""
 
 from __future__ import annotations
 
 import pytest
 
 from ipamd.host import owners
-from ipamd.host.clashes import Found, check_priorities, compare
+from ipamd.host.clashes import Found, compare
 from ipamd.host.mark_users import ALL, CONNECTION, PACKET, MarkUse, harmful
 from ipamd.host.others import AnyChain, AnyLink, AnyRoute, AnyRule
 from ipamd.settings import HostSettings
 
 
-def test_the_default_priorities_are_in_order() -> None:
-    assert check_priorities(HostSettings()) == ""
-
-
-@pytest.mark.parametrize(
-    ("changed", "named"),
-    [
-        ({"rule_pods": 1000}, ["host.rule_pods (1000)", "host.rule_main (1000)"]),
-        ({"rule_main": 1600}, ["host.rule_main (1600)", "host.rule_eni (1500)"]),
-        ({"rule_from": 1515}, ["host.rule_eni + 15 (1515)", "host.rule_from (1515)"]),
-        ({"rule_eni": 31990}, ["host.rule_eni + 15 (32005)"]),
-    ],
-)
-def test_priorities_out_of_order(changed: dict[str, int], named: list[str]) -> None:
-    problem = check_priorities(HostSettings.model_validate(changed))
-    assert all(part in problem for part in named), problem
-
-
 def test_neighbours_up_to_the_edges() -> None:
     settings = HostSettings()
-    assert check_priorities(settings.model_copy(update={"rule_from": 1516})) == ""
     rules = tuple(AnyRule(2, priority, 77, 3) for priority in (499, 501, 1500, 1516, 32001))
     routes = (AnyRoute(2, 1499, 3, "default", 1), AnyRoute(2, 1516, 3, "default", 1))
     assert compare(settings, Found(rules=rules, routes=routes)) == []
