@@ -6,7 +6,7 @@ import pytest
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
-from ipamd.pool.model import CloudErrorKind, Cooling, DropCooling, Reason, Targets
+from ipamd.pool.model import AttachmentKey, CloudErrorKind, Cooling, DropCooling, Reason, Targets
 from ipamd.pool.reuse import PAUSE, TRIES
 from tests.unit.story import Story, addresses, full_node, observed, warm
 
@@ -83,6 +83,36 @@ def test_a_burst_of_releases_takes_two_walks() -> None:
     assert story.now == pytest.approx(1000 + PAUSE)
     story.forgotten(*held[1:])
     story.pass_time(5)
+    assert not story.take(do.ForgetFlows)
+
+
+def test_releases_wait_for_the_pause_also_while_pods_wait() -> None:
+    """Whom these flushes don't help."""
+    story = Slow(warm(0, reuse_cooling_after=20.0), *addresses(9))
+    story.hold(*addresses(9))
+    story.feed(on.TargetsChanged(warm(0, max_enis=1, reuse_cooling_after=20.0)))
+    story.give_back(A)
+    story.forgotten(A)
+    story.ask("waits")
+    assert not story.take(do.Refuse)
+    story.give_back(B)
+    assert not story.take(do.ForgetFlows)
+    story.pass_time(PAUSE)
+    story.forgotten(B)
+
+
+@pytest.mark.parametrize("becomes", ["the host's", "a pod's"])
+def test_what_turns_out_to_be_in_use_is_not_flushed(becomes: str) -> None:
+    story = Slow(warm(0), A, B)
+    story.hold("a", "b")
+    story.give_back("a")
+    story.give_back("b")
+    story.forgotten(A)
+    if becomes == "a pod's":
+        story.pool._find_routed(B, "veth-b", story.now)
+    else:
+        story.pool._find_local(B, story.pool.inventory.enis["eni-0"], story.now)
+    story.pass_time(PAUSE)
     assert not story.take(do.ForgetFlows)
 
 
@@ -220,6 +250,28 @@ def test_an_address_that_is_lost_and_found_during_its_flush_starts_afresh() -> N
     assert story.free_and_cooling == (0, 0)
 
 
+def test_a_flush_of_before_the_last_release_frees_nothing() -> None:
+    """Somebody turned out to have the address, and gave it back meanwhile."""
+    story = released(A)
+    story.pass_time(30)
+    flush = story.one(do.ForgetFlows)
+    story.pool._find_routed(A, "veth-x", story.now)
+    story.feed(on.ReleaseRequested("x", AttachmentKey("net", "x", "eth0"), AttachmentKey("", "veth-x", "")))
+    story.feed(on.OperationDone(flush.op))
+    assert story.free_and_cooling == (0, 1)
+
+
+def test_who_could_wait_just_until_the_cooldown_ends_is_refused_at_once() -> None:
+    """The flush that follows would come too late."""
+    story = full_node(cooldown=30.0, allocate_wait=60.0)
+    story.give_back("a")
+    story.ask("c", wait=30.0)
+    refusal = story.one(do.Refuse).refusal
+    assert (refusal.reason, refusal.retry_after) == (Reason.ALL_COOLING, 30.0)
+    story.ask("d", wait=30.1)
+    assert not story.take(do.Refuse)
+
+
 def test_after_a_restart_all_that_cools_is_flushed_anew() -> None:
     story = Slow(warm(0))
     cooling = (Cooling(A, 965.0), Cooling(B, 990.0))
@@ -346,6 +398,28 @@ def test_a_flush_that_failed_is_repeated_and_the_address_waits_for_it() -> None:
     assert story.now < 1033
     story.forgotten(A)
     assert story.free_and_cooling == (1, 0) and not story.take(do.Note)
+
+
+def test_a_release_whose_flush_failed_does_not_wait_for_its_cooldown_to_end() -> None:
+    story = Slow(warm(0), A)
+    story.hold("a")
+    story.give_back("a")
+    fail_flushes(story, 1)
+    story.wake()
+    assert story.now < 1001
+    story.forgotten(A)
+
+
+def test_what_became_free_without_a_flush_and_left_the_node_is_not_flushed_later() -> None:
+    story = released(A, B)
+    story.pass_time(30)
+    fail_flushes(story, TRIES)
+    story.hold("c")
+    inventory = story.pool.inventory
+    inventory.lose(inventory.addresses[B])
+    story.pass_time(15)
+    story.give_back("c")
+    story.forgotten(A)
 
 
 def test_where_flows_can_not_be_forgotten_the_cooldown_alone_has_to_do() -> None:
