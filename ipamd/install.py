@@ -1,4 +1,5 @@
-"""`ipamd install`: puts the CNI plugin, its network configuration and the systemd unit where the node expects them.
+"""`ipamd install`: puts the CNI plugin, its network configuration, the systemd unit and the drop-ins that keep other
+managers of the network off it where the node expects them.
 
 The plugin is a small launcher and a folder of compiled modules beside it:
 
@@ -37,6 +38,14 @@ UNIT = "ipamd.service"
 BIN_DIR = Path("/opt/cni/bin")
 SOCKET = Path("/run/ipamd/ipamd.sock")
 UNIT_DIR = Path("/etc/systemd/system")
+ETC = Path("/etc")
+# Below /etc, and in the source tree below systemd/etc. Each tells in its own words what it is for.
+DROP_INS = (
+    "systemd/networkd.conf.d/50-ipamd.conf",
+    "systemd/network/05-ipamd-pods.network",
+    "systemd/network/05-ipamd-pods.link",
+    "NetworkManager/conf.d/50-ipamd.conf",
+)
 ADD_SECONDS = 35.0  # the daemon's longest wait by default (pool.allocate_wait, 30 s) and time to plumb or to undo
 DISTRIBUTION_PYTHON = Path("/usr/bin/python3")
 OLDEST_PYTHON = (3, 11)
@@ -235,7 +244,7 @@ def write_unit(unit_dir: Path = UNIT_DIR, command: Path | None = None) -> Path:
     executable = _systemd_quoted(str(command or _own_command()))
     lines = [
         f"ExecStart={executable} run" if line.startswith("ExecStart=") else line
-        for line in _unit_source().read_text().splitlines()
+        for line in _shipped(UNIT, f"lib/systemd/system/{UNIT}").read_text().splitlines()
     ]
     path = unit_dir / UNIT
     try:
@@ -246,14 +255,32 @@ def write_unit(unit_dir: Path = UNIT_DIR, command: Path | None = None) -> Path:
     return path
 
 
-def _unit_source() -> Path:
-    """In the source tree, or where the wheel's data files went."""
-    tree = Path(__file__).resolve().parent.parent / "systemd" / UNIT
-    data = Path(sysconfig.get_path("data")) / "lib/systemd/system" / UNIT
+def write_drop_ins(etc: Path = ETC) -> list[Path]:
+    """Write what keeps systemd-networkd, udev and NetworkManager off our rules and links. Those that were written
+    now: none of them by a second run. Raises InstallError."""
+    written = []
+    for name in DROP_INS:
+        path = etc / name
+        text = _shipped(f"etc/{name}", f"share/ipamd/etc/{name}").read_text()
+        try:
+            if path.is_file() and path.read_text(errors="replace") == text:
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, text, 0o644)
+        except OSError as error:
+            raise _not_writable(etc, error) from None
+        written.append(path)
+    return written
+
+
+def _shipped(in_tree: str, in_wheel: str) -> Path:
+    """A file from systemd/ of the source tree, or from where the wheel's data files went."""
+    tree = Path(__file__).resolve().parent.parent / "systemd" / in_tree
+    data = Path(sysconfig.get_path("data")) / in_wheel
     for path in (tree, data):
         if path.is_file():
             return path
-    raise InstallError(f"{UNIT} is neither in {tree.parent} nor in {data.parent}; install ipamd again")
+    raise InstallError(f"{tree.name} is neither in {tree.parent} nor in {data.parent}; install ipamd again")
 
 
 def _own_command() -> Path:
@@ -309,7 +336,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--interpreter", type=Path, help="Python 3.11 or later to run the plugin (default: /usr/bin/python3 if it is)"
     )
-    parser.add_argument("--systemd", action="store_true", help=f"write {UNIT_DIR / UNIT}")
+    parser.add_argument(
+        "--systemd",
+        action="store_true",
+        help=f"write {UNIT_DIR / UNIT}, and drop-ins for other managers of the network",
+    )
     parser.set_defaults(run=run)
 
 
@@ -323,11 +354,25 @@ def run(args: argparse.Namespace) -> int:
             _say(f"network  {write_conflist(args.conf_dir)}")
         if args.systemd:
             _say(f"unit     {write_unit()}")
+            _install_drop_ins()
             _say(f"next     systemctl daemon-reload && systemctl enable --now {UNIT}")
     except InstallError as error:
         sys.stderr.write(f"ipamd install: {error}\n")
         return 1
     return 0
+
+
+def _install_drop_ins() -> None:
+    """Raises InstallError."""
+    written = write_drop_ins()
+    for path in written:
+        _say(f"drop-in  {path}")
+    if not written:
+        _say(f"drop-ins in {ETC}: as they should be")
+        return
+    # While it runs with its old settings it removes our rules with the next link that it configures.
+    _say("         in force once whoever reads them has: before pods run, and where it is active,")
+    _say("next     systemctl restart systemd-networkd; systemctl reload NetworkManager; udevadm control --reload")
 
 
 def _say(line: str) -> None:

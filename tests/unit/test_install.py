@@ -14,7 +14,7 @@ import pytest
 
 from ipamd import install
 from ipamd.__main__ import main
-from ipamd.install import InstallError, find_interpreter, install_plugin, write_conflist, write_unit
+from ipamd.install import InstallError, find_interpreter, install_plugin, write_conflist, write_drop_ins, write_unit
 
 SOCKET = Path("/run/somewhere/ipamd.sock")
 
@@ -184,7 +184,7 @@ def test_paths_that_will_not_do(tmp_path: Path, socket: Path, spool: Path | None
 def test_folders_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     place = tmp_path / "file" / "below"
-    for write in (install_plugin, write_conflist, write_unit):
+    for write in (install_plugin, write_conflist, write_unit, write_drop_ins):
         with pytest.raises(InstallError, match=f"{tmp_path}/file.*are you root"):
             write(place)
 
@@ -240,3 +240,31 @@ def test_the_unit_runs_the_command_in_use(tmp_path: Path, monkeypatch: pytest.Mo
     command.write_text("")
     monkeypatch.setattr(sys, "argv", [str(command), "install"])
     assert f'ExecStart="{str(command).replace("%", "%%")}" run' in write_unit(tmp_path).read_text().splitlines()
+
+
+def test_drop_ins(tmp_path: Path) -> None:
+    written = write_drop_ins(tmp_path)
+    shipped = Path(install.__file__).parents[1] / "systemd/etc"
+    assert {path.relative_to(tmp_path) for path in written} == {
+        path.relative_to(shipped) for path in shipped.rglob("*") if path.is_file()
+    }
+    assert all(path.read_text() == (shipped / path.relative_to(tmp_path)).read_text() for path in written)
+    assert {path.stat().st_mode & 0o777 for path in written} == {0o644}
+    assert write_drop_ins(tmp_path) == []
+    written[1].write_text("changed")
+    assert write_drop_ins(tmp_path) == [written[1]]
+
+
+def test_the_command_tells_what_it_wrote_and_what_is_to_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(install, "write_unit", lambda: tmp_path / install.UNIT)
+    monkeypatch.setattr(install, "write_drop_ins", lambda: write_drop_ins(tmp_path))
+    arguments = ["install", "--bin-dir", str(tmp_path / "bin"), "--systemd"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert all(str(tmp_path / name) in out for name in install.DROP_INS)
+    assert "systemctl restart systemd-networkd" in out
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "as they should be" in out and "networkd" not in out
