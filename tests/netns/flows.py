@@ -159,12 +159,6 @@ def ping(client: Place, address: str, *, size: int = 56, patience: float = PATIE
         raise TimeoutError(f"ping {address} from {client}: {done.stdout}{done.stderr}")
 
 
-def quick_cleanup(place: Place) -> None:
-    """Forget what was learnt and tracked: the next flow meets the rules as if it were the first."""
-    place.command("ip", "route", "flush", "cache")
-    place.command("conntrack", "-F")
-
-
 def _tcp_listener(address: str) -> socket.socket:
     return socket.create_server((address, PORT), family=_family(address))
 

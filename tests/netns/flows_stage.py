@@ -31,7 +31,7 @@ from ipamd.sim import netns
 from ipamd.sim.ec2 import Delays
 from ipamd.sim.fabric import INTERNET_HOSTS, MTU, PEER_HOST
 from ipamd.sim.vpc import SimulatedNode, SimulatedVpc
-from tests.netns.flows import Place, quick_cleanup
+from tests.netns.flows import Place
 
 AT_ONCE: Final = Delays(create=0, attach=0, detach=0, assign=0, link=0, imds_lag=0)
 SUBNETS: Final = ("10.0.0.0/24", "10.0.1.0/24")
@@ -134,11 +134,9 @@ class Stage:
         yield
         assert self.dropped() == before
 
-    def fresh(self) -> None:
-        """Every namespace forgets what it learnt of flows."""
+    def forget_connections(self) -> None:
         for node in self.nodes.values():
-            for place in (node.place, *node.pods.values()):
-                quick_cleanup(place)
+            node.run("conntrack", "-F")
 
 
 @contextmanager
