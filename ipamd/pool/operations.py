@@ -1,4 +1,4 @@
-"""What the pool asked of EC2 and of the host, and what it learns from the outcome of each operation.
+"""What the pool learns from the outcome of each operation that it asked of EC2.
 
     an ENI        creating -> attaching -> configuring -> ready -> draining -> detaching -> deleting -> gone
                   a failed attach: -> deleting -> gone
@@ -10,7 +10,6 @@ else is done to it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
@@ -26,6 +25,7 @@ from ipamd.pool.backoff import (
     subnet_scope,
 )
 from ipamd.pool.inventory import Eni
+from ipamd.pool.links import LINK_RETRY, Links
 from ipamd.pool.model import (
     CloudErrorKind,
     CloudFailure,
@@ -35,9 +35,9 @@ from ipamd.pool.model import (
     EniState,
     Intent,
     PutIntent,
-    Record,
 )
-from ipamd.pool.state import ASSIGN, ATTACH, CREATE, Setup, State, attach_intent, attach_token, release_token
+from ipamd.pool.state import ASSIGN, ATTACH, CREATE, attach_intent, attach_token, release_token
+from ipamd.pool.underway import TAKES_EFFECT, Operation
 
 # After a creation of unknown outcome the same ClientToken is sent again until EC2 shows the ENI or refuses it for a
 # cause that it checks only for a token it has not seen. These causes it checks for any call.
@@ -65,16 +65,6 @@ ASSIGN_DOUBTFUL = (CloudErrorKind.UNKNOWN_OUTCOME, CloudErrorKind.ENI_ADDRESS_LI
 # given up, in seconds.
 ARRIVES_WITHIN, GIVEN_UP_AFTER = 20.0, 300.0
 
-# How long an ENI whose link could not be set up is left before the next try, in seconds; doubled each time.
-LINK_RETRY, LINK_RETRY_CAP = 5.0, 60.0
-
-# An ENI whose interface vanishes again within this time is read less and less often, in seconds.
-STEADY_AFTER = 600.0
-
-# A call that EC2 has accepted takes effect, and shows, within so many seconds. What a process that was killed had
-# asked to be taken away is not granted to anybody before.
-TAKES_EFFECT = 5.0
-
 # A detached ENI can be deleted after this many seconds, as a rule; sooner, EC2 calls it in use.
 DETACH_TIME = 3.0
 
@@ -83,64 +73,7 @@ _SHARED = CloudFailure(
 )
 
 
-@dataclass(slots=True)
-class _Operation:
-    effect: do.Operation
-    eni: Eni
-    since: float
-    count: int = 0
-    token: str = ""
-
-
-class Operations(State):
-    def __init__(self, setup: Setup) -> None:
-        super().__init__(setup)
-        self._operations: dict[int, _Operation] = {}
-        self._unbound: dict[int, do.Operation] = {}  # those that concern no single ENI
-        self._last_op = 0
-        self._effects: list[do.Effect] = []
-
-    def _next_op(self) -> int:
-        self._last_op += 1
-        return self._last_op
-
-    def _send(self, effect: do.Operation, eni: Eni, now: float, count: int = 0, token: str = "") -> None:
-        self._operations[effect.op] = _Operation(effect, eni, now, count, token)
-        self._effects.append(effect)
-
-    def _send_unbound(self, effect: do.Operation) -> None:
-        self._unbound[effect.op] = effect
-        self._effects.append(effect)
-
-    def _under_way(self, kind: type[do.Operation]) -> bool:
-        """Whether one of this kind, that concerns no single ENI, has not been answered yet."""
-        return any(isinstance(effect, kind) for effect in self._unbound.values())
-
-    def _slowest(self, now: float) -> str:
-        """What has been waited for longest, of all that brings addresses, in words."""
-        bringing = (do.CreateEni, do.AttachEni, do.ConfigureLink, do.AssignAddresses)
-        under_way = [o for o in self._operations.values() if isinstance(o.effect, bringing)]
-        if not under_way:
-            missing = [eni.id for eni in self.inventory.enis.values() if eni.link_failures]
-            return f"the interface of {missing[0]} can't be set up: see the log" if missing else ""
-        slowest = min(under_way, key=lambda operation: operation.since)
-        time = f"{now - slowest.since:.0f} s"
-        match slowest.effect:
-            case do.CreateEni():
-                return f"{slowest.effect.action} has been under way for {time}"
-            case do.ConfigureLink():
-                return f"the interface of {slowest.eni.id} is not there after {time}"
-            case _:
-                return f"{slowest.effect.action} for {slowest.eni.id} has been under way for {time}"
-
-    def _write(self, record: Record) -> None:
-        self._effects.append(do.Write(record))
-
-    def _note(self, event: str, level: str, **fields: str | int | float) -> None:
-        self._effects.append(do.Note(event, level, tuple(fields.items())))
-
-    # Outcomes
-
+class Operations(Links):
     def _learn(self, event: on.Outcome, now: float) -> None:
         match event:
             case on.EniCreated():
@@ -298,56 +231,6 @@ class Operations(State):
         self.inventory.stay(eni, now)
         eni.enter(EniState.CONFIGURING, now)
 
-    def _device_gone(self, event: on.DeviceGone, now: float) -> None:
-        """Somebody detached the ENI, or its driver let go of it: EC2 knows. Until that is known, and the interface is
-        back, its addresses are granted to nobody and not counted on."""
-        eni = self.inventory.enis.get(event.eni_id)
-        if eni is None:
-            return
-        if eni.state is EniState.READY:
-            again = now < eni.device_gone_at + STEADY_AFTER
-            eni.device_losses = eni.device_losses + 1 if again else 0
-            if eni.device_losses:
-                pause = min(LINK_RETRY * 2.0 ** (eni.device_losses - 1), LINK_RETRY_CAP)
-                eni.retry_at = max(eni.retry_at, now + pause)
-            eni.device_gone_at = now
-            eni.enter(EniState.CONFIGURING, now)
-            self._note("eni.device_gone", "warning", eni=eni.id, link=eni.link)
-        elif eni.state is not EniState.CONFIGURING or not self._seeks_link(eni):
-            return
-        eni.last_op_before_loss = self._last_op
-        eni.unsure = eni.unfulfilled = True
-
-    def _seeks_link(self, eni: Eni) -> bool:
-        """Whether its interface is being set up; what comes of that says nothing of a device that has gone since."""
-        under_way = self._operations.get(eni.busy)
-        return under_way is not None and isinstance(under_way.effect, do.ConfigureLink)
-
-    def _link_ready(self, event: on.LinkReady, now: float) -> None:
-        eni = self._operations.pop(event.op).eni
-        if event.op <= eni.last_op_before_loss:
-            eni.busy, eni.retry_at = 0, now + self._link_pause(eni)
-            return  # it has vanished since
-        eni.enter(EniState.READY, now)
-        eni.busy, eni.unfulfilled, eni.link_failures = 0, False, 0
-        if eni.in_limbo:
-            eni.retry_at = now + TAKES_EFFECT
-        if eni.unaccounted:
-            eni.unsure = True  # what became of these assignments was not to be read meanwhile
-        eni.link = event.link
-        self._note("eni.ready", "info", eni=eni.id, link=event.link, addresses=eni.held)
-
-    def _link_failed(self, event: on.LinkFailed, now: float) -> None:
-        eni = self._operations.pop(event.op).eni
-        # Perhaps it has no link because it is no longer attached.
-        eni.busy, eni.unfulfilled, eni.unsure, eni.retry_at = 0, True, True, now + self._link_pause(eni)
-        self._note("eni.link_failed", "error", eni=eni.id, mac=eni.mac, error=event.message)
-
-    def _link_pause(self, eni: Eni) -> float:
-        """Longer each time, until its interface is there."""
-        eni.link_failures = min(eni.link_failures + 1, 10)
-        return min(LINK_RETRY * 2.0 ** (eni.link_failures - 1), LINK_RETRY_CAP)
-
     def _addresses_assigned(self, event: on.AddressesAssigned, now: float) -> None:
         operation = self._operations.pop(event.op)
         eni = operation.eni
@@ -379,7 +262,7 @@ class Operations(State):
                 self.backoffs.succeeded(action_scope(operation.effect.action))
                 self._deleted(eni)
 
-    def _given_back(self, operation: _Operation) -> None:
+    def _given_back(self, operation: Operation) -> None:
         self._write(DropIntent(release_token(operation.eni.id)))
         operation.eni.busy = 0
         self.backoffs.succeeded(action_scope(operation.effect.action), release_scope(operation.eni.id))

@@ -26,8 +26,8 @@ from ipamd.pool.model import (
     PutIntent,
     Record,
 )
-from ipamd.pool.operations import TAKES_EFFECT
 from ipamd.pool.state import ASSIGN, ATTACH, CREATE, DETACH, UNASSIGN, State, attach_intent
+from ipamd.pool.underway import TAKES_EFFECT
 
 
 def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
+from ipamd.pool.links import LINK_RETRY, LINK_RETRY_CAP, STEADY_AFTER
 from ipamd.pool.model import CloudErrorKind, EniState, ObservedEni
-from ipamd.pool.operations import LINK_RETRY, LINK_RETRY_CAP, STEADY_AFTER
 from tests.unit.story import Story, addresses, observed, warm
 
 HELD = addresses(3, 30)

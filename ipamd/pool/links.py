@@ -1,0 +1,67 @@
+"""The host's side of an ENI: its interface comes, can't be set up, or vanishes."""
+
+from __future__ import annotations
+
+from ipamd.pool import effects as do
+from ipamd.pool import events as on
+from ipamd.pool.inventory import Eni
+from ipamd.pool.model import EniState
+from ipamd.pool.underway import TAKES_EFFECT, UnderWay
+
+# How long an ENI whose link could not be set up is left before the next try, in seconds; doubled each time.
+LINK_RETRY, LINK_RETRY_CAP = 5.0, 60.0
+
+# An ENI whose interface vanishes again within this time is read less and less often, in seconds.
+STEADY_AFTER = 600.0
+
+
+class Links(UnderWay):
+    def _device_gone(self, event: on.DeviceGone, now: float) -> None:
+        """Somebody detached the ENI, or its driver let go of it: EC2 knows. Until that is known, and the interface is
+        back, its addresses are granted to nobody and not counted on."""
+        eni = self.inventory.enis.get(event.eni_id)
+        if eni is None:
+            return
+        if eni.state is EniState.READY:
+            again = now < eni.device_gone_at + STEADY_AFTER
+            eni.device_losses = eni.device_losses + 1 if again else 0
+            if eni.device_losses:
+                pause = min(LINK_RETRY * 2.0 ** (eni.device_losses - 1), LINK_RETRY_CAP)
+                eni.retry_at = max(eni.retry_at, now + pause)
+            eni.device_gone_at = now
+            eni.enter(EniState.CONFIGURING, now)
+            self._note("eni.device_gone", "warning", eni=eni.id, link=eni.link)
+        elif eni.state is not EniState.CONFIGURING or not self._seeks_link(eni):
+            return
+        eni.last_op_before_loss = self._last_op
+        eni.unsure = eni.unfulfilled = True
+
+    def _seeks_link(self, eni: Eni) -> bool:
+        """Whether its interface is being set up; what comes of that says nothing of a device that has gone since."""
+        under_way = self._operations.get(eni.busy)
+        return under_way is not None and isinstance(under_way.effect, do.ConfigureLink)
+
+    def _link_ready(self, event: on.LinkReady, now: float) -> None:
+        eni = self._operations.pop(event.op).eni
+        if event.op <= eni.last_op_before_loss:
+            eni.busy, eni.retry_at = 0, now + self._link_pause(eni)
+            return  # it has vanished since
+        eni.enter(EniState.READY, now)
+        eni.busy, eni.unfulfilled, eni.link_failures = 0, False, 0
+        if eni.in_limbo:
+            eni.retry_at = now + TAKES_EFFECT
+        if eni.unaccounted:
+            eni.unsure = True  # what became of these assignments was not to be read meanwhile
+        eni.link = event.link
+        self._note("eni.ready", "info", eni=eni.id, link=event.link, addresses=eni.held)
+
+    def _link_failed(self, event: on.LinkFailed, now: float) -> None:
+        eni = self._operations.pop(event.op).eni
+        # Perhaps it has no link because it is no longer attached.
+        eni.busy, eni.unfulfilled, eni.unsure, eni.retry_at = 0, True, True, now + self._link_pause(eni)
+        self._note("eni.link_failed", "error", eni=eni.id, mac=eni.mac, error=event.message)
+
+    def _link_pause(self, eni: Eni) -> float:
+        """Longer each time, until its interface is there."""
+        eni.link_failures = min(eni.link_failures + 1, 10)
+        return min(LINK_RETRY * 2.0 ** (eni.link_failures - 1), LINK_RETRY_CAP)

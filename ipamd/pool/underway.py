@@ -1,0 +1,71 @@
+"""What the pool has asked for and not been answered yet, and what it has to say meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ipamd.pool import effects as do
+from ipamd.pool.inventory import Eni
+from ipamd.pool.model import Record
+from ipamd.pool.state import Setup, State
+
+# A call that EC2 has accepted takes effect, and shows, within so many seconds. What a process that was killed had
+# asked to be taken away is not granted to anybody before.
+TAKES_EFFECT = 5.0
+
+
+@dataclass(slots=True)
+class Operation:
+    effect: do.Operation
+    eni: Eni
+    since: float
+    count: int = 0
+    token: str = ""
+
+
+class UnderWay(State):
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self._operations: dict[int, Operation] = {}
+        self._unbound: dict[int, do.Operation] = {}  # those that concern no single ENI
+        self._last_op = 0
+        self._effects: list[do.Effect] = []
+
+    def _next_op(self) -> int:
+        self._last_op += 1
+        return self._last_op
+
+    def _send(self, effect: do.Operation, eni: Eni, now: float, count: int = 0, token: str = "") -> None:
+        self._operations[effect.op] = Operation(effect, eni, now, count, token)
+        self._effects.append(effect)
+
+    def _send_unbound(self, effect: do.Operation) -> None:
+        self._unbound[effect.op] = effect
+        self._effects.append(effect)
+
+    def _under_way(self, kind: type[do.Operation]) -> bool:
+        """Whether one of this kind, that concerns no single ENI, has not been answered yet."""
+        return any(isinstance(effect, kind) for effect in self._unbound.values())
+
+    def _slowest(self, now: float) -> str:
+        """What has been waited for longest, of all that brings addresses, in words."""
+        bringing = (do.CreateEni, do.AttachEni, do.ConfigureLink, do.AssignAddresses)
+        under_way = [o for o in self._operations.values() if isinstance(o.effect, bringing)]
+        if not under_way:
+            missing = [eni.id for eni in self.inventory.enis.values() if eni.link_failures]
+            return f"the interface of {missing[0]} can't be set up: see the log" if missing else ""
+        slowest = min(under_way, key=lambda operation: operation.since)
+        time = f"{now - slowest.since:.0f} s"
+        match slowest.effect:
+            case do.CreateEni():
+                return f"{slowest.effect.action} has been under way for {time}"
+            case do.ConfigureLink():
+                return f"the interface of {slowest.eni.id} is not there after {time}"
+            case _:
+                return f"{slowest.effect.action} for {slowest.eni.id} has been under way for {time}"
+
+    def _write(self, record: Record) -> None:
+        self._effects.append(do.Write(record))
+
+    def _note(self, event: str, level: str, **fields: str | int | float) -> None:
+        self._effects.append(do.Note(event, level, tuple(fields.items())))
