@@ -382,7 +382,7 @@ class PoolRunner:
         return PodNetwork(address, host_link(key), held.eni.device_index)
 
     def _device_gone(self, eni_id: str) -> None:
-        log.warning("host.device_gone", eni=eni_id)
+        self.feed(on.DeviceGone(eni_id))
 
     async def _configure_link(self, effect: do.ConfigureLink) -> str:
         link = await self._network.wait_for_link(effect.mac, LINK_TIMEOUT)

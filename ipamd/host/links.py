@@ -228,8 +228,12 @@ class Links:
         for future, mac in list(self._waiting.items()):
             if mac == link.mac and not future.done():
                 future.set_result(link)
-        if self._on_change is not None and before != link:
-            self._on_change(before, link)
+        if self._on_change is None or before == link:
+            return
+        if before is not None and before.mac != link.mac:
+            self._on_change(before, None)  # whoever knows links by their MAC has lost this one
+            before = None
+        self._on_change(before, link)
 
     def _lose(self, index: int) -> None:
         before = self._forget(index)

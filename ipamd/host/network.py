@@ -151,7 +151,9 @@ class HostNetwork:
         if wish.ipv6:
             self._watch.follow_ipv6()
         before = self._wish
-        self._tell_of_absent(node, before, wish)
+        for eni in node.enis:
+            if eni not in wish.enis:
+                log.debug("host.eni_without_device", eni=eni.eni_id, mac=eni.mac)
         # From here on changes to it are noticed: ours agree with it.
         self._wish = wish
         self._expected = frozenset(eni.mac for eni in node.enis)
@@ -213,15 +215,6 @@ class HostNetwork:
                 await kernel.delete_rule(rule)
             case DeleteRoute(route):
                 await kernel.delete_route(route)
-
-    def _tell_of_absent(self, node: NodeNetwork, before: Desired | None, wish: Desired) -> None:
-        """A warning for a device that was there; one that is yet to come is nothing special."""
-        had = {eni.eni_id for eni in before.enis} if before is not None else set()
-        has = {eni.eni_id for eni in wish.enis}
-        for eni in node.enis:
-            if eni.eni_id not in has:
-                level = log.warning if eni.eni_id in had else log.debug
-                level("host.eni_without_device", eni=eni.eni_id, mac=eni.mac)
 
     # Noticing
 

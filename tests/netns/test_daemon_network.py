@@ -11,7 +11,7 @@ import pytest
 from cni_shim.names import host_ifname
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.sim import netns
-from tests.netns.boxed import Daemon, add_route, box, until
+from tests.netns.boxed import Daemon, add_route, box, cloud_enis, control, until
 
 pytestmark = pytest.mark.netns
 
@@ -119,3 +119,37 @@ async def test_pods_that_come_and_go_are_no_disturbance(tmp_path: Path, prefix: 
             await daemon.release(name)
         await asyncio.sleep(0.5)
         assert not [event["event"] for event in daemon.events() if event["event"].startswith("host.rep")]
+
+
+async def test_an_eni_that_somebody_detached_is_looked_up_at_once(tmp_path: Path, prefix: str) -> None:
+    """Not only by the hourly audit: the interface goes, EC2 is asked, and the ENI is attached again."""
+    async with box(tmp_path, prefix, POOL_MINIMUM_IPS=12) as (daemon, vpc):
+        await daemon.ready()
+        await daemon.settled(12)
+        (eni,) = [eni for eni in (await cloud_enis(vpc)).values() if eni["device_index"] == 1]
+        attachment = vpc.cloud.enis.get(eni["id"]).attachment
+        assert attachment is not None
+        detach = {"action": "DetachNetworkInterface", "parameters": {"AttachmentId": attachment.id}}
+        await control(vpc, "ec2", detach)
+        assert (await daemon.seen("eni.device_gone"))["eni"] == eni["id"]
+        await daemon.seen("eni.found_detached")
+        await daemon.settled(15)  # three more came in the place of those that were lost, as it seemed
+        assert "1501:" in await shown(daemon, "ip", "rule")
+
+
+async def test_an_interface_that_comes_back_is_served_as_before(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix, POOL_MINIMUM_IPS=12) as (daemon, _vpc):
+        await daemon.ready()
+        await daemon.settled(12)
+        mac = (await shown(daemon, "cat", "/sys/class/net/eth1/address")).strip()
+        await ip(daemon, "link set eth1 address 02:00:00:00:00:99")  # for all that can be seen, the device is gone
+        await daemon.seen("eni.device_gone")
+
+        async def gone() -> bool:
+            return "1501" not in await shown(daemon, "ip", "rule")
+
+        await until(gone, "its rules")
+        await ip(daemon, f"link set eth1 address {mac}")
+
+        await daemon.settled(15)  # three more came in the place of those that were lost, as it seemed
+        assert "1501:" in await shown(daemon, "ip", "rule")

@@ -270,7 +270,6 @@ def test_an_eni_that_vanishes_is_told_and_taken_down_and_built_again_when_it_ret
         stage.ip(stage.node, "link delete eth1")
         await keeper.until(lambda: keeper.gone == ["eni-1"], "the device went")
         await keeper.until(lambda: "1501" not in stage.ip(stage.node, "rule show"), "its rules")
-        assert [entry["eni"] for entry in keeper.events("host.eni_without_device")] == ["eni-1"]
         stage.plug(ENIS[1])
         await keeper.until(lambda: "1501:" in stage.ip(stage.node, "rule show"), "its rules are back")
         await keeper.until(lambda: "1501" in stage.nft(stage.node, "list table inet ipamd\n"), "its chains are back")
