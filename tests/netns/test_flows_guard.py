@@ -1,0 +1,188 @@
+"""What a pod must not do: send with an address that is not its own, or, where that is so set, reach the instance's
+metadata, whose credentials are the node's.
+
+What arrives is counted at the victim, in front of all of its own checks.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from ipamd.settings import HostSettings
+from ipamd.sim import netns
+from ipamd.sim.fabric import IMDS_ADDRESS
+from tests.netns.flows import LITTLE_PATIENCE, PATIENCE, PORT, Place, tcp, udp
+from tests.netns.flows_stage import Stage, staged
+
+pytestmark = pytest.mark.netns
+
+TOKEN = f"""PUT /latest/api/token HTTP/1.1\r
+Host: {IMDS_ADDRESS}\r
+X-aws-ec2-metadata-token-ttl-seconds: 60\r
+Content-Length: 0\r
+\r
+""".encode()
+BLOCKED = HostSettings(pod_imds="block")
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """With veths as the kernel itself sets them up. Where the distribution sets even the loose reverse-path check,
+    it takes a device without an address, as a pod's veth is, strictly (__fib_validate_source in the kernel)."""
+    with staged(tmp_path_factory.mktemp("vpc")) as made:
+        for pod in made.n1.pods.values():
+            netns.write_sysctls(made.n1.spec.netns, {f"ipv4/conf/{pod.link}/rp_filter": 0})
+        yield made
+
+
+@pytest.fixture(scope="module")
+def stage_of_one_hop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """EC2's own default hop limit."""
+    with staged(tmp_path_factory.mktemp("vpc1"), hop_limit=1) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def symmetric(stage: Stage) -> Iterator[None]:
+    stage.n1.apply(HostSettings())
+    with stage.nothing_dropped():
+        yield
+
+
+# Spoofed sources
+
+
+def forged(source: str, destination: str, payload: bytes) -> bytes:
+    """An IPv4 packet (RFC 791) with a UDP datagram (RFC 768) to PORT; the kernel fills in length and checksum."""
+    header = struct.pack(
+        "!BBHHHBBH4s4s",
+        *(0x45, 0, 0, 0, 0, 64, socket.IPPROTO_UDP, 0),
+        socket.inet_aton(source),
+        socket.inet_aton(destination),
+    )
+    return header + struct.pack("!HHHH", 4242, PORT, 8 + len(payload), 0) + payload
+
+
+@contextmanager
+def counting(victim: Place) -> Iterator[socket.socket]:
+    """A socket that gets every UDP packet as it comes in."""
+    with victim.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)) as raw:
+        yield raw
+
+
+def arrived(raw: socket.socket, payload: bytes) -> list[str]:
+    """The sources of packets with this payload, once the one that was sent last is there."""
+    sources: list[str] = []
+    raw.settimeout(PATIENCE)
+    while True:
+        packet = raw.recv(1 << 16)
+        if packet.endswith(payload + b"last"):
+            return sources
+        if packet.endswith(payload):
+            sources.append(socket.inet_ntoa(packet[12:16]))
+
+
+def spoof(stage: Stage, attacker: str, victim: str, sources: list[str]) -> list[str]:
+    """Which of the packets with these sources arrived; the attacker's own, sent after them, does."""
+    one, other = stage.place(attacker), stage.place(victim)
+    payload = b"forged"
+    with counting(other) as raw, one.run(_raw_sender) as sender:
+        for source in sources:
+            sender.sendto(forged(source, other.address, payload), (other.address, 0))
+        sender.sendto(forged(one.address, other.address, payload + b"last"), (other.address, 0))
+        return arrived(raw, payload)
+
+
+def _raw_sender() -> socket.socket:
+    sender = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    sender.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
+    return sender
+
+
+def foreign_sources(stage: Stage, attacker: str) -> list[str]:
+    """Of pods here and there, of nodes, from outside, nobody's, and loopback."""
+    names = ("n1.0", "n1.1", "n1.1b", "n1.2", "n2.1", "n1", "n1:eth1", "n1:eth2", "n2", "internet", "peer")
+    others = [stage.place(name).address for name in names if name != attacker]
+    return [*others, "10.0.0.250", "192.0.2.77", "127.0.0.1"]
+
+
+@pytest.mark.parametrize("victim", ["n1.1b", "n1.2", "n1", "n2.1", "n2"])
+@pytest.mark.parametrize("attacker", ["n1.0", "n1.1"])
+def test_a_pods_packets_with_other_sources_are_dropped_at_its_veth(stage: Stage, attacker: str, victim: str) -> None:
+    assert spoof(stage, attacker, victim, foreign_sources(stage, attacker)) == []
+
+
+def test_without_the_guard_they_arrive(stage: Stage) -> None:
+    """Which shows that the others count what they should."""
+    sources = [stage.place(name).address for name in ("n1.0", "n1.1b", "n2.1")]
+    stage.n1.run("nft", "flush chain inet ipamd guard")
+    assert spoof(stage, "n1.1", "n1.2", sources) == sources
+    assert spoof(stage, "n1.1", "n2", [stage.place("n1.1b").address]) == [stage.place("n1.1b").address]
+    assert stage.n1.apply() == ["set nft table inet ipamd"]
+    assert spoof(stage, "n1.1", "n1.2", sources) == []
+
+
+# Instance metadata
+
+
+def token_status(client: Place, patience: float = PATIENCE) -> str:
+    """The status line of the answer to a request for a token."""
+    with client.run(lambda: socket.create_connection((IMDS_ADDRESS, 80), patience)) as connection:
+        connection.settimeout(patience)
+        connection.sendall(TOKEN)
+        return connection.recv(1 << 16).split(b"\r\n")[0].decode()
+
+
+@pytest.mark.parametrize("client", ["n1", "n1:eth1", "n1.0", "n1.1", "n1.2"])
+def test_metadata_is_there_for_node_and_pods(stage: Stage, client: str) -> None:
+    assert token_status(stage.place(client)) == "HTTP/1.1 200 OK"
+
+
+@pytest.mark.parametrize("pod", ["n1.0", "n1.1", "n1.2"])
+def test_metadata_is_there_without_snat(stage: Stage, pod: str) -> None:
+    stage.n1.apply(HostSettings(snat=False))
+    assert token_status(stage.place(pod)) == "HTTP/1.1 200 OK"
+
+
+@pytest.mark.parametrize("snat", [True, False])
+@pytest.mark.parametrize("pod", ["n1.0", "n1.1", "n1.2"])
+def test_metadata_is_refused_at_once_where_it_is_blocked(stage: Stage, pod: str, snat: bool) -> None:
+    stage.n1.apply(BLOCKED.model_copy(update={"snat": snat}))
+    with pytest.raises(OSError) as told:
+        token_status(stage.place(pod))
+    assert not isinstance(told.value, TimeoutError), told.value
+    assert token_status(stage.n1.place) == "HTTP/1.1 200 OK"
+    if snat:
+        assert tcp(stage.place(pod), stage.internet).address == stage.n1.spec.primary_ip
+    assert udp(stage.place(pod), stage.place("n2.1")).address == stage.place(pod).address
+
+
+def test_the_block_spares_who_hands_out_other_credentials_at_that_address(stage: Stage) -> None:
+    """Such as kiam and kube2iam did: by DNAT to an agent on the node."""
+    stage.n1.apply(BLOCKED)
+    agent = stage.n1.place
+    stage.n1.run(
+        *("nft", "-f", "-"),
+        stdin=f"""table ip agent {{ chain c {{
+          type nat hook prerouting priority dstnat;
+          ip daddr {IMDS_ADDRESS} tcp dport 80 dnat to {agent.address}:{PORT}
+        }}; }}""",
+    )
+    try:
+        pod = stage.place("n1.1")
+        assert tcp(pod, agent, (IMDS_ADDRESS, 80)).address == pod.address
+    finally:
+        stage.n1.run("nft", "delete table ip agent")
+
+
+def test_with_a_hop_limit_of_1_only_the_node_gets_a_token(stage_of_one_hop: Stage) -> None:
+    stage = stage_of_one_hop
+    assert token_status(stage.n1.place) == "HTTP/1.1 200 OK"
+    for pod in ("n1.0", "n1.1"):
+        with pytest.raises(TimeoutError):
+            token_status(stage.place(pod), LITTLE_PATIENCE)
