@@ -31,6 +31,8 @@ from ipamd.pool.model import Attachment, Cooling, DropAttachment, DropCooling, P
 from ipamd.pool.operations import Operations
 from ipamd.pool.state import FORGET, Setup
 
+FLUSHES = action_scope(FORGET)
+
 # Seconds between two flushes of which no pod waits for the second.
 PAUSE = 0.1
 
@@ -71,7 +73,7 @@ class Reuse(Operations):
 
     def _flushes_fail(self, now: float) -> bool:
         """Whether there is no use in waiting for one."""
-        backoff = self.backoffs.active(now, action_scope(FORGET))
+        backoff = self.backoffs.active(now, FLUSHES)
         return backoff is not None and backoff.attempts >= TRIES
 
     def _end_cooling(self, ip: str, now: float) -> None:
@@ -80,15 +82,21 @@ class Reuse(Operations):
         self.unflushed.pop(ip, None)
         self._recount()
 
+    def _has_candidates(self) -> bool:
+        """Whether there is anything to flush, now or when the time has come."""
+        return bool(self.unflushed or self.cooled or (self.waiting and self.inventory.cooling))
+
     def _may_flush(self, now: float) -> bool:
-        return not self._under_way(do.ForgetFlows) and self.backoffs.active(now, action_scope(FORGET)) is None
+        return not self._under_way(do.ForgetFlows) and self.backoffs.active(now, FLUSHES) is None
 
     def _forget_flows(self, now: float) -> None:
         """For all that were released since the last flush, for those that have cooled to the end, and, for whoever
         waits, for those that have cooled long enough."""
-        wanted = max(min(len(self.waiting), self.max_pods - len(self.inventory.attachments)), 0)
+        if not self._has_candidates():
+            return
         paused = now < self._pause_ends
-        if (not wanted and (paused or not (self.unflushed or self.cooled))) or not self._may_flush(now):
+        wanted = max(min(len(self.waiting), self.max_pods - len(self.inventory.attachments)), 0)
+        if (paused and not wanted) or not self._may_flush(now):
             return
         coming = self._coming_back(wanted, now)
         if paused and not coming:
@@ -118,15 +126,14 @@ class Reuse(Operations):
 
     def _flows_forgotten(self, effect: do.ForgetFlows, outcome: on.Outcome, now: float) -> None:
         released_at, self.forgetting = self.forgetting, {}
-        scope = action_scope(FORGET)
-        tries = self.backoffs.attempts(scope)
+        tries = self.backoffs.attempts(FLUSHES)
         if isinstance(outcome, on.OperationFailed):
-            self.backoffs.failed(scope, outcome.failure, now)
+            self.backoffs.failed(FLUSHES, outcome.failure, now)
             self.unflushed |= dict.fromkeys(ip for ip in effect.addresses if ip in self.inventory.cooling)
             if tries + 1 == TRIES:
                 self._note("conntrack.unusable", "warning", error=outcome.failure.message)
             return
-        self.backoffs.succeeded(scope)
+        self.backoffs.succeeded(FLUSHES)
         if tries >= TRIES:
             self._note("conntrack.usable_again", "info")
         for ip in effect.addresses:
@@ -137,9 +144,10 @@ class Reuse(Operations):
         """When there is something to do about what cools. While a flush is under way its outcome comes first, and
         while none is possible the end of the back-off does."""
         times = [self._cooled_at] if self._cooled_at < math.inf else []
-        reusable_at = -math.inf
+        if not self._has_candidates() or not self._may_flush(now):
+            return times
+        if self.unflushed or self.cooled:
+            times.append(self._pause_ends)
         if self.waiting and self.inventory.cooling:
-            reusable_at = next(iter(self.inventory.cooling.values())) + self.targets.reuse_cooling_after
-        pause_ends = self._pause_ends if self.unflushed or self.cooled else -math.inf
-        sooner = [at for at in (reusable_at, pause_ends) if at > now]
-        return times + sooner if sooner and self._may_flush(now) else times
+            times.append(next(iter(self.inventory.cooling.values())) + self.targets.reuse_cooling_after)
+        return [at for at in times if at > now]
