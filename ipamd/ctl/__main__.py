@@ -1,6 +1,7 @@
 """`ipamctl`: what the daemon on this node knows, as tables for people and JSON for programs.
 
-Exit codes: 0 done, 1 the daemon is not there or refused, 2 the command line is wrong.
+Exit codes: 0 done, 1 the daemon is not there or refused, 2 the command line is wrong. `ipamctl doctor` needs no
+daemon; see `ipamd.ctl.doctor` for its own.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
+    if args.command == "doctor":
+        from ipamd.ctl import doctor
+
+        return doctor.run(args.config, as_json=args.output == "json")
     view, _ = COMMANDS[args.command]
     with grpc.insecure_channel(f"unix:{args.socket}") as channel:
         try:
@@ -70,6 +75,17 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (_, help_text) in COMMANDS.items():
         commands.add_parser(name, help=help_text, description=help_text.capitalize() + ".", parents=[common])
+    text = "look for what on this host will keep pods from working, and say what helps; needs no daemon"
+    doctor = commands.add_parser(
+        "doctor",
+        help=text,
+        description=text.capitalize() + ". Run it as root.",
+        epilog="exit codes: 0 nothing to do, 1 something fails, 2 wrong command line, 3 something warns",
+        parents=[common],
+    )
+    doctor.add_argument(
+        "--config", type=Path, metavar="FILE", help="the daemon's settings (default: /etc/ipamd/config.toml)"
+    )
     return parser.parse_args(argv, argparse.Namespace(socket=DEFAULT_SOCKET, output="table"))
 
 

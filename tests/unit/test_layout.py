@@ -15,13 +15,23 @@ ALLOWED = {
     "ipamd/pool": ("ipamd.pool",),
     "ipamd/cloud": ("ipamd.cloud", "ipamd.pool.model", "ipamd.settings"),
     "ipamd/host": ("ipamd.host", "ipamd.pool.model", "ipamd.settings"),
+    "ipamd/doctor": ("ipamd.doctor", "ipamd.host", "ipamd.install", "ipamd.settings"),
     "ipamd/ledger": ("ipamd.ledger", "ipamd.pool.model"),
     "ipamd/api": ("ipamd", "cni_shim.names"),
     "ipamd/ctl": ("ipamd", "ipamd.ctl", "ipamd.api.v1"),
     "cni_shim": ("cni_shim",),
 }
 # Nothing that runs on a real instance may lean on the simulator.
-NOT_BELOW_SIM = ("ipamd/api", "ipamd/ctl", "ipamd/cloud", "ipamd/host", "ipamd/ledger", "ipamd/pool", "cni_shim")
+NOT_BELOW_SIM = (
+    "ipamd/api",
+    "ipamd/ctl",
+    "ipamd/cloud",
+    "ipamd/doctor",
+    "ipamd/host",
+    "ipamd/ledger",
+    "ipamd/pool",
+    "cni_shim",
+)
 
 
 def imports(file: Path) -> set[str]:

@@ -1,0 +1,142 @@
+"""The kernel: what it lacks, how it is set, and which chains of others drop what it forwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ipamd.doctor.facts import Facts, drops_forwarded
+from ipamd.doctor.report import Finding, fail, note, ok, warn
+from ipamd.host import owners
+
+
+def privileges(facts: Facts) -> Iterator[Finding]:
+    check = "root"
+    if not facts.is_root:
+        yield fail(check, "not run as root: most of this can't be seen", "sudo ipamctl doctor")
+    elif facts.unreadable:
+        yield fail(check, facts.unreadable, "see the message")
+    else:
+        yield ok(check, "the kernel's tables can be read")
+
+
+def nftables(facts: Facts) -> Iterator[Finding]:
+    check = "nftables"
+    if not facts.nft:
+        yield fail(
+            check, "there is no nft command", "install the package nftables (apt, dnf or yum install nftables)"
+        )
+    elif facts.missing and facts.is_root:
+        what = "; ".join(f"{name}: {words}" for name, words in facts.missing.items())
+        remedy = "boot a kernel that has them, or load its modules: modprobe nf_tables nft_ct nft_fib_inet nft_nat"
+        yield fail(check, f"the kernel lacks {what}", remedy)
+    else:
+        yield ok(check, f"{facts.nft}, and the kernel has what our table needs")
+
+
+def forwarding(facts: Facts) -> Iterator[Finding]:
+    check = "IPv4 forwarding"
+    if facts.sysctls.get("ipv4/ip_forward") == "1":
+        yield ok(check, "on")
+        return
+    remedy = "sysctl -w net.ipv4.ip_forward=1, and let no file in /etc/sysctl.d set it to 0"
+    yield warn(check, "off: no pod is reached from outside of the node until the daemon turns it on", remedy)
+
+
+def ipv6(facts: Facts) -> Iterator[Finding]:
+    check = "IPv6"
+    if facts.sysctls.get("ipv6/conf/all/disable_ipv6", "1") == "0":
+        yield ok(check, "enabled")
+        return
+    remedy = "if pods are to have IPv6: sysctl -w net.ipv6.conf.all.disable_ipv6=0 (no ipv6.disable=1 at boot)"
+    yield note(check, "disabled: pods have IPv4 alone", remedy)
+
+
+def reverse_path(facts: Facts) -> Iterator[Finding]:
+    """The kernel takes the larger of the two values for each link (Documentation/networking/ip-sysctl.rst)."""
+    check = "rp_filter"
+    if not facts.enis:
+        yield note(check, "could not tell: no ENI found")
+        return
+    every = _number(facts.sysctls.get("ipv4/conf/all/rp_filter"))
+    strict = [
+        eni.link.name
+        for eni in facts.enis
+        if max(every, _number(facts.sysctls.get(f"ipv4/conf/{eni.link.name}/rp_filter"))) == 1
+    ]
+    if not strict:
+        yield ok(check, "no ENI is strict about where packets come from")
+        return
+    found = f"strict on {', '.join(strict)}: packets for pods that come in by another ENI than the main route's drop"
+    lines = " ".join(f"net.ipv4.conf.{name}.rp_filter=2" for name in strict)
+    remedy = f"sysctl -w {lines} (the daemon does it when it starts; look in /etc/sysctl.d for who sets it back)"
+    yield warn(check, found, remedy)
+
+
+def mtu(facts: Facts) -> Iterator[Finding]:
+    check = "MTU"
+    if not facts.enis:
+        yield note(check, "could not tell: no ENI found")
+        return
+    host = facts.settings.host
+    sizes = {eni.link.name: eni.link.mtu for eni in facts.enis}
+    troubles = []
+    if host.mtu and any(size != host.mtu for size in sizes.values()):
+        wrong = ", ".join(f"{name} {size}" for name, size in sizes.items() if size != host.mtu)
+        remedy = f"let nothing but ipamd set it: it sets host.mtu ({host.mtu}) when it starts; or set host.mtu = 0"
+        troubles.append(warn(check, f"host.mtu is {host.mtu}, but {wrong}", remedy))
+    elif len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        remedy = "set host.mtu to what all of them and the way beyond can carry, for instance 9001"
+        troubles.append(warn(check, f"ENIs differ: {listed}", remedy))
+    biggest = max(sizes.values(), default=0)
+    wide = [link.name for link in facts.pods if biggest and link.mtu > biggest]
+    if wide:
+        found = f"larger on pods' links than on any ENI ({biggest}): {', '.join(wide[:5])}"
+        remedy = "start these pods anew, or raise the ENIs' MTU again: ip link set dev ENI mtu N"
+        troubles.append(warn(check, found, remedy))
+    yield from troubles or [ok(check, "ENIs and pods' links agree")]
+
+
+def forward_chains(facts: Facts) -> Iterator[Finding]:
+    check = "forward chains"
+    troubles = []
+    for chain in facts.chains:
+        name = f"{chain.family} {chain.table} {chain.name}"
+        if drops_forwarded(chain) and (chain.family, chain.table) not in facts.forwards_pods:
+            owner = _owner(facts, chain.family, chain.table)
+            target = "DOCKER-USER" if owner == "Docker" else chain.name
+            remedy = (
+                f"nft insert rule {chain.family} {chain.table} {target} iifname 'ipm*' accept; nft insert rule "
+                f"{chain.family} {chain.table} {target} oifname 'ipm*' accept (with each boot: in /etc/nftables.conf "
+                "or a unit of its own)"
+            )
+            whose = f" ({owner})" if owner else ""
+            troubles.append(
+                warn(check, f"chain {name}{whose} drops what no rule of it accepts, pods' packets", remedy)
+            )
+    if any(table.name == "firewalld" for table in facts.tables):
+        remedy = "firewall-cmd --permanent --zone=trusted --add-interface=ipm+ && firewall-cmd --reload"
+        troubles.append(warn(check, "firewalld rejects what is forwarded between zones", remedy))
+    yield from troubles or [ok(check, "none drops pods' packets")]
+
+
+def legacy_iptables(facts: Facts) -> Iterator[Finding]:
+    check = "iptables-legacy"
+    if facts.legacy_tables:
+        tables = ", ".join(sorted(facts.legacy_tables))
+        found = f"its tables are in use ({tables}): their rules count too, and are not looked at here"
+        yield note(check, found, "look for marks and policies with iptables-legacy-save")
+    else:
+        yield ok(check, "not in use")
+
+
+CHECKS = (privileges, nftables, forwarding, ipv6, reverse_path, mtu, forward_chains, legacy_iptables)
+
+
+def _owner(facts: Facts, family: str, table: str) -> str:
+    names = ["", *(chain.name for chain in facts.chains if (chain.family, chain.table) == (family, table))]
+    return next((owner for name in names if (owner := owners.of_chain(table, name))), "")
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdigit() else 0

@@ -1,0 +1,71 @@
+"""Other networks on this host: what of them is in the way, and what just lives beside us."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ipamd.doctor.facts import Facts
+from ipamd.doctor.report import Finding, fail, note, ok, warn
+from ipamd.host import owners
+from ipamd.install import CONFLIST
+
+# Software that gives pods a network, as `owners` calls it.
+_NETWORKS = ("AWS VPC CNI", "Calico", "Cilium", "flannel", "Weave Net")
+
+
+def clashes(facts: Facts) -> Iterator[Finding]:
+    """What the daemon refuses to start for."""
+    check = "clashes"
+    for clash in facts.clashes:
+        owner = f" (probably {clash.owner})" if clash.owner else ""
+        yield fail(check, f"{clash.what}{owner}", clash.remedy)
+    if not facts.clashes and not facts.unreadable:
+        yield ok(check, "nobody else uses our tables, priorities, mark bits, groups or nft table")
+
+
+def other_networks(facts: Facts) -> Iterator[Finding]:
+    check = "other pod networks"
+    seen: dict[str, list[str]] = {}
+    for link in facts.links:
+        seen.setdefault(owners.of_link(link.name), []).append(f"link {link.name}")
+    for chain in facts.chains:
+        seen.setdefault(owners.of_chain(chain.table, chain.name), []).append(f"chain {chain.name}")
+    found = [(name, seen[name]) for name in _NETWORKS if name in seen]
+    for name, signs in found:
+        more = f" and {len(signs) - 1} more" if len(signs) > 1 else ""
+        remedy = "its pods go on working; when the last is gone, remove it and what it left (a reboot does)"
+        yield note(check, f"{name}: {signs[0]}{more}", remedy)
+    if not found:
+        yield ok(check, "no sign of another one")
+
+
+def conflists(facts: Facts) -> Iterator[Finding]:
+    """A runtime takes the first file in the order of names (containerd and CRI-O: max_conf_num 1)."""
+    check = "CNI configuration"
+    folder = facts.settings.cni.conf_dir
+    if folder is None:
+        yield note(check, "cni.conf_dir is empty: the daemon writes no configuration")
+        return
+    below = facts.root / folder.relative_to("/")
+    names = sorted(path.name for path in _listed(below) if path.suffix in (".conf", ".conflist", ".json"))
+    before = [name for name in names if name < CONFLIST]
+    after = [name for name in names if name > CONFLIST]
+    if before:
+        remedy = f"once its pods are gone: mv {folder / before[0]} {folder / before[0]}.off"
+        yield fail(check, f"{', '.join(before)} in {folder} comes before {CONFLIST}: runtimes use that", remedy)
+    elif after and CONFLIST not in names:
+        found = f"{', '.join(after)} in {folder}: runtimes use it until the daemon can serve and writes {CONFLIST}"
+        yield warn(check, found, f"mv {folder / after[0]} {folder / after[0]}.off")
+    else:
+        yield ok(check, f"nothing in {folder} comes before {CONFLIST}")
+
+
+CHECKS = (clashes, other_networks, conflists)
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
