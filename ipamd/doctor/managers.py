@@ -61,7 +61,7 @@ def networkd_links(facts: Facts) -> Iterator[Finding]:
         if not matched or truthy(last(matched[1], "Link", "Unmanaged")):
             continue
         remedy = (
-            f"write /etc/systemd/network/05-ipamd-enis.network: [Match] Type=ether Name=!{facts.primary} Kind=!* "
+            f"write /etc/systemd/network/05-ipamd-enis.network: [Match] Driver=ena ixgbevf vif Name=!{facts.primary} "
             "[Link] Unmanaged=yes, then networkctl reload"
         )
         rival = last(matched[1], "Network", "DHCP").lower() in ("yes", "true", "ipv4", "1", "on")

@@ -1,0 +1,339 @@
+"""The doctor's checks over facts and over folders as hosts have them: each finds its trouble, and only that."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ipamd.doctor import CHECKS, Finding, State, examine, exit_code, kernel, managers, metadata, neighbours
+from ipamd.doctor.facts import Eni, Facts
+from ipamd.doctor.imds import Answer
+from ipamd.host.clashes import Clash
+from ipamd.host.others import AnyChain, AnyLink, AnyTable
+from ipamd.install import write_drop_ins
+from ipamd.settings import Settings
+
+PRIMARY = Eni(AnyLink(2, "ens5", "02:00:00:00:10:00", 9001, 0), True, "ena")
+SECONDARY = Eni(AnyLink(3, "ens6", "02:00:00:00:10:01", 9001, 0), False, "ena")
+POD = AnyLink(7, "ipm0123456789a", "0a:59:00:00:00:01", 9001, 1501, "veth")
+
+
+@pytest.fixture
+def healthy(tmp_path: Path) -> Facts:
+    """A node in order."""
+    return Facts(
+        tmp_path,
+        Settings(),
+        links=(PRIMARY.link, SECONDARY.link, POD),
+        enis=(PRIMARY, SECONDARY),
+        sysctls={"ipv4/ip_forward": "1", "ipv6/conf/all/disable_ipv6": "0", "ipv4/conf/all/rp_filter": "0"},
+        mac_origins={POD.name: "3"},
+        nft="/usr/sbin/nft",
+        metadata=Answer(200, "", 2),
+    )
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def only(check: Any, facts: Facts) -> Finding:
+    (finding,) = check(facts)
+    assert isinstance(finding, Finding)
+    if finding.state in (State.WARN, State.FAIL):
+        assert finding.remedy
+    return finding
+
+
+def with_settings(facts: Facts, **sections: dict[str, Any]) -> Facts:
+    return replace(facts, settings=Settings.model_validate(sections))
+
+
+def test_a_node_in_order(healthy: Facts) -> None:
+    findings = list(examine(healthy))
+    assert len(findings) == len(CHECKS) and {finding.state for finding in findings} == {State.OK}
+    assert exit_code(findings) == 0
+
+
+@pytest.mark.parametrize(("states", "code"), [("", 0), ("ok note", 0), ("ok warn note", 3), ("warn fail ok", 1)])
+def test_exit_codes(states: str, code: int) -> None:
+    assert exit_code(Finding("c", State(state), "f") for state in states.split()) == code
+
+
+@pytest.mark.parametrize(
+    ("check", "changed", "state", "words"),
+    [
+        (kernel.privileges, {"is_root": False}, "fail", "not run as root"),
+        (kernel.privileges, {"unreadable": "the kernel does not tell"}, "fail", "does not tell"),
+        (kernel.nftables, {"nft": ""}, "fail", "no nft"),
+        (kernel.nftables, {"missing": {"route look-ups": "No such file"}}, "fail", "route look-ups: No such file"),
+        (kernel.forwarding, {"sysctls": {"ipv4/ip_forward": "0"}}, "warn", "off"),
+        (kernel.ipv6, {"sysctls": {"ipv6/conf/all/disable_ipv6": "1"}}, "note", "disabled"),
+        (kernel.ipv6, {"sysctls": {}}, "note", "disabled"),
+        (kernel.reverse_path, {"sysctls": {"ipv4/conf/ens6/rp_filter": "1"}}, "warn", "on ens6:"),
+        (kernel.reverse_path, {"sysctls": {"ipv4/conf/all/rp_filter": "1"}}, "warn", "on ens5, ens6:"),
+        (kernel.reverse_path, {"enis": ()}, "note", "could not tell"),
+        (kernel.mtu, {"enis": ()}, "note", "could not tell"),
+        (kernel.legacy_iptables, {"legacy_tables": frozenset({"nat"})}, "note", "nat"),
+        (kernel.forward_chains, {"tables": (AnyTable("inet", "firewalld"),)}, "warn", "firewalld"),
+        (metadata.service, {"metadata": Answer(403)}, "fail", "disabled"),
+        (metadata.service, {"metadata": Answer(0, "timed out")}, "fail", "timed out"),
+        (metadata.service, {"metadata": Answer(502)}, "fail", "502"),
+        (metadata.hop_limit, {"metadata": Answer(200, "", 1)}, "warn", "no pod"),
+        (metadata.hop_limit, {"metadata": Answer(200, "", None)}, "note", "could not tell"),
+        (metadata.hop_limit, {"metadata": Answer(403)}, "note", "could not tell"),
+        (
+            neighbours.clashes,
+            {"clashes": (Clash("a rule", "Calico", "k", "do"),)},
+            "fail",
+            "a rule (probably Calico)",
+        ),
+        (neighbours.other_networks, {"links": (AnyLink(9, "cali1", "", 1500, 0),)}, "note", "Calico: link cali1"),
+        (neighbours.other_networks, {"chains": (AnyChain("ip", "nat", "AWS-SNAT-CHAIN-0"),)}, "note", "AWS VPC CNI"),
+        (managers.mac_policy, {"mac_origins": {POD.name: "1"}}, "fail", POD.name),
+    ],
+)
+def test_each_check_finds_its_trouble(
+    healthy: Facts, check: Any, changed: dict[str, Any], state: str, words: str
+) -> None:
+    finding = only(check, replace(healthy, **changed))
+    assert finding.state == state and words in finding.found
+
+
+def test_the_larger_rp_filter_counts(healthy: Facts) -> None:
+    sysctls = {"ipv4/conf/all/rp_filter": "2", "ipv4/conf/ens5/rp_filter": "1"}
+    assert only(kernel.reverse_path, replace(healthy, sysctls=sysctls)).state == State.OK
+
+
+def test_pods_kept_from_the_metadata_need_no_hop(healthy: Facts) -> None:
+    facts = with_settings(replace(healthy, metadata=Answer(200, "", 1)), host={"pod_imds": "block"})
+    assert only(metadata.hop_limit, facts).state == State.OK
+
+
+def test_mtus(healthy: Facts) -> None:
+    small = Eni(replace(SECONDARY.link, mtu=1500), False)
+    assert "ens5 9001, ens6 1500" in only(kernel.mtu, replace(healthy, enis=(PRIMARY, small))).found
+    assert "host.mtu is 1400, but ens5 9001" in only(kernel.mtu, with_settings(healthy, host={"mtu": 1400})).found
+    lower = replace(healthy, enis=(small,), links=(small.link, POD))
+    assert POD.name in only(kernel.mtu, lower).found
+
+
+def test_a_forward_chain_that_drops(healthy: Facts) -> None:
+    drop = AnyChain("ip", "filter", "FORWARD", 2, 0, "filter", accepts=False)
+    docker = replace(healthy, chains=(drop, AnyChain("ip", "filter", "DOCKER-USER")))
+    finding = only(kernel.forward_chains, docker)
+    assert finding.state == State.WARN and "Docker" in finding.found and "DOCKER-USER" in finding.remedy
+    accepted = replace(docker, forwards_pods=frozenset({("ip", "filter")}))
+    assert only(kernel.forward_chains, accepted).state == State.OK
+    for harmless in (replace(drop, accepts=True), replace(drop, hook=1), replace(drop, family="bridge")):
+        assert only(kernel.forward_chains, replace(healthy, chains=(harmless,))).state == State.OK
+
+
+@pytest.mark.parametrize(
+    ("names", "state", "words"),
+    [
+        (["05-calico.conflist", "10-ipamd.conflist"], "fail", "05-calico.conflist"),
+        (["10-aws.conflist"], "fail", "10-aws.conflist"),
+        (["87-podman-bridge.conflist"], "warn", "87-podman"),
+        (["10-ipamd.conflist", "87-podman-bridge.conflist"], "ok", ""),
+        (["05-calico.conflist.off", "README"], "ok", ""),
+        ([], "ok", ""),
+    ],
+)
+def test_conflists(healthy: Facts, names: list[str], state: str, words: str) -> None:
+    write(healthy.root, {f"etc/cni/net.d/{name}": "" for name in names})
+    finding = only(neighbours.conflists, healthy)
+    assert finding.state == state and words in finding.found
+
+
+# Managers
+
+
+@pytest.fixture
+def networkd(healthy: Facts) -> Facts:
+    return replace(healthy, processes=frozenset({"systemd-network"}))
+
+
+NO_RULES = "[Network]\nManageForeignRoutingPolicyRules=no\n"
+NO_BOTH = NO_RULES + "ManageForeignRoutes=no\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "state"),
+    [
+        ({}, "fail"),
+        ({"etc/systemd/networkd.conf": NO_BOTH}, "ok"),
+        ({"etc/systemd/networkd.conf": NO_RULES}, "warn"),
+        ({"etc/systemd/networkd.conf": "# [Network]\n#ManageForeignRoutingPolicyRules=no\n"}, "fail"),
+        ({"usr/lib/systemd/networkd.conf.d/10-x.conf": NO_BOTH}, "ok"),
+        (
+            {"usr/lib/systemd/networkd.conf.d/10-x.conf": NO_BOTH, "etc/systemd/networkd.conf.d/10-x.conf": ""},
+            "fail",
+        ),
+        (
+            {
+                "etc/systemd/networkd.conf.d/10-x.conf": NO_BOTH,
+                "run/systemd/networkd.conf.d/20-y.conf": "[Network]\nManageForeignRoutingPolicyRules=yes\n",
+            },
+            "fail",
+        ),
+        (
+            {
+                "etc/systemd/networkd.conf": "[Network]\nManageForeignRoutingPolicyRules=yes\n",
+                "run/systemd/networkd.conf.d/10-x.conf": NO_BOTH,
+            },
+            "ok",
+        ),
+    ],
+)
+def test_networkd_and_the_rules_of_others(networkd: Facts, files: dict[str, str], state: str) -> None:
+    write(networkd.root, files)
+    assert only(managers.networkd_foreign, networkd).state == state
+
+
+def test_networkd_that_starts_with_the_next_boot(healthy: Facts) -> None:
+    wants = healthy.root / "etc/systemd/system/multi-user.target.wants/systemd-networkd.service"
+    wants.parent.mkdir(parents=True)
+    wants.symlink_to("/lib/systemd/system/systemd-networkd.service")
+    assert "enabled" in only(managers.networkd_foreign, healthy).found
+    write_drop_ins(healthy.root / "etc")
+    assert only(managers.networkd_foreign, healthy).state == State.OK
+
+
+DHCP = "[Match]\n{}\n[Network]\nDHCP=yes\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "states"),
+    [
+        ({"80-all.network": DHCP.format("Name=en*")}, ["fail"]),
+        ({"80-all.network": DHCP.format("Name=en* ipm*")}, ["warn", "fail"]),
+        ({"80-all.network": DHCP.format("Type=ether")}, ["warn", "fail"]),
+        ({"80-all.network": DHCP.format("Driver=ena")}, ["fail"]),
+        ({"80-all.network": "[Match]\nName=en*\n[Network]\nAddress=10.0.0.7/24\n"}, ["warn"]),
+        ({"80-all.network": DHCP.format("Name=en*") + "[DHCPv4]\nUseRoutes=no\n"}, ["warn"]),
+        ({"80-all.network": DHCP.format("Name=!ens6 !ipm*")}, ["ok"]),
+        ({"80-all.network": DHCP.format("Name=ens5")}, ["ok"]),
+        ({"80-all.network": DHCP.format("MACAddress=02:00:00:00:10:01")}, ["fail"]),
+        ({"80-all.network": "[Match]\n[Network]\nDHCP=yes\n"}, ["ok"]),
+        (
+            {
+                "80-all.network": DHCP.format("Name=en*"),
+                "10-mine.network": "[Match]\nName=ens6\n[Link]\nUnmanaged=yes",
+            },
+            ["ok"],
+        ),
+        (
+            {"80-all.network": DHCP.format("Name=en*"), "80-all.network.d/x.conf": "[Link]\nUnmanaged=yes\n"},
+            ["ok"],
+        ),
+    ],
+)
+def test_network_files_that_match_our_links(networkd: Facts, files: dict[str, str], states: list[str]) -> None:
+    write(networkd.root, {f"etc/systemd/network/{name}": text for name, text in files.items()})
+    findings = list(managers.networkd_links(networkd))
+    assert [finding.state for finding in findings] == states
+
+
+def test_a_masked_network_file_does_not_count(networkd: Facts) -> None:
+    write(networkd.root, {"usr/lib/systemd/network/80-ec2.network": DHCP.format("Driver=ena")})
+    assert only(managers.networkd_links, networkd).state == State.FAIL
+    (networkd.root / "etc/systemd/network").mkdir(parents=True)
+    (networkd.root / "etc/systemd/network/80-ec2.network").symlink_to("/dev/null")
+    assert only(managers.networkd_links, networkd).state == State.OK
+
+
+def test_what_it_tells_to_write_for_enis_helps(networkd: Facts) -> None:
+    write(networkd.root, {"usr/lib/systemd/network/80-ec2.network": DHCP.format("Driver=ena")})
+    remedy = only(managers.networkd_links, networkd).remedy
+    told = re.search(r"/(etc/systemd/network/\S+): (\[Match\].*Unmanaged=yes)", remedy)
+    assert told
+    write(networkd.root, {told[1]: re.sub(r" (?=\S+=|\[)|(?<=\]) ", "\n", told[2])})
+    assert only(managers.networkd_links, networkd).state == State.OK
+    # The primary stays with networkd.
+    found = managers._network_for(networkd, PRIMARY.link, "ena")
+    assert found is not None and found[0].name == "80-ec2.network"
+
+
+def test_the_drop_ins_content_every_check(networkd: Facts) -> None:
+    facts = replace(networkd, processes=frozenset({"systemd-network", "NetworkManager"}), enis=(PRIMARY,))
+    write(
+        facts.root,
+        {
+            "usr/lib/systemd/network/80-all.network": DHCP.format("Type=ether"),
+            "usr/lib/systemd/network/99-default.link": LINK,
+        },
+    )
+    checks = managers.CHECKS
+    before = {finding.state for check in checks for finding in check(facts)}
+    assert {State.FAIL, State.WARN, State.NOTE} <= before
+    write_drop_ins(facts.root / "etc")
+    assert {finding.state for check in checks for finding in check(facts)} == {State.OK}
+
+
+LINK = "[Match]\nOriginalName=*\n[Link]\nNamePolicy=keep\nMACAddressPolicy=persistent\n"
+
+
+def test_mac_policy_is_graded_by_what_it_does(healthy: Facts) -> None:
+    assert only(managers.mac_policy, healthy).state == State.OK
+    write(healthy.root, {"usr/lib/systemd/network/99-default.link": LINK})
+    assert only(managers.mac_policy, healthy).state == State.NOTE
+    drawn = replace(healthy, mac_origins={POD.name: "0"})
+    assert only(managers.mac_policy, drawn).state == State.FAIL
+
+
+@pytest.mark.parametrize(
+    ("files", "states"),
+    [
+        ({}, ["warn", "fail"]),
+        ({"etc/NetworkManager/conf.d/a.conf": "[keyfile]\nunmanaged-devices=interface-name:ipm*;driver:ena"}, ["ok"]),
+        ({"etc/NetworkManager/NetworkManager.conf": "[keyfile]\nunmanaged-devices=interface-name:ipm*\n"}, ["fail"]),
+        ({"lib/udev/rules.d/85-nm-unmanaged.rules": 'ENV{ID_NET_DRIVER}=="veth", ENV{NM_UNMANAGED}="1"'}, ["fail"]),
+        ({"etc/NetworkManager/conf.d/a.conf": "[keyfile]\nunmanaged-devices=*,except:interface-name:ens5\n"}, ["ok"]),
+        ({"etc/NetworkManager/conf.d/a.conf": "[keyfile]\nunmanaged-devices=*,except:driver:ena"}, ["fail"]),
+        (
+            {
+                "usr/lib/NetworkManager/conf.d/z.conf": "[keyfile]\nunmanaged-devices=interface-name:ens6\n",
+                "etc/NetworkManager/conf.d/a.conf": "[keyfile]\nunmanaged-devices+=interface-name:ipm*\n",
+            },
+            ["ok"],
+        ),
+        (
+            {
+                "usr/lib/NetworkManager/conf.d/z.conf": "[keyfile]\nunmanaged-devices=interface-name:ens6\n",
+                "etc/NetworkManager/conf.d/a.conf": "[keyfile]\nunmanaged-devices=interface-name:ipm*\n",
+            },
+            ["fail"],
+        ),
+    ],
+)  # fmt: skip
+def test_network_manager(healthy: Facts, files: dict[str, str], states: list[str]) -> None:
+    facts = replace(healthy, processes=frozenset({"NetworkManager"}))
+    write(healthy.root, files)
+    findings = list(managers.network_manager(facts))
+    assert [finding.state for finding in findings] == states
+
+
+def test_nm_cloud_setup(healthy: Facts) -> None:
+    write(healthy.root, {"usr/lib/systemd/system/nm-cloud-setup.timer": ""})
+    assert only(managers.nm_cloud_setup, healthy).state == State.OK
+    write(healthy.root, {"etc/systemd/system/timers.target.wants/nm-cloud-setup.timer": ""})
+    assert only(managers.nm_cloud_setup, healthy).state == State.FAIL
+
+
+@pytest.mark.parametrize("name", ["99-vpc-policy-routes.rules", "53-ec2-network-interfaces.rules"])
+def test_ec2_net_utils(healthy: Facts, name: str) -> None:
+    write(healthy.root, {f"usr/lib/udev/rules.d/{name}": "ACTION"})
+    finding = only(managers.ec2_net_utils, healthy)
+    assert finding.state == State.WARN
+    (healthy.root / "etc/udev/rules.d").mkdir(parents=True)
+    (healthy.root / "etc/udev/rules.d" / name).symlink_to("/dev/null")
+    assert f"ln -s /dev/null /etc/udev/rules.d/{name}" in finding.remedy
+    assert only(managers.ec2_net_utils, healthy).state == State.OK
