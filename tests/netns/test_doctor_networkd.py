@@ -7,6 +7,7 @@ doctor says about networkd is true, and what it proposes helps.
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from ipamd.install import write_drop_ins
+from tests.netns.boxed import box, until
 
 pytestmark = pytest.mark.netns
 
@@ -120,3 +122,27 @@ def test_systemd_reads_the_drop_in(tmp_path: Path) -> None:
         text=True,
     )
     assert done.stdout.index("ManageForeignRoutes=yes") < done.stdout.index("ManageForeignRoutes=no")
+
+
+async def test_what_it_removes_from_a_running_node_comes_back_and_it_is_named(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix, POOL_MINIMUM_IPS=12) as (daemon, _vpc):
+        await daemon.ready()
+        await daemon.settled(12)
+        networkd = Networkd(daemon.node.netns, tmp_path)
+        (tmp_path / "etc/systemd/network").mkdir(parents=True)
+        (tmp_path / "etc/systemd/network/20-other.network").write_text(ETHERNET.replace("eth* ipm*", "eth5"))
+        rules = networkd.ip("rule show")
+        assert "1501:" in rules
+        enter = networkd.running()
+        await asyncio.to_thread(enter.__enter__)
+        try:
+            await asyncio.to_thread(networkd.until, "Removing foreign routing policy rule")
+            told = await daemon.seen("host.repaired")
+            assert told["by"].startswith("systemd-network (pid "), told
+
+            async def restored() -> bool:
+                return networkd.ip("rule show") == rules
+
+            await until(restored, "the rules are back")
+        finally:
+            await asyncio.to_thread(enter.__exit__, None, None, None)
