@@ -84,6 +84,10 @@ class Node:
 
         return self.place.run(lambda: asyncio.run(steps()))
 
+    def ip(self, command: str) -> str:
+        """ip(8), with these arguments."""
+        return self.run("ip", *command.split())
+
     def run(self, *argv: str, stdin: str = "") -> str:
         """A command on the node."""
         command = ["ip", "netns", "exec", self.spec.netns, *argv]
