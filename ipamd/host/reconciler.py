@@ -78,9 +78,14 @@ class Reconciler:
             # Asked for within the lock: what was right when the wait began may not be any more.
             self._audit_at = self._clock() + _until_audit()
             node = await self._node()
-            applied = await self._network.apply(node, self._is_withheld)
-            culprits = {sign.what: sign.by for sign in self._signs.values()}
-            self._signs.clear()
+            # Taken before the look: what is done to the kernel from here on may be seen by the next one only.
+            signs, self._signs = self._signs, {}
+            try:
+                applied = await self._network.apply(node, self._is_withheld)
+            except BaseException:
+                self._signs = signs | self._signs
+                raise
+        culprits = {sign.what: sign.by for sign in signs.values()}
         self._tell(applied, culprits)
 
     async def run(self) -> None:

@@ -6,6 +6,7 @@ The stage is that of the node's network (`node_stage`): three ENIs, a pod on eac
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import subprocess
 import time
@@ -320,3 +321,48 @@ def test_a_dump_that_was_interrupted_is_repeated(stage: Topology, monkeypatch: p
     monkeypatch.setattr(rtnetlink.netlink, "messages", interrupt_once)
     rules = netns.run_in(stage.node, lambda: rtnetlink.rules(2, 158))
     assert interrupted and len(rules) == 6
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_done_while_pods_come_and_go_all_is_right_in_the_end(
+    stage: Topology, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(disputes, "FREE_REPAIRS", 1000)
+    monkeypatch.setattr(reconciler, "FREE_REPAIRS", 1000)
+    chance = random.Random(seed)
+
+    async def steps(keeper: Keeper) -> None:
+        before = state(stage)
+        for i in range(40):
+            pod = PodNetwork(f"10.0.1.{100 + i}", f"ipm-{i}", 1)
+            keeper.node = replace(keeper.node, pods=(*keeper.node.pods, pod))
+            stage.ip(
+                stage.node,
+                f"link add {pod.link} group 1501 type veth peer name eth9 netns {stage.place('pod1')}",
+                f"link set {pod.link} up",
+                f"route replace {pod.address}/32 dev {pod.link} scope link table 1500 protocol 158",
+            )
+            damage = chance.choice([*DAMAGE.values(), None])
+            if damage is None:
+                stage.nft(stage.node, "flush ruleset\n")
+            else:
+                force(stage, damage)
+            await asyncio.sleep(chance.choice([0, 0.02, 0.15]))
+            stage.ip(stage.node, f"link delete {pod.link}")
+            await asyncio.sleep(0)
+            keeper.node = replace(keeper.node, pods=tuple(p for p in keeper.node.pods if p != pod))
+        try:
+            async with asyncio.timeout(10):
+                while state(stage) != before:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            assert state(stage) == before, keeper.logs[-20:]  # noqa: B904
+        assert not keeper.reconciler.health().error
+
+    kept(stage, steps)
+
+
+def force(stage: Topology, commands: list[str]) -> None:
+    """As much of it as can be done: the last damage may not be repaired yet."""
+    argv = ["ip", "-n", stage.node, "-force", "-batch", "-"]
+    subprocess.run(argv, input="\n".join(commands), text=True, capture_output=True)
