@@ -124,8 +124,8 @@ def legacy_iptables(facts: Facts) -> Iterator[Finding]:
     check = "iptables-legacy"
     if facts.legacy_tables:
         tables = ", ".join(sorted(facts.legacy_tables))
-        found = f"its tables are in use ({tables}): their rules count too, and are not looked at here"
-        yield note(check, found, "look for marks and policies with iptables-legacy-save")
+        found = f"its tables are in use ({tables}): their rules count too, and a policy of theirs is not looked at"
+        yield note(check, found, "look for policy DROP in the output of iptables-legacy-save")
     else:
         yield ok(check, "not in use")
 

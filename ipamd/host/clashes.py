@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from ipamd.host import mark_users, others, owners
+from ipamd.host import legacy_iptables, mark_users, others, owners
 from ipamd.host.mark_users import MarkUse
 from ipamd.host.others import AnyChain, AnyLink, AnyRoute, AnyRule, AnyTable
 from ipamd.settings import MOST_ENIS, HostSettings
@@ -75,8 +75,11 @@ def _look(settings: HostSettings) -> tuple[Found, bool]:
     chains = tuple(others.chains())
     own = any(_is_own(table, settings, chains) for table in tables)
     marks, complete = mark_users.mark_uses(("inet", settings.nft_table) if own else ("", ""))
+    parts, legacy_chains = legacy_iptables.parts()
+    marks += mark_users.legacy_mark_uses(parts)
     rules, routes, links = others.rules(), others.routes(), others.links()
-    return Found(tuple(rules), tuple(routes), tuple(links), tables, chains, tuple(marks)), complete
+    found = Found(tuple(rules), tuple(routes), tuple(links), tables, (*chains, *legacy_chains), tuple(marks))
+    return found, complete
 
 
 def compare(settings: HostSettings, found: Found) -> list[Clash]:
@@ -226,7 +229,7 @@ def _marks(settings: HostSettings, found: Found) -> Iterator[Clash]:
             word for word, mask in (("set", use.raises | use.clears), ("test", use.tests)) if mask & hurt
         )
         yield Clash(
-            f"nft table {use.family} {use.table}, chain {use.chain}: rules {verb} bits {hurt:#x} of the {use.mark}",
+            f"table {use.family} {use.table}, chain {use.chain}: rules {verb} bits {hurt:#x} of the {use.mark}",
             owners.of_chain(use.table, use.chain),
             _mark_setting(settings, hurt),
             _other_bits(settings, found),

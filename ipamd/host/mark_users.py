@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ipamd.host import netlink, others
+from ipamd.host.legacy_iptables import Part
 from ipamd.host.others import AnyChain
 
 PACKET, CONNECTION = "packet mark", "connection mark"
@@ -55,7 +56,8 @@ class _Value:
 
 
 def mark_uses(but: tuple[str, str]) -> tuple[list[MarkUse], bool]:
-    """Those of all chains but the table `but` (family, name), and whether all rules were read within the budget.
+    """Those of all nftables chains but the table `but` (family, name), and whether all rules were read within the
+    budget.
 
     Blocks for up to a few seconds on a host with a hundred thousand rules. Raises `HostError`.
     """
@@ -68,13 +70,28 @@ def mark_uses(but: tuple[str, str]) -> tuple[list[MarkUse], bool]:
         if not any(sign in expressions for sign in _SIGNS):
             continue
         table, chain = _text(fields.get(1)), _text(fields.get(2))
-        if (family, table) == but:
-            continue
-        for mark, raises, clears, tests in _follow(expressions):
-            key = (family, table, chain, mark)
-            before = found.get(key, MarkUse(*key))
-            found[key] = MarkUse(*key, before.raises | raises, before.clears | clears, before.tests | tests)
+        if (family, table) != but:
+            _add(found, (family, table, chain), _follow(expressions))
     return sorted(found.values()), True
+
+
+def legacy_mark_uses(parts: list[Part]) -> list[MarkUse]:
+    """Those of iptables-legacy."""
+    found: dict[tuple[str, str, str, str], MarkUse] = {}
+    for part in parts:
+        _add(found, (part.family, part.table, part.chain), _xtables(part.name, part.revision, part.info))
+    return sorted(found.values())
+
+
+def _add(
+    found: dict[tuple[str, str, str, str], MarkUse],
+    place: tuple[str, str, str],
+    uses: Iterator[tuple[str, int, int, int]],
+) -> None:
+    for mark, raises, clears, tests in uses:
+        key = (*place, mark)
+        before = found.get(key, MarkUse(*key))
+        found[key] = MarkUse(*key, before.raises | raises, before.clears | clears, before.tests | tests)
 
 
 def harmful(use: MarkUse, bits: int, chain: AnyChain | None) -> int:

@@ -81,6 +81,19 @@ NFT = CHAIN + "nft add rule ip other c "
         ("iptables-nft -t mangle -A FORWARD -m mark --mark 0x40/0x60 -j DROP", "host.mark_mask", ["test bits 0x60"]),
         ("ip6tables-nft -t mangle -A FORWARD -m connmark --mark 0x4/0x4 -j DROP", "host.mark_mask", ["ip6 mangle"]),
         (
+            "iptables-legacy -t mangle -A PREROUTING -j MARK --set-mark 0x1",
+            "host.mark_mask",
+            ["mangle-legacy, chain PR"],
+        ),
+        ("iptables-legacy -t mangle -A FORWARD -j MARK --set-mark 0x1000", "host.mark_mask", ["set bits 0x7f"]),
+        ("iptables-legacy -A FORWARD -p udp -m mark --mark 0x40/0x60 -j DROP", "host.mark_mask", ["test bits 0x60"]),
+        ("ip6tables-legacy -t mangle -A OUTPUT -j CONNMARK --restore-mark", "host.mark_mask", ["chain OUTPUT"]),
+        (
+            "iptables-legacy -N KUBE-X; iptables-legacy -A KUBE-X -m connmark --mark 1 -j DROP",
+            "host.mark_mask",
+            ["chain KUBE-X", "probably Kubernetes"],
+        ),
+        (
             "iptables-nft -t mangle -N ISTIO_INBOUND; iptables-nft -t mangle -A ISTIO_INBOUND -j MARK --set-mark 1",
             "host.mark_mask",
             ["probably Istio"],
@@ -127,6 +140,8 @@ def test_the_setting_that_it_names_helps(host: Host, commands: str, moved: dict[
         "iptables-nft -t mangle -A PREROUTING -i eni+ -j CONNMARK --restore-mark --mask 0x80",
         "iptables-nft -t mangle -A PREROUTING -j CONNMARK --set-mark 0x80/0x80",
         "iptables-nft -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT",
+        "iptables-legacy -t nat -A PREROUTING -j MARK --or-mark 0x4000; iptables-legacy -t mangle -A PREROUTING "
+        "-i eni+ -j CONNMARK --restore-mark --mask 0x80; iptables-legacy -t mangle -A PREROUTING -j MARK --set-mark 0x4000",
         # What only clears is no harm before our own chain and in the host's own packets.
         NFT % ("prerouting", "-150") + "meta mark set 0x1000",
         NFT % ("output", "0") + "meta mark set 0x1000",
