@@ -35,9 +35,7 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
     if args.command == "doctor":
-        from ipamd.ctl import doctor
-
-        return doctor.run(args.config, as_json=args.output == "json")
+        return _doctor(args)
     view, _ = COMMANDS[args.command]
     with grpc.insecure_channel(f"unix:{args.socket}") as channel:
         try:
@@ -45,12 +43,30 @@ def main(argv: list[str] | None = None) -> int:
         except grpc.RpcError as error:
             print(f"ipamctl: {_explain(error, args.socket)}", file=sys.stderr)
             return 1
+    _show(json.dumps(answer.data, indent=2) if args.output == "json" else render(answer))
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    # Only here: the other commands need neither the settings nor what reads the kernel.
+    from ipamd.ctl import doctor
+    from ipamd.settings import SettingsError
+
     try:
-        print(json.dumps(answer.data, indent=2) if args.output == "json" else render(answer), flush=True)
+        text, code = doctor.examined(args.config, as_json=args.output == "json")
+    except SettingsError as error:
+        print(*(f"ipamctl: {line}" for line in str(error).splitlines()), sep="\n", file=sys.stderr)
+        return 1
+    _show(text)
+    return code
+
+
+def _show(text: str) -> None:
+    try:
+        print(text, flush=True)
     except BrokenPipeError:
         # `ipamctl pods | head`: the reader has seen enough. What is left in the buffer goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

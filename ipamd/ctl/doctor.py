@@ -6,7 +6,6 @@ Exit codes: 0 nothing to do, 1 something fails or the settings can't be read, 3 
 from __future__ import annotations
 
 import json
-import sys
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
@@ -20,19 +19,13 @@ from ipamd.doctor import Finding, State, examine, exit_code, gather
 _WIDTH = 100
 
 
-def run(config: Path | None, *, as_json: bool) -> int:
-    try:
-        loaded = settings.load(config)
-    except settings.SettingsError as error:
-        for line in str(error).splitlines():
-            print(f"ipamctl: {line}", file=sys.stderr)
-        return 1
+def examined(config: Path | None, *, as_json: bool) -> tuple[str, int]:
+    """What to print, and the exit code. Raises `SettingsError`."""
+    loaded = settings.load(config)
     findings = list(examine(gather(loaded.settings)))
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))
-    else:
-        print(_table(findings))
-    return exit_code(findings)
+        return json.dumps([asdict(finding) for finding in findings], indent=2), exit_code(findings)
+    return _table(findings), exit_code(findings)
 
 
 def _table(findings: list[Finding]) -> str:

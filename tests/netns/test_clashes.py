@@ -141,7 +141,8 @@ def test_the_setting_that_it_names_helps(host: Host, commands: str, moved: dict[
         "iptables-nft -t mangle -A PREROUTING -j CONNMARK --set-mark 0x80/0x80",
         "iptables-nft -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT",
         "iptables-legacy -t nat -A PREROUTING -j MARK --or-mark 0x4000; iptables-legacy -t mangle -A PREROUTING "
-        "-i eni+ -j CONNMARK --restore-mark --mask 0x80; iptables-legacy -t mangle -A PREROUTING -j MARK --set-mark 0x4000",
+        "-i eni+ -j CONNMARK --restore-mark --mask 0x80; "
+        "iptables-legacy -t mangle -A PREROUTING -j MARK --set-mark 0x4000",
         # What only clears is no harm before our own chain and in the host's own packets.
         NFT % ("prerouting", "-150") + "meta mark set 0x1000",
         NFT % ("output", "0") + "meta mark set 0x1000",
