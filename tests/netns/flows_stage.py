@@ -99,7 +99,7 @@ class Node:
 class Stage:
     def __init__(self, vpc: SimulatedVpc, loop: asyncio.AbstractEventLoop) -> None:
         self.vpc = vpc
-        self._loop = loop
+        self.loop = loop
         self.nodes: dict[str, Node] = {}
         self.internet = Place("internet", vpc.fabric.internet, INTERNET_HOSTS[0])
         self.internet2 = Place("internet2", vpc.fabric.internet, INTERNET_HOSTS[1])
@@ -107,7 +107,7 @@ class Stage:
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Its result: on the VPC's event loop."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
 
     @property
     def n1(self) -> Node:
