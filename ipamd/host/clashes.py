@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -56,6 +56,7 @@ class Found:
     tables: tuple[AnyTable, ...] = ()
     chains: tuple[AnyChain, ...] = ()
     marks: tuple[MarkUse, ...] = ()
+    callers: Mapping[tuple[str, str, str], set[str]] = field(default_factory=dict)
 
 
 async def find_clashes(settings: HostSettings) -> list[Clash]:
@@ -78,8 +79,12 @@ def _look(settings: HostSettings) -> tuple[Found, bool]:
     parts, legacy_chains = legacy_iptables.parts()
     marks += mark_users.legacy_mark_uses(parts)
     rules, routes, links = others.rules(), others.routes(), others.links()
-    found = Found(tuple(rules), tuple(routes), tuple(links), tables, (*chains, *legacy_chains), tuple(marks))
-    return found, complete
+    hooked = {(chain.family, chain.table, chain.name) for chain in chains if chain.hook is not None}
+    callers = mark_users.callers(
+        {(use.family, use.table) for use in marks if use.clears and (use.family, use.table, use.chain) not in hooked}
+    )
+    every = (*chains, *legacy_chains)
+    return Found(tuple(rules), tuple(routes), tuple(links), tables, every, tuple(marks), callers), complete
 
 
 def compare(settings: HostSettings, found: Found) -> list[Clash]:
@@ -222,7 +227,9 @@ def _marks(settings: HostSettings, found: Found) -> Iterator[Clash]:
     bits = settings.mark_mask | settings.main_mark
     chains = {(chain.family, chain.table, chain.name): chain for chain in found.chains}
     for use in found.marks:
-        hurt = mark_users.harmful(use, bits, chains.get((use.family, use.table, use.chain)))
+        hurt = 0
+        for chain in _reached_from(found, chains, (use.family, use.table, use.chain)):
+            hurt |= mark_users.harmful(use, bits, chain)
         if not hurt:
             continue
         verb = " and ".join(
@@ -234,6 +241,28 @@ def _marks(settings: HostSettings, found: Found) -> Iterator[Clash]:
             _mark_setting(settings, hurt),
             _other_bits(settings, found),
         )
+
+
+def _reached_from(
+    found: Found, chains: Mapping[tuple[str, str, str], AnyChain], start: tuple[str, str, str]
+) -> set[AnyChain | None]:
+    """The chains at hooks from which packets come to this one; None where that can't be told."""
+    family, table, _ = start
+    ends: set[AnyChain | None] = set()
+    seen, ahead = set(), [start]
+    while ahead:
+        place = ahead.pop()
+        chain = chains.get(place)
+        if place in seen:
+            continue
+        seen.add(place)
+        if chain is not None and chain.hook is not None:
+            ends.add(chain)
+        elif "" in (by := found.callers.get(place, {""})):
+            ends.add(None)
+        else:
+            ahead += [(family, table, name) for name in by]
+    return ends
 
 
 def _mark_setting(settings: HostSettings, bits: int) -> str:

@@ -75,6 +75,30 @@ def mark_uses(but: tuple[str, str]) -> tuple[list[MarkUse], bool]:
     return sorted(found.values()), True
 
 
+def callers(tables: set[tuple[str, str]]) -> dict[tuple[str, str, str], set[str]]:
+    """(family, table, chain) -> the chains whose rules jump or go to it, in these tables. A chain that is reached by
+    a verdict map has the caller "", which stands for any. Raises `HostError`."""
+    found: dict[tuple[str, str, str], set[str]] = {}
+    mapped: set[tuple[str, str]] = set()
+    for family, fields in others.nft_dump(others.NFT_GETRULE, others.NFT_NEWRULE) if tables else ():
+        table, chain = _text(fields.get(1)), _text(fields.get(2))
+        if (family, table) not in tables:
+            continue
+        for _, element in netlink.attributes(fields.get(4, b"")):
+            expression = dict(netlink.attributes(element))
+            words = dict(netlink.attributes(expression.get(2, b"")))
+            if _text(expression.get(1)) == "lookup" and 3 in words and _be32(words[3]) == 0:  # into the verdict
+                mapped.add((family, table))
+            elif _text(expression.get(1)) == "immediate":
+                verdict = dict(netlink.attributes(dict(netlink.attributes(words.get(2, b""))).get(2, b"")))
+                if 2 in verdict:  # NFTA_VERDICT_CHAIN
+                    found.setdefault((family, table, _text(verdict[2])), set()).add(chain)
+    for (family, table, _), by in found.items():
+        if (family, table) in mapped:
+            by.add("")
+    return found
+
+
 def legacy_mark_uses(parts: list[Part]) -> list[MarkUse]:
     """Those of iptables-legacy."""
     found: dict[tuple[str, str, str, str], MarkUse] = {}

@@ -94,6 +94,20 @@ NFT = CHAIN + "nft add rule ip other c "
             ["chain KUBE-X", "probably Kubernetes"],
         ),
         (
+            "iptables-nft -t mangle -N A; iptables-nft -t mangle -N B; iptables-nft -t mangle -A PREROUTING -j A; "
+            "iptables-nft -t mangle -A FORWARD -j B; iptables-nft -t mangle -A B -j A; "
+            "iptables-nft -t mangle -A A -j MARK --set-mark 0x1000",
+            "host.mark_mask",
+            ["chain A: rules set bits 0x7f"],
+        ),
+        (
+            "nft add table ip other; nft add chain ip other d; nft add rule ip other d meta mark set 0x1000; "
+            + NFT % ("prerouting", "-150")
+            + "tcp dport vmap '{ 80 : jump d }'",
+            "host.mark_mask",
+            ["chain d: rules set bits 0x7f"],
+        ),
+        (
             "iptables-nft -t mangle -N ISTIO_INBOUND; iptables-nft -t mangle -A ISTIO_INBOUND -j MARK --set-mark 1",
             "host.mark_mask",
             ["probably Istio"],
@@ -143,6 +157,9 @@ def test_the_setting_that_it_names_helps(host: Host, commands: str, moved: dict[
         "iptables-legacy -t nat -A PREROUTING -j MARK --or-mark 0x4000; iptables-legacy -t mangle -A PREROUTING "
         "-i eni+ -j CONNMARK --restore-mark --mask 0x80; "
         "iptables-legacy -t mangle -A PREROUTING -j MARK --set-mark 0x4000",
+        # As Cilium does for its proxy.
+        "iptables-nft -t mangle -N CILIUM_PRE_mangle; iptables-nft -t mangle -A PREROUTING -j CILIUM_PRE_mangle; "
+        "iptables-nft -t mangle -A CILIUM_PRE_mangle -p tcp -j MARK --set-xmark 0x200/0xffffffff",
         # What only clears is no harm before our own chain and in the host's own packets.
         NFT % ("prerouting", "-150") + "meta mark set 0x1000",
         NFT % ("output", "0") + "meta mark set 0x1000",
