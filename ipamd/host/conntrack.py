@@ -1,8 +1,8 @@
 """The kernel's table of tracked connections: taking addresses out of it.
 
 An entry that outlives the pod it was made for catches packets of the address's next holder: they get the old NAT and
-take the old way out, for up to five days (nf_conntrack_tcp_timeout_established). So before an address is used again
-earlier than its cooldown allows, the entries that name it are removed.
+take the old way out, for up to five days (nf_conntrack_tcp_timeout_established). So the entries that name an address
+are removed when its pod goes, and again before another pod gets it.
 
 The whole table is read and looked through here, in a thread: measured on 2 cores, 20 ms for a table of 10,000 entries
 and 190 ms for 100,000, during which the event loop was at most 3 ms late; 0.02 ms more for each entry removed. The
@@ -17,6 +17,7 @@ import asyncio
 import errno
 import ipaddress
 import os
+import re
 import socket
 import struct
 from collections.abc import Collection
@@ -104,11 +105,12 @@ def _find(table: socket.socket, family: bytes, addresses: frozenset[bytes]) -> l
     """What identifies each entry with one of the addresses, as the attributes that the kernel wrote."""
     table.send(netlink.request(IPCTNL_MSG_CT_GET, netlink.NLM_F_DUMP, 0, family))
     found: list[bytes] = []
+    # Most datagrams have none of them, and then their entries need no reading. One search for all addresses: for 110
+    # of them it takes 0.1 ms for a datagram, one by one 2 ms.
+    any_of_them = re.compile(b"|".join(map(re.escape, addresses)), re.DOTALL)
     while True:
         data = table.recv(RECEIVE)
-        promising = any(
-            address in data for address in addresses
-        )  # most datagrams are not, and then their entries need no reading
+        promising = any_of_them.search(data) is not None
         for kind, _flags, _sequence, _port, start, end in netlink.messages(data):
             if kind == netlink.NLMSG_DONE:
                 return found
