@@ -16,7 +16,7 @@ import os
 import secrets
 import subprocess
 import threading
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,13 +149,11 @@ def staged(dir: Path, hop_limit: int = 2) -> Iterator[Stage]:
     prefix = f"t{secrets.token_hex(4)}"
     nodes = {"n1": "m5.large", "n2": "m5.large"}
     with ExitStack() as stack:
-        loop = stack.enter_context(_loop())
-        vpc = stack.enter_context(
-            _entered(
-                loop,
-                SimulatedVpc.build(
+        vpc, loop = stack.enter_context(
+            on_a_thread(
+                lambda: SimulatedVpc.build(
                     dir=dir, nodes=nodes, subnets=SUBNETS, delays=AT_ONCE, prefix=prefix, hop_limit=hop_limit
-                ),
+                )
             )
         )
         stage = Stage(vpc, loop)
@@ -178,12 +176,18 @@ async def _attach_enis(vpc: SimulatedVpc, spec: SimulatedNode) -> list[EniNetwor
         eni = await cloud.create_eni(subnet.id)
         await cloud.attach_eni(eni.id, spec.instance_id, index)
         await cloud.settle([eni])
-    enis = sorted(
-        (eni.attachment.device_index, eni) for eni in cloud.enis_of(spec.instance_id) if eni.attachment is not None
-    )
-    return [
-        EniNetwork(eni.id, eni.mac, index, index == 0, eni.addresses[0], str(subnet.network)) for index, eni in enis
+    return served_enis(vpc, spec)
+
+
+def served_enis(vpc: SimulatedVpc, spec: SimulatedNode) -> list[EniNetwork]:
+    """All ENIs of the node, in the order of their index."""
+    enis = [
+        EniNetwork(eni.id, eni.mac, index, index == 0, eni.addresses[0], str(eni.subnet.network))
+        for eni in vpc.cloud.enis_of(spec.instance_id)
+        if eni.attachment is not None
+        for index in (eni.attachment.device_index,)
     ]
+    return sorted(enis, key=lambda eni: eni.device_index)
 
 
 def _add_pod(stack: ExitStack, stage: Stage, node: Node, name: str) -> Pod:
@@ -213,22 +217,13 @@ def _add_pod(stack: ExitStack, stage: Stage, node: Node, name: str) -> Pod:
 
 
 @contextmanager
-def _loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop on a thread of its own: servers answer while a test waits for an answer of theirs."""
+def on_a_thread(
+    build: Callable[[], AbstractAsyncContextManager[T]],
+) -> Iterator[tuple[T, asyncio.AbstractEventLoop]]:
+    """What is built, on an event loop of its own: servers answer while a test waits for an answer of theirs."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-@contextmanager
-def _entered(loop: asyncio.AbstractEventLoop, manager: AbstractAsyncContextManager[T]) -> Iterator[T]:
-    """The asynchronous context manager, on the loop."""
 
     async def enter() -> T:
         return await manager.__aenter__()
@@ -236,8 +231,14 @@ def _entered(loop: asyncio.AbstractEventLoop, manager: AbstractAsyncContextManag
     async def leave() -> None:
         await manager.__aexit__(None, None, None)
 
-    value = asyncio.run_coroutine_threadsafe(enter(), loop).result(60)
     try:
-        yield value
+        manager = build()
+        value = asyncio.run_coroutine_threadsafe(enter(), loop).result(60)
+        try:
+            yield value, loop
+        finally:
+            asyncio.run_coroutine_threadsafe(leave(), loop).result(60)
     finally:
-        asyncio.run_coroutine_threadsafe(leave(), loop).result(60)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
