@@ -160,7 +160,6 @@ def _routes(settings: HostSettings, found: Found, names: Mapping[int, str]) -> I
 
 
 def _rules(settings: HostSettings, found: Found) -> Iterator[Clash]:
-    bits = settings.mark_mask | settings.main_mark
     for rule in found.rules:
         if rule.protocol == settings.route_protocol:
             continue
@@ -174,13 +173,21 @@ def _rules(settings: HostSettings, found: Found) -> Iterator[Clash]:
         elif key:
             remedy = f"set {key} so that no rule of others has the same priority"
             yield Clash(f"{rule} has a priority of ours", owner, key, remedy)
-        elif hurt := rule.mask & bits:
+        elif hurt := _decided(settings, rule):
             yield Clash(
                 f"{rule} decides by bits {hurt:#x} of the packet mark",
                 owner,
                 _mark_setting(settings, hurt),
                 _other_bits(settings, found),
             )
+
+
+def _decided(settings: HostSettings, rule: AnyRule) -> int:
+    """Bits of ours by which somebody else's rule takes packets that are ours. One that comes after ours meets none of
+    them, and one for everything but a certain mark (wg-quick's) takes them whether they are marked or not."""
+    if rule.inverted or rule.priority > settings.rule_eni + MOST_ENIS:
+        return 0
+    return rule.mask & (settings.mark_mask | settings.main_mark)
 
 
 def _priority_setting(settings: HostSettings, priority: int) -> str:

@@ -6,14 +6,24 @@ bytes, in the byte order of the machine.
 
 from __future__ import annotations
 
+import os
+import socket
 import struct
 from collections.abc import Iterator
+
+from ipamd.host.errors import HostError
 
 # linux/netlink.h
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
 NLA_F_NESTED = 0x8000
 NLA_TYPE_MASK = 0x3FFF
+SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
+
+# A dump that another change interrupted shows neither the old state nor the new one.
+DUMP_ATTEMPTS = 10
+TIMEOUT = 10.0  # seconds for one answer of the kernel
+RECEIVE = 1 << 17
 
 HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
@@ -55,3 +65,43 @@ def error_code(data: bytes, start: int) -> int:
     """The errno in an NLMSG_ERROR; 0: an acknowledgement."""
     (code,) = struct.unpack_from("=i", data, start)
     return -int(code)
+
+
+Message = tuple[bytes, int, int]  # the datagram that it is in, start and end of its payload
+
+
+def dump(protocol: int, kind: int, payload: bytes, answer: int, *, strict: bool = False) -> list[Message]:
+    """Each message of type `answer`, in an answer of the kernel that was not interrupted.
+
+    `strict`: list only what the payload selects. The kernel answers at once, within the calls that read. Raises
+    OSError with what the kernel says, and `HostError` when it is interrupted again and again.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as kernel:
+        kernel.settimeout(TIMEOUT)
+        if strict:
+            kernel.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+        for attempt in range(DUMP_ATTEMPTS):
+            kernel.send(request(kind, NLM_F_DUMP, attempt, payload))
+            found = _answers(kernel, attempt, answer)
+            if found is not None:
+                return found
+    raise HostError(f"the kernel's tables changed during each of {DUMP_ATTEMPTS} reads")
+
+
+def _answers(kernel: socket.socket, sequence: int, answer: int) -> list[Message] | None:
+    """None when the dump was interrupted. Raises OSError."""
+    found: list[Message] = []
+    whole = True
+    while True:
+        data = kernel.recv(RECEIVE)
+        for kind, flags, number, _port, start, end in messages(data):
+            if number != sequence:
+                continue
+            whole &= not flags & NLM_F_DUMP_INTR
+            if kind in (NLMSG_ERROR, NLMSG_DONE):
+                code = error_code(data, start)
+                if code:
+                    raise OSError(code, os.strerror(code))
+                return found if whole else None
+            if kind == answer:
+                found.append((data, start, end))

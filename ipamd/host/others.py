@@ -7,7 +7,6 @@ Formats: linux/fib_rules.h, linux/rtnetlink.h, linux/if_link.h, linux/netfilter/
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 import sys
@@ -28,24 +27,21 @@ _NFT = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _NFT_NEWTABLE, _NFT_GETTABLE, _NFT_NEWCHAIN, _NFT_GETCHAIN = _NFT, _NFT + 1, _NFT + 3, _NFT + 4
 NFT_NEWRULE, NFT_GETRULE = _NFT + 6, _NFT + 7
 
-_RTMSG = struct.Struct(
-    "=8BI"
-)  # rtmsg and fib_rule_hdr: family first, the table fifth, the protocol (of routes) sixth
+# rtmsg and fib_rule_hdr: family first, the table fifth, the protocol (of routes) sixth, the flags last
+_RTMSG = struct.Struct("=8BI")
 _IFINFO = struct.Struct("=BxHiII")
 NFGENMSG = struct.Struct("=BBH")
 _LINK_MASK = netlink.attribute(29, struct.pack("=I", 8))  # IFLA_EXT_MASK: RTEXT_FILTER_SKIP_STATS
 
 _RTM_F_CLONED = 0x200
+_FIB_RULE_INVERT = 0x2
 _FAMILIES = {0: "", 1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}  # NFPROTO_
-
-# A dump that another change interrupted shows neither the old state nor the new one.
-DUMP_ATTEMPTS = 10
-TIMEOUT = 10.0  # seconds for one answer of the kernel
 
 
 @dataclass(frozen=True, slots=True)
 class AnyRule:
-    """A policy rule. `mask` 0: it does not look at the mark. `source` and `destination` empty: any."""
+    """A policy rule. `mask` 0: it does not look at the mark. `source` and `destination` empty: any. `inverted`: for
+    what does not match."""
 
     family: int
     priority: int
@@ -55,10 +51,11 @@ class AnyRule:
     mask: int = 0
     source: str = ""
     destination: str = ""
+    inverted: bool = False
 
     def __str__(self) -> str:
         words = [f"ip{' -6' if self.family == AF_INET6 else ''} rule {self.priority}:"]
-        words.append(f"from {self.source or 'all'}")
+        words.append(f"{'not ' if self.inverted else ''}from {self.source or 'all'}")
         if self.destination:
             words.append(f"to {self.destination}")
         if self.mask:
@@ -121,7 +118,7 @@ def rules() -> list[AnyRule]:
     """Of both families, the kernel's own too. Raises `HostError`, as all of these do."""
     found = []
     for data, start, end in _route_dumps(_RTM_GETRULE, _RTM_NEWRULE):
-        family, dst_len, src_len, _, table, *_ = _RTMSG.unpack_from(data, start)
+        family, dst_len, src_len, _, table, *_, flags = _RTMSG.unpack_from(data, start)
         if family not in (AF_INET, AF_INET6):
             continue  # multicast routing has rules, too
         fields = dict(netlink.attributes(data, start + _RTMSG.size, end))
@@ -136,6 +133,7 @@ def rules() -> list[AnyRule]:
                 _u32(fields.get(16)) if 10 in fields or 16 in fields else 0,
                 _network(family, fields.get(2), src_len),
                 _network(family, fields.get(1), dst_len),
+                bool(flags & _FIB_RULE_INVERT),
             )
         )
     return found
@@ -215,48 +213,19 @@ class NotSupportedError(HostError):
     """The kernel has no such tables."""
 
 
-def dump(protocol: int, request: int, answer: int, payload: bytes) -> list[tuple[bytes, int, int]]:
-    """(datagram, start, end) of each message of the kernel's answer, asked for until it was not interrupted.
-
-    Raises `HostError`.
-    """
+def dump(protocol: int, request: int, answer: int, payload: bytes) -> list[netlink.Message]:
+    """`netlink.dump`, which raises `HostError` alone."""
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as kernel:
-            kernel.settimeout(TIMEOUT)
-            for attempt in range(DUMP_ATTEMPTS):
-                kernel.send(netlink.request(request, netlink.NLM_F_DUMP, attempt, payload))
-                found = _answers(kernel, attempt, answer)
-                if found is not None:
-                    return found
+        return netlink.dump(protocol, request, payload, answer)
     except OSError as error:
         # Without nfnetlink there is no such socket; without nf_tables the request is invalid.
         if protocol == NETLINK_NETFILTER and error.errno in (errno.EPROTONOSUPPORT, errno.EINVAL, errno.EOPNOTSUPP):
             raise NotSupportedError("the kernel has no nftables") from error
         hint = ": run as root" if error.errno == errno.EPERM else ""
         raise HostError(f"the kernel does not tell its tables: {error.strerror or error}{hint}") from error
-    raise HostError(f"the kernel's tables changed during each of {DUMP_ATTEMPTS} reads")
 
 
-def _answers(kernel: socket.socket, sequence: int, answer: int) -> list[tuple[bytes, int, int]] | None:
-    """None when the dump was interrupted. Raises OSError."""
-    found: list[tuple[bytes, int, int]] = []
-    whole = True
-    while True:
-        data = kernel.recv(1 << 17)
-        for kind, flags, number, _port, start, end in netlink.messages(data):
-            if number != sequence:
-                continue
-            whole &= not flags & netlink.NLM_F_DUMP_INTR
-            if kind in (netlink.NLMSG_ERROR, netlink.NLMSG_DONE):
-                code = netlink.error_code(data, start)
-                if code:
-                    raise OSError(code, os.strerror(code))
-                return found if whole else None
-            if kind == answer:
-                found.append((data, start, end))
-
-
-def _route_dumps(request: int, answer: int) -> Iterator[tuple[bytes, int, int]]:
+def _route_dumps(request: int, answer: int) -> Iterator[netlink.Message]:
     for family in (AF_INET, AF_INET6):
         try:
             yield from dump(NETLINK_ROUTE, request, answer, _RTMSG.pack(family, *(0,) * 8))

@@ -8,7 +8,6 @@ of linux/rtnetlink.h, linux/fib_rules.h, linux/if_addr.h and linux/netconf.h.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 import sys
@@ -25,8 +24,6 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
 RTM_NEWNETCONF = 80
-
-SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
 
 _RTMSG = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 _RULE = struct.Struct("=8BI")  # fib_rule_hdr: family, dst_len, src_len, tos, table, -, -, action, flags
@@ -46,11 +43,6 @@ _NETCONFA_IFINDEX, _NETCONFA_FORWARDING, _NETCONFA_RP_FILTER = 1, 2, 3
 _OWN_SELECTORS = frozenset(
     {_FRA_SRC, _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL}
 )
-
-# A dump that another change interrupted shows neither the old state nor the new one.
-DUMP_ATTEMPTS = 10
-TIMEOUT = 10.0  # seconds for one answer of the kernel
-RECEIVE = 1 << 16
 
 T = TypeVar("T")
 
@@ -156,43 +148,13 @@ def read_netconf(data: bytes, start: int, end: int) -> Netconf | None:
 
 
 def _dump(kind: int, payload: bytes, answer: int, read: Callable[[bytes, int, int], T | None]) -> list[T]:
-    """Ask until an answer was not interrupted. The kernel answers at once, within the calls that read."""
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as kernel:
-            kernel.settimeout(TIMEOUT)
-            # Without it the kernel ignores what is asked of it and lists everything.
-            kernel.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
-            for attempt in range(DUMP_ATTEMPTS):
-                kernel.send(netlink.request(kind, netlink.NLM_F_DUMP, attempt, payload))
-                found = _answers(kernel, attempt, answer, read)
-                if found is not None:
-                    return found
+        found = netlink.dump(socket.NETLINK_ROUTE, kind, payload, answer, strict=True)
     except OSError as error:
         if error.errno == errno.ENOENT:
             return []  # a table without any route does not exist
         raise HostError(f"the kernel does not tell its rules, routes and addresses: {error.strerror}") from error
-    raise HostError(f"the kernel's tables changed during each of {DUMP_ATTEMPTS} reads")
-
-
-def _answers(
-    kernel: socket.socket, sequence: int, answer: int, read: Callable[[bytes, int, int], T | None]
-) -> list[T] | None:
-    """None when the dump was interrupted. Raises OSError."""
-    found: list[T] = []
-    whole = True
-    while True:
-        data = kernel.recv(RECEIVE)
-        for kind, flags, number, _port, start, end in netlink.messages(data):
-            if number != sequence:
-                continue
-            whole &= not flags & netlink.NLM_F_DUMP_INTR
-            if kind == netlink.NLMSG_ERROR or kind == netlink.NLMSG_DONE:
-                code = netlink.error_code(data, start)
-                if code:
-                    raise OSError(code, os.strerror(code))
-                return found if whole else None
-            if kind == answer and (one := read(data, start, end)) is not None:
-                found.append(one)
+    return [one for data, start, end in found if (one := read(data, start, end)) is not None]
 
 
 def _address(family: int, packed: bytes, length: int) -> str:
