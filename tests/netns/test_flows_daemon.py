@@ -19,9 +19,9 @@ from ipamd.sim.demo_node import Node as DaemonNode
 from ipamd.sim.runtimes.direct import direct
 from ipamd.sim.vpc import SimulatedVpc
 from tests.netns.flows import PROTOCOLS, Flow, name_of, ping, udp
+from tests.netns.flows_guard import spoof, token_status
 from tests.netns.flows_services import NODE_PORT, PROXIES, SERVICE, Proxy, Service, served
 from tests.netns.flows_stage import AT_ONCE, SUBNETS, Node, Pod, Stage, on_a_thread, served_enis
-from tests.netns.test_flows_guard import spoof, token_status
 
 pytestmark = pytest.mark.netns
 

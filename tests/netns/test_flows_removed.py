@@ -19,9 +19,9 @@ from ipamd.host.links import Links
 from ipamd.settings import HostSettings
 from ipamd.sim import netns
 from tests.netns.flows import LITTLE_PATIENCE, PATIENCE, tcp
+from tests.netns.flows_guard import spoof, token_status
 from tests.netns.flows_services import NODE_PORT, Service, nftables, served
 from tests.netns.flows_stage import Node, Stage, staged
-from tests.netns.test_flows_guard import spoof, token_status
 
 pytestmark = pytest.mark.netns
 

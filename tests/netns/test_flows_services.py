@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ipamd.settings import HostSettings
 from tests.netns.flows import Place, name_of, tcp, udp
 from tests.netns.flows_services import NODE_PORT, PROXIES, SERVICE, Proxy, Service, served
 from tests.netns.flows_stage import Stage, staged
@@ -99,6 +100,17 @@ def test_by_a_secondary_enis_node_port_on_to_the_other_node(
 ) -> None:
     """The reply comes in by the primary ENI and has to leave by that where the request came in."""
     by_node_port(stage, proxy, backend, client, _entrances(stage, client)[1:])
+
+
+@pytest.mark.parametrize("backend", LOCAL_BACKENDS)
+def test_by_node_port_without_snat(stage: Stage, proxy: Proxy, backend: str) -> None:
+    stage.n1.apply(HostSettings(snat=False))
+    try:
+        with served(proxy, stage.n1, Service(stage.place(backend), local=True)):
+            for entrance in _entrances(stage, "peer"):
+                assert both(stage.peer, stage.place(backend), (entrance, NODE_PORT)) == {stage.peer.address}
+    finally:
+        stage.n1.apply(HostSettings())
 
 
 def by_node_port(stage: Stage, proxy: Proxy, backend: str, client: str, entrances: list[str]) -> None:

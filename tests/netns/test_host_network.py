@@ -1,5 +1,5 @@
-"""The node's network on a real kernel: each packet takes the way it must, each rule is needed for it, and nothing
-that is not ours is touched. The stage is `node_stage`'s.
+"""What is written to a node's kernel, and what is left alone there. The stage is `node_stage`'s. Which way packets
+take, and what each object is needed for, is shown by the tests named test_flows_*.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import asyncio
 import re
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,13 +43,6 @@ def pod_to_outside(stage: Topology, pod: str = "pod1", patience: float = 10.0) -
     assert stage.connect(pod, OUTSIDE, port, listener, patience=patience) == "10.0.0.10"
 
 
-def vpc_to_pod(stage: Topology, pod: str = "pod1", patience: float = 10.0) -> None:
-    address = f"10.0.{pod[-1]}.50"
-    listener, port = stage.listen(pod, address)
-    seen = stage.connect("router", address, port, listener, source=VPC_HOST, patience=patience)
-    assert seen == VPC_HOST
-
-
 def node_port(stage: Topology, eni: int = 0, pod: str = "pod1", patience: float = 10.0) -> None:
     """In by one ENI's own address, on to a pod that is on another."""
     target = f"10.0.{pod[-1]}.50"
@@ -63,20 +56,6 @@ def node_port_of_a_secondary_eni(stage: Topology, patience: float = 10.0) -> Non
     node_port(stage, 1, "pod2", patience)
 
 
-def service_to_vpc(stage: Topology, patience: float = 10.0) -> None:
-    """To a virtual address outside the VPC's CIDRs, which stands for a host inside: that decides."""
-    listener, port = stage.listen("router", VPC_HOST)
-    stage.nft(stage.node, _dnat(f"ip daddr 172.20.0.1 tcp dport 80 dnat to {VPC_HOST}:{port}"))
-    assert stage.connect("pod1", "172.20.0.1", 80, listener, patience=patience) == "10.0.1.50"
-
-
-def service_to_outside(stage: Topology, patience: float = 10.0) -> None:
-    """The other way round: a virtual address inside the VPC's CIDRs for a host outside."""
-    listener, port = stage.listen("router", OUTSIDE)
-    stage.nft(stage.node, _dnat(f"ip daddr 10.0.200.1 tcp dport 80 dnat to {OUTSIDE}:{port}"))
-    assert stage.connect("pod1", "10.0.200.1", 80, listener, patience=patience) == "10.0.0.10"
-
-
 def _dnat(rule: str) -> str:
     return f"""table ip service
 delete table ip service
@@ -87,78 +66,6 @@ table ip service {{
   }}
 }}
 """
-
-
-def test_every_way(stage: Topology) -> None:
-    stage.apply()
-    for pod in ("pod0", "pod1", "pod2"):
-        pod_to_vpc(stage, pod)
-        pod_to_outside(stage, pod)
-        vpc_to_pod(stage, pod)
-    node_port(stage)
-    service_to_vpc(stage)
-    service_to_outside(stage)
-    node_port_of_a_secondary_eni(stage)
-
-
-def test_on_the_node(stage: Topology) -> None:
-    stage.apply()
-    for pod in ("pod0", "pod1"):
-        listener, port = stage.listen(pod, f"10.0.{pod[-1]}.50")
-        stage.connect("node", f"10.0.{pod[-1]}.50", port, listener)
-    for client in ("pod0", "pod2"):
-        listener, port = stage.listen("pod1", "10.0.1.50")
-        assert stage.connect(client, "10.0.1.50", port, listener) == f"10.0.{client[-1]}.50"
-    listener, port = stage.listen("node", "10.0.0.10")
-    assert stage.connect("pod1", "10.0.0.10", port, listener) == "10.0.1.50"
-
-
-def test_the_host_itself_uses_each_address_by_its_eni(stage: Topology) -> None:
-    stage.apply()
-    listener, port = stage.listen("router", VPC_HOST)
-    for address in ("10.0.0.10", "10.0.1.10", "10.0.2.10"):
-        assert stage.connect("node", VPC_HOST, port, listener, source=address) == address
-
-
-@pytest.mark.parametrize(
-    ("comment", "way"),
-    [
-        ("from a pod: choose its way out", pod_to_vpc),
-        ("by the ENI that holds the address", pod_to_vpc),
-        ("out of the VPC: by the primary ENI", pod_to_outside),
-        ("leave the VPC with the primary address", pod_to_outside),
-        ("remember by which ENI a connection came in", node_port),
-        ("a reply leaves as it came", node_port),
-        ("a reply leaves as it came", node_port_of_a_secondary_eni),
-    ],
-)
-def test_without_the_rule_packets_go_astray(stage: Topology, comment: str, way: Callable[..., None]) -> None:
-    stage.apply()
-    listing = stage.nft(stage.node, "list table inet ipamd\n")
-    chain = ""
-    for line in listing.splitlines():
-        chain = found[1] if (found := re.match(r"\s*chain (\w+)", line)) else chain
-        if f'comment "{comment}"' in line:
-            handle = line.rpartition("# handle ")[2]
-            stage.nft(stage.node, f"delete rule inet ipamd {chain} handle {handle}\n")
-            break
-    else:
-        pytest.fail(f"no rule {comment!r}")
-    with pytest.raises(TimeoutError):
-        way(stage, patience=1.0)
-    stage.apply()  # finds and repairs what was taken out
-    way(stage)
-
-
-@pytest.mark.parametrize("settings", [HostSettings(snat=False), HostSettings(snat_exclude=["198.51.100.0/24"])])
-def test_without_snat_a_pod_leaves_by_its_own_eni(prefix: str, settings: HostSettings) -> None:
-    with Topology(prefix, settings) as stage:
-        stage.nft(stage.router, "add element ip vpc inside { 198.51.100.0/24 }\n")
-        stage.apply()
-        listener, port = stage.listen("router", OUTSIDE)
-        for pod in ("pod0", "pod1"):
-            assert stage.connect(pod, OUTSIDE, port, listener) == f"10.0.{pod[-1]}.50"
-        node_port(stage)
 
 
 def test_other_bits_of_the_marks_are_left_alone(stage: Topology) -> None:
