@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from socket import AF_INET
 
 from ipamd.doctor.facts import Facts, drops_forwarded
 from ipamd.doctor.report import Finding, fail, note, ok, warn
 from ipamd.host import owners
+from ipamd.host.desired import MAIN_TABLE
 
 
 def privileges(facts: Facts) -> Iterator[Finding]:
@@ -38,8 +40,10 @@ def forwarding(facts: Facts) -> Iterator[Finding]:
     if facts.sysctls.get("ipv4/ip_forward") == "1":
         yield ok(check, "on")
         return
-    remedy = "sysctl -w net.ipv4.ip_forward=1, and let no file in /etc/sysctl.d set it to 0"
-    yield warn(check, "off: no pod is reached from outside of the node until the daemon turns it on", remedy)
+    remedy = "let no file in /etc/sysctl.d set net.ipv4.ip_forward to 0"
+    yield note(
+        check, "off: no pod is reached from outside of the node until the daemon starts and turns it on", remedy
+    )
 
 
 def ipv6(facts: Facts) -> Iterator[Finding]:
@@ -70,6 +74,29 @@ def reverse_path(facts: Facts) -> Iterator[Finding]:
     lines = " ".join(f"net.ipv4.conf.{name}.rp_filter=2" for name in strict)
     remedy = f"sysctl -w {lines} (the daemon does it when it starts; look in /etc/sysctl.d for who sets it back)"
     yield warn(check, found, remedy)
+
+
+def main_routes(facts: Facts) -> Iterator[Finding]:
+    """Somebody who gives a secondary ENI its address with the subnet's prefix length makes such a route."""
+    check = "main routing table"
+    secondary = {eni.link.index: eni.link.name for eni in facts.secondary}
+    wrong = [
+        route
+        for route in facts.routes
+        if (route.table, route.family) == (MAIN_TABLE, AF_INET) and route.index in secondary
+    ]
+    if not wrong:
+        yield ok(check, "no route in it leads out by a secondary ENI")
+        return
+    listed = ", ".join(f"{route.destination} dev {secondary[route.index]}" for route in wrong)
+    remedy = "ip route del " + "; ip route del ".join(
+        f"{route.destination} dev {secondary[route.index]}" for route in wrong
+    )
+    yield warn(
+        check,
+        f"{listed}: what the node itself or a NodePort sends there leaves by the wrong ENI, and the VPC drops it",
+        f"{remedy}; and let nothing but ipamd configure these links (see the checks of networkd and NetworkManager)",
+    )
 
 
 def mtu(facts: Facts) -> Iterator[Finding]:
@@ -130,7 +157,7 @@ def legacy_iptables(facts: Facts) -> Iterator[Finding]:
         yield ok(check, "not in use")
 
 
-CHECKS = (privileges, nftables, forwarding, ipv6, reverse_path, mtu, forward_chains, legacy_iptables)
+CHECKS = (privileges, nftables, forwarding, ipv6, reverse_path, main_routes, mtu, forward_chains, legacy_iptables)
 
 
 def _owner(facts: Facts, family: str, table: str) -> str:

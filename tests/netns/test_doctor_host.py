@@ -141,8 +141,14 @@ POD = "ip link add ipm1 {} type veth peer name pod1; ip link set ipm1 up"
     [
         ("echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter", "rp_filter", "warn", "eth0, eth1"),
         ("echo 1 > /proc/sys/net/ipv4/conf/eth1/rp_filter", "rp_filter", "warn", "eth1"),
-        ("echo 0 > /proc/sys/net/ipv4/ip_forward", "IPv4 forwarding", "warn", "off"),
+        ("echo 0 > /proc/sys/net/ipv4/ip_forward", "IPv4 forwarding", "note", "off"),
         ("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6", "IPv6", "note", "disabled"),
+        (
+            "ip addr add 10.0.1.10/24 dev eth1; ip link set eth1 up",
+            "main routing table",
+            "warn",
+            "10.0.1.0/24 dev eth1",
+        ),
         ("ip link set eth1 mtu 1400", "MTU", "warn", "eth0 1500, eth1 1400"),
         (POD.format("mtu 9001"), "MTU", "warn", "ipm1"),
         (POD.format("") + "; ip link set ipm1 address 0a:59:00:00:00:09", "udev: MACs of pods' links", "ok", "made"),

@@ -13,7 +13,7 @@ from ipamd.doctor import CHECKS, Finding, State, examine, exit_code, kernel, man
 from ipamd.doctor.facts import Eni, Facts
 from ipamd.doctor.imds import Answer
 from ipamd.host.clashes import Clash
-from ipamd.host.others import AnyChain, AnyLink, AnyTable
+from ipamd.host.others import AnyChain, AnyLink, AnyRoute, AnyTable
 from ipamd.install import write_drop_ins
 from ipamd.settings import Settings
 
@@ -74,12 +74,18 @@ def test_exit_codes(states: str, code: int) -> None:
         (kernel.privileges, {"unreadable": "the kernel does not tell"}, "fail", "does not tell"),
         (kernel.nftables, {"nft": ""}, "fail", "no nft"),
         (kernel.nftables, {"missing": {"route look-ups": "No such file"}}, "fail", "route look-ups: No such file"),
-        (kernel.forwarding, {"sysctls": {"ipv4/ip_forward": "0"}}, "warn", "off"),
+        (kernel.forwarding, {"sysctls": {"ipv4/ip_forward": "0"}}, "note", "off"),
         (kernel.ipv6, {"sysctls": {"ipv6/conf/all/disable_ipv6": "1"}}, "note", "disabled"),
         (kernel.ipv6, {"sysctls": {}}, "note", "disabled"),
         (kernel.reverse_path, {"sysctls": {"ipv4/conf/ens6/rp_filter": "1"}}, "warn", "on ens6:"),
         (kernel.reverse_path, {"sysctls": {"ipv4/conf/all/rp_filter": "1"}}, "warn", "on ens5, ens6:"),
         (kernel.reverse_path, {"enis": ()}, "note", "could not tell"),
+        (
+            kernel.main_routes,
+            {"routes": (AnyRoute(2, 254, 2, "default", 2), AnyRoute(2, 254, 2, "10.0.1.0/24", 3))},
+            "warn",
+            "10.0.1.0/24 dev ens6:",
+        ),
         (kernel.mtu, {"enis": ()}, "note", "could not tell"),
         (kernel.legacy_iptables, {"legacy_tables": frozenset({"nat"})}, "note", "nat"),
         (kernel.forward_chains, {"tables": (AnyTable("inet", "firewalld"),)}, "warn", "firewalld"),
