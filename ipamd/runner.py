@@ -23,6 +23,7 @@ from ipamd.host import EniNetwork, HostError, HostNetwork, NodeNetwork, PodNetwo
 from ipamd.ledger import Ledger, LedgerError
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
+from ipamd.pool.inventory import Eni
 from ipamd.pool.model import (
     Attachment,
     AttachmentKey,
@@ -105,6 +106,7 @@ class PoolRunner:
         self._flush_scheduled = False
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._subnet_cidrs = {identity.subnet_id: identity.subnet_cidr}
         self.reconciler = Reconciler(network, self._node_network, self._pod_at, self._device_gone, clock)
         self._retry: asyncio.TimerHandle | None = None  # set while the ledger refuses records
         self._cluster_unread = False  # what gone nodes have left could not be read the last time
@@ -358,20 +360,28 @@ class PoolRunner:
         linkless = [attachment for attachment in attachments if host_link(attachment.key) not in links]
         return await asyncio.to_thread(_without_netns, linkless)
 
-    async def _node_network(self) -> NodeNetwork:
+    def _node_network(self) -> NodeNetwork:
         """All ENIs on the node, also those that are yet to be configured: after a restart none of them may be taken
         for one that is gone."""
-        enis = []
-        for eni in list(self.pool.inventory.enis.values()):
-            if eni.state not in (EniState.CONFIGURING, EniState.READY, EniState.DRAINING):
-                continue
-            if eni.subnet_id == self._identity.subnet_id:
-                subnet_cidr = self._identity.subnet_cidr
-            else:
-                subnet_cidr = await self._cloud.subnet_cidr(eni.subnet_id)
-            enis.append(EniNetwork(eni.id, eni.mac, eni.device_index, eni.primary, eni.primary_ip, subnet_cidr))
+        enis = [
+            EniNetwork(
+                eni.id, eni.mac, eni.device_index, eni.primary, eni.primary_ip, self._subnet_cidrs[eni.subnet_id]
+            )
+            for eni in self._served()
+            if eni.subnet_id in self._subnet_cidrs
+        ]
         pods = [pod for address in self.pool.inventory.holders if (pod := self._pod_at(address))]
         return NodeNetwork(tuple(enis), self._identity.vpc_cidrs, tuple(pods))
+
+    def _served(self) -> list[Eni]:
+        states = (EniState.CONFIGURING, EniState.READY, EniState.DRAINING)
+        return [eni for eni in self.pool.inventory.enis.values() if eni.state in states]
+
+    async def _learn_subnets(self) -> None:
+        """Before the network is touched, so that nothing of it waits for EC2. Raises `CloudError`."""
+        for eni in self._served():
+            if eni.subnet_id not in self._subnet_cidrs:
+                self._subnet_cidrs[eni.subnet_id] = await self._cloud.subnet_cidr(eni.subnet_id)
 
     def _pod_at(self, address: str) -> PodNetwork | None:
         """None for an address that nobody has, or that no ENI of the node has any more."""
@@ -386,7 +396,8 @@ class PoolRunner:
 
     async def _configure_link(self, effect: do.ConfigureLink) -> str:
         link = await self._network.wait_for_link(effect.mac, LINK_TIMEOUT)
-        await self.reconciler.apply()
+        await self._learn_subnets()
+        await self.reconciler.apply(effect.eni_id)
         return link.name
 
     async def _check_unrouted(self, action: str, addresses: tuple[str, ...]) -> None:
@@ -399,7 +410,7 @@ class PoolRunner:
     async def _stop_serving(self, effect: do.DetachEni) -> None:
         """Take down what the host does for the ENI, if nobody needs it; nobody may have come to meanwhile."""
         await self._check_unrouted(effect.action, effect.addresses)
-        await self.reconciler.apply()  # the pool no longer counts it among those that serve
+        await self.reconciler.apply(effect.eni_id)  # the pool no longer counts it among those that serve
         await self._check_unrouted(effect.action, effect.addresses)
 
     async def stop(self, grace: float) -> None:

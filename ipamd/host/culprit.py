@@ -7,25 +7,27 @@ ended by then.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 ENDED = "a command that has ended, such as ip"
 PROC = Path("/proc")
 
 
-def process_behind(port: int) -> str:
-    """Such as "systemd-network (pid 412)"."""
-    if port == 0:
-        return "the kernel"
-    inode = _inode(port)
-    if inode is None:
-        return ENDED
-    link = f"socket:[{inode}]"
-    for pid in _likely_first(port):
-        if _has(pid, link):
-            return named(pid)
-    return ENDED
+def processes_behind(ports: Collection[int]) -> dict[int, str]:
+    """Such as "systemd-network (pid 412)" for each of these netlink ports.
+
+    Looks through the open files of all processes if need be, which takes a second where there are very many: not for
+    an event loop, and not for each event.
+    """
+    told = {port: "the kernel" if port == 0 else ENDED for port in ports}
+    sought = {f"socket:[{inode}]": port for port, inode in _inodes() if port in told and port != 0}
+    for pid in _likely_first(told):
+        if not sought:
+            break
+        for link in _sockets(pid) & sought.keys():
+            told[sought.pop(link)] = named(pid)
+    return told
 
 
 def named(pid: int, name: str = "") -> str:
@@ -37,29 +39,28 @@ def named(pid: int, name: str = "") -> str:
     return f"{name or 'a process that has ended'} (pid {pid})"
 
 
-def _inode(port: int) -> int | None:
+def _inodes() -> Iterator[tuple[int, int]]:
+    """(port, inode) of every rtnetlink socket in this network namespace."""
     # sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode: "Pid" is the port, Eth the netlink protocol
     try:
         lines = (PROC / "thread-self/net/netlink").read_text().splitlines()[1:]
     except OSError:
-        return None
+        return
     for line in lines:
         fields = line.split()
-        if len(fields) >= 10 and fields[1] == "0" and fields[2] == str(port):
-            return int(fields[9])
-    return None
+        if len(fields) >= 10 and fields[1] == "0":
+            yield int(fields[2]), int(fields[9])
 
 
-def _likely_first(port: int) -> Iterator[int]:
+def _likely_first(ports: Collection[int]) -> Iterator[int]:
     """A process's first netlink socket gets its pid for a port."""
-    pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()]
-    if port in pids:
-        yield port
-    yield from (pid for pid in pids if pid != port)
+    pids = {int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()}
+    yield from pids & set(ports)
+    yield from pids - set(ports)
 
 
-def _has(pid: int, link: str) -> bool:
+def _sockets(pid: int) -> set[str]:
     try:
-        return any(str(entry.readlink()) == link for entry in (PROC / str(pid) / "fd").iterdir())
+        return {str(entry.readlink()) for entry in (PROC / str(pid) / "fd").iterdir()}
     except OSError:
-        return False
+        return set()

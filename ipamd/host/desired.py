@@ -87,21 +87,31 @@ class Rule:
 @dataclass(frozen=True, slots=True, order=True)
 class Route:
     """`destination` empty: default; else a single address, or a network with its prefix length. `gateway` empty: on
-    the link itself. `index` is the link's."""
+    the link itself. `index` is the link's, 0 for a route to none. `metric` 0: what the kernel takes unasked."""
 
     table: int
     index: int
     destination: str = ""
     gateway: str = ""
     family: int = AF_INET
+    metric: int = 0
 
     @property
-    def place(self) -> tuple[int, int, str]:
-        """Of two routes with one place the kernel holds one."""
-        return self.family, self.table, self.destination
+    def place(self) -> tuple[int, int, str, int]:
+        """Of several routes with one place the first counts."""
+        return self.family, self.table, self.destination, self.metric
 
     def __str__(self) -> str:
         return f"{_flag(self.family)}route {self.destination or 'default'} table {self.table}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FoundRoute:
+    """A route as somebody made it: `protocol` tells who, `kind` is its type (1: unicast; others drop packets)."""
+
+    route: Route
+    protocol: int
+    kind: int
 
 
 @dataclass(frozen=True, slots=True, order=True)

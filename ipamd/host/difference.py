@@ -8,24 +8,32 @@ Pure. What is there already is no step, so a second look finds nothing to do.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ipamd.host.desired import Address, Desired, LinkWish, Route, Rule, Sysctl
+from ipamd.host.desired import Address, Desired, FoundRoute, LinkWish, Route, Rule, Sysctl
 from ipamd.host.links import Link
 from ipamd.host.nftables import Table
+
+RTN_UNICAST = 1  # linux/rtnetlink.h
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the kernel holds of ours, and every address and sysctl that the wish names."""
+    """What the kernel holds of ours, every address and sysctl that the wish names, and of the routes also everybody's
+    in our tables; `protocol` is that which ours carry."""
 
     sysctls: Mapping[str, str]
     addresses: frozenset[Address]
-    routes: frozenset[Route]
+    routes: frozenset[FoundRoute]
     rules: frozenset[Rule]
+    protocol: int
     table: bool  # whether the nftables table is the wanted one
+
+    def is_ours(self, found: FoundRoute) -> bool:
+        return (found.protocol, found.kind) == (self.protocol, RTN_UNICAST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +87,10 @@ class AddAddress(_Step):
 
 @dataclass(frozen=True, slots=True)
 class AddRoute(_Step):
-    """`replace` only a route of ours; somebody else's in the same place is an error."""
+    """It replaces what may stand in its place."""
 
     verb = "added"
     route: Route
-    replace: bool
 
     @property
     def what(self) -> str:
@@ -123,11 +130,11 @@ class DeleteRule(_Step):
 @dataclass(frozen=True, slots=True)
 class DeleteRoute(_Step):
     verb = "removed"
-    route: Route
+    found: FoundRoute
 
     @property
     def what(self) -> str:
-        return str(self.route)
+        return str(self.found.route)
 
 
 Step = SetSysctl | SetLink | AddAddress | AddRoute | AddRule | LoadTable | DeleteRule | DeleteRoute
@@ -143,21 +150,28 @@ def difference(wish: Desired, found: Found) -> Iterator[Step]:
     names = {each.link.index: each.link.name for each in wish.links}
     for address in sorted(wish.addresses - found.addresses):
         yield AddAddress(address, names[address.index])
-    places = {route.place for route in found.routes}
+    right = {each.route for each in found.routes if found.is_ours(each)} & wish.routes
     # On-link routes first: the default route's gateway must be reachable.
-    for route in sorted(wish.routes - found.routes, key=lambda route: (route.gateway, route)):
-        yield AddRoute(route, replace=route.place in places)
+    for route in sorted(wish.routes - right, key=lambda route: (route.gateway, route)):
+        yield AddRoute(route)
+    stray = sorted(each for each in found.routes if not (found.is_ours(each) and each.route in right))
+    wanted = {route.place for route in wish.routes}
+    in_place = Counter(each.route.place for each in stray) + Counter(route.place for route in right)
+    for each in stray:
+        # Somebody's beside ours, perhaps before it. A single one in the place of ours has just been replaced.
+        if each.route.place in wanted and in_place[each.route.place] > 1:
+            yield DeleteRoute(each)
     for rule in sorted(wish.rules - found.rules):
         yield AddRule(rule)
     if not found.table:
         yield LoadTable(wish.table)
     for rule in sorted(found.rules - wish.rules):
         yield DeleteRule(rule)
-    kept = {route.place for route in wish.routes}  # there a wanted route has replaced what was found
-    for route in sorted(found.routes - wish.routes):
-        # Whose pod is gone is for the pool to find out.
-        if route.place not in kept and route.table != wish.pods_table:
-            yield DeleteRoute(route)
+    for each in stray:
+        # What others have elsewhere in our tables is theirs; whose pod is gone is for the pool to find out.
+        leftover = each.protocol == found.protocol and each.route.table != wish.pods_table
+        if leftover and each.route.place not in wanted:
+            yield DeleteRoute(each)
 
 
 def _set_link(wish: LinkWish) -> Iterator[SetLink]:
@@ -186,5 +200,5 @@ def restores(step: Step, before: Desired) -> bool:
             return table == before.table
         case DeleteRule(rule):
             return rule not in before.rules
-        case DeleteRoute(route):
-            return route not in before.routes
+        case DeleteRoute(found):
+            return found.route not in before.routes

@@ -53,19 +53,18 @@ class Disputes:
             dispute.by, dispute.last, dispute.repairs = by, now, dispute.repairs + 1
         return dispute
 
-    def withheld(self, what: str, now: float) -> bool:
-        """Whether the next repair has to wait."""
+    def due(self, what: str) -> float:
+        """When the object may be repaired next; in the past for one that may be at once."""
         dispute = self._by_object.get(what)
-        return dispute is not None and now < dispute.last + dispute.delay
+        return 0.0 if dispute is None else dispute.last + dispute.delay
 
-    def next(self, now: float) -> float | None:
-        """When something is due: a repair that had to wait, or the end of a dispute."""
-        times = (dispute.last + wait for dispute in self._by_object.values() for wait in (dispute.delay, CALM))
-        return min((time for time in times if time > now), default=None)
+    def calm_at(self) -> float | None:
+        """When the first of them is over, if nobody touches its object until then."""
+        return min((dispute.last + CALM for dispute in self._by_object.values()), default=None)
 
     def settled(self, now: float) -> list[Dispute]:
         """Those that are over, which were open: forgotten now."""
-        over = [dispute for dispute in self._by_object.values() if now - dispute.last >= CALM]
+        over = [dispute for dispute in self._by_object.values() if now >= dispute.last + CALM]
         for dispute in over:
             del self._by_object[dispute.what]
         return [dispute for dispute in over if dispute.open]

@@ -15,7 +15,7 @@ from typing import Any
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from ipamd.host.desired import Address, Route, Rule
+from ipamd.host.desired import Address, FoundRoute, Route, Rule
 from ipamd.host.difference import SetLink
 from ipamd.host.errors import HostError
 
@@ -76,29 +76,32 @@ class Kernel:
             words |= {"src": source, "src_len": int(length or _length(rule.family))}
         return words
 
-    async def add_route(self, route: Route, *, replace: bool) -> None:
-        words = self._way(route)
+    async def add_route(self, route: Route) -> None:
+        """In the place of what is there."""
+        words = self._place(route) | {"proto": self._protocol}
         if route.gateway:
             words |= {"gateway": route.gateway, "flags": RTNH_F_ONLINK, "scope": RT_SCOPE_UNIVERSE}
         else:
             words |= {"scope": RT_SCOPE_LINK}
-        await self._do(f"ip {route}", self._route.route("replace" if replace else "add", **words))
+        await self._do(f"ip {route}", self._route.route("replace", **words))
 
-    async def delete_route(self, route: Route) -> None:
-        words = self._way(route) | {"scope": RT_SCOPE_NOWHERE}  # of any: one that names another scope finds nothing
-        await self._undo(f"ip {route}", self._route.route("del", **words))
+    async def delete_route(self, found: FoundRoute) -> None:
+        words = self._place(found.route) | {"proto": found.protocol, "type": found.kind}
+        words["scope"] = RT_SCOPE_NOWHERE  # of any: one that names another scope finds nothing
+        if found.route.gateway:
+            words["gateway"] = found.route.gateway
+        await self._undo(f"ip {found.route}", self._route.route("del", **words))
 
-    def _way(self, route: Route) -> dict[str, Any]:
+    def _place(self, route: Route) -> dict[str, Any]:
         destination = route.destination or "default"
         if route.destination and "/" not in destination:
             destination += f"/{_length(route.family)}"
-        return {
-            "family": route.family,
-            "table": route.table,
-            "oif": route.index,
-            "proto": self._protocol,
-            "dst": destination,
-        }
+        words: dict[str, Any] = {"family": route.family, "table": route.table, "dst": destination}
+        if route.index:
+            words["oif"] = route.index
+        if route.metric:
+            words["priority"] = route.metric
+        return words
 
     async def add_address(self, address: Address) -> None:
         # A single address: no route to the subnet appears in the main table, where it would pull the host's own

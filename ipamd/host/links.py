@@ -57,10 +57,16 @@ class Link:
 
 class Links:
     """Open it in the network namespace that is to be watched; close it in the end. `on_change` is told of each link
-    what it was and what it is: None for one that was not, or is no longer, there."""
+    what it was and what it is: None for one that was not, or is no longer, there. `on_loss` is told when events were
+    lost and the links have been read anew: what happened in between nobody knows."""
 
-    def __init__(self, on_change: Callable[[Link | None, Link | None], None] | None = None) -> None:
+    def __init__(
+        self,
+        on_change: Callable[[Link | None, Link | None], None] | None = None,
+        on_loss: Callable[[], None] | None = None,
+    ) -> None:
         self._on_change = on_change
+        self._on_loss = on_loss
         self._by_index: dict[int, Link] = {}
         self._by_mac: dict[str, set[int]] = {}
         self._by_name: dict[str, int] = {}
@@ -171,6 +177,8 @@ class Links:
             self._lose(index)
         if self._first_dump is not None and not self._first_dump.done():
             self._first_dump.set_result(None)
+        elif self._on_loss is not None:
+            self._on_loss()
 
     def _dump_failed(self, code: int) -> None:
         self._dumping = False

@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 
 from ipamd.host.errors import HostError
 
@@ -73,13 +74,14 @@ Message = tuple[bytes, int, int]  # the datagram that it is in, start and end of
 def dump(protocol: int, kind: int, payload: bytes, answer: int, *, strict: bool = False) -> list[Message]:
     """Each message of type `answer`, in an answer of the kernel that was not interrupted.
 
-    `strict`: list only what the payload selects. The kernel answers at once, within the calls that read. Raises
-    OSError with what the kernel says, and `HostError` when it is interrupted again and again.
+    `strict`: list only what the payload selects, if the kernel can. It answers at once, within the calls that read.
+    Raises OSError with what the kernel says, and `HostError` when it is interrupted again and again.
     """
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as kernel:
         kernel.settimeout(TIMEOUT)
         if strict:
-            kernel.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+            with suppress(OSError):  # kernels before 4.20 know nothing of it
+                kernel.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
         for attempt in range(DUMP_ATTEMPTS):
             kernel.send(request(kind, NLM_F_DUMP, attempt, payload))
             found = _answers(kernel, attempt, answer)

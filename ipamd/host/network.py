@@ -14,9 +14,10 @@ import structlog
 
 from ipamd.host import rtnetlink
 from ipamd.host.conntrack import Conntrack
-from ipamd.host.culprit import named, process_behind
-from ipamd.host.desired import Address, Desired, NodeNetwork, PodNetwork, Route, Rule, desired
+from ipamd.host.culprit import named
+from ipamd.host.desired import Address, Desired, FoundRoute, NodeNetwork, PodNetwork, Rule, desired
 from ipamd.host.difference import (
+    RTN_UNICAST,
     AddAddress,
     AddRoute,
     AddRule,
@@ -34,7 +35,7 @@ from ipamd.host.errors import HostError
 from ipamd.host.kernel import Kernel, read_sysctl, write_sysctl
 from ipamd.host.links import Link, Links, link_names
 from ipamd.host.nftables import Nftables
-from ipamd.host.rtnetlink import Netconf, Owned
+from ipamd.host.rtnetlink import FoundRule, Netconf
 from ipamd.host.watch import Seen, TableTouched, Watch
 from ipamd.settings import HostSettings
 
@@ -46,25 +47,36 @@ POD_LINK_PREFIX = "ipm"
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """Somebody changed what should be: `what` in the words of a step, `by` whom, as far as can be told. `eni` is the
-    id of an ENI whose device went. What `passed` says of by the time it is looked into needs no look."""
+    """Somebody changed what should be: `what` in the words of a step, `by` whom if that is known already, else `port`
+    is the netlink port of whoever asked the kernel for it. `eni` is the id of an ENI whose device went. What `passed`
+    says of by the time it is looked into needs no look."""
 
     what: str
-    by: str
+    by: str = ""
+    port: int = 0
     eni: str = ""
     passed: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A step that the kernel refused. `eni` is the id of the ENI that it concerns; with `pod` it concerns a single
+    pod, with neither the whole node."""
+
+    error: HostError
+    eni: str = ""
+    pod: bool = False
 
 
 @dataclass(slots=True)
 class Applied:
     """`done` are all steps taken, in order, `restored` those of them that undid what somebody else had done;
-    `withheld` are those not taken because the caller said so, `failed` those for a single pod that the kernel
-    refused."""
+    `withheld` are those not taken because the caller said so, `failed` those that the kernel refused."""
 
     done: list[Step] = field(default_factory=list)
     restored: list[Step] = field(default_factory=list)
     withheld: list[Step] = field(default_factory=list)
-    failed: list[HostError] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
 
 
 class HostNetwork:
@@ -72,8 +84,8 @@ class HostNetwork:
 
     def __init__(self, settings: HostSettings) -> None:
         self._settings = settings
-        self._links = Links(self._link_changed)
-        self._watch = Watch(self._changed, lambda: self._disturbed("events of the kernel", "a full buffer"))
+        self._links = Links(self._link_changed, self._events_lost)
+        self._watch = Watch(self._changed, self._events_lost)
         self._nftables = Nftables()
         self._conntrack = Conntrack()
         self._wish: Desired | None = None  # what was brought about last
@@ -120,8 +132,8 @@ class HostNetwork:
     async def pod_routes(self) -> dict[str, str]:
         """Address -> name of the veth that the host route of a pod leads to. Raises `HostError`."""
         settings = self._settings
-        routes = rtnetlink.routes(AF_INET, settings.route_protocol, settings.table)
-        return {route.destination: name for route in routes if (name := self._links.name_of(route.index))}
+        found = rtnetlink.routes(AF_INET, settings.route_protocol, settings.table)
+        return {each.route.destination: name for each in found if (name := self._links.name_of(each.route.index))}
 
     async def local_addresses(self) -> frozenset[str]:
         """The IPv4 addresses configured on links here, whoever put them there. Raises `HostError`."""
@@ -143,59 +155,83 @@ class HostNetwork:
         """Make the kernel serve these ENIs and pods; what is ours and belongs to none of them goes, but for routes of
         pods.
 
-        A secondary ENI whose device is not on the node is passed over, and so is a pod without a veth. Raises
-        `HostError` without the primary's device and when a step is refused that concerns an ENI; what was done until
-        then stays, and the next call goes on from there.
+        A secondary ENI whose device is not on the node is passed over, and so is a pod without a veth. A step that
+        the kernel refuses keeps none of the others, and the next call tries it again. Raises `HostError` without the
+        primary's device, and when the kernel can't be read.
         """
+        # nft takes milliseconds, in which udev may rename a link: what is written by name comes after it.
+        table = desired(self._settings, node, self._links).table
+        holds = await self._nftables.holds(table)
         wish = desired(self._settings, node, self._links)
         if wish.ipv6:
             self._watch.follow_ipv6()
-        before = self._wish
         for eni in node.enis:
             if eni not in wish.enis:
                 log.debug("host.eni_without_device", eni=eni.eni_id, mac=eni.mac)
-        # From here on changes to it are noticed: ours agree with it.
-        self._wish = wish
+        found = self._found(wish, holds and table == wish.table)
+        before, self._wish = self._wish, wish  # from here on our own changes agree with it
         self._expected = frozenset(eni.mac for eni in node.enis)
         applied = Applied()
-        try:
-            async with Kernel(self._settings.route_protocol) as kernel:
-                for step in difference(wish, await self._found(wish)):
-                    if withheld(step):
-                        applied.withheld.append(step)
-                        continue
-                    try:
-                        await self._take(kernel, step)
-                    except HostError as error:
-                        if not _is_of_pod(step, wish):
-                            raise
-                        if _exists(step):
-                            applied.failed.append(error)
-                        continue
-                    applied.done.append(step)
-                    if before is not None and restores(step, before):
-                        applied.restored.append(step)
-        except BaseException:
-            self._wish = before
-            raise
+        async with Kernel(self._settings.route_protocol) as kernel:
+            for step in difference(wish, found):
+                if withheld(step):
+                    applied.withheld.append(step)
+                    continue
+                try:
+                    await self._take(kernel, step)
+                except HostError as error:
+                    if (failure := self._failure(step, wish, error)) is not None:
+                        applied.failed.append(failure)
+                    continue
+                applied.done.append(step)
+                if before is not None and restores(step, before):
+                    applied.restored.append(step)
         return applied
 
-    async def _found(self, wish: Desired) -> Found:
+    def _found(self, wish: Desired, table: bool) -> Found:
         """What the kernel holds now. Raises `HostError`."""
         protocol = self._settings.route_protocol
         rules: frozenset[Rule] = frozenset()
-        routes: frozenset[Route] = frozenset()
+        routes: frozenset[FoundRoute] = frozenset()
         addresses: set[Address] = set()
         for family in (AF_INET, AF_INET6) if wish.ipv6 else (AF_INET,):
             rules |= rtnetlink.rules(family, protocol)
             routes |= rtnetlink.routes(family, protocol)
+            # In the tables of ENIs also what others put there. In that of the pods theirs would take reading twice.
+            for number in {route.table for route in wish.routes} - {wish.pods_table}:
+                routes |= rtnetlink.routes(family, table=number)
             addresses |= {
                 address
                 for address, length in rtnetlink.addresses(family).items()
                 if length == (32 if family == AF_INET else 128)
             }
         sysctls = {sysctl.name: read_sysctl(sysctl.name) for sysctl in wish.sysctls}
-        return Found(sysctls, frozenset(addresses), routes, rules, await self._nftables.holds(wish.table))
+        return Found(sysctls, frozenset(addresses), routes, rules, protocol, table)
+
+    def _failure(self, step: Step, wish: Desired, error: HostError) -> Failure | None:
+        """None for what concerned a link that has gone since."""
+        match step:
+            case SetLink(link):
+                index = link.index
+            case AddRoute(route) | DeleteRoute(FoundRoute(route)):
+                index = route.index
+            case AddAddress(address):
+                index = address.index
+            case _:
+                index = 0
+        if index and not _exists(index):
+            return None
+        if any(each.link.index == index for each in wish.links if each.group is not None):
+            return Failure(error, pod=True)
+        for eni in wish.enis:
+            device = self._links.by_mac(eni.mac)
+            own = device is not None and (
+                device.index == index or (isinstance(step, SetSysctl) and f"/{device.name}/" in step.sysctl.name)
+            )
+            number = self._settings.table + eni.device_index
+            if own or (isinstance(step, (AddRule, DeleteRule)) and step.rule.table == number):
+                return Failure(error, eni.eni_id)
+        return Failure(error)
 
     async def _take(self, kernel: Kernel, step: Step) -> None:
         match step:
@@ -205,56 +241,58 @@ class HostNetwork:
                 await kernel.set_link(step)
             case AddAddress(address):
                 await kernel.add_address(address)
-            case AddRoute(route, replace):
-                await kernel.add_route(route, replace=replace)
+            case AddRoute(route):
+                await kernel.add_route(route)
             case AddRule(rule):
                 await kernel.add_rule(rule)
             case LoadTable(table):
                 await self._nftables.load(table)
             case DeleteRule(rule):
                 await kernel.delete_rule(rule)
-            case DeleteRoute(route):
-                await kernel.delete_route(route)
+            case DeleteRoute(found):
+                await kernel.delete_route(found)
 
     # Noticing
 
-    def _disturbed(self, what: str, by: str, eni: str = "", passed: Callable[[], bool] = lambda: False) -> None:
-        self._on_disturbance(Disturbance(what, by, eni, passed))
+    def _events_lost(self) -> None:
+        self._on_disturbance(Disturbance("events of the kernel", "more events than could be read"))
 
     def _changed(self, seen: Seen) -> None:
         wish = self._wish
         if wish is None:
             return
         match seen.what:
-            case Owned(Rule() as rule, protocol):
+            case FoundRule(rule, protocol):
                 if (rule in wish.rules) if seen.gone else (self._is_ours(protocol) and rule not in wish.rules):
-                    self._disturbed(str(rule), process_behind(seen.port))
-            case Owned(Route() as route, protocol):
-                if self._contradicts(wish, route, protocol, seen.gone):
-                    self._disturbed(str(route), process_behind(seen.port))
+                    self._on_disturbance(Disturbance(str(rule), port=seen.port))
+            case FoundRoute(route):
+                if self._contradicts(wish, seen.what, seen.gone):
+                    self._on_disturbance(Disturbance(str(route), port=seen.port))
             case Address() as address:
                 if seen.gone and address in wish.addresses:
                     name = self._links.name_of(address.index)
-                    self._disturbed(f"address {address.address} dev {name}", process_behind(seen.port))
+                    self._on_disturbance(Disturbance(f"address {address.address} dev {name}", port=seen.port))
             case Netconf(index):
                 self._check_sysctls(wish, index)
             case TableTouched(name, process, process_name):
                 if name == wish.table.name and not self._nftables.wrote(process):
-                    self._disturbed(f"nft table inet {name}", named(process, process_name))
+                    self._on_disturbance(Disturbance(f"nft table inet {name}", named(process, process_name)))
 
     def _is_ours(self, protocol: int) -> bool:
         return protocol == self._settings.route_protocol
 
-    def _contradicts(self, wish: Desired, route: Route, protocol: int, gone: bool) -> bool:
+    def _contradicts(self, wish: Desired, found: FoundRoute, gone: bool) -> bool:
+        route = found.route
+        right = self._is_ours(found.protocol) and found.kind == RTN_UNICAST
         if route.table == wish.pods_table:
             pod = self._pod_at(route.destination)
             veth = self._links.by_name(pod.link) if pod is not None else None
-            return veth is not None and (veth.index == route.index) == gone
+            return veth is not None and (right and veth.index == route.index) == gone
         if gone:
-            return route in wish.routes
-        if route in wish.routes:
-            return not self._is_ours(protocol)
-        return self._is_ours(protocol) or any(route.place == wanted.place for wanted in wish.routes)
+            return right and route in wish.routes
+        if right and route in wish.routes:
+            return False
+        return self._is_ours(found.protocol) or any(route.place == wanted.place for wanted in wish.routes)
 
     def _check_sysctls(self, wish: Desired, index: int) -> None:
         """What the kernel tells of is only that some setting of the link, or of all links, was changed."""
@@ -266,7 +304,7 @@ class HostNetwork:
             except HostError:
                 continue  # its device is going, which has an event of its own
             if changed:
-                self._disturbed(f"sysctl net/{sysctl.name}={sysctl.value}", "a write to /proc/sys")
+                self._on_disturbance(Disturbance(f"sysctl net/{sysctl.name}={sysctl.value}", "a write to /proc/sys"))
 
     def _link_changed(self, before: Link | None, now: Link | None) -> None:
         wish = self._wish
@@ -279,9 +317,10 @@ class HostNetwork:
             # One that was never up is still being made, and one that is deleted goes down just before.
             if before.up and not now.up:
                 passed = partial(self._is_up_or_gone, link.index)
-                self._disturbed(f"link {link.name} up", "somebody", passed=passed)
-            elif before.group != now.group:
-                self._disturbed(f"link {link.name} group {before.group}", "somebody")
+                self._on_disturbance(Disturbance(f"link {link.name} up", "somebody", passed=passed))
+            wanted = next((each.group for each in wish.links if each.link.index == link.index), before.group)
+            if now.group != wanted:
+                self._on_disturbance(Disturbance(f"link {link.name} group {wanted}", "somebody"))
 
     def _is_up_or_gone(self, index: int) -> bool:
         link = self._links.by_index(index)
@@ -291,34 +330,19 @@ class HostNetwork:
         served = next((eni for eni in wish.enis if eni.mac == link.mac), None)
         if now is None:
             if served is not None and self._links.by_mac(link.mac) is None:
-                self._disturbed(f"device of {served.eni_id}", "the kernel", served.eni_id)
-        elif served is None:
-            self._disturbed(f"device with MAC {link.mac}", "the kernel")
-        elif before is not None and before.up and not now.up:
-            self._disturbed(f"link {link.name} up", "somebody")
-        elif before is not None and before.mtu != now.mtu and self._settings.mtu not in (0, now.mtu):
-            self._disturbed(f"link {link.name} mtu {self._settings.mtu}", "somebody")
+                gone = Disturbance(f"device of {served.eni_id}", "the kernel", eni=served.eni_id)
+                self._on_disturbance(gone)
+        elif served is None or before is None:
+            self._on_disturbance(Disturbance(f"device with MAC {link.mac}", "the kernel"))
+        elif before.up and not now.up:
+            self._on_disturbance(Disturbance(f"link {link.name} up", "somebody"))
+        elif before.mtu != now.mtu and self._settings.mtu not in (0, now.mtu):
+            self._on_disturbance(Disturbance(f"link {link.name} mtu {self._settings.mtu}", "somebody"))
 
 
-def _index(step: Step) -> int:
-    """Of the link that the step concerns; 0 for none."""
-    match step:
-        case SetLink(link):
-            return link.index
-        case AddRoute(route) | DeleteRoute(route):
-            return route.index
-        case _:
-            return 0
-
-
-def _is_of_pod(step: Step, wish: Desired) -> bool:
-    index = _index(step)
-    return index != 0 and any(each.link.index == index for each in wish.links if each.group is not None)
-
-
-def _exists(step: Step) -> bool:
+def _exists(index: int) -> bool:
     """Whether the link is still there, by the kernel's own word."""
     try:
-        return bool(if_indextoname(_index(step)))
+        return bool(if_indextoname(index))
     except OSError:
         return False

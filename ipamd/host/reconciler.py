@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 
+from ipamd.host.culprit import processes_behind
 from ipamd.host.desired import NodeNetwork, PodNetwork
 from ipamd.host.difference import Step
 from ipamd.host.disputes import FREE_REPAIRS, LONGEST_DELAY, Dispute, Disputes
@@ -52,7 +54,7 @@ class Reconciler:
     def __init__(
         self,
         network: HostNetwork,
-        node: Callable[[], Awaitable[NodeNetwork]],
+        node: Callable[[], NodeNetwork],
         pod_at: Callable[[str], PodNetwork | None],
         on_device_gone: Callable[[str], None],
         clock: Callable[[], float],
@@ -64,111 +66,131 @@ class Reconciler:
         self._lock = asyncio.Lock()
         self._disputes = Disputes()
         self._signs: dict[str, Disturbance] = {}  # of each object the first
-        self._disturbed = asyncio.Event()
+        self._wake = asyncio.Event()
         self._repairs = 0
         self._last: tuple[float, str, str] | None = None
         self._error = ""
-        self._retry = 0.0
+        # Points in time: the next look without a reason, the next try of what the kernel refused, and the next repair
+        # of what is disputed.
         self._audit_at = clock() + _until_audit()
+        self._retry_at: float | None = None
+        self._retry_after = 0.0
+        self._withheld_until: float | None = None
         network.listen(self._on_disturbance, pod_at)
 
-    async def apply(self) -> None:
-        """Bring about what the node should serve now. Raises `HostError`."""
+    async def apply(self, eni_id: str = "") -> None:
+        """Bring about what the node should serve now.
+
+        Raises `HostError` when something stands in the way of that ENI or of all; what stands in the way of another
+        ENI or of a pod is tried again by itself.
+        """
         async with self._lock:
-            # Asked for within the lock: what was right when the wait began may not be any more.
-            self._audit_at = self._clock() + _until_audit()
-            node = await self._node()
             # Taken before the look: what is done to the kernel from here on may be seen by the next one only.
             signs, self._signs = self._signs, {}
+            self._audit_at, self._withheld_until = self._clock() + _until_audit(), None
             try:
-                applied = await self._network.apply(node, self._is_withheld)
-            except BaseException:
+                applied = await self._network.apply(self._node(), self._is_withheld)
+            except BaseException as error:
                 self._signs = signs | self._signs
+                if isinstance(error, HostError):
+                    self._refused(error)
                 raise
-        culprits = {sign.what: sign.by for sign in signs.values()}
-        self._tell(applied, culprits)
+            self._looked(applied)
+        await self._tell(applied, signs)
+        for failure in applied.failed:
+            if not failure.pod and failure.eni in ("", eni_id):
+                raise failure.error
 
     async def run(self) -> None:
         """Watch and repair until cancelled."""
         while True:
             try:
-                async with asyncio.timeout(self._patience()):
-                    await self._disturbed.wait()
+                async with asyncio.timeout(max(self._next_look() - self._clock(), 0.0)):
+                    await self._wake.wait()
             except TimeoutError:
-                await self._repair()
+                await self._look()
                 continue
             await asyncio.sleep(GATHER)
-            self._disturbed.clear()
-            if not all(sign.passed() for sign in self._signs.values()):
-                await self._repair()
-            else:
+            self._wake.clear()
+            if all(sign.passed() for sign in self._signs.values()):
                 self._signs.clear()
+            else:
+                await self._look()
 
     def health(self) -> Health:
         at, what, by = self._last or (None, "", "")
         return Health(self._repairs, at, what, by, self._disputes.open(), self._error)
 
-    def _patience(self) -> float:
-        """Seconds until the next look, if nobody disturbs anything."""
-        if self._error:
-            return self._retry
-        now = self._clock()
-        due = self._disputes.next(now)
-        return max(min(self._audit_at, due or self._audit_at) - now, 0.0)
+    def _next_look(self) -> float:
+        """When to look at the kernel, if nobody disturbs anything until then."""
+        times = (self._audit_at, self._retry_at, self._withheld_until, self._disputes.calm_at())
+        return min(time for time in times if time is not None)
 
-    async def _repair(self) -> None:
+    async def _look(self) -> None:
         for dispute in self._disputes.settled(self._clock()):
             log.info("host.settled", what=dispute.what, repairs=dispute.repairs)
-        try:
+        with suppress(HostError):  # told already
             await self.apply()
-        except HostError as error:
-            self._failed(str(error))
 
-    def _failed(self, error: str) -> None:
-        self._retry = min(max(self._retry * 2, FIRST_RETRY), LONGEST_RETRY)
-        if error != self._error:
-            log.error("host.unrepaired", error=error, retry_in=self._retry)
-        self._error = error
+    def _looked(self, applied: Applied) -> None:
+        """Set the times of the next look."""
+        self._withheld_until = min((self._disputes.due(step.what) for step in applied.withheld), default=None)
+        if applied.failed:
+            self._refused(applied.failed[0].error)
+        elif self._error:
+            log.info("host.in_order_again")
+            self._error, self._retry_at, self._retry_after = "", None, 0.0
+
+    def _refused(self, error: HostError) -> None:
+        now = self._clock()
+        if self._retry_at is None or now >= self._retry_at:
+            self._retry_after = min(max(self._retry_after * 2, FIRST_RETRY), LONGEST_RETRY)
+            self._retry_at = now + self._retry_after
+            self._wake.set()  # whoever waits for the next look has another time to wait for
+        if str(error) != self._error:
+            log.error("host.unrepaired", error=str(error), retry_in=self._retry_after)
+        self._error = str(error)
 
     def _on_disturbance(self, disturbance: Disturbance) -> None:
         self._signs.setdefault(disturbance.what, disturbance)
-        self._disturbed.set()
+        self._wake.set()
         if disturbance.eni:
             self._on_device_gone(disturbance.eni)
 
     def _is_withheld(self, step: Step) -> bool:
-        return self._disputes.withheld(step.what, self._clock())
+        return self._clock() < self._disputes.due(step.what)
 
-    def _tell(self, applied: Applied, culprits: dict[str, str]) -> None:
-        if applied.failed:
-            self._failed(str(applied.failed[0]))
-        elif self._error:
-            log.info("host.in_order_again")
-            self._error, self._retry = "", 0.0
-        quiet = []
+    async def _tell(self, applied: Applied, signs: dict[str, Disturbance]) -> None:
+        """Of what others did."""
+        # A pod that came since the last look is known from the sign alone.
+        restored = {step.what: step for step in applied.done if step in applied.restored or step.what in signs}
         for step in applied.done:
-            # A pod that came since the last look is known from the sign alone.
-            if step not in applied.restored and step.what not in culprits:
+            if step.what not in restored:
                 log.debug("host.changed", change=str(step))
-                continue
-            by = culprits.get(step.what) or next(iter(culprits.values()), UNKNOWN)
-            now = self._clock()
-            dispute = self._disputes.repaired(step.what, by, now)
+        if not restored:
+            return
+        now = self._clock()
+        behind = await asyncio.to_thread(processes_behind, {sign.port for sign in signs.values() if not sign.by})
+        culprits = {sign.what: sign.by or behind[sign.port] for sign in signs.values()}
+        quiet: dict[str, list[str]] = {}
+        for what, step in restored.items():
+            by = culprits.get(what) or next(iter(culprits.values()), UNKNOWN)
+            dispute = self._disputes.repaired(what, by, now)
             self._repairs += 1
-            self._last = (now, step.what, by)
+            self._last = (now, what, by)
             if not dispute.open:
-                quiet.append((str(step), by))
+                quiet.setdefault(by, []).append(str(step))
             elif dispute.repairs == FREE_REPAIRS:
                 log.error(
                     "host.disputed",
-                    what=step.what,
+                    what=what,
                     by=by,
                     repairs=dispute.repairs,
                     effect=f"from now on it is repaired at most every {dispute.delay:.0f} to {LONGEST_DELAY:.0f} s",
                     remedy="run ipamctl doctor on the node",
                 )
-        for by in dict.fromkeys(by for _, by in quiet):
-            log.warning("host.repaired", what=[what for what, who in quiet if who == by], by=by)
+        for by, what_done in quiet.items():
+            log.warning("host.repaired", what=what_done, by=by)
 
 
 def _until_audit() -> float:

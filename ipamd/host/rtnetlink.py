@@ -17,7 +17,7 @@ from socket import AF_INET, AF_INET6
 from typing import TypeVar
 
 from ipamd.host import netlink
-from ipamd.host.desired import Address, Route, Rule
+from ipamd.host.desired import Address, FoundRoute, Route, Rule
 from ipamd.host.errors import HostError
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -29,11 +29,12 @@ _RTMSG = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol
 _RULE = struct.Struct("=8BI")  # fib_rule_hdr: family, dst_len, src_len, tos, table, -, -, action, flags
 _IFADDR = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
 
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
-_RTN_UNICAST = 1
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 5, 6, 15
+_IP6_RT_PRIO_USER = 1024  # linux/ipv6_route.h: the metric of an IPv6 route for which none was asked
 _RTM_F_CLONED = 0x200  # an exception that the kernel learnt, such as a path's MTU
 _FRA_SRC, _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_FWMASK = 2, 6, 10, 14, 15, 16
 _FRA_PROTOCOL = 21
+_SUPPRESS_NOTHING = struct.pack("=i", -1)
 _FR_ACT_TO_TBL = 1
 _FIB_RULE_INVERT = 0x2
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
@@ -48,10 +49,10 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Owned:
-    """A rule or route and the rtm_protocol that it carries: who made it."""
+class FoundRule:
+    """A rule as somebody made it: `protocol` tells who."""
 
-    what: Rule | Route
+    rule: Rule
     protocol: int
 
 
@@ -65,18 +66,16 @@ class Netconf:
 def rules(family: int, protocol: int) -> frozenset[Rule]:
     """Those with that protocol that select by nothing but mark and source. Raises `HostError`."""
     found = _dump(RTM_GETRULE, _RULE.pack(family, *(0,) * 8), RTM_NEWRULE, read_rule)
-    return frozenset(o.what for o in found if o.protocol == protocol and isinstance(o.what, Rule))
+    return frozenset(each.rule for each in found if each.protocol == protocol)
 
 
-def routes(family: int, protocol: int, table: int = 0) -> frozenset[Route]:
-    """Those with that protocol, in that table or in all. Raises `HostError`."""
+def routes(family: int, protocol: int = 0, table: int = 0) -> frozenset[FoundRoute]:
+    """Those with that protocol, or of everybody (0), in that table, or in all (0). Raises `HostError`."""
     words = netlink.attribute(_RTA_TABLE, struct.pack("=I", table)) if table else b""
     payload = _RTMSG.pack(family, 0, 0, 0, 0, protocol, 0, 0, 0) + words
     found = _dump(RTM_GETROUTE, payload, RTM_NEWROUTE, read_route)
     # Kernels without strict dumps (before 4.20) ignore what was asked for.
-    return frozenset(
-        o.what for o in found if o.protocol == protocol and isinstance(o.what, Route) and table in (0, o.what.table)
-    )
+    return frozenset(each for each in found if protocol in (0, each.protocol) and table in (0, each.route.table))
 
 
 def addresses(family: int) -> dict[Address, int]:
@@ -84,7 +83,7 @@ def addresses(family: int) -> dict[Address, int]:
     return dict(_dump(RTM_GETADDR, _IFADDR.pack(family, 0, 0, 0, 0), RTM_NEWADDR, read_address))
 
 
-def read_rule(data: bytes, start: int, end: int) -> Owned | None:
+def read_rule(data: bytes, start: int, end: int) -> FoundRule | None:
     """None for one that is not of the kind that we write."""
     family, dst_len, src_len, tos, table, _, _, action, flags = _RULE.unpack_from(data, start)
     if family not in (AF_INET, AF_INET6) or action != _FR_ACT_TO_TBL or flags & _FIB_RULE_INVERT or dst_len or tos:
@@ -92,7 +91,7 @@ def read_rule(data: bytes, start: int, end: int) -> Owned | None:
     priority = mark = mask = protocol = 0
     source = ""
     for kind, value in netlink.attributes(data, start + _RULE.size, end):
-        if kind not in _OWN_SELECTORS:
+        if kind not in _OWN_SELECTORS or (kind == _FRA_SUPPRESS_PREFIXLEN and value != _SUPPRESS_NOTHING):
             return None
         if kind == _FRA_PRIORITY:
             priority = _u32(value)
@@ -106,16 +105,16 @@ def read_rule(data: bytes, start: int, end: int) -> Owned | None:
             protocol = value[0]
         elif kind == _FRA_SRC:
             source = _address(family, value, src_len)
-    return Owned(Rule(priority, table, mark, mask if mark else 0, source, family), protocol)
+    return FoundRule(Rule(priority, table, mark, mask, source, family), protocol)
 
 
-def read_route(data: bytes, start: int, end: int) -> Owned | None:
-    """None for one that leads to no link, or that the kernel learnt by itself."""
+def read_route(data: bytes, start: int, end: int) -> FoundRoute | None:
+    """None for one that the kernel learnt by itself."""
     family, dst_len, _, _, table, protocol, _, kind_of_route, flags = _RTMSG.unpack_from(data, start)
-    if family not in (AF_INET, AF_INET6) or kind_of_route != _RTN_UNICAST or flags & _RTM_F_CLONED:
+    if family not in (AF_INET, AF_INET6) or flags & _RTM_F_CLONED:
         return None
     destination = gateway = ""
-    index = 0
+    index = metric = 0
     for kind, value in netlink.attributes(data, start + _RTMSG.size, end):
         if kind == _RTA_DST:
             destination = _address(family, value, dst_len)
@@ -125,7 +124,11 @@ def read_route(data: bytes, start: int, end: int) -> Owned | None:
             index = _u32(value)
         elif kind == _RTA_TABLE:
             table = _u32(value)
-    return Owned(Route(table, index, destination, gateway, family), protocol)
+        elif kind == _RTA_PRIORITY:
+            metric = _u32(value)
+    if family == AF_INET6 and metric == _IP6_RT_PRIO_USER:
+        metric = 0
+    return FoundRoute(Route(table, index, destination, gateway, family, metric), protocol, kind_of_route)
 
 
 def read_address(data: bytes, start: int, end: int) -> tuple[Address, int] | None:
@@ -153,7 +156,9 @@ def _dump(kind: int, payload: bytes, answer: int, read: Callable[[bytes, int, in
     except OSError as error:
         if error.errno == errno.ENOENT:
             return []  # a table without any route does not exist
-        raise HostError(f"the kernel does not tell its rules, routes and addresses: {error.strerror}") from error
+        raise HostError(
+            f"the kernel does not tell its rules, routes and addresses: {error.strerror or error}"
+        ) from error
     return [one for data, start, end in found if (one := read(data, start, end)) is not None]
 
 

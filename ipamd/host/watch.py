@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import structlog
 
 from ipamd.host import netlink
-from ipamd.host.desired import Address
+from ipamd.host.desired import Address, FoundRoute
 from ipamd.host.errors import HostError
 from ipamd.host.links import DATAGRAMS_PER_TURN, RECEIVE_BUFFER, SO_RCVBUFFORCE
 from ipamd.host.rtnetlink import (
@@ -26,8 +26,8 @@ from ipamd.host.rtnetlink import (
     RTM_NEWNETCONF,
     RTM_NEWROUTE,
     RTM_NEWRULE,
+    FoundRule,
     Netconf,
-    Owned,
     read_address,
     read_netconf,
     read_route,
@@ -65,7 +65,7 @@ class TableTouched:
 class Seen:
     """A change. `gone` tells a removal; `port` is the netlink port of who asked for it, 0 for the kernel itself."""
 
-    what: Owned | Address | Netconf | TableTouched
+    what: FoundRule | FoundRoute | Address | Netconf | TableTouched
     gone: bool = False
     port: int = 0
 
@@ -139,7 +139,7 @@ class Watch:
 
     def _understand_route(self, data: bytes) -> None:
         for kind, _flags, _sequence, port, start, end in netlink.messages(data):
-            what: Owned | Address | Netconf | None = None
+            what: FoundRule | FoundRoute | Address | Netconf | None = None
             if kind in (RTM_NEWROUTE, RTM_DELROUTE):
                 what = read_route(data, start, end)
             elif kind in (RTM_NEWRULE, RTM_DELRULE):

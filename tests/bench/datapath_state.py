@@ -105,11 +105,8 @@ def _check(stage: Stage) -> None:
 
 
 def _reconciler(network: HostNetwork, node: NodeNetwork) -> Reconciler:
-    async def wanted() -> NodeNetwork:
-        return node
-
     pods = {pod.address: pod for pod in node.pods}
-    return Reconciler(network, wanted, pods.get, lambda eni: None, time.monotonic)
+    return Reconciler(network, lambda: node, pods.get, lambda eni: None, time.monotonic)
 
 
 @asynccontextmanager

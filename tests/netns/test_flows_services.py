@@ -92,7 +92,6 @@ def test_by_node_port_on_to_the_other_node(stage: Stage, proxy: Proxy, backend: 
     by_node_port(stage, proxy, backend, client, [stage.n1.spec.primary_ip])
 
 
-@pytest.mark.xfail(run=False, reason="not yet: what comes back from the other node leaves by the primary ENI")
 @pytest.mark.parametrize("client", ["peer", "n2", "n2.2"])
 @pytest.mark.parametrize("backend", REMOTE_BACKENDS)
 def test_by_a_secondary_enis_node_port_on_to_the_other_node(

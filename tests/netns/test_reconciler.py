@@ -19,7 +19,21 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from ipamd.host import HostNetwork, NodeNetwork, PodNetwork, Reconciler, disputes, reconciler, rtnetlink
+from ipamd.host import (
+    HostError,
+    HostNetwork,
+    NodeNetwork,
+    PodNetwork,
+    Reconciler,
+    disputes,
+    links,
+    netlink,
+    reconciler,
+    rtnetlink,
+)
+from ipamd.host.culprit import processes_behind
+from ipamd.host.desired import Rule
+from ipamd.host.kernel import Kernel
 from ipamd.sim import netns
 from tests.netns.node_stage import ENIS, NODE, Topology
 
@@ -45,7 +59,7 @@ class Keeper:
         self.looks = 0
         self.reconciler = Reconciler(network, self._node, self._pod_at, self.gone.append, time.monotonic)
 
-    async def _node(self) -> NodeNetwork:
+    def _node(self) -> NodeNetwork:
         self.looks += 1
         return self.node
 
@@ -290,24 +304,117 @@ def test_lost_events_are_made_up_for(stage: Topology) -> None:
     kept(stage, steps)
 
 
-def test_what_can_not_be_repaired_is_told_once_and_tried_again(stage: Topology) -> None:
+def test_what_can_not_be_repaired_keeps_nothing_else_and_is_told_once(
+    stage: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_rule = Kernel.add_rule
+    refused = True
+
+    async def refuse(self: Kernel, rule: Rule) -> None:
+        if refused and rule.table == 1501:
+            raise HostError("no")
+        await add_rule(self, rule)
+
+    monkeypatch.setattr(Kernel, "add_rule", refuse)
+
     async def steps(keeper: Keeper) -> None:
-        stage.ip(stage.node, "route replace default dev eth2 table 1501 proto static")
+        nonlocal refused
+        refused = True
+        stage.ip(stage.node, "rule delete prio 1501", "rule delete prio 500", "route flush table 1502")
+        stage.nft(stage.node, "delete table inet ipamd\n")
         await keeper.until(lambda: bool(keeper.events("host.unrepaired")), "told")
-        assert "another program holds that place" in keeper.reconciler.health().error
+        await keeper.until(lambda: keeper.reconciler.health().repairs == 4, "all else is there again")
+        assert keeper.reconciler.health().error == "no"
         looks = keeper.looks
         await keeper.until(lambda: keeper.looks > looks, "tried again")
+        await keeper.reconciler.apply("eni-2")  # nothing is in this one's way
+        with pytest.raises(HostError, match="no"):
+            await keeper.reconciler.apply("eni-1")
         assert len(keeper.events("host.unrepaired")) == 1
-        stage.ip(stage.node, "route delete default table 1501")
+        refused = False
         await keeper.until(lambda: bool(keeper.events("host.in_order_again")), "in order again")
         assert keeper.reconciler.health().error == ""
+
+    refused = False
+    kept(stage, steps)
+
+
+def test_an_error_does_not_slow_down_what_is_disputed(stage: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconciler, "FIRST_RETRY", 1000.0)
+    monkeypatch.setattr(reconciler, "LONGEST_RETRY", 1000.0)
+    monkeypatch.setattr(disputes, "FREE_REPAIRS", 1)
+
+    async def refuse(self: Kernel, step: object) -> None:
+        raise HostError("no")
+
+    async def steps(keeper: Keeper) -> None:
+        monkeypatch.setattr(Kernel, "set_link", refuse)
+        stage.ip(stage.node, "link set ipm1 group 7")
+        await keeper.until(lambda: bool(keeper.events("host.unrepaired")), "told")
+        for _ in range(2):
+            stage.ip(stage.node, "rule delete prio 1501")
+            await keeper.until(lambda: "1501:" in stage.ip(stage.node, "rule show"), "the rule")
+
+    kept(stage, steps)
+
+
+def test_a_pod_that_goes_meanwhile_does_not_make_a_repair_forgotten(
+    stage: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had to wait, and its time passes while something is looked into that turns out to be nothing."""
+    monkeypatch.setattr(disputes, "FREE_REPAIRS", 1)
+    monkeypatch.setattr(disputes, "FIRST_DELAY", 0.6)
+
+    async def steps(keeper: Keeper) -> None:
+        stage.ip(stage.node, "rule delete prio 1501")
+        await keeper.until(lambda: keeper.reconciler.health().repairs == 1, "the first repair")
+        stage.ip(stage.node, "rule delete prio 1501")
+        for _ in range(12):
+            stage.ip(
+                stage.node,
+                f"link add ipm-x group 1501 type veth peer name eth9 netns {stage.place('pod1')}",
+                "link set ipm-x up",
+                "link delete ipm-x",
+            )
+            await asyncio.sleep(0.08)
+        await keeper.until(lambda: "1501:" in stage.ip(stage.node, "rule show"), "the rule")
+
+    kept(stage, steps)
+
+
+def test_lost_events_of_links_are_made_up_for(stage: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link that went down and up again looks as before; its routes went without a word."""
+    monkeypatch.setattr(links, "RECEIVE_BUFFER", 1 << 12)
+
+    async def steps(keeper: Keeper) -> None:
+        flap = "link set ipm0 mtu 1400\nlink set ipm0 mtu 1500\n" * 300
+        stage.ip(stage.node, flap, "link set eth1 down", "link set eth1 up")
+        await keeper.until(lambda: bool(keeper.events("host.link_events_lost")), "too many events")
+        await keeper.until(lambda: "default" in stage.ip(stage.node, "route show table 1501"), "its routes")
+
+    kept(stage, steps)
+
+
+def test_many_events_of_one_doer_cost_one_search_for_it(stage: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
+    searches = []
+
+    def search(ports: set[int]) -> dict[int, str]:
+        searches.append(ports)
+        return processes_behind(ports)
+
+    monkeypatch.setattr(reconciler, "processes_behind", search)
+
+    async def steps(keeper: Keeper) -> None:
+        stage.ip(stage.node, "route flush table 1500", "rule delete prio 500", "rule delete prio 1000")
+        await keeper.until(lambda: keeper.reconciler.health().repairs == 5, "repaired")
+        assert len(searches) == 1
 
     kept(stage, steps)
 
 
 def test_a_dump_that_was_interrupted_is_repeated(stage: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
     stage.apply()
-    whole = rtnetlink.netlink.messages
+    whole = netlink.messages
     interrupted = 0
 
     def interrupt_once(data: bytes) -> Iterator[tuple[int, int, int, int, int, int]]:
@@ -315,7 +422,7 @@ def test_a_dump_that_was_interrupted_is_repeated(stage: Topology, monkeypatch: p
         for kind, flags, *rest in whole(data):
             if interrupted == 0 and kind == rtnetlink.RTM_NEWRULE:
                 interrupted = 1
-                flags |= rtnetlink.netlink.NLM_F_DUMP_INTR
+                flags |= netlink.NLM_F_DUMP_INTR
             yield kind, flags, *rest  # type: ignore[misc]
 
     monkeypatch.setattr(rtnetlink.netlink, "messages", interrupt_once)
@@ -356,7 +463,7 @@ def test_whatever_is_done_while_pods_come_and_go_all_is_right_in_the_end(
                 while state(stage) != before:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            assert state(stage) == before, keeper.logs[-20:]  # noqa: B904
+            assert state(stage) == before, keeper.logs[-20:]
         assert not keeper.reconciler.health().error
 
     kept(stage, steps)

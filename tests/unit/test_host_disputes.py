@@ -18,7 +18,7 @@ def repaired(times: int, *, every: float = 0.1) -> tuple[Disputes, float]:
 def test_the_first_repairs_come_at_once() -> None:
     for times in range(1, FREE_REPAIRS):
         disputes, now = repaired(times)
-        assert not disputes.withheld(RULE, now)
+        assert disputes.due(RULE) <= now
         assert disputes.open() == ()
 
 
@@ -28,27 +28,25 @@ def test_repairs_become_rarer_up_to_a_limit() -> None:
         disputes, now = repaired(times)
         (dispute,) = disputes.open()
         delays.append(dispute.delay)
-        assert disputes.withheld(RULE, now + dispute.delay - 0.01)
-        assert not disputes.withheld(RULE, now + dispute.delay)
-        assert disputes.next(now) == now + dispute.delay
+        assert disputes.due(RULE) == now + dispute.delay
     assert delays == [1, 2, 4, 8, *[LONGEST_DELAY] * 4]
 
 
 def test_nothing_else_has_to_wait() -> None:
     disputes, now = repaired(10)
-    assert not disputes.withheld("rule 1502 lookup 1502", now)
+    assert disputes.due("rule 1502 lookup 1502") <= now
 
 
 def test_a_dispute_is_over_when_nobody_touched_the_object_for_long_enough() -> None:
     disputes, now = repaired(FREE_REPAIRS)
-    assert disputes.next(now + 2) == now + CALM
+    assert disputes.calm_at() == now + CALM
     assert disputes.settled(now + CALM - 1) == []
     assert [dispute.what for dispute in disputes.settled(now + CALM)] == [RULE]
     assert disputes.open() == ()
-    assert disputes.next(now + CALM) is None
+    assert disputes.calm_at() is None
 
 
 def test_a_single_repair_is_forgotten_without_a_word() -> None:
     disputes, now = repaired(1)
     assert disputes.settled(now + CALM) == []
-    assert disputes.next(now + CALM) is None
+    assert disputes.calm_at() is None
