@@ -104,11 +104,12 @@ class Table:
         replies = ", ".join(
             f"{e.mark:#010x} : goto leave_{e.group}" for e in sorted(self.exits, key=lambda e: e.mark)
         )
+        # Not only a pod's: a connection to one on another node that came in by a node port is answered from there.
+        reply = f"ct direction reply ct mark & {self.bits:#010x} vmap {{ {replies} }}"
         return _block(
             "chain prerouting",
             "type filter hook prerouting priority dstnat + 10; policy accept;",
-            # Not only a pod's: a connection to one on another node that came in by a node port is answered from there.
-            f'ct direction reply ct mark & {self.bits:#010x} vmap {{ {replies} }} comment "a reply leaves as it came"',
+            f'{reply} comment "a reply leaves as it came"',
             f'iifgroup {self._pods} goto from_pod comment "from a pod: choose its way out"',
             f'ct state new iif vmap {{ {entered} }} comment "remember by which ENI a connection came in"',
         )
