@@ -287,6 +287,41 @@ def test_a_table_that_somebody_changed_is_repaired(stage: Topology, tampering: s
     pod_to_outside(stage)
 
 
+def test_a_change_leaves_no_moment_without_a_table(stage: Topology) -> None:
+    """Its chains stay hooked where they are: what is in them is exchanged at once."""
+
+    def hooks() -> list[str]:
+        listing = stage.nft(stage.node, "list table inet ipamd\n")
+        return re.findall(
+            r"chain (?:guard|prerouting|postrouting) \{ # handle \d+|table inet ipamd \{ # handle \d+", listing
+        )
+
+    stage.apply()
+    before = hooks()
+    assert len(before) == 4
+    assert "set nft table inet ipamd" in stage.apply(replace(NODE, enis=ENIS[:2]))
+    assert "leave_1502" not in stage.nft(stage.node, "list table inet ipamd\n")
+    assert "set nft table inet ipamd" in stage.apply()
+    stage.nft(stage.node, "add element inet ipamd inside { 198.51.100.0/24 }\nadd chain inet ipamd extra\n")
+    assert stage.apply() == ["set nft table inet ipamd"]
+    assert hooks() == before
+    stage.nft(
+        stage.node,
+        "delete chain inet ipamd guard\n"
+        "add chain inet ipamd guard { type filter hook prerouting priority 5; policy accept; }\n",
+    )
+    assert stage.apply() == ["set nft table inet ipamd"]
+    assert stage.apply() == []
+
+
+def test_a_link_that_the_system_has_set_up_already(stage: Topology) -> None:
+    """By DHCP, say: up, with its address. The address that is ours comes beside it."""
+    stage.ip(stage.node, "link set eth1 up", "addr add 10.0.1.10/24 dev eth1")
+    stage.apply()
+    assert stage.apply() == []
+    pod_to_vpc(stage)
+
+
 def test_an_eni_that_is_renamed_is_served_as_before(stage: Topology) -> None:
     """As udev does with a hot-plugged one. The new name holds a dot, at which sysctl(8) would split."""
     stage.apply()
