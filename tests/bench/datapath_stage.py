@@ -79,8 +79,14 @@ COMMIT
 
 
 def run(*argv: str, stdin: str = "") -> str:
-    """A system command, to its end. Raises `netns.CommandError`."""
-    return asyncio.run(netns.command(*argv, stdin=stdin))
+    """A system command, to its end. Raises `netns.CommandError`.
+
+    Not by asyncio: Ctrl-C may fall into a step of its loop, which then waits for the command for ever.
+    """
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True)
+    if done.returncode:
+        raise netns.CommandError(f"{' '.join(argv)}: {done.stderr.strip()}")
+    return done.stdout
 
 
 class Namespaces:
