@@ -14,7 +14,8 @@ from pathlib import Path
 from ipamd.doctor import imds
 from ipamd.doctor.imds import Answer
 from ipamd.host import HostError, others
-from ipamd.host.clashes import POD_LINK_PREFIX, Clash, find_clashes
+from ipamd.host.clashes import Clash, find_clashes
+from ipamd.host.desired import POD_LINK_PREFIX
 from ipamd.host.others import AnyChain, AnyLink, AnyRoute, AnyRule, AnyTable
 from ipamd.settings import Settings
 

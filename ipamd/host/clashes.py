@@ -18,14 +18,13 @@ from dataclasses import dataclass, field
 import structlog
 
 from ipamd.host import legacy_iptables, mark_users, others, owners
+from ipamd.host.desired import POD_LINK_PREFIX
 from ipamd.host.mark_users import MarkUse
 from ipamd.host.others import AnyChain, AnyLink, AnyRoute, AnyRule, AnyTable
 from ipamd.settings import MOST_ENIS, HostSettings
 
 log = structlog.get_logger("ipamd.host")
 
-# How the plugin names the host's end of a pod's veth (`cni_shim.names`).
-POD_LINK_PREFIX = "ipm"
 _KERNEL = 2  # RTPROT_KERNEL
 # Chains that our table has had in every version: older ones carry no comment.
 _OWN_CHAINS = {"prerouting", "from_pod"}

@@ -28,6 +28,9 @@ from ipamd.settings import HostSettings
 
 MAIN_TABLE = 254  # RT_TABLE_MAIN, linux/rtnetlink.h
 
+# How the plugin names the host's end of a pod's veth (`cni_shim.names`).
+POD_LINK_PREFIX = "ipm"
+
 # The VPC's router answers to this address on every link (AWS, "IPv6 addressing": the router of a subnet).
 IPV6_GATEWAY = "fe80:ec2::1"
 
@@ -194,7 +197,7 @@ def desired(settings: HostSettings, node: NodeNetwork, links: LinkTable) -> Desi
 
     Raises `HostError` without the primary ENI's device, and for an ENI that the settings have no number for.
     """
-    served = [(eni, link) for eni in node.enis if (link := _device(eni, links)) is not None]
+    served = _served(node, links)
     families = (AF_INET, AF_INET6) if any(eni.primary_ip6 for eni, _ in served) else (AF_INET,)
     main = settings.main_mark
     rules: set[Rule] = set()
@@ -209,7 +212,7 @@ def desired(settings: HostSettings, node: NodeNetwork, links: LinkTable) -> Desi
         sysctls += _eni_sysctls(eni, link)
         if eni.primary:
             continue  # it is the system that gives it its addresses and routes
-        table = settings.table + eni.device_index
+        number = settings.table + eni.device_index
         priority, bits = settings.rule_eni + eni.device_index, mark(settings, eni.device_index)
         gateway = str(next(ipaddress.IPv4Network(eni.subnet_cidr).hosts()))
         for family, address, router in (
@@ -219,10 +222,10 @@ def desired(settings: HostSettings, node: NodeNetwork, links: LinkTable) -> Desi
             if not address:
                 continue
             addresses.add(Address(link.index, address))
-            rules.add(Rule(priority, table, bits, settings.mark_mask | main, family=family))
-            rules.add(Rule(settings.rule_from, table, source=address, family=family))
-            routes.add(Route(table, link.index, destination=router, family=family))
-            routes.add(Route(table, link.index, gateway=router, family=family))
+            rules.add(Rule(priority, number, bits, settings.mark_mask | main, family=family))
+            rules.add(Rule(settings.rule_from, number, source=address, family=family))
+            routes.add(Route(number, link.index, destination=router, family=family))
+            routes.add(Route(number, link.index, gateway=router, family=family))
     for pod in node.pods:
         veth = links.by_name(pod.link)
         if veth is not None:
@@ -235,9 +238,13 @@ def desired(settings: HostSettings, node: NodeNetwork, links: LinkTable) -> Desi
         frozenset(addresses),
         frozenset(routes),
         frozenset(rules),
-        _table(settings, served, node.vpc_cidrs),
+        table(settings, node, links),
         settings.table,
     )
+
+
+def _served(node: NodeNetwork, links: LinkTable) -> list[tuple[EniNetwork, Link]]:
+    return [(eni, link) for eni in node.enis if (link := _device(eni, links)) is not None]
 
 
 def _device(eni: EniNetwork, links: LinkTable) -> Link | None:
@@ -263,16 +270,17 @@ def _eni_sysctls(eni: EniNetwork, link: Link) -> list[Sysctl]:
     return sysctls
 
 
-def _table(settings: HostSettings, served: list[tuple[EniNetwork, Link]], vpc_cidrs: tuple[str, ...]) -> Table:
+def table(settings: HostSettings, node: NodeNetwork, links: LinkTable) -> Table:
+    """The nftables table alone. Raises as `desired` does."""
     exits = []
     snat_to = ""
-    for eni, link in sorted(served, key=lambda each: each[0].device_index):
+    for eni, link in sorted(_served(node, links), key=lambda each: each[0].device_index):
         if eni.primary and settings.snat:
             snat_to = eni.primary_ip
         value = settings.main_mark if eni.primary else mark(settings, eni.device_index)
         exits.append(Exit(link.name, link_group(settings, eni.device_index), value, eni.primary))
     inside = ipaddress.collapse_addresses(
-        ipaddress.IPv4Network(cidr) for cidr in (*vpc_cidrs, *settings.snat_exclude)
+        ipaddress.IPv4Network(cidr) for cidr in (*node.vpc_cidrs, *settings.snat_exclude)
     )
     return Table(
         settings.nft_table,

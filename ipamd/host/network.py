@@ -15,7 +15,17 @@ import structlog
 from ipamd.host import rtnetlink
 from ipamd.host.conntrack import Conntrack
 from ipamd.host.culprit import named
-from ipamd.host.desired import Address, Desired, FoundRoute, NodeNetwork, PodNetwork, Rule, desired
+from ipamd.host.desired import (
+    POD_LINK_PREFIX,
+    Address,
+    Desired,
+    FoundRoute,
+    NodeNetwork,
+    PodNetwork,
+    Rule,
+    desired,
+)
+from ipamd.host.desired import table as wanted_table
 from ipamd.host.difference import (
     RTN_UNICAST,
     AddAddress,
@@ -40,9 +50,6 @@ from ipamd.host.watch import Seen, TableTouched, Watch
 from ipamd.settings import HostSettings
 
 log = structlog.get_logger("ipamd.host")
-
-# How the plugin names the host's end of a pod's veth.
-POD_LINK_PREFIX = "ipm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,7 @@ class HostNetwork:
         self._nftables = Nftables()
         self._conntrack = Conntrack()
         self._wish: Desired | None = None  # what was brought about last
+        self._refused: frozenset[str] = frozenset()  # of it, what the kernel did not take
         self._expected: frozenset[str] = frozenset()  # MACs of the ENIs that belong here, their devices there or not
         self._on_disturbance: Callable[[Disturbance], None] = lambda disturbance: None
         self._pod_at: Callable[[str], PodNetwork | None] = lambda address: None
@@ -160,7 +168,7 @@ class HostNetwork:
         primary's device, and when the kernel can't be read.
         """
         # nft takes milliseconds, in which udev may rename a link: what is written by name comes after it.
-        table = desired(self._settings, node, self._links).table
+        table = wanted_table(self._settings, node, self._links)
         holds = await self._nftables.holds(table)
         wish = desired(self._settings, node, self._links)
         if wish.ipv6:
@@ -171,7 +179,7 @@ class HostNetwork:
         found = self._found(wish, holds and table == wish.table)
         before, self._wish = self._wish, wish  # from here on our own changes agree with it
         self._expected = frozenset(eni.mac for eni in node.enis)
-        applied = Applied()
+        applied, refused = Applied(), set()
         async with Kernel(self._settings.route_protocol) as kernel:
             for step in difference(wish, found):
                 if withheld(step):
@@ -180,12 +188,14 @@ class HostNetwork:
                 try:
                     await self._take(kernel, step)
                 except HostError as error:
+                    refused.add(step.what)
                     if (failure := self._failure(step, wish, error)) is not None:
                         applied.failed.append(failure)
                     continue
                 applied.done.append(step)
-                if before is not None and restores(step, before):
+                if before is not None and step.what not in self._refused and restores(step, before):
                     applied.restored.append(step)
+        self._refused = frozenset(refused)
         return applied
 
     def _found(self, wish: Desired, table: bool) -> Found:
@@ -318,6 +328,8 @@ class HostNetwork:
             if before.up and not now.up:
                 passed = partial(self._is_up_or_gone, link.index)
                 self._on_disturbance(Disturbance(f"link {link.name} up", "somebody", passed=passed))
+            if before.group == now.group:
+                return
             wanted = next((each.group for each in wish.links if each.link.index == link.index), before.group)
             if now.group != wanted:
                 self._on_disturbance(Disturbance(f"link {link.name} group {wanted}", "somebody"))

@@ -334,6 +334,7 @@ def test_what_can_not_be_repaired_keeps_nothing_else_and_is_told_once(
         refused = False
         await keeper.until(lambda: bool(keeper.events("host.in_order_again")), "in order again")
         assert keeper.reconciler.health().error == ""
+        assert keeper.reconciler.health().repairs == 4, "what was refused before is nobody's deed"
 
     refused = False
     kept(stage, steps)
