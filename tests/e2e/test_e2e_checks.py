@@ -22,7 +22,7 @@ async def test_a_ping_without_an_answer_is_noticed(vpc: SimulatedVpc) -> None:
     assert await ping_all([n1, n2]) == []
     nobody = Endpoint("nobody", "n2", "10.0.0.250", n2.netns)  # no ENI has this address
     assert await ping_all([n1, nobody], wait=0.3) == [(n1, nobody)]  # the other way works: it is n2 that asks
-    elsewhere = Endpoint("elsewhere", "n2", "192.0.2.1", n2.netns)
+    elsewhere = Endpoint("elsewhere", "n2", "198.18.0.1", n2.netns)
     assert await ping_all([n1, elsewhere], wait=0.3) == [(n1, elsewhere)]
 
 
