@@ -79,13 +79,16 @@ class Killed:
 
     async def sound(self, held: dict[str, str]) -> list[dict[str, Any]]:
         """The ENIs, once each is attached for good."""
+        enis: dict[str, dict[str, Any]] = {}  # of one reading: the next may show one that is just being made
 
         async def attached() -> bool:
-            enis = (await cloud_enis(self.vpc)).values()
-            return all(eni["attachment_status"] == "attached" and eni["delete_on_termination"] for eni in enis)
+            nonlocal enis
+            enis = await cloud_enis(self.vpc)
+            return all(
+                eni["attachment_status"] == "attached" and eni["delete_on_termination"] for eni in enis.values()
+            )
 
         await until(attached, "every ENI is attached and goes with the instance")
-        enis = await cloud_enis(self.vpc)
         assert {eni["instance_id"] for eni in enis.values()} == {self.daemon.node.instance_id}
         assert await self.daemon.held() == held
         assert set(held.values()) <= secondary(enis)
