@@ -153,3 +153,16 @@ async def test_an_interface_that_comes_back_is_served_as_before(tmp_path: Path, 
 
         await daemon.settled(15)  # three more came in the place of those that were lost, as it seemed
         assert "1501:" in await shown(daemon, "ip", "rule")
+
+
+@pytest.mark.parametrize(
+    ("settings", "pods", "enis"),
+    [({}, 9001, 9001), ({"HOST_MTU": 8000}, 8000, 8000), ({"HOST_MTU": 8000, "HOST_POD_MTU": 1450}, 1450, 8000)],
+)
+async def test_mtu_of_enis_and_of_pods(
+    tmp_path: Path, prefix: str, settings: dict[str, Any], pods: int, enis: int
+) -> None:
+    async with box(tmp_path, prefix, **settings) as (daemon, _vpc):
+        await daemon.ready()
+        assert (await daemon.allocate("a")).mtu == pods
+        assert (await shown(daemon, "cat", "/sys/class/net/eth0/mtu")).strip() == str(enis)
