@@ -19,7 +19,6 @@ import ipaddress
 import os
 import re
 import socket
-import struct
 from collections.abc import Collection
 from pathlib import Path
 
@@ -31,14 +30,12 @@ from ipamd.host.errors import HostError
 log = structlog.get_logger("ipamd.host")
 
 # linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nfnetlink_conntrack.h
-NETLINK_NETFILTER = 12
-SOL_NETLINK, NETLINK_CAP_ACK = 270, 10
+NETLINK_CAP_ACK = 10
 NFNL_SUBSYS_CTNETLINK = 1 << 8
 IPCTNL_MSG_CT_NEW, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_DELETE = (NFNL_SUBSYS_CTNETLINK | i for i in range(3))
 CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_ID, CTA_ZONE = 1, 2, 12, 18
 CTA_TUPLE_IP = 1
 
-_NFGENMSG = struct.Struct("=BBH")  # family, version, resource id
 _IDENTITY = frozenset({CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE})
 
 # There in every network namespace once the kernel tracks connections.
@@ -92,10 +89,10 @@ class Conntrack:
 
 def _forget(addresses: frozenset[bytes]) -> int:
     """Raises OSError."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as table:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, netlink.NETLINK_NETFILTER) as table:
         table.settimeout(TIMEOUT)
-        table.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
-        family = _NFGENMSG.pack(
+        table.setsockopt(netlink.SOL_NETLINK, NETLINK_CAP_ACK, 1)
+        family = netlink.NFGENMSG.pack(
             socket.AF_INET if all(len(address) == 4 for address in addresses) else socket.AF_INET6, 0, 0
         )
         return _delete(table, [family + identity for identity in _find(table, family, addresses)])
@@ -117,7 +114,7 @@ def _find(table: socket.socket, family: bytes, addresses: frozenset[bytes]) -> l
             if kind == netlink.NLMSG_ERROR:
                 raise _failure(netlink.error_code(data, start))
             if kind == IPCTNL_MSG_CT_NEW and promising:
-                entry = list(netlink.attributes(data, start + _NFGENMSG.size, end))
+                entry = list(netlink.attributes(data, start + netlink.NFGENMSG.size, end))
                 if addresses & _addresses(entry):
                     found.append(_identity(entry))
 

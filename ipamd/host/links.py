@@ -14,7 +14,6 @@ import asyncio
 import errno
 import os
 import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,14 +25,10 @@ from ipamd.host.errors import HostError, LinkTimeout
 log = structlog.get_logger("ipamd.host")
 
 # linux/rtnetlink.h, linux/if_link.h, linux/if.h
-RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTMGRP_LINK = 1
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_GROUP, IFLA_EXT_MASK = 1, 3, 4, 27, 29
-RTEXT_FILTER_SKIP_STATS = 8
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_GROUP = 1, 3, 4, 27
 IFF_UP = 0x1
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h: past net.core.rmem_max, for CAP_NET_ADMIN
-
-_IFINFO = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
 
 # Room for the events of a few hundred pods that start while the loop is busy; each takes about 2 kB of it.
 RECEIVE_BUFFER = 4 << 20
@@ -161,10 +156,10 @@ class Links:
         assert self._socket is not None
         self._dump += 1
         self._dumping, self._dump_again, self._seen = True, False, set()
-        mask = netlink.attribute(IFLA_EXT_MASK, struct.pack("=I", RTEXT_FILTER_SKIP_STATS))
-        payload = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + mask
         try:
-            self._socket.send(netlink.request(RTM_GETLINK, netlink.NLM_F_DUMP, self._dump, payload))
+            self._socket.send(
+                netlink.request(netlink.RTM_GETLINK, netlink.NLM_F_DUMP, self._dump, netlink.LINKS_REQUEST)
+            )
         except OSError as error:
             self._dump_failed(error.errno or errno.EIO)
 
@@ -213,12 +208,12 @@ class Links:
             ours = self._dumping and (sequence, port) == (self._dump, self._port)
             if ours and flags & netlink.NLM_F_DUMP_INTR:
                 self._dump_again = True
-            if kind in (RTM_NEWLINK, RTM_DELLINK):
-                family, _type, index, state, _change = _IFINFO.unpack_from(data, start)
+            if kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK):
+                family, _type, index, state, _change = netlink.IFINFO.unpack_from(data, start)
                 if family != socket.AF_UNSPEC:
                     continue  # a bridge about its port: "deleted" means that the port left the bridge
-                if kind == RTM_NEWLINK:
-                    self._learn(_link(data, start + _IFINFO.size, end, index, state))
+                if kind == netlink.RTM_NEWLINK:
+                    self._learn(_link(data, start + netlink.IFINFO.size, end, index, state))
                 else:
                     self._lose(index)
             elif kind == netlink.NLMSG_DONE and ours:
@@ -266,13 +261,13 @@ def _link(data: bytes, start: int, end: int, index: int, state: int) -> Link:
     name, mac, mtu, group = "", "", 0, 0
     for kind, value in netlink.attributes(data, start, end):
         if kind == IFLA_IFNAME:
-            name = value.rstrip(b"\0").decode(errors="replace")
+            name = netlink.text(value)
         elif kind == IFLA_ADDRESS:
             mac = value.hex(":")
         elif kind == IFLA_MTU:
-            (mtu,) = struct.unpack("=I", value)
+            mtu = netlink.u32(value)
         elif kind == IFLA_GROUP:
-            (group,) = struct.unpack("=I", value)
+            group = netlink.u32(value)
     return Link(index, name, mac, mtu, bool(state & IFF_UP), group)
 
 

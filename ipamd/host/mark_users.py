@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from ipamd.host import netlink, others
 from ipamd.host.legacy_iptables import Part
+from ipamd.host.netlink import text
 from ipamd.host.others import AnyChain
 
 PACKET, CONNECTION = "packet mark", "connection mark"
@@ -69,7 +70,7 @@ def mark_uses(but: tuple[str, str]) -> tuple[list[MarkUse], bool]:
         expressions = fields.get(4, b"")  # NFTA_RULE_TABLE, CHAIN, EXPRESSIONS
         if not any(sign in expressions for sign in _SIGNS):
             continue
-        table, chain = _text(fields.get(1)), _text(fields.get(2))
+        table, chain = text(fields.get(1, b"")), text(fields.get(2, b""))
         if (family, table) != but:
             _add(found, (family, table, chain), _follow(expressions))
     return sorted(found.values()), True
@@ -81,18 +82,18 @@ def callers(tables: set[tuple[str, str]]) -> dict[tuple[str, str, str], set[str]
     found: dict[tuple[str, str, str], set[str]] = {}
     mapped: set[tuple[str, str]] = set()
     for family, fields in others.nft_dump(others.NFT_GETRULE, others.NFT_NEWRULE) if tables else ():
-        table, chain = _text(fields.get(1)), _text(fields.get(2))
+        table, chain = text(fields.get(1, b"")), text(fields.get(2, b""))
         if (family, table) not in tables:
             continue
         for _, element in netlink.attributes(fields.get(4, b"")):
             expression = dict(netlink.attributes(element))
             words = dict(netlink.attributes(expression.get(2, b"")))
-            if _text(expression.get(1)) == "lookup" and 3 in words and _be32(words[3]) == 0:  # into the verdict
+            if text(expression.get(1, b"")) == "lookup" and 3 in words and _be32(words[3]) == 0:  # into the verdict
                 mapped.add((family, table))
-            elif _text(expression.get(1)) == "immediate":
+            elif text(expression.get(1, b"")) == "immediate":
                 verdict = dict(netlink.attributes(dict(netlink.attributes(words.get(2, b""))).get(2, b"")))
                 if 2 in verdict:  # NFTA_VERDICT_CHAIN
-                    found.setdefault((family, table, _text(verdict[2])), set()).add(chain)
+                    found.setdefault((family, table, text(verdict[2])), set()).add(chain)
     for (family, table, _), by in found.items():
         if (family, table) in mapped:
             by.add("")
@@ -143,7 +144,7 @@ def _follow(expressions: bytes) -> Iterator[tuple[str, int, int, int]]:
     registers: dict[int, _Value] = {}
     for _, element in netlink.attributes(expressions):
         expression = dict(netlink.attributes(element))
-        name = _text(expression.get(1))
+        name = text(expression.get(1, b""))
         fields = dict(netlink.attributes(expression.get(2, b"")))
         if name in ("meta", "ct"):
             mark = PACKET if name == "meta" else CONNECTION
@@ -169,7 +170,7 @@ def _follow(expressions: bytes) -> Iterator[tuple[str, int, int, int]]:
             if 3 in fields:
                 registers[_be32(fields.get(3))] = _Value()
         elif name in ("match", "target"):
-            yield from _xtables(_text(fields.get(1)), _be32(fields.get(2)), fields.get(3, b""))
+            yield from _xtables(text(fields.get(1, b"")), _be32(fields.get(2)), fields.get(3, b""))
         elif 1 in fields and name not in ("counter", "limit", "log", "quota", "nat", "masq", "redir", "reject"):
             registers.pop(_be32(fields.get(1)), None)  # payload, fib, hash...: what was in the register is gone
 
@@ -229,7 +230,3 @@ def _data(value: bytes | None) -> int:
 
 def _be32(value: bytes | None) -> int:
     return int.from_bytes(value or b"", "big")
-
-
-def _text(value: bytes | None) -> str:
-    return (value or b"").split(b"\0")[0].decode(errors="replace")

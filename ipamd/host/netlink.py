@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -19,7 +20,21 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
 NLA_F_NESTED = 0x8000
 NLA_TYPE_MASK = 0x3FFF
-SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
+NETLINK_NETFILTER = 12
+SOL_NETLINK = 270
+NETLINK_GET_STRICT_CHK = 12
+
+# linux/rtnetlink.h, linux/if_link.h, linux/fib_rules.h
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
+RTM_F_CLONED = 0x200  # a route that the kernel learnt, such as an exception with a path's MTU
+FIB_RULE_INVERT = 0x2
+IFINFO = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
+RTMSG = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+FIB_RULE = RTMSG  # fib_rule_hdr: the same sizes; two reserved and the action after the table, and no protocol
+NFGENMSG = struct.Struct("=BBH")  # linux/netfilter/nfnetlink.h: family, version, resource id
 
 # A dump that another change interrupted shows neither the old state nor the new one.
 DUMP_ATTEMPTS = 10
@@ -28,6 +43,10 @@ RECEIVE = 1 << 17
 
 HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
+
+
+# Asks for links without their counters. IFLA_EXT_MASK: RTEXT_FILTER_SKIP_STATS
+LINKS_REQUEST = IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _ATTRIBUTE.pack(8, 29) + struct.pack("=I", 8)
 
 
 def request(kind: int, flags: int, sequence: int, payload: bytes) -> bytes:
@@ -60,6 +79,16 @@ def attributes(data: bytes, start: int = 0, end: int | None = None) -> Iterator[
             return
         yield kind & NLA_TYPE_MASK, data[start + _ATTRIBUTE.size : start + length]
         start += length + 3 & ~3
+
+
+def u32(value: bytes) -> int:
+    """0 for no value."""
+    return int.from_bytes(value, sys.byteorder)
+
+
+def text(value: bytes) -> str:
+    """Of a string that ends with a zero."""
+    return value.partition(b"\0")[0].decode(errors="replace")
 
 
 def error_code(data: bytes, start: int) -> int:

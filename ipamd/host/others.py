@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,24 +16,12 @@ from socket import AF_INET, AF_INET6
 
 from ipamd.host import netlink
 from ipamd.host.errors import HostError
+from ipamd.host.netlink import FIB_RULE_INVERT, IFINFO, NETLINK_NETFILTER, NFGENMSG, RTM_F_CLONED, RTMSG, text, u32
 
-NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
-
-_RTM_NEWLINK, _RTM_GETLINK = 16, 18
-_RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
-_RTM_NEWRULE, _RTM_GETRULE = 32, 34
 _NFT = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _NFT_NEWTABLE, _NFT_GETTABLE, _NFT_NEWCHAIN, _NFT_GETCHAIN = _NFT, _NFT + 1, _NFT + 3, _NFT + 4
 NFT_NEWRULE, NFT_GETRULE = _NFT + 6, _NFT + 7
 
-# rtmsg and fib_rule_hdr: family first, the table fifth, the protocol (of routes) sixth, the flags last
-_RTMSG = struct.Struct("=8BI")
-_IFINFO = struct.Struct("=BxHiII")
-NFGENMSG = struct.Struct("=BBH")
-_LINK_MASK = netlink.attribute(29, struct.pack("=I", 8))  # IFLA_EXT_MASK: RTEXT_FILTER_SKIP_STATS
-
-_RTM_F_CLONED = 0x200
-_FIB_RULE_INVERT = 0x2
 _FAMILIES = {0: "", 1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}  # NFPROTO_
 
 
@@ -117,23 +104,23 @@ class AnyChain:
 def rules() -> list[AnyRule]:
     """Of both families, the kernel's own too. Raises `HostError`, as all of these do."""
     found = []
-    for data, start, end in _route_dumps(_RTM_GETRULE, _RTM_NEWRULE):
-        family, dst_len, src_len, _, table, *_, flags = _RTMSG.unpack_from(data, start)
+    for data, start, end in _route_dumps(netlink.RTM_GETRULE, netlink.RTM_NEWRULE):
+        family, dst_len, src_len, _, table, *_, flags = RTMSG.unpack_from(data, start)
         if family not in (AF_INET, AF_INET6):
             continue  # multicast routing has rules, too
-        fields = dict(netlink.attributes(data, start + _RTMSG.size, end))
+        fields = dict(netlink.attributes(data, start + RTMSG.size, end))
         # FRA_DST, SRC, PRIORITY, FWMARK, TABLE, FWMASK, PROTOCOL. Without a mark there is no mask.
         found.append(
             AnyRule(
                 family,
-                _u32(fields.get(6)),
-                _u32(fields[15]) if 15 in fields else table,
+                u32(fields.get(6, b"")),
+                u32(fields[15]) if 15 in fields else table,
                 fields[21][0] if 21 in fields else 0,
-                _u32(fields.get(10)),
-                _u32(fields.get(16)) if 10 in fields or 16 in fields else 0,
+                u32(fields.get(10, b"")),
+                u32(fields.get(16, b"")) if 10 in fields or 16 in fields else 0,
                 _network(family, fields.get(2), src_len),
                 _network(family, fields.get(1), dst_len),
-                bool(flags & _FIB_RULE_INVERT),
+                bool(flags & FIB_RULE_INVERT),
             )
         )
     return found
@@ -142,28 +129,33 @@ def rules() -> list[AnyRule]:
 def routes() -> list[AnyRoute]:
     """Of both families, in all tables."""
     found = []
-    for data, start, end in _route_dumps(_RTM_GETROUTE, _RTM_NEWROUTE):
-        family, dst_len, _, _, table, protocol, _, _, flags = _RTMSG.unpack_from(data, start)
-        if family not in (AF_INET, AF_INET6) or flags & _RTM_F_CLONED:
+    for data, start, end in _route_dumps(netlink.RTM_GETROUTE, netlink.RTM_NEWROUTE):
+        family, dst_len, _, _, table, protocol, _, _, flags = RTMSG.unpack_from(data, start)
+        if family not in (AF_INET, AF_INET6) or flags & RTM_F_CLONED:
             continue
-        fields = dict(netlink.attributes(data, start + _RTMSG.size, end))  # RTA_DST, OIF, TABLE
-        table = _u32(fields[15]) if 15 in fields else table
+        fields = dict(netlink.attributes(data, start + RTMSG.size, end))  # RTA_DST, OIF, TABLE
+        table = u32(fields[15]) if 15 in fields else table
         destination = _network(family, fields.get(1), dst_len) or "default"
-        found.append(AnyRoute(family, table, protocol, destination, _u32(fields.get(4))))
+        found.append(AnyRoute(family, table, protocol, destination, u32(fields.get(4, b""))))
     return found
 
 
 def links() -> list[AnyLink]:
     found = []
-    payload = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _LINK_MASK
-    for data, start, end in dump(NETLINK_ROUTE, _RTM_GETLINK, _RTM_NEWLINK, payload):
-        _, _, index, _, _ = _IFINFO.unpack_from(data, start)
-        fields = dict(netlink.attributes(data, start + _IFINFO.size, end))
+    for data, start, end in dump(
+        socket.NETLINK_ROUTE, netlink.RTM_GETLINK, netlink.RTM_NEWLINK, netlink.LINKS_REQUEST
+    ):
+        _, _, index, _, _ = IFINFO.unpack_from(data, start)
+        fields = dict(netlink.attributes(data, start + IFINFO.size, end))
         # IFLA_ADDRESS, IFNAME, MTU, LINKINFO (INFO_KIND), GROUP, PROP_LIST (ALT_IFNAME)
         info = dict(netlink.attributes(fields.get(18, b"")))
-        more = tuple(_text(name) for kind, name in netlink.attributes(fields.get(52, b"")) if kind == 53)
-        mac, name, kind = fields.get(1, b"").hex(":"), _text(fields.get(3)), _text(info.get(1))
-        found.append(AnyLink(index, name, mac, _u32(fields.get(4)), _u32(fields.get(27)), kind, more))
+        more = tuple(text(name) for kind, name in netlink.attributes(fields.get(52, b"")) if kind == 53)
+        mac, name, kind = (
+            fields.get(1, b"").hex(":"),
+            text(fields.get(3, b"")),
+            text(info.get(1, b"")),
+        )
+        found.append(AnyLink(index, name, mac, u32(fields.get(4, b"")), u32(fields.get(27, b"")), kind, more))
     return found
 
 
@@ -176,9 +168,9 @@ def tables() -> list[AnyTable]:
         while len(userdata) >= 2:  # libnftnl: type, length, value; type 0 is the comment
             kind, length = userdata[0], userdata[1]
             if kind == 0:
-                comment = _text(userdata[2 : 2 + length])
+                comment = text(userdata[2 : 2 + length])
             userdata = userdata[2 + length :]
-        found.append(AnyTable(family, _text(fields.get(1)), comment))
+        found.append(AnyTable(family, text(fields.get(1, b"")), comment))
     return found
 
 
@@ -186,7 +178,7 @@ def chains() -> list[AnyChain]:
     """Empty on a kernel without nftables."""
     found = []
     for family, fields in nft_dump(_NFT_GETCHAIN, _NFT_NEWCHAIN):  # NFTA_CHAIN_TABLE, NAME, HOOK, POLICY, TYPE
-        table, name = _text(fields.get(1)), _text(fields.get(3))
+        table, name = text(fields.get(1, b"")), text(fields.get(3, b""))
         hook = dict(netlink.attributes(fields.get(4, b"")))  # HOOKNUM, PRIORITY
         if 1 not in hook:
             found.append(AnyChain(family, table, name))
@@ -194,7 +186,7 @@ def chains() -> list[AnyChain]:
         (number,) = struct.unpack(">I", hook[1])
         (priority,) = struct.unpack(">i", hook[2])
         accepts = fields.get(5, b"\0\0\0\1") != b"\0\0\0\0"  # NF_DROP is 0
-        found.append(AnyChain(family, table, name, number, priority, _text(fields.get(7)), accepts))
+        found.append(AnyChain(family, table, name, number, priority, text(fields.get(7, b"")), accepts))
     return found
 
 
@@ -228,7 +220,7 @@ def dump(protocol: int, request: int, answer: int, payload: bytes) -> list[netli
 def _route_dumps(request: int, answer: int) -> Iterator[netlink.Message]:
     for family in (AF_INET, AF_INET6):
         try:
-            yield from dump(NETLINK_ROUTE, request, answer, _RTMSG.pack(family, *(0,) * 8))
+            yield from dump(socket.NETLINK_ROUTE, request, answer, RTMSG.pack(family, *(0,) * 8))
         except HostError:
             if family == AF_INET or Path("/proc/sys/net/ipv6").exists():
                 raise
@@ -236,11 +228,3 @@ def _route_dumps(request: int, answer: int) -> Iterator[netlink.Message]:
 
 def _network(family: int, packed: bytes | None, length: int) -> str:
     return f"{socket.inet_ntop(family, packed)}/{length}" if packed else ""
-
-
-def _u32(value: bytes | None) -> int:
-    return int.from_bytes(value or b"", sys.byteorder)
-
-
-def _text(value: bytes | None) -> str:
-    return (value or b"").split(b"\0")[0].decode(errors="replace")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from socket import AF_INET, AF_INET6
@@ -19,24 +18,29 @@ from typing import TypeVar
 from ipamd.host import netlink
 from ipamd.host.desired import Address, FoundRoute, Route, Rule
 from ipamd.host.errors import HostError
+from ipamd.host.netlink import (
+    FIB_RULE,
+    FIB_RULE_INVERT,
+    RTM_F_CLONED,
+    RTM_GETADDR,
+    RTM_GETROUTE,
+    RTM_GETRULE,
+    RTM_NEWADDR,
+    RTM_NEWROUTE,
+    RTM_NEWRULE,
+    RTMSG,
+)
 
-RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
-RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
 RTM_NEWNETCONF = 80
 
-_RTMSG = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
-_RULE = struct.Struct("=8BI")  # fib_rule_hdr: family, dst_len, src_len, tos, table, -, -, action, flags
 _IFADDR = struct.Struct("=4BI")  # family, prefixlen, flags, scope, index
 
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 5, 6, 15
 _IP6_RT_PRIO_USER = 1024  # linux/ipv6_route.h: the metric of an IPv6 route for which none was asked
-_RTM_F_CLONED = 0x200  # an exception that the kernel learnt, such as a path's MTU
 _FRA_SRC, _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_FWMASK = 2, 6, 10, 14, 15, 16
 _FRA_PROTOCOL = 21
 _SUPPRESS_NOTHING = struct.pack("=i", -1)
 _FR_ACT_TO_TBL = 1
-_FIB_RULE_INVERT = 0x2
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _NETCONFA_IFINDEX, _NETCONFA_FORWARDING, _NETCONFA_RP_FILTER = 1, 2, 3
 
@@ -65,14 +69,14 @@ class Netconf:
 
 def rules(family: int, protocol: int) -> frozenset[Rule]:
     """Those with that protocol that select by nothing but mark and source. Raises `HostError`."""
-    found = _dump(RTM_GETRULE, _RULE.pack(family, *(0,) * 8), RTM_NEWRULE, read_rule)
+    found = _dump(RTM_GETRULE, FIB_RULE.pack(family, *(0,) * 8), RTM_NEWRULE, read_rule)
     return frozenset(each.rule for each in found if each.protocol == protocol)
 
 
 def routes(family: int, protocol: int = 0, table: int = 0) -> frozenset[FoundRoute]:
     """Those with that protocol, or of everybody (0), in that table, or in all (0). Raises `HostError`."""
     words = netlink.attribute(_RTA_TABLE, struct.pack("=I", table)) if table else b""
-    payload = _RTMSG.pack(family, 0, 0, 0, 0, protocol, 0, 0, 0) + words
+    payload = RTMSG.pack(family, 0, 0, 0, 0, protocol, 0, 0, 0) + words
     found = _dump(RTM_GETROUTE, payload, RTM_NEWROUTE, read_route)
     # Kernels without strict dumps (before 4.20) ignore what was asked for.
     return frozenset(each for each in found if protocol in (0, each.protocol) and table in (0, each.route.table))
@@ -85,22 +89,22 @@ def addresses(family: int) -> dict[Address, int]:
 
 def read_rule(data: bytes, start: int, end: int) -> FoundRule | None:
     """None for one that is not of the kind that we write."""
-    family, dst_len, src_len, tos, table, _, _, action, flags = _RULE.unpack_from(data, start)
-    if family not in (AF_INET, AF_INET6) or action != _FR_ACT_TO_TBL or flags & _FIB_RULE_INVERT or dst_len or tos:
+    family, dst_len, src_len, tos, table, _, _, action, flags = FIB_RULE.unpack_from(data, start)
+    if family not in (AF_INET, AF_INET6) or action != _FR_ACT_TO_TBL or flags & FIB_RULE_INVERT or dst_len or tos:
         return None
     priority = mark = mask = protocol = 0
     source = ""
-    for kind, value in netlink.attributes(data, start + _RULE.size, end):
+    for kind, value in netlink.attributes(data, start + FIB_RULE.size, end):
         if kind not in _OWN_SELECTORS or (kind == _FRA_SUPPRESS_PREFIXLEN and value != _SUPPRESS_NOTHING):
             return None
         if kind == _FRA_PRIORITY:
-            priority = _u32(value)
+            priority = netlink.u32(value)
         elif kind == _FRA_TABLE:
-            table = _u32(value)
+            table = netlink.u32(value)
         elif kind == _FRA_FWMARK:
-            mark = _u32(value)
+            mark = netlink.u32(value)
         elif kind == _FRA_FWMASK:
-            mask = _u32(value)
+            mask = netlink.u32(value)
         elif kind == _FRA_PROTOCOL:
             protocol = value[0]
         elif kind == _FRA_SRC:
@@ -110,22 +114,22 @@ def read_rule(data: bytes, start: int, end: int) -> FoundRule | None:
 
 def read_route(data: bytes, start: int, end: int) -> FoundRoute | None:
     """None for one that the kernel learnt by itself."""
-    family, dst_len, _, _, table, protocol, _, kind_of_route, flags = _RTMSG.unpack_from(data, start)
-    if family not in (AF_INET, AF_INET6) or flags & _RTM_F_CLONED:
+    family, dst_len, _, _, table, protocol, _, kind_of_route, flags = RTMSG.unpack_from(data, start)
+    if family not in (AF_INET, AF_INET6) or flags & RTM_F_CLONED:
         return None
     destination = gateway = ""
     index = metric = 0
-    for kind, value in netlink.attributes(data, start + _RTMSG.size, end):
+    for kind, value in netlink.attributes(data, start + RTMSG.size, end):
         if kind == _RTA_DST:
             destination = _address(family, value, dst_len)
         elif kind == _RTA_GATEWAY:
             gateway = socket.inet_ntop(family, value)
         elif kind == _RTA_OIF:
-            index = _u32(value)
+            index = netlink.u32(value)
         elif kind == _RTA_TABLE:
-            table = _u32(value)
+            table = netlink.u32(value)
         elif kind == _RTA_PRIORITY:
-            metric = _u32(value)
+            metric = netlink.u32(value)
     if family == AF_INET6 and metric == _IP6_RT_PRIO_USER:
         metric = 0
     return FoundRoute(Route(table, index, destination, gateway, family, metric), protocol, kind_of_route)
@@ -165,7 +169,3 @@ def _dump(kind: int, payload: bytes, answer: int, read: Callable[[bytes, int, in
 def _address(family: int, packed: bytes, length: int) -> str:
     text = socket.inet_ntop(family, packed)
     return text if length == 8 * len(packed) else f"{text}/{length}"
-
-
-def _u32(value: bytes) -> int:
-    return int.from_bytes(value, sys.byteorder)

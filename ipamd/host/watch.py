@@ -18,14 +18,19 @@ from ipamd.host import netlink
 from ipamd.host.desired import Address, FoundRoute
 from ipamd.host.errors import HostError
 from ipamd.host.links import DATAGRAMS_PER_TURN, RECEIVE_BUFFER, SO_RCVBUFFORCE
-from ipamd.host.rtnetlink import (
+from ipamd.host.netlink import (
+    NETLINK_NETFILTER,
+    NFGENMSG,
     RTM_DELADDR,
     RTM_DELROUTE,
     RTM_DELRULE,
     RTM_NEWADDR,
-    RTM_NEWNETCONF,
     RTM_NEWROUTE,
     RTM_NEWRULE,
+    SOL_NETLINK,
+)
+from ipamd.host.rtnetlink import (
+    RTM_NEWNETCONF,
     FoundRule,
     Netconf,
     read_address,
@@ -37,8 +42,7 @@ from ipamd.host.rtnetlink import (
 log = structlog.get_logger("ipamd.host")
 
 # linux/netlink.h, linux/rtnetlink.h (enum rtnetlink_groups), linux/netfilter/nfnetlink.h
-SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
-NETLINK_NETFILTER = 12
+NETLINK_ADD_MEMBERSHIP = 1
 IPV4_GROUPS = (5, 7, 8, 24)  # addresses, routes, rules, settings of links
 IPV6_GROUPS = (9, 11, 19, 25)
 NFNLGRP_NFTABLES = 7
@@ -49,7 +53,6 @@ NFT_MSG_NEWGEN = 15
 NFTA_TABLE_NAME = 1
 NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME = 2, 3
 NFPROTO_INET = 1
-_NFGENMSG_SIZE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,19 +160,15 @@ class Watch:
         for kind, _flags, _sequence, _port, start, end in netlink.messages(data):
             if kind >> 8 != NFNL_SUBSYS_NFTABLES:
                 continue
-            fields = netlink.attributes(data, start + _NFGENMSG_SIZE, end)
+            fields = netlink.attributes(data, start + NFGENMSG.size, end)
             if kind & 0xFF != NFT_MSG_NEWGEN:
                 if data[start] == NFPROTO_INET:
                     name = next((value for number, value in fields if number == NFTA_TABLE_NAME), b"")
-                    self._touched.add(_text(name))
+                    self._touched.add(netlink.text(name))
                 continue
             values = dict(fields)
             (process,) = struct.unpack(">I", values.get(NFTA_GEN_PROC_PID, bytes(4)))
-            process_name = _text(values.get(NFTA_GEN_PROC_NAME, b""))
+            process_name = netlink.text(values.get(NFTA_GEN_PROC_NAME, b""))
             touched, self._touched = self._touched, set()
             for table in touched:
                 self._on_change(Seen(TableTouched(table, process, process_name)))
-
-
-def _text(value: bytes) -> str:
-    return value.rstrip(b"\0").decode(errors="replace")

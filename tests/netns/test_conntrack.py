@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import pytest
 
-from ipamd.host import HostNetwork, conntrack
+from ipamd.host import HostNetwork, conntrack, netlink
 from ipamd.settings import HostSettings
 from ipamd.sim import netns
 
@@ -234,7 +234,7 @@ def test_an_entry_that_is_gone_meanwhile_is_not_counted(stage: Stage) -> None:
 
     def twice() -> tuple[int, int]:
         family, address = bytes([socket.AF_INET, 0, 0, 0]), socket.inet_aton(ONE)
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, conntrack.NETLINK_NETFILTER) as table:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink.NETLINK_NETFILTER) as table:
             entries = [family + entry for entry in conntrack._find(table, family, frozenset({address}))]
             return conntrack._delete(table, entries[:1]), conntrack._delete(table, entries)
 
