@@ -198,7 +198,9 @@ class Nftables:
             raise NftError(f"nft can't be started: {error.strerror}") from error
         self._processes.append(process.pid)
         try:
-            out, err = await asyncio.wait_for(process.communicate(script.encode()), TIMEOUT)
+            # Not wait_for: in Python 3.11 it loses a cancellation that comes just when the process has ended.
+            async with asyncio.timeout(TIMEOUT):
+                out, err = await process.communicate(script.encode())
         except TimeoutError:
             raise NftError(f"nft {' '.join(arguments)} did not end within {TIMEOUT:.0f} s") from None
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from pathlib import Path
@@ -100,3 +101,29 @@ esac""",
     with log.open("a") as file:
         file.write("tampered\n")
     assert not await nft.holds(TABLE)
+
+
+async def test_a_cancellation_is_not_lost_that_comes_when_nft_has_just_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the daemon would go on with its watch instead of ending."""
+    ended = asyncio.get_running_loop().create_future()
+    asked = asyncio.Event()
+
+    class Process:
+        pid, returncode = 1, 0
+
+        async def communicate(self, script: bytes) -> tuple[bytes, bytes]:
+            asked.set()
+            await ended
+            return b"", b""
+
+    async def start(*_: object, **__: object) -> Process:
+        return Process()
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    monkeypatch.setattr(others, "tables", lambda: [AnyTable("inet", "ipamd")])
+    looking = asyncio.create_task(Nftables().holds(TABLE))
+    await asked.wait()
+    ended.set_result(None)
+    looking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await looking
