@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from socket import AF_INET, AF_INET6
 from typing import Protocol
 
@@ -116,6 +116,9 @@ class FoundRoute:
     protocol: int
     kind: int
 
+    def __str__(self) -> str:
+        return str(self.route)
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Address:
@@ -123,10 +126,14 @@ class Address:
 
     index: int
     address: str
+    link: str = field(default="", compare=False)  # the link's name, for people
 
     @property
     def family(self) -> int:
         return family_of(self.address)
+
+    def __str__(self) -> str:
+        return f"address {self.address} dev {self.link}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +151,9 @@ class Sysctl:
 
     name: str
     value: str
+
+    def __str__(self) -> str:
+        return f"sysctl net/{self.name}={self.value}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +231,7 @@ def desired(settings: HostSettings, node: NodeNetwork, links: LinkTable) -> Desi
         ):
             if not address:
                 continue
-            addresses.add(Address(link.index, address))
+            addresses.add(Address(link.index, address, link.name))
             rules.add(Rule(priority, number, bits, settings.mark_mask | main, family=family))
             rules.add(Rule(settings.rule_from, number, source=address, family=family))
             routes.add(Route(number, link.index, destination=router, family=family))

@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Generic, Literal, TypeVar
 
 from ipamd.host.desired import Address, Desired, FoundRoute, LinkWish, Route, Rule, Sysctl
 from ipamd.host.links import Link
 from ipamd.host.nftables import Table
 
 RTN_UNICAST = 1  # linux/rtnetlink.h
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,104 +39,65 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
-    """One change of one object. `what` names the object as the ip, nft and sysctl commands would."""
+class LinkChange:
+    """`value` is a number of bytes for the MTU, a group's number, and 1 for up."""
+
+    link: Link
+    key: Literal["mtu", "group", "up"]
+    value: int
+
+    def __str__(self) -> str:
+        return f"link {self.link.name} {self.key}" + (f" {self.value}" if self.key != "up" else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Step(Generic[T]):
+    """One change of one object."""
 
     verb: ClassVar[str]
+    subject: T
 
     @property
     def what(self) -> str:
-        raise NotImplementedError
+        """The object as the ip, nft and sysctl commands would name it."""
+        return str(self.subject)
 
     def __str__(self) -> str:
         return f"{self.verb} {self.what}"
 
 
-@dataclass(frozen=True, slots=True)
-class SetSysctl(_Step):
+class SetSysctl(_Step[Sysctl]):
     verb = "set"
-    sysctl: Sysctl
-
-    @property
-    def what(self) -> str:
-        return f"sysctl net/{self.sysctl.name}={self.sysctl.value}"
 
 
-@dataclass(frozen=True, slots=True)
-class SetLink(_Step):
-    """`value` is a number of bytes for the MTU, a group's number, and 1 for up."""
-
+class SetLink(_Step[LinkChange]):
     verb = "set"
-    link: Link
-    key: Literal["mtu", "group", "up"]
-    value: int
-
-    @property
-    def what(self) -> str:
-        return f"link {self.link.name} {self.key}" + (f" {self.value}" if self.key != "up" else "")
 
 
-@dataclass(frozen=True, slots=True)
-class AddAddress(_Step):
+class AddAddress(_Step[Address]):
     verb = "added"
-    address: Address
-    link: str
-
-    @property
-    def what(self) -> str:
-        return f"address {self.address.address} dev {self.link}"
 
 
-@dataclass(frozen=True, slots=True)
-class AddRoute(_Step):
+class AddRoute(_Step[Route]):
     """It replaces what may stand in its place."""
 
     verb = "added"
-    route: Route
-
-    @property
-    def what(self) -> str:
-        return str(self.route)
 
 
-@dataclass(frozen=True, slots=True)
-class AddRule(_Step):
+class AddRule(_Step[Rule]):
     verb = "added"
-    rule: Rule
-
-    @property
-    def what(self) -> str:
-        return str(self.rule)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadTable(_Step):
+class LoadTable(_Step[Table]):
     verb = "set"
-    table: Table
-
-    @property
-    def what(self) -> str:
-        return f"nft table inet {self.table.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteRule(_Step):
+class DeleteRule(_Step[Rule]):
     verb = "removed"
-    rule: Rule
-
-    @property
-    def what(self) -> str:
-        return str(self.rule)
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteRoute(_Step):
+class DeleteRoute(_Step[FoundRoute]):
     verb = "removed"
-    found: FoundRoute
-
-    @property
-    def what(self) -> str:
-        return str(self.found.route)
 
 
 Step = SetSysctl | SetLink | AddAddress | AddRoute | AddRule | LoadTable | DeleteRule | DeleteRoute
@@ -147,9 +110,8 @@ def difference(wish: Desired, found: Found) -> Iterator[Step]:
             yield SetSysctl(sysctl)
     for link in wish.links:
         yield from _set_link(link)
-    names = {each.link.index: each.link.name for each in wish.links}
     for address in sorted(wish.addresses - found.addresses):
-        yield AddAddress(address, names[address.index])
+        yield AddAddress(address)
     right = {each.route for each in found.routes if found.is_ours(each)} & wish.routes
     # On-link routes first: the default route's gateway must be reachable.
     for route in sorted(wish.routes - right, key=lambda route: (route.gateway, route)):
@@ -176,11 +138,11 @@ def difference(wish: Desired, found: Found) -> Iterator[Step]:
 
 def _set_link(wish: LinkWish) -> Iterator[SetLink]:
     if wish.mtu and wish.mtu != wish.link.mtu:
-        yield SetLink(wish.link, "mtu", wish.mtu)
+        yield SetLink(LinkChange(wish.link, "mtu", wish.mtu))
     if wish.group is not None and wish.group != wish.link.group:
-        yield SetLink(wish.link, "group", wish.group)
+        yield SetLink(LinkChange(wish.link, "group", wish.group))
     if not wish.link.up:
-        yield SetLink(wish.link, "up", 1)
+        yield SetLink(LinkChange(wish.link, "up", 1))
 
 
 def restores(step: Step, before: Desired) -> bool:
@@ -188,8 +150,8 @@ def restores(step: Step, before: Desired) -> bool:
     match step:
         case SetSysctl(sysctl):
             return sysctl in before.sysctls
-        case SetLink(link):
-            return any(wish.link.index == link.index for wish in before.links)
+        case SetLink(change):
+            return any(wish.link.index == change.link.index for wish in before.links)
         case AddAddress(address):
             return address in before.addresses
         case AddRoute(route):

@@ -16,7 +16,7 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from ipamd.host.desired import Address, FoundRoute, Route, Rule
-from ipamd.host.difference import SetLink
+from ipamd.host.difference import LinkChange
 from ipamd.host.errors import HostError
 
 # linux/rtnetlink.h, linux/if_addr.h
@@ -110,11 +110,11 @@ class Kernel:
         work = self._route.addr(
             "add", index=address.index, address=address.address, prefixlen=_length(address.family), **flags
         )
-        await self._do(f"address {address.address} on link {address.index}", work)
+        await self._do(str(address), work)
 
-    async def set_link(self, step: SetLink) -> None:
-        value: dict[str, Any] = {"state": "up"} if step.key == "up" else {step.key: step.value}
-        await self._do(step.what, self._route.link("set", index=step.link.index, **value))
+    async def set_link(self, change: LinkChange) -> None:
+        value: dict[str, Any] = {"state": "up"} if change.key == "up" else {change.key: change.value}
+        await self._do(str(change), self._route.link("set", index=change.link.index, **value))
 
     async def _do(self, what: str, work: Any) -> None:
         try:

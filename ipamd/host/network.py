@@ -34,6 +34,7 @@ from ipamd.host.difference import (
     DeleteRoute,
     DeleteRule,
     Found,
+    LinkChange,
     LoadTable,
     SetLink,
     SetSysctl,
@@ -221,8 +222,8 @@ class HostNetwork:
     def _failure(self, step: Step, wish: Desired, error: HostError) -> Failure | None:
         """None for what concerned a link that has gone since."""
         match step:
-            case SetLink(link):
-                index = link.index
+            case SetLink(change):
+                index = change.link.index
             case AddRoute(route) | DeleteRoute(FoundRoute(route)):
                 index = route.index
             case AddAddress(address):
@@ -236,10 +237,10 @@ class HostNetwork:
         for eni in wish.enis:
             device = self._links.by_mac(eni.mac)
             own = device is not None and (
-                device.index == index or (isinstance(step, SetSysctl) and f"/{device.name}/" in step.sysctl.name)
+                device.index == index or (isinstance(step, SetSysctl) and f"/{device.name}/" in step.subject.name)
             )
             number = self._settings.table + eni.device_index
-            if own or (isinstance(step, (AddRule, DeleteRule)) and step.rule.table == number):
+            if own or (isinstance(step, (AddRule, DeleteRule)) and step.subject.table == number):
                 return Failure(error, eni.eni_id)
         return Failure(error)
 
@@ -247,8 +248,8 @@ class HostNetwork:
         match step:
             case SetSysctl(sysctl):
                 write_sysctl(sysctl.name, sysctl.value)
-            case SetLink():
-                await kernel.set_link(step)
+            case SetLink(change):
+                await kernel.set_link(change)
             case AddAddress(address):
                 await kernel.add_address(address)
             case AddRoute(route):
@@ -279,14 +280,14 @@ class HostNetwork:
                 if self._contradicts(wish, seen.what, seen.gone):
                     self._on_disturbance(Disturbance(str(route), port=seen.port))
             case Address() as address:
-                if seen.gone and address in wish.addresses:
-                    name = self._links.name_of(address.index)
-                    self._on_disturbance(Disturbance(f"address {address.address} dev {name}", port=seen.port))
+                ours = next((each for each in wish.addresses if each == address), None)
+                if seen.gone and ours is not None:
+                    self._on_disturbance(Disturbance(str(ours), port=seen.port))
             case Netconf(index):
                 self._check_sysctls(wish, index)
             case TableTouched(name, process, process_name):
                 if name == wish.table.name and not self._nftables.wrote(process):
-                    self._on_disturbance(Disturbance(f"nft table inet {name}", named(process, process_name)))
+                    self._on_disturbance(Disturbance(str(wish.table), named(process, process_name)))
 
     def _is_ours(self, protocol: int) -> bool:
         return protocol == self._settings.route_protocol
@@ -314,7 +315,7 @@ class HostNetwork:
             except HostError:
                 continue  # its device is going, which has an event of its own
             if changed:
-                self._on_disturbance(Disturbance(f"sysctl net/{sysctl.name}={sysctl.value}", "a write to /proc/sys"))
+                self._on_disturbance(Disturbance(str(sysctl), "a write to /proc/sys"))
 
     def _link_changed(self, before: Link | None, now: Link | None) -> None:
         wish = self._wish
@@ -327,12 +328,13 @@ class HostNetwork:
             # One that was never up is still being made, and one that is deleted goes down just before.
             if before.up and not now.up:
                 passed = partial(self._is_up_or_gone, link.index)
-                self._on_disturbance(Disturbance(f"link {link.name} up", "somebody", passed=passed))
+                self._on_disturbance(Disturbance(str(LinkChange(link, "up", 1)), "somebody", passed=passed))
             if before.group == now.group:
                 return
-            wanted = next((each.group for each in wish.links if each.link.index == link.index), before.group)
+            known = (each.group for each in wish.links if each.link.index == link.index and each.group is not None)
+            wanted = next(known, before.group)
             if now.group != wanted:
-                self._on_disturbance(Disturbance(f"link {link.name} group {wanted}", "somebody"))
+                self._on_disturbance(Disturbance(str(LinkChange(link, "group", wanted)), "somebody"))
 
     def _is_up_or_gone(self, index: int) -> bool:
         link = self._links.by_index(index)
@@ -347,9 +349,9 @@ class HostNetwork:
         elif served is None or before is None:
             self._on_disturbance(Disturbance(f"device with MAC {link.mac}", "the kernel"))
         elif before.up and not now.up:
-            self._on_disturbance(Disturbance(f"link {link.name} up", "somebody"))
+            self._on_disturbance(Disturbance(str(LinkChange(link, "up", 1)), "somebody"))
         elif before.mtu != now.mtu and self._settings.mtu not in (0, now.mtu):
-            self._on_disturbance(Disturbance(f"link {link.name} mtu {self._settings.mtu}", "somebody"))
+            self._on_disturbance(Disturbance(str(LinkChange(link, "mtu", self._settings.mtu)), "somebody"))
 
 
 def _exists(index: int) -> bool:

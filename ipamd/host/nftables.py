@@ -65,6 +65,9 @@ class Table:
     snat_to: str
     metadata_blocked: bool = False
 
+    def __str__(self) -> str:
+        return f"nft table inet {self.name}"
+
     def render(self) -> str:
         """In nft's own order and spelling, so that an unchanged listing compares equal (white space aside)."""
         blocks = [f'comment "{COMMENT}"', *self._sets(), *self._guard(), self._prerouting(), self._from_pod()]
