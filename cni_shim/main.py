@@ -16,6 +16,7 @@ from cni_shim.names import host_ifname
 
 TYPE_CHECKING = False  # as in `typing`, which is not imported
 if TYPE_CHECKING:
+    from _socket import socket as Token
     from typing import NoReturn
 
     from cni_shim.netlink import Socket
@@ -105,15 +106,29 @@ def add(invocation: Invocation, deadline: float) -> None:
             raise CniError(errors.KERNEL_REFUSED, "open a netlink socket: %s" % error.strerror) from None
         raise _misbehaved(str(error)) from None
     try:
-        plumbing.attach(host, plan, netns)
-        _print(plan.result + b"\n")
+        _give_up_if_overtaken(token)
+        result = plumbing.attach(host, plan, netns)
+        _give_up_if_overtaken(token)
+        _print(result + b"\n")
     except BaseException as error:
         undone = _undo(host, plan.host_ifname, call, deadline)
+        undone += "; request_id=" + plan.request_id.decode("utf-8", "replace")
         if isinstance(error, netlink.NetlinkError):
             raise CniError(errors.KERNEL_REFUSED, str(error), undone) from None
         if isinstance(error, CniError):
             error.details = "%s; %s" % (error.details, undone)
         raise
+
+
+def _give_up_if_overtaken(token: "Token") -> None:
+    from cni_shim import turn
+
+    if turn.overtaken(token):
+        raise CniError(
+            errors.TRY_AGAIN_LATER,
+            "a DEL for this interface of the container came before ADD had ended",
+            "the runtime has given this ADD up",
+        )
 
 
 def _allocate(call: bytes, name: str, deadline: float) -> bytes:
@@ -174,31 +189,34 @@ def delete(invocation: Invocation, deadline: float) -> None:
 
     call = invocation.call(container=True, netns=False)
     name = invocation.host_ifname()
-    token = turn.take(name, monotonic() + TURN_SECONDS)  # without it too: an ADD that waits for an address ends so
+    # Without it too: an ADD that waits for an address ends so.
+    token = turn.take(name, monotonic() + TURN_SECONDS, overtake=True)
     try:
-        plumbing.detach(netlink.Socket(), name.encode())
+        host = netlink.Socket()
+        plumbing.discard(host, name.encode())
+        if not _release_or_spool(call, name, deadline, strict=True):
+            plumbing.detach(host, name.encode())  # nobody else is there to do it
     except netlink.NetlinkError as error:
         raise CniError(
             errors.KERNEL_REFUSED, str(error), "the address stays reserved; DEL has to be repeated"
         ) from None
-    _release_or_spool(call, name, deadline, strict=True)
     del token
 
 
-def _release_or_spool(call: bytes, name: str, deadline: float, strict: bool = False) -> None:
-    """Give the address back, now or by a file in the spool.
+def _release_or_spool(call: bytes, name: str, deadline: float, strict: bool = False) -> bool:
+    """Give the address back, now or by a file in the spool. Whether the daemon was told.
 
     `strict`: a request that the daemon can't understand is an error (a DEL with a broken configuration).
     """
     request = protobuf.request(call)
     try:
         unary(SOCKET, b"/ipamd.v1.Ipam/Release", request, min(deadline, monotonic() + RELEASE_SECONDS))
-        return
+        return True
     except CallError as error:
         if isinstance(error, Refused) and error.status == INVALID_ARGUMENT:
             if strict:
                 raise _from_daemon(error, errors.INVALID_CONFIG) from None
-            return
+            return True
         failure = error
     from cni_shim import spool
 
@@ -210,23 +228,23 @@ def _release_or_spool(call: bytes, name: str, deadline: float, strict: bool = Fa
             "the release could neither be told to ipamd nor kept in %s: %s" % (SPOOL_DIR, error.strerror),
             "%s: %s; DEL has to be repeated" % (SOCKET, failure),
         ) from None
+    return False
 
 
 def check(invocation: Invocation, deadline: float) -> None:
-    from cni_shim import namespace, netlink, plumbing
+    from cni_shim import inspection, namespace, netlink
 
     call = invocation.call(container=True, netns=True)
     netns = namespace.open_netns(invocation.variable("CNI_NETNS", True))
-    _ask(b"/ipamd.v1.Ipam/Check", call, deadline, errors.TRY_AGAIN_LATER)
+    reply = _ask(b"/ipamd.v1.Ipam/Check", call, deadline, errors.TRY_AGAIN_LATER)
     namespace.enter(netns)
-    ifname = invocation.variable("CNI_IFNAME", True)
-    link = plumbing.container_link(ifname)
-    if link is None or not link.flags & netlink.IFF_UP:
-        raise CniError(
-            errors.KERNEL_REFUSED,
-            "the container's interface %s is %s" % (ifname.decode(), "down" if link else "gone"),
-            "create the container again",
-        )
+    try:
+        address, gateway = protobuf.checked(reply)
+        inspection.check_interface(invocation.variable("CNI_IFNAME", True), address, gateway)
+    except netlink.NetlinkError as error:
+        raise CniError(errors.KERNEL_REFUSED, str(error)) from None
+    except protobuf.DecodeError as error:
+        raise _misbehaved(str(error)) from None
 
 
 def status(invocation: Invocation, deadline: float) -> None:
@@ -243,10 +261,10 @@ def version(invocation: Invocation, deadline: float) -> None:
     _print(b'{"cniVersion":"%s","supportedVersions":%s}\n' % (chosen, SUPPORTED_VERSIONS))
 
 
-def _ask(method: bytes, call: bytes, deadline: float, code: int) -> None:
-    """A call whose reply only matters by coming. `code`: of the error if the daemon does not answer."""
+def _ask(method: bytes, call: bytes, deadline: float, code: int) -> bytes:
+    """The reply. `code`: of the error if the daemon does not answer."""
     try:
-        unary(SOCKET, method, protobuf.request(call), deadline)
+        return unary(SOCKET, method, protobuf.request(call), deadline)
     except Refused as error:
         raise _from_daemon(error, code) from None
     except CallError as error:

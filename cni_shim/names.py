@@ -1,4 +1,5 @@
-"""The name of a veth pair's host end, computed alike by the daemon (for its plan) and by the plugin (for DEL).
+"""What the daemon and the plugin call things without having told each other: a veth pair's host end, computed alike
+for a plan and for a DEL, and the link group of pairs that are out of service.
 
 DEL has to find the interface when the daemon is away and the runtime has forgotten the result of ADD, so the name
 follows from what every DEL carries. FNV-1a, because importing hashlib costs more than the rest of a DEL.
@@ -8,6 +9,10 @@ _FNV_OFFSET = 0xCBF29CE484222325  # 64-bit parameters: draft-eastlake-fnv, secti
 _FNV_PRIME = 0x100000001B3
 _MASK_64 = 0xFFFFFFFFFFFFFFFF
 _MASK_48 = 0xFFFFFFFFFFFF
+
+# "ipmd": the plugin moves a pair here with DEL, and the daemon deletes the whole group at once. A DEL that deleted
+# its pair by itself would wait for a grace period of the kernel: 16-30 ms, while 20 pairs together take 12.
+DISCARDED_GROUP = 0x69706D64
 
 
 def fnv1a_64(data: bytes) -> int:

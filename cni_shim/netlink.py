@@ -8,6 +8,11 @@ pyroute2's encoders, byte for byte.
 import _socket
 from _struct import pack, unpack_from
 from posix import strerror
+from sys import byteorder
+
+TYPE_CHECKING = False  # as in `typing`, which is not imported
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 NLM_F_REQUEST, NLM_F_ACK = 0x1, 0x4
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
@@ -17,7 +22,7 @@ NLMSGERR_ATTR_MSG = 1
 SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
-RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWNEIGH = 20, 24, 28
+RTM_NEWADDR, RTM_NEWROUTE, RTM_GETROUTE, RTM_NEWNEIGH, RTM_GETNEIGH, RTM_NEWRULE = 20, 24, 26, 28, 30, 32
 
 AF_UNSPEC, AF_INET = 0, 2
 IFF_UP = 0x1
@@ -26,7 +31,9 @@ IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 27, 28, 29
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 RTEXT_FILTER_SKIP_STATS = 8
 IFA_ADDRESS, IFA_LOCAL = 1, 2
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_TABLE = 1, 4, 5, 15
+RTA_DST, RTA_SRC, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 2, 4, 5, 6, 15
+RTNH_F_ONLINK = 4
+FRA_SRC, FRA_TABLE, FR_ACT_TO_TBL = 2, 15, 1
 RT_TABLE_UNSPEC, RT_TABLE_MAIN = 0, 254
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 RTPROT_BOOT, RTN_UNICAST = 3, 1
@@ -41,7 +48,7 @@ class NetlinkError(Exception):
     explanation, if it gave one."""
 
     def __init__(self, step: "Step", outcome: "Outcome") -> None:
-        Exception.__init__(self, "%s: %s" % (step.what, outcome.explanation or strerror(outcome.errno)))
+        Exception.__init__(self, "%s: %s" % (step.what, outcome.reason))
         self.kind = step.kind
         self.errno = outcome.errno
 
@@ -72,6 +79,11 @@ class Outcome:
         self.explanation = ""
         self.answer = b""
 
+    @property
+    def reason(self) -> str:
+        """In the kernel's own words, if it had any."""
+        return self.explanation or strerror(self.errno)
+
 
 def create_veth(name: bytes, mac: bytes, group: int, peer: bytes, peer_mac: bytes, peer_netns: int, mtu: int) -> Step:
     """A veth pair: one end here, up, in a link group; its peer born, down, in the namespace of a descriptor.
@@ -101,6 +113,12 @@ def create_veth(name: bytes, mac: bytes, group: int, peer: bytes, peer_mac: byte
 def get_link(name: bytes) -> Step:
     body = _link(0, 0) + _attribute(IFLA_IFNAME, name + b"\0") + _number(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
     return Step("look the interface up", RTM_GETLINK, 0, body)
+
+
+def discard_link(name: bytes, group: int) -> Step:
+    """Down, which takes its routes away, and in that link group: nothing passes it any more. 0.03 ms."""
+    body = _link(0, 0, IFF_UP) + _attribute(IFLA_IFNAME, name + b"\0") + _number(IFLA_GROUP, group)
+    return Step("take the veth pair out of service", RTM_NEWLINK, 0, body)
 
 
 def delete_link(name: bytes) -> Step:
@@ -137,10 +155,51 @@ def default_route(index: int, gateway: bytes) -> Step:
     return Step("add the default route inside the container", RTM_NEWROUTE, _CREATE, body)
 
 
+def further_default_route(index: int, gateway: bytes, table: int, metric: int) -> Step:
+    """One beside that of another interface, in a table of its own or with a metric. The gateway is on the link
+    without a route that says so: the main table has room for one such route."""
+    body = pack(
+        *("=BBBBBBBBI", AF_INET, 0, 0, 0, RT_TABLE_UNSPEC, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST, RTNH_F_ONLINK)
+    )
+    body += _attribute(RTA_GATEWAY, gateway) + _number(RTA_OIF, index) + _number(RTA_TABLE, table)
+    body += _number(RTA_PRIORITY, metric)
+    return Step("add a further default route inside the container", RTM_NEWROUTE, _CREATE, body)
+
+
+def source_rule(address: bytes, table: int) -> Step:
+    """What has that source looks the table up first."""
+    body = pack("=BBBBBBBBI", AF_INET, 0, 32, 0, RT_TABLE_UNSPEC, 0, 0, FR_ACT_TO_TBL, 0)
+    body += _attribute(FRA_SRC, address) + _number(FRA_TABLE, table)
+    return Step("add the rule for the address inside the container", RTM_NEWRULE, _CREATE, body)
+
+
 def permanent_neighbour(index: int, address: bytes, mac: bytes) -> Step:
     body = pack("=BxxxiHBB", AF_INET, index, NUD_PERMANENT, 0, 0)
     body += _attribute(NDA_DST, address) + _attribute(NDA_LLADDR, mac)
     return Step("add the neighbour entry of the gateway", RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body)
+
+
+def get_route(destination: bytes, source: bytes) -> Step:
+    """Which way a packet would take."""
+    body = pack("=BBBBBBBBI", AF_INET, 32, 32, 0, RT_TABLE_UNSPEC, 0, 0, 0, 0)
+    body += _attribute(RTA_DST, destination) + _attribute(RTA_SRC, source)
+    return Step("ask for the route out of the container", RTM_GETROUTE, 0, body)
+
+
+def get_neighbour(index: int, address: bytes) -> Step:
+    body = pack("=BxxxiHBB", AF_INET, index, 0, 0, 0) + _attribute(NDA_DST, address)
+    return Step("ask for the neighbour entry of the gateway", RTM_GETNEIGH, 0, body)
+
+
+class Way:
+    """The answer to `get_route`: by which link, and by which router (empty: none)."""
+
+    __slots__ = ("gateway", "index")
+
+    def __init__(self, answer: bytes) -> None:
+        found = attributes(answer, 12)
+        self.index = int.from_bytes(found.get(RTA_OIF, b""), byteorder)
+        self.gateway = found.get(RTA_GATEWAY, b"")
 
 
 class Link:
@@ -154,8 +213,8 @@ class Link:
         self.peer_index = unpack_from("=I", peer)[0] if len(peer) == 4 else 0
 
 
-def _link(index: int, flags: int) -> bytes:
-    return pack("=BBHiII", AF_UNSPEC, 0, 0, index, flags, flags)  # the last field says which flags change
+def _link(index: int, flags: int, change: int = 0) -> bytes:
+    return pack("=BBHiII", AF_UNSPEC, 0, 0, index, flags, flags | change)
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
@@ -217,10 +276,15 @@ class Socket:
     def perform(self, *steps: Step) -> list[Outcome]:
         """The same; raises NetlinkError for the first step that failed."""
         outcomes = self.attempt(*steps)
-        for step, outcome in zip(steps, outcomes, strict=True):
-            if outcome.errno:
-                raise NetlinkError(step, outcome)
+        check(steps, outcomes)
         return outcomes
+
+
+def check(steps: "Sequence[Step]", outcomes: list[Outcome]) -> None:
+    """Raises NetlinkError for the first of the steps that failed."""
+    for step, outcome in zip(steps, outcomes):  # noqa: B905
+        if outcome.errno:
+            raise NetlinkError(step, outcome)
 
 
 def _read_acknowledgement(message: bytes, flags: int, outcome: Outcome) -> None:

@@ -1,4 +1,4 @@
-"""The veth pair of one container: built from a plan, taken down by its name.
+"""The veth pair of one container: built from a plan, taken out of service and removed by its name.
 
 Order matters for speed and for safety. The peer is born inside the container's namespace, because moving a device
 costs a grace period of the kernel (15 ms). The host's socket is opened before the process enters the container's
@@ -10,35 +10,53 @@ from posix import O_CLOEXEC, O_WRONLY, close, open, write
 
 from cni_shim import namespace, netlink
 from cni_shim.errors import KERNEL_REFUSED, CniError
+from cni_shim.names import DISCARDED_GROUP
 
 TYPE_CHECKING = False  # as in `typing`, which is not imported
 if TYPE_CHECKING:
     from cni_shim.protobuf import Plan
 
+# Tries to make a pair whose predecessor the daemon may be deleting at the same moment.
+_ATTEMPTS = 3
 
-def attach(host: netlink.Socket, plan: "Plan", netns: int) -> None:
-    """Build everything that the plan says. Raises NetlinkError or CniError; the caller undoes with `detach`."""
+
+def attach(host: netlink.Socket, plan: "Plan", netns: int) -> bytes:
+    """Build everything that the plan says, and return the result to print. Raises NetlinkError or CniError; the
+    caller undoes with `detach`."""
     link = _create_pair(host, plan, netns)
     _shut_ipv6_off(plan.host_ifname)
     host.perform(netlink.host_route(link.index, plan.address, plan.table, plan.route_protocol))
     namespace.enter(netns)
     container = netlink.Socket()
-    try:
-        container.perform(
-            netlink.set_link_up(link.peer_index),
-            netlink.add_address(link.peer_index, plan.address, plan.prefix_length),
-            netlink.gateway_route(link.peer_index, plan.gateway),
-            netlink.default_route(link.peer_index, plan.gateway),
-            netlink.permanent_neighbour(link.peer_index, plan.gateway, plan.host_mac),
-        )
-    except netlink.NetlinkError as error:
-        if error.kind == netlink.RTM_NEWROUTE and error.errno == EEXIST:
-            raise CniError(
-                KERNEL_REFUSED,
-                "the container already has a default route",
-                "another network gave it one; attach a container to one network that provides it",
-            ) from None
-        raise
+    index = link.peer_index
+    steps = (
+        netlink.set_link_up(index),
+        netlink.add_address(index, plan.address, plan.prefix_length),
+        netlink.permanent_neighbour(index, plan.gateway, plan.host_mac),
+        netlink.gateway_route(index, plan.gateway),
+        netlink.default_route(index, plan.gateway),
+    )
+    outcomes = container.attempt(*steps)
+    if EEXIST not in (outcomes[3].errno, outcomes[4].errno):
+        netlink.check(steps, outcomes)
+        return plan.result
+    netlink.check(steps[:3], outcomes)
+    _give_second_default_route(container, index, plan)
+    return plan.result_beside or plan.result
+
+
+def _give_second_default_route(container: netlink.Socket, index: int, plan: "Plan") -> None:
+    """Another interface has the default route and keeps it. What comes from our address leaves by our interface
+    nevertheless, as the host drops it anywhere else; and so does all the rest should the other interface go."""
+    table = plan.table + index
+    container.perform(
+        netlink.further_default_route(index, plan.gateway, table, 0),
+        netlink.further_default_route(index, plan.gateway, netlink.RT_TABLE_MAIN, index),
+    )
+    rule = netlink.source_rule(plan.address, table)
+    (outcome,) = container.attempt(rule)
+    if outcome.errno not in (0, EEXIST):  # a rule outlives the interface that it was made for
+        raise netlink.NetlinkError(rule, outcome)
 
 
 def _create_pair(host: netlink.Socket, plan: "Plan", netns: int) -> netlink.Link:
@@ -46,10 +64,12 @@ def _create_pair(host: netlink.Socket, plan: "Plan", netns: int) -> netlink.Link
         plan.host_ifname, plan.host_mac, plan.link_group, plan.ifname, plan.mac, netns, plan.mtu
     )
     look = netlink.get_link(plan.host_ifname)
-    created, found = host.attempt(create, look)
-    if created.errno == EEXIST and not found.errno:  # an earlier ADD for this container made it
-        detach(host, plan.host_ifname)
+    for _ in range(_ATTEMPTS):
         created, found = host.attempt(create, look)
+        if created.errno != EEXIST:
+            break
+        if not found.errno:  # of an earlier ADD; else something else's, or one that the daemon has just deleted
+            detach(host, plan.host_ifname)
     if created.errno == EEXIST and found.errno == ENODEV:
         raise CniError(
             KERNEL_REFUSED,
@@ -63,25 +83,21 @@ def _create_pair(host: netlink.Socket, plan: "Plan", netns: int) -> netlink.Link
     return netlink.Link(found.answer)
 
 
+def discard(host: netlink.Socket, host_ifname: bytes) -> None:
+    """Cut the pair off; the daemon deletes it in a moment, with others. That it is gone already is fine. Raises
+    NetlinkError."""
+    _perform_or_gone(host, netlink.discard_link(host_ifname, DISCARDED_GROUP))
+
+
 def detach(host: netlink.Socket, host_ifname: bytes) -> None:
-    """Remove the pair, and with it its routes. That it is gone already is fine. Raises NetlinkError."""
-    step = netlink.delete_link(host_ifname)
+    """Delete the pair, and with it its routes. That it is gone already is fine. Raises NetlinkError."""
+    _perform_or_gone(host, netlink.delete_link(host_ifname))
+
+
+def _perform_or_gone(host: netlink.Socket, step: netlink.Step) -> None:
     (outcome,) = host.attempt(step)
     if outcome.errno not in (0, ENODEV):
         raise netlink.NetlinkError(step, outcome)
-
-
-def container_link(name: bytes) -> netlink.Link | None:
-    """The interface of that name in the namespace that the process is in. Raises NetlinkError."""
-    here = netlink.Socket()
-    step = netlink.get_link(name)
-    (outcome,) = here.attempt(step)
-    here.close()
-    if outcome.errno == ENODEV:
-        return None
-    if outcome.errno:
-        raise netlink.NetlinkError(step, outcome)
-    return netlink.Link(outcome.answer)
 
 
 def _shut_ipv6_off(host_ifname: bytes) -> None:

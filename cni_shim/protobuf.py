@@ -102,7 +102,9 @@ class Plan:
         "mac",
         "mtu",
         "prefix_length",
+        "request_id",
         "result",
+        "result_beside",
         "route_protocol",
         "table",
     )
@@ -122,6 +124,14 @@ class Plan:
         self.table = _number(fields, 10, "table", 0xFFFFFFFF)
         self.route_protocol = _number(fields, 11, "route_protocol", 255)
         self.result = _sized(fields, 13, "result", 2, 1 << 22)
+        self.request_id = _sized(fields, 14, "request_id", 0, 1 << 22)
+        self.result_beside = _sized(fields, 15, "result_beside", 0, 1 << 22)
+
+
+def checked(reply: bytes) -> tuple[bytes, bytes]:
+    """CheckReply: the address and the gateway, both in network order. Raises DecodeError."""
+    fields = decode(reply)
+    return _sized(fields, 1, "address", 4, 4), _sized(fields, 4, "gateway", 4, 4)
 
 
 def _sized(fields: dict[int, int | bytes], field: int, name: str, least: int, most: int) -> bytes:

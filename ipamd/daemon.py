@@ -140,6 +140,7 @@ async def _serve(live: LiveSettings, stack: AsyncExitStack) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_watch(runner))
         tasks.create_task(runner.reconciler.run())
+        tasks.create_task(network.discarded.run())
         tasks.create_task(_consume(spool, runner))
         tasks.create_task(_follow(live, runner))
         tasks.create_task(_announce(runner, changed, server, manager, settings, identity))

@@ -1,7 +1,8 @@
-"""What a container runtime says, understood; and what it is told, spelled as the CNI version it speaks wants it.
+"""What a container runtime says, understood.
 
 The plugin hands over CNI_* variables and standard input as they came; nothing of it is trusted. The facts are those
-of the CNI specification (containernetworking/cni SPEC.md 1.1.0, sections 2 "Parameters" and 5 "Result types").
+of the CNI specification (containernetworking/cni SPEC.md 1.1.0, sections 1 and 2) and of CONVENTIONS.md beside it,
+which says what runtimeConfig, args and CNI_ARGS may hold. What it is told is spelled by `cni_answer`.
 """
 
 from __future__ import annotations
@@ -12,32 +13,26 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ipamd.api.errors import shortened
 from ipamd.api.v1 import ipam_pb2
-from ipamd.pool.model import Attachment, AttachmentKey, Owner, Refusal
+from ipamd.pool.model import AttachmentKey, Owner
 
 SUPPORTED_VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 DEFAULT_NETWORK = "ipamd"
 
-# SPEC.md, section "Error": codes with a meaning of their own; 100 and above are the plugin's.
+# SPEC.md, section "Error": codes with a meaning of their own.
 INCOMPATIBLE_VERSION = 1
-UNKNOWN_CONTAINER = 3
 INVALID_ENVIRONMENT = 4
 DECODING_FAILURE = 6
 INVALID_CONFIG = 7
-TRY_AGAIN_LATER = 11
-PLUGIN_NOT_AVAILABLE = 50
-OWN_ERROR = 100
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")
+_MAC = re.compile(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}\Z")
 MAX_CONFIG = 1 << 20
 
 # A network configuration up to this size is remembered once it was understood: a runtime sends the same bytes with
 # each call, unless it adds something about the pod.
 _REMEMBERED_SIZE = 4096
 _REMEMBERED = 64
-
-_compact = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class InvalidCall(Exception):
@@ -52,22 +47,27 @@ class InvalidCall(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of the plugin or of another caller. `version` is the CNI version to answer in; None: no CNI caller."""
+    """A call of the plugin or of another caller. `version` is the CNI version to answer in; None: no CNI caller.
+    `mac` is what the container's interface is to have (6 bytes; empty: whatever), `previous` the result of the
+    plugins before this one, or for CHECK that of the ADD; None for none. `dns` and `previous` are not to be changed.
+    """
 
     key: AttachmentKey
     owner: Owner
     version: str | None
     dns: dict[str, Any]
     valid: frozenset[tuple[str, str]] = frozenset()
+    mac: bytes = b""
+    previous: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What matters to an attachment in the network configuration. `dns` is not to be changed."""
+    """What matters to an attachment in the network configuration; what of it only an ADD needs is not yet checked."""
 
     name: str
     version: str
-    dns: dict[str, Any]
+    config: dict[str, Any]
 
 
 def understand(
@@ -109,14 +109,18 @@ def _from_runtime(cni: ipam_pb2.CniCall, needs_netns: bool) -> Call:
         args.get("K8S_POD_NAMESPACE", ""),
         args.get("K8S_POD_UID", ""),
     )
-    return Call(AttachmentKey(network.name, cni.container_id, cni.ifname), owner, version, network.dns)
+    key = AttachmentKey(network.name, cni.container_id, cni.ifname)
+    if not needs_netns:  # what only an ADD or a CHECK needs must not keep a DEL
+        return Call(key, owner, version, {})
+    wishes = Wishes(network, args)
+    wishes.refuse_address()
+    return Call(key, owner, version, wishes.dns(), mac=wishes.mac(), previous=wishes.previous())
 
 
 def _understood(raw: bytes) -> Network:
     config = _decode(raw)
     version = _version(config)
-    dns = config.get("dns")
-    return Network(_network(config, version), version, dns if isinstance(dns, dict) else {})
+    return Network(_network(config, version), version, config)
 
 
 _remembered = lru_cache(_REMEMBERED)(_understood)
@@ -178,6 +182,69 @@ def _args(text: str, version: str) -> dict[str, str]:
     return args
 
 
+class Wishes:
+    """What a runtime may ask for beyond an address. Runtimes spell the keys of runtimeConfig differently: containerd
+    as its fields ("Servers"), podman in lower case. Each method raises `InvalidCall`."""
+
+    def __init__(self, network: Network, args: dict[str, str]) -> None:
+        self._network = network
+        self._args = args
+        self._runtime = _object(_member(network.config, "runtimeConfig"))
+        self._labels = _object(_member(_object(_member(network.config, "args")), "cni"))
+
+    def refuse_address(self) -> None:
+        wanted = self._args.get("IP") or _member(self._runtime, "ips") or _member(self._labels, "ips")
+        if wanted:
+            message = (
+                f"address {wanted} was asked for, but ipamd gives whatever address of the VPC is free: ask for none"
+            )
+            raise self._invalid(message)
+
+    def mac(self) -> bytes:
+        wanted = self._args.get("MAC") or _member(self._runtime, "mac") or _member(self._labels, "mac")
+        if not wanted:
+            return b""
+        if not isinstance(wanted, str) or not _MAC.match(wanted):
+            raise self._invalid(f"MAC address {wanted!r} can't be read: it has to look like 02:00:0a:4d:00:05")
+        mac = bytes.fromhex(re.sub("[:-]", "", wanted))
+        if mac[0] & 1 or not any(mac):
+            raise self._invalid(f"MAC address {wanted} is not that of a single interface")
+        return mac
+
+    def dns(self) -> dict[str, Any]:
+        """As a result has it: the runtime's own wish before what stands in the configuration."""
+        asked = _object(_member(self._runtime, "dns"))
+        names = {"nameservers": "servers", "search": "searches", "options": "options"}
+        found = {ours: value for ours, theirs in names.items() if isinstance(value := _member(asked, theirs), list)}
+        return found or _object(self._network.config.get("dns"))
+
+    def previous(self) -> dict[str, Any] | None:
+        found = self._network.config.get("prevResult")
+        if found is None:
+            return None
+        if not isinstance(found, dict):
+            raise self._invalid(f"prevResult is no object but {type(found).__name__}")
+        for name in ("interfaces", "ips", "routes"):
+            listed = found.get(name)
+            if listed is None:  # Go writes null for an empty list
+                continue
+            if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+                raise self._invalid(f"{name} of prevResult is not a list of objects")
+        return found
+
+    def _invalid(self, message: str) -> InvalidCall:
+        return InvalidCall("INVALID_CONFIG", INVALID_CONFIG, message, self._network.version)
+
+
+def _member(mapping: dict[str, Any], name: str) -> Any:
+    """The value of that key, whatever its case."""
+    return next((value for key, value in mapping.items() if key.lower() == name.lower()), None)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _valid(config: dict[str, Any], version: str) -> frozenset[tuple[str, str]]:
     listed = config.get("cni.dev/valid-attachments", [])
     try:
@@ -185,45 +252,3 @@ def _valid(config: dict[str, Any], version: str) -> frozenset[tuple[str, str]]:
     except (TypeError, KeyError):
         message = "cni.dev/valid-attachments is not a list of {containerID, ifname}"
         raise InvalidCall("INVALID_CONFIG", INVALID_CONFIG, message, version) from None
-
-
-def result(call: Call, plan: ipam_pb2.AllocateReply, attachment: Attachment, gateway: str) -> bytes:
-    """The text that the plugin prints after ADD: SPEC.md, section "ADD Success"."""
-    ip: dict[str, Any] = {"interface": 1, "address": f"{attachment.address}/{plan.prefix_length}", "gateway": gateway}
-    if call.version in ("0.3.0", "0.3.1", "0.4.0"):
-        ip = {"version": "4", **ip}
-    interfaces: list[dict[str, Any]] = [
-        {"name": plan.host_ifname, "mac": _mac(plan.host_mac)},
-        {"name": plan.ifname, "mac": _mac(plan.mac), "sandbox": plan.netns},
-    ]
-    if call.version == "1.1.0":
-        for interface in interfaces:
-            interface["mtu"] = plan.mtu
-    document = {
-        "cniVersion": call.version,
-        "interfaces": interfaces,
-        "ips": [ip],
-        "routes": [{"dst": "0.0.0.0/0", "gw": gateway}],
-        "dns": call.dns,
-    }
-    return _compact(document).encode()
-
-
-def _mac(raw: bytes) -> str:
-    return raw.hex(":")
-
-
-def refusal_error(version: str, refusal: Refusal, what: str, request_id: str) -> str:
-    """The CNI error object for a refusal: code 11 when trying again can help."""
-    code = OWN_ERROR if refusal.retry_after is None else TRY_AGAIN_LATER
-    details = f"reason={refusal.reason}"
-    if refusal.retry_after is not None:
-        details += f" retry_after={refusal.retry_after:.1f}s"
-    for name, value in refusal.numbers:
-        details += f" {name}={value}"
-    return error_object(version, code, f"{what}: {refusal.message}", f"{details} request_id={request_id}")
-
-
-def error_object(version: str, code: int, message: str, details: str) -> str:
-    """ASCII only: it travels in gRPC metadata."""
-    return json.dumps({"cniVersion": version, "code": code, "msg": shortened(message), "details": details})

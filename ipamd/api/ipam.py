@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import grpc
 import structlog
 
-from ipamd.api import cni
+from ipamd.api import cni, cni_answer
 from ipamd.api.errors import abort, abort_refused, metadata
-from ipamd.api.plan import GATEWAY, packed, plan
+from ipamd.api.plan import GATEWAY, PACKED_GATEWAY, packed, plan
 from ipamd.api.v1 import ipam_pb2, ipam_pb2_grpc
 from ipamd.host import HostError, HostNetwork
 from ipamd.pool.model import Attachment
@@ -57,7 +57,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             )
             error = None
             if call.version is not None:
-                error = cni.refusal_error(call.version, refused.refusal, what, request_id)
+                error = cni_answer.refusal_error(call.version, refused.refusal, what, request_id)
             await abort_refused(context, refused.refusal, request_id, error)
         eni = self._runner.pool.inventory.enis.get(attachment.eni_id)
         if eni is None:
@@ -69,8 +69,10 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             await self._abort_broken(context, call, f"{attachment.address} can't be used: {error}", request_id)
         reply = plan(attachment, self._settings, eni.device_index, mtu, call.owner.netns)
         reply.request_id = request_id
+        reply.mac = call.mac or reply.mac
         if call.version is not None:
-            reply.result = cni.result(call, reply, attachment, GATEWAY)
+            reply.result = cni_answer.result(call, reply, attachment, GATEWAY)
+            reply.result_beside = cni_answer.result(call, reply, attachment, GATEWAY, default_route=False)
         # What a handler returns leaves in the same step of the loop: the log's turn comes after that.
         asyncio.get_running_loop().call_soon(_log_granted, call, request_id, attachment, _ms_since(started))
         return reply
@@ -94,12 +96,12 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
 
     async def Check(self, request: ipam_pb2.CheckRequest, context: Context) -> ipam_pb2.CheckReply:
         request_id = _new_request_id()
-        call = await self._understand(request, context, request_id)
+        call = await self._understand(request, context, request_id, needs_netns=True)
         held = self._runner.pool.inventory.attachments
         attachment = held.get(call.key) or held.get(recovered_key(call.key))
         if attachment is None:
             message, reason = f"{call.key} holds no address", "UNKNOWN_ATTACHMENT"
-            text = _cni_error(call.version, cni.UNKNOWN_CONTAINER, reason, message, request_id)
+            text = _cni_error(call.version, cni_answer.UNKNOWN_CONTAINER, reason, message, request_id)
             await abort(context, grpc.StatusCode.NOT_FOUND, reason, message, {}, request_id, text)
         name = host_link(call.key)
         try:
@@ -111,7 +113,14 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             found = f"leads to {via}" if via else "is missing"
             message = f"the host route to {attachment.address} {found}, {name} is expected"
             await self._abort_broken(context, call, message, request_id)
-        return ipam_pb2.CheckReply(address=packed(attachment), host_ifname=name, request_id=request_id)
+        if call.previous is not None:
+            claimed = cni_answer.claimed_addresses(call.previous)
+            if attachment.address not in claimed:
+                message = f"{attachment.address} is held, but prevResult has {', '.join(claimed) or 'no address'}"
+                await self._abort_broken(context, call, message, request_id)
+        return ipam_pb2.CheckReply(
+            address=packed(attachment), host_ifname=name, request_id=request_id, gateway=PACKED_GATEWAY
+        )
 
     async def Collect(self, request: ipam_pb2.CollectRequest, context: Context) -> ipam_pb2.CollectReply:
         request_id = _new_request_id()
@@ -142,7 +151,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
                 await _abort_invalid(context, error, request_id, for_cni=True)
         refusal = unready_reason(self._runner.pool, self._runner.clock())
         if refusal is not None:
-            text = _cni_error(version, cni.PLUGIN_NOT_AVAILABLE, refusal.reason, refusal.message, request_id)
+            text = _cni_error(version, cni_answer.PLUGIN_NOT_AVAILABLE, refusal.reason, refusal.message, request_id)
             # Asked for its state, even a stopping daemon answers it: the plugin has nothing to wait for.
             numbers = metadata(refusal)
             code = grpc.StatusCode.UNAVAILABLE
@@ -168,7 +177,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
 
     async def _abort_broken(self, context: Context, call: cni.Call, message: str, request_id: str) -> NoReturn:
         reason, code = "ATTACHMENT_BROKEN", grpc.StatusCode.FAILED_PRECONDITION
-        text = _cni_error(call.version, cni.OWN_ERROR, reason, message, request_id)
+        text = _cni_error(call.version, cni_answer.OWN_ERROR, reason, message, request_id)
         await abort(context, code, reason, message, {}, request_id, text)
 
 
@@ -183,7 +192,7 @@ def _cni_error(version: str | None, code: int, reason: str, message: str, reques
     """The CNI error object; None for a caller that is no CNI plugin."""
     if version is None:
         return None
-    return cni.error_object(version, code, message, f"reason={reason} request_id={request_id}")
+    return cni_answer.error_object(version, code, message, f"reason={reason} request_id={request_id}")
 
 
 def _new_request_id() -> str:

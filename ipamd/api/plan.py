@@ -12,7 +12,7 @@ from ipamd.veth import host_link
 
 # The next hop inside the container. Nobody owns it: a permanent neighbour entry maps it to the host's end.
 GATEWAY = "169.254.1.1"
-_PACKED_GATEWAY = inet_pton(AF_INET, GATEWAY)
+PACKED_GATEWAY = inet_pton(AF_INET, GATEWAY)
 
 
 def plan(
@@ -24,7 +24,7 @@ def plan(
     return ipam_pb2.AllocateReply(
         address=address,
         prefix_length=32,
-        gateway=_PACKED_GATEWAY,
+        gateway=PACKED_GATEWAY,
         ifname=attachment.key.ifname,
         host_ifname=host_link(attachment.key),
         mac=b"\x0a\x58" + address,

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from socket import AF_INET, AF_INET6
 from typing import Protocol
 
+from cni_shim.names import DISCARDED_GROUP
 from ipamd.host.errors import HostError
 from ipamd.host.links import Link
 from ipamd.host.nftables import Exit, Table
@@ -238,7 +239,7 @@ def desired(settings: HostSettings, node: NodeNetwork, links: LinkTable) -> Desi
             routes.add(Route(number, link.index, gateway=router, family=family))
     for pod in node.pods:
         veth = links.by_name(pod.link)
-        if veth is not None:
+        if veth is not None and veth.group != DISCARDED_GROUP:  # else its DEL is on the way to the daemon
             wishes.append(LinkWish(veth, group=link_group(settings, pod.device_index)))
             routes.add(Route(settings.table, veth.index, pod.address, family=family_of(pod.address)))
     return Desired(

@@ -119,6 +119,14 @@ def dump(protocol: int, kind: int, payload: bytes, answer: int, *, strict: bool 
     raise HostError(f"the kernel's tables changed during each of {DUMP_ATTEMPTS} reads")
 
 
+def change(protocol: int, kind: int, payload: bytes) -> None:
+    """Have the kernel do something, and wait until it is done. Raises OSError with what the kernel says."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as kernel:
+        kernel.settimeout(TIMEOUT)
+        kernel.send(request(kind, NLM_F_ACK, 1, payload))
+        _answers(kernel, 1, kind)
+
+
 def _answers(kernel: socket.socket, sequence: int, answer: int) -> list[Message] | None:
     """None when the dump was interrupted. Raises OSError."""
     found: list[Message] = []

@@ -12,6 +12,7 @@ from socket import AF_INET, AF_INET6, if_indextoname
 
 import structlog
 
+from cni_shim.names import DISCARDED_GROUP
 from ipamd.host import rtnetlink
 from ipamd.host.conntrack import Conntrack
 from ipamd.host.culprit import named
@@ -42,6 +43,7 @@ from ipamd.host.difference import (
     difference,
     restores,
 )
+from ipamd.host.discarded import Discarded
 from ipamd.host.errors import HostError
 from ipamd.host.kernel import Kernel, read_sysctl, write_sysctl
 from ipamd.host.links import Link, Links, link_names
@@ -96,6 +98,7 @@ class HostNetwork:
         self._watch = Watch(self._changed, self._events_lost)
         self._nftables = Nftables()
         self._conntrack = Conntrack()
+        self.discarded = Discarded()
         self._wish: Desired | None = None  # what was brought about last
         self._refused: frozenset[str] = frozenset()  # of it, what the kernel did not take
         self._expected: frozenset[str] = frozenset()  # MACs of the ENIs that belong here, their devices there or not
@@ -298,7 +301,9 @@ class HostNetwork:
         if route.table == wish.pods_table:
             pod = self._pod_at(route.destination)
             veth = self._links.by_name(pod.link) if pod is not None else None
-            return veth is not None and (right and veth.index == route.index) == gone
+            if veth is None or veth.group == DISCARDED_GROUP:
+                return False
+            return (right and veth.index == route.index) == gone
         if gone:
             return right and route in wish.routes
         if right and route in wish.routes:
@@ -318,6 +323,9 @@ class HostNetwork:
                 self._on_disturbance(Disturbance(str(sysctl), "a write to /proc/sys"))
 
     def _link_changed(self, before: Link | None, now: Link | None) -> None:
+        if now is not None and now.group == DISCARDED_GROUP:
+            self.discarded.seen()
+            return
         wish = self._wish
         link = now or before
         if wish is None or link is None:

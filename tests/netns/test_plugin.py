@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import grpc
 import pytest
 
-from cni_shim.names import host_ifname
+from cni_shim.names import DISCARDED_GROUP, host_ifname
 from ipamd.api.v1 import ipam_pb2, ipam_pb2_grpc
 from ipamd.install import install_plugin
 from ipamd.sim import netns
@@ -84,7 +86,7 @@ class Daemon(ipam_pb2_grpc.IpamServicer):
 
     async def Check(self, request: Any, context: Any) -> ipam_pb2.CheckReply:
         await self._record("Check", request, context)
-        return ipam_pb2.CheckReply()
+        return ipam_pb2.CheckReply(address=self.plan.address, gateway=self.plan.gateway)
 
     async def Ready(self, request: Any, context: Any) -> ipam_pb2.ReadyReply:
         await self._record("Ready", request, context)
@@ -167,6 +169,12 @@ class Node:
         """What `ip -json` prints."""
         return json.loads(await netns.command("ip", "-n", namespace, "-json", *arguments) or "[]")
 
+    async def received(self, link: str) -> int:
+        """Packets that came in by the host's end of a pair."""
+        (found,) = await self.ip(self.host, "-statistics", "link", "show", link)
+        packets: int = found["stats64"]["rx"]["packets"]
+        return packets
+
     async def host_links(self) -> list[str]:
         return [link["ifname"] for link in await self.ip(self.host, "link") if link["ifname"] != "lo"]
 
@@ -176,8 +184,17 @@ class Node:
     async def ping(self, source: str, destination: str) -> None:
         await netns.command("ip", "netns", "exec", source, "ping", "-n", "-q", "-c1", "-W5", destination)
 
+    async def sweep(self) -> None:
+        """What a real daemon does with the pairs that DELs took out of service."""
+        for link in await self.ip(self.host, "link"):
+            if link["group"] == str(DISCARDED_GROUP):
+                assert "UP" not in link["flags"], link
+                assert await self.ip(self.host, "route", "show", "table", "all", "dev", link["ifname"]) == []
+                await netns.command("ip", "-n", self.host, "link", "delete", link["ifname"])
+
     async def bare(self) -> bool:
-        """Nothing is left, on either side."""
+        """Nothing is left, on either side, that a daemon would not remove."""
+        await self.sweep()
         routes = await self.ip(self.host, "route", "show", "table", "all", "proto", "158")
         return await self.host_links() == [] and await self.pod_links() == [] and routes == []
 
@@ -297,12 +314,20 @@ async def test_another_default_route_is_left_alone(node: Node, daemon: Daemon) -
             "route add default via 10.9.0.1",
         ],
     )
-    error = (await node.cni("ADD")).error
-    assert error["code"] == 100 and "default route" in error["msg"]
-    assert await node.host_links() == []
-    (default,) = await node.ip(node.pod, "route", "show", "default")
-    assert default["dev"] == "net1"
-    assert daemon.made() == ["Allocate", "Release"]
+    daemon.plan = plan(result_beside=b'{"beside":true}')
+    added = await node.cni("ADD")
+    assert (added.status, added.out, added.err) == (0, b'{"beside":true}\n', b"")
+    assert (await node.cni("CHECK")).status == 0
+    first, second = await node.ip(node.pod, "route", "show", "default")
+    assert first["dev"] == "net1" and "metric" not in first
+    assert second["dev"] == "eth0" and second["metric"] > 0
+    await node.ping(node.host, POD_ADDRESS)  # what comes from our address leaves by our interface
+    await netns.ip_batch(node.pod, ["link delete net1"])
+    await node.ping(node.pod, HOST_ADDRESS)
+    assert (await node.cni("DEL")).status == 0
+    await node.sweep()
+    assert (await node.cni("ADD")).status == 0  # the rule for the address is still there
+    await node.ping(node.pod, HOST_ADDRESS)
 
 
 async def test_the_kernels_reason_reaches_the_runtime(node: Node, daemon: Daemon) -> None:
@@ -456,14 +481,55 @@ async def test_del_that_the_daemon_can_not_record_is_kept(node: Node, daemon: Da
     assert len(list(node.spool.iterdir())) == 1
 
 
-async def test_del_lets_a_running_add_finish(node: Node, daemon: Daemon) -> None:
-    """A restarted runtime sends DEL while the ADD that it had started before still runs."""
+async def test_a_del_overtakes_a_running_add(node: Node, daemon: Daemon) -> None:
+    """A restarted runtime sends DEL while the ADD that it had started before still waits for its address."""
     daemon.allocating = lambda: asyncio.sleep(0.3)
     adding = asyncio.create_task(node.cni("ADD"))
     await daemon.called.wait()
     assert (await node.cni("DEL")).status == 0
-    assert (await adding).status == 0
-    assert daemon.made() == ["Allocate", "Release"]
+    error = (await adding).error
+    assert error["code"] == 11 and "DEL" in error["msg"]
+    assert daemon.made() == ["Allocate", "Release", "Release"]
+    assert await node.bare()
+
+
+@pytest.mark.parametrize("after", [0.0, 0.001, 0.002, 0.004, 0.008])
+async def test_an_add_that_was_stopped_for_long_undoes_itself(node: Node, daemon: Daemon, after: float) -> None:
+    """Stopped so many seconds after its plan was on the way, for longer than the DEL is willing to wait."""
+    adding = await node.start("ADD")
+    assert adding.stdin is not None
+    adding.stdin.write(CONFIG)
+    adding.stdin.close()
+    await daemon.called.wait()
+    await asyncio.sleep(after)
+    with suppress(ProcessLookupError):
+        adding.send_signal(signal.SIGSTOP)
+    assert (await node.cni("DEL")).status == 0
+    with suppress(ProcessLookupError):
+        adding.send_signal(signal.SIGCONT)
+    out, err = await adding.communicate()
+    outcome = Outcome(await adding.wait(), out, err)
+    if outcome.status:
+        assert "DEL" in outcome.error["msg"]
+    # Else it had ended, or was past all work, when it was stopped: the DEL found everything there.
+    assert daemon.made()[-1] == "Release"
+    assert await node.bare()
+
+
+@pytest.mark.parametrize("after", [0.0, 0.0005, 0.001, 0.0015, 0.002, 0.004])
+async def test_an_add_that_is_killed_half_way_leaves_nothing_after_del(
+    node: Node, daemon: Daemon, after: float
+) -> None:
+    adding = await node.start("ADD")
+    assert adding.stdin is not None
+    adding.stdin.write(CONFIG)
+    adding.stdin.close()
+    await daemon.called.wait()
+    await asyncio.sleep(after)
+    with suppress(ProcessLookupError):
+        adding.kill()
+    await adding.wait()
+    assert (await node.cni("DEL")).status == 0
     assert await node.bare()
 
 
@@ -473,8 +539,86 @@ async def test_check(node: Node, daemon: Daemon) -> None:
     await node.cni("ADD")
     good = await node.cni("CHECK")
     assert (good.status, good.out, good.err) == (0, b"", b"")
-    await netns.ip_batch(node.pod, ["link set eth0 down"])
-    assert "down" in (await node.cni("CHECK")).error["msg"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        ("link set eth0 down", "is down"),
+        ("link delete eth0", "is gone"),
+        (f"address delete {POD_ADDRESS}/32 dev eth0", "lacks its address"),
+        ("route delete default", "lacks its address or its routes"),
+        ("route replace default dev eth0", "is not where"),
+        ("neighbour delete 169.254.1.1 dev eth0", "neighbour"),
+    ],
+)
+async def test_check_sees_what_is_wrong_in_the_container(node: Node, daemon: Daemon, damage: str, word: str) -> None:
+    await node.cni("ADD")
+    await netns.ip_batch(node.pod, [damage])
+    error = (await node.cni("CHECK")).error
+    assert error["code"] == 100 and "eth0" in error["msg"] and word in error["msg"]
+
+
+async def test_nothing_passes_a_pair_that_is_out_of_service(node: Node, daemon: Daemon) -> None:
+    """Another container gets the address before the daemon has deleted the old pair."""
+    await node.cni("ADD")
+    await node.ping(node.pod, HOST_ADDRESS)
+    assert (await node.cni("DEL")).status == 0
+    (old,) = await node.ip(node.host, "link", "show", HOST_LINK)
+    assert await node.pod_links() == ["eth0"], "the pair is still there"
+    heir = f"{node.pod}2"
+    await netns.create(heir)
+    try:
+        name = host_ifname("heir", "eth0")
+        daemon.plan = plan(host_ifname=name)
+        assert (await node.cni("ADD", CONTAINERID="heir", NETNS=str(netns.DIRECTORY / heir))).status == 0
+        await node.ping(node.host, POD_ADDRESS)
+        before = await node.received(HOST_LINK)
+        # From the old container, which still has the address and believes to be connected: not one packet.
+        command = ("ip", "netns", "exec", node.pod, "ping", "-n", "-q", "-c3", "-i0.05", "-W1", HOST_ADDRESS)
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+        assert await process.wait() == 1
+        assert await node.received(HOST_LINK) == before
+        await node.ping(heir, HOST_ADDRESS)
+        (still,) = await node.ip(node.host, "link", "show", HOST_LINK)
+        assert still["ifindex"] == old["ifindex"]
+    finally:
+        await netns.delete(heir)
+
+
+async def test_the_same_container_is_attached_anew_before_the_old_pair_is_deleted(node: Node, daemon: Daemon) -> None:
+    """As `podman network reload` does it."""
+    await node.cni("ADD")
+    for _ in range(3):
+        assert (await node.cni("DEL")).status == 0
+        assert (await node.cni("ADD")).status == 0
+        await node.ping(node.pod, HOST_ADDRESS)
+    await node.sweep()
+    await node.ping(node.pod, HOST_ADDRESS)
+
+
+async def test_two_interfaces_of_one_container(node: Node, daemon: Daemon) -> None:
+    """The first gives the default route; both addresses can be reached, and leave by their own interface."""
+    second = host_ifname(CONTAINER, "eth1")
+    await node.cni("ADD")
+    daemon.plan = plan(
+        address=socket.inet_aton("10.77.0.6"), ifname="eth1", host_ifname=second, result_beside=b'{"beside":true}'
+    )
+    added = await node.cni("ADD", IFNAME="eth1")
+    assert added.out == b'{"beside":true}\n', added
+    for address in (POD_ADDRESS, "10.77.0.6"):
+        await node.ping(node.host, address)
+    received = await node.received(second)
+    await netns.command(
+        *("ip", "netns", "exec", node.pod, "ping", "-n", "-q", "-c3", "-i0.05", "-I", "10.77.0.6", HOST_ADDRESS)
+    )
+    assert await node.received(second) >= received + 3
+    # Without the first, the second carries everything.
+    assert (await node.cni("DEL")).status == 0
+    await node.sweep()
+    await node.ping(node.pod, HOST_ADDRESS)
+    assert (await node.cni("DEL", IFNAME="eth1")).status == 0
+    assert await node.bare()
 
 
 @pytest.mark.parametrize(("verb", "method"), [("STATUS", "Ready"), ("GC", "Collect")])

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = {
     "ipamd/pool": ("ipamd.pool",),
     "ipamd/cloud": ("ipamd.cloud", "ipamd.pool.model", "ipamd.settings"),
-    "ipamd/host": ("ipamd.host", "ipamd.pool.model", "ipamd.settings"),
+    "ipamd/host": ("cni_shim.names", "ipamd.host", "ipamd.pool.model", "ipamd.settings"),
     "ipamd/doctor": ("ipamd.doctor", "ipamd.host", "ipamd.install", "ipamd.settings"),
     "ipamd/ledger": ("ipamd.ledger", "ipamd.pool.model"),
     "ipamd/api": ("ipamd", "cni_shim.names"),

@@ -8,6 +8,7 @@ from struct import pack
 from typing import Any
 
 import pytest
+from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
@@ -82,6 +83,10 @@ CASES = {
         encoded(ifinfmsg(), 18, 0, {}, [("IFLA_IFNAME", "ipmx"), ("IFLA_EXT_MASK", 8)]),
     ),
     "delete_link": (netlink.delete_link(b"ipmx"), encoded(ifinfmsg(), 17, 0, {}, [("IFLA_IFNAME", "ipmx")])),
+    "discard_link": (
+        netlink.discard_link(b"ipmx", 77),
+        encoded(ifinfmsg(), 16, 0, {"flags": 0, "change": 1}, [("IFLA_IFNAME", "ipmx"), ("IFLA_GROUP", 77)]),
+    ),
     "set_link_up": (
         netlink.set_link_up(70000),
         encoded(ifinfmsg(), 16, 0, {"index": 70000, "flags": 1, "change": 1}, []),
@@ -125,6 +130,40 @@ CASES = {
             {"family": 2, "dst_len": 0, "table": 254, "proto": 3, "scope": 0, "type": 1},
             [("RTA_GATEWAY", GATEWAY), ("RTA_OIF", 5)],
         ),
+    ),
+    "further_default_route": (
+        netlink.further_default_route(5, packed(GATEWAY), 1505, 7),
+        encoded(
+            rtmsg(),
+            24,
+            CREATE_EXCL,
+            {"family": 2, "dst_len": 0, "table": 0, "proto": 3, "scope": 0, "type": 1, "flags": 4},
+            [("RTA_GATEWAY", GATEWAY), ("RTA_OIF", 5), ("RTA_TABLE", 1505), ("RTA_PRIORITY", 7)],
+        ),
+    ),
+    "source_rule": (
+        netlink.source_rule(packed(ADDRESS), 1505),
+        encoded(
+            fibmsg(),
+            32,
+            CREATE_EXCL,
+            {"family": 2, "src_len": 32, "table": 0, "action": 1},
+            [("FRA_SRC", ADDRESS), ("FRA_TABLE", 1505)],
+        ),
+    ),
+    "get_route": (
+        netlink.get_route(packed("198.51.100.1"), packed(ADDRESS)),
+        encoded(
+            rtmsg(),
+            26,
+            0,
+            {"family": 2, "dst_len": 32, "src_len": 32},
+            [("RTA_DST", "198.51.100.1"), ("RTA_SRC", ADDRESS)],
+        ),
+    ),
+    "get_neighbour": (
+        netlink.get_neighbour(5, packed(GATEWAY)),
+        encoded(ndmsg(), 30, 0, {"family": 2, "ifindex": 5}, [("NDA_DST", GATEWAY)]),
     ),
     "permanent_neighbour": (
         netlink.permanent_neighbour(5, packed(GATEWAY), packed(HOST_MAC)),

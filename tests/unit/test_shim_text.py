@@ -103,6 +103,20 @@ def test_turn() -> None:
     again.close()
 
 
+def test_who_has_the_turn_is_told_that_it_is_over() -> None:
+    name = f"ipm{secrets.token_hex(6)}"
+    token = turn.take(name, time.monotonic())
+    assert token is not None
+    assert turn.take(name, time.monotonic() + 0.05) is None
+    assert not turn.overtaken(token), "another ADD only waits"
+    assert turn.take(name, time.monotonic() + 0.05, overtake=True) is None
+    assert turn.overtaken(token)
+    token.close()
+    after = turn.take(name, time.monotonic(), overtake=True)
+    assert after is not None and not turn.overtaken(after)
+    after.close()
+
+
 def run_main(before: str, stdin: int | None = None, **environment: str) -> subprocess.Popen[bytes]:
     """The plugin's entry, after some preparation, in a process of its own."""
     program = f"import cni_shim.main as main\n{before}\nmain.main()"

@@ -95,7 +95,7 @@ class AllocateRequest(_message.Message):
     def __init__(self, cni: _Optional[_Union[CniCall, _Mapping]] = ..., attachment: _Optional[_Union[Attachment, _Mapping]] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
 
 class AllocateReply(_message.Message):
-    __slots__ = ("address", "prefix_length", "gateway", "ifname", "host_ifname", "mac", "host_mac", "mtu", "link_group", "table", "route_protocol", "netns", "result", "request_id")
+    __slots__ = ("address", "prefix_length", "gateway", "ifname", "host_ifname", "mac", "host_mac", "mtu", "link_group", "table", "route_protocol", "netns", "result", "request_id", "result_beside")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     PREFIX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     GATEWAY_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +110,7 @@ class AllocateReply(_message.Message):
     NETNS_FIELD_NUMBER: _ClassVar[int]
     RESULT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    RESULT_BESIDE_FIELD_NUMBER: _ClassVar[int]
     address: bytes
     prefix_length: int
     gateway: bytes
@@ -124,7 +125,8 @@ class AllocateReply(_message.Message):
     netns: str
     result: bytes
     request_id: str
-    def __init__(self, address: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., gateway: _Optional[bytes] = ..., ifname: _Optional[str] = ..., host_ifname: _Optional[str] = ..., mac: _Optional[bytes] = ..., host_mac: _Optional[bytes] = ..., mtu: _Optional[int] = ..., link_group: _Optional[int] = ..., table: _Optional[int] = ..., route_protocol: _Optional[int] = ..., netns: _Optional[str] = ..., result: _Optional[bytes] = ..., request_id: _Optional[str] = ...) -> None: ...
+    result_beside: bytes
+    def __init__(self, address: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., gateway: _Optional[bytes] = ..., ifname: _Optional[str] = ..., host_ifname: _Optional[str] = ..., mac: _Optional[bytes] = ..., host_mac: _Optional[bytes] = ..., mtu: _Optional[int] = ..., link_group: _Optional[int] = ..., table: _Optional[int] = ..., route_protocol: _Optional[int] = ..., netns: _Optional[str] = ..., result: _Optional[bytes] = ..., request_id: _Optional[str] = ..., result_beside: _Optional[bytes] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("cni", "attachment")
@@ -155,14 +157,16 @@ class CheckRequest(_message.Message):
     def __init__(self, cni: _Optional[_Union[CniCall, _Mapping]] = ..., attachment: _Optional[_Union[Attachment, _Mapping]] = ...) -> None: ...
 
 class CheckReply(_message.Message):
-    __slots__ = ("address", "host_ifname", "request_id")
+    __slots__ = ("address", "host_ifname", "request_id", "gateway")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     HOST_IFNAME_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    GATEWAY_FIELD_NUMBER: _ClassVar[int]
     address: bytes
     host_ifname: str
     request_id: str
-    def __init__(self, address: _Optional[bytes] = ..., host_ifname: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    gateway: bytes
+    def __init__(self, address: _Optional[bytes] = ..., host_ifname: _Optional[str] = ..., request_id: _Optional[str] = ..., gateway: _Optional[bytes] = ...) -> None: ...
 
 class CollectRequest(_message.Message):
     __slots__ = ("cni", "valid")
