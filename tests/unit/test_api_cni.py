@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from ipamd.api import cni
+from ipamd.api import cni, cni_answer
 from ipamd.api.plan import plan
 from ipamd.api.v1 import ipam_pb2
 from ipamd.pool.model import Attachment, AttachmentKey, Owner, Reason, Refusal
@@ -91,10 +91,10 @@ def test_gc_lists_the_valid_attachments() -> None:
 @pytest.mark.parametrize("version", cni.SUPPORTED_VERSIONS)
 def test_the_result_has_the_shape_of_its_version(version: str) -> None:
     config = {"cniVersion": version, "name": "ipamd", "dns": {"nameservers": ["10.0.0.2"]}}
-    understood = cni.understand(call(config=json.dumps(config).encode()), None)
+    understood = cni.understand(call(config=json.dumps(config).encode()), None, needs_netns=True)
     attachment = Attachment(understood.key, "10.0.0.7", "eni-1", 0.0)
     reply = plan(attachment, HostSettings(), 2, 9001, "/run/netns/x")
-    result = json.loads(cni.result(understood, reply, attachment, "169.254.1.1"))
+    result = json.loads(cni_answer.result(understood, reply, attachment, "169.254.1.1"))
     assert result["cniVersion"] == version
     assert result["dns"] == {"nameservers": ["10.0.0.2"]}
     (ip,) = result["ips"]
@@ -118,18 +118,18 @@ def test_the_plan_follows_the_eni() -> None:
 
 def test_errors_tell_whether_to_try_again() -> None:
     later = Refusal(Reason.ALL_COOLING, "all cooling", 12.0, (("free", 0),))
-    error = json.loads(cni.refusal_error("1.0.0", later, "no address for pod a/b", "r1"))
+    error = json.loads(cni_answer.refusal_error("1.0.0", later, "no address for pod a/b", "r1"))
     assert error["code"] == 11
     assert error["msg"] == "no address for pod a/b: all cooling"
     assert "retry_after=12.0s" in error["details"] and "request_id=r1" in error["details"]
     never = Refusal(Reason.SECURITY_GROUP_INVALID, "gone")
-    assert json.loads(cni.refusal_error("1.0.0", never, "x", "r"))["code"] == cni.OWN_ERROR
+    assert json.loads(cni_answer.refusal_error("1.0.0", never, "x", "r"))["code"] == cni_answer.OWN_ERROR
 
 
 def test_a_configuration_that_was_seen_before_is_no_other_and_no_better() -> None:
     plain = cni.understand(call(), None)
     other = json.dumps({"cniVersion": "1.1.0", "name": "other", "dns": {"search": ["a"]}}).encode()
-    assert cni.understand(call(config=other), None).dns == {"search": ["a"]}
+    assert cni.understand(call(config=other), None, needs_netns=True).dns == {"search": ["a"]}
     assert cni.understand(call(config=other), None).key.network == "other"
     assert cni.understand(call(), None) == plain
     for _ in range(2):
@@ -147,3 +147,78 @@ def test_what_pods_add_to_their_configuration_is_not_kept_for_ever() -> None:
     cni.understand(call(config=json.dumps(big).encode()), None)
     kept = [found for found in gc.get_objects() if isinstance(found, cni.Network)]
     assert len(kept) < 100
+
+
+def understood(config: dict[str, object], **changes: object) -> cni.Call:
+    document = {"cniVersion": "1.0.0", "name": "ipamd", **config}
+    return cni.understand(call(config=json.dumps(document).encode(), **changes), None, needs_netns=True)
+
+
+PREVIOUS: dict[str, object] = {
+    "cniVersion": "1.0.0",
+    "interfaces": [{"name": "br0"}, {"name": "eth0", "sandbox": "/run/netns/x", "extra": 1}],
+    "ips": [{"address": "10.9.0.2/24", "interface": 1}],
+    "routes": [{"dst": "10.9.0.0/16"}],
+    "dns": {"nameservers": ["10.9.0.1"]},
+}
+
+
+def test_what_earlier_plugins_made_stays_in_the_result() -> None:
+    second = understood({"prevResult": PREVIOUS}, ifname="eth1")
+    attachment = Attachment(second.key, "10.0.0.7", "eni-1", 0.0)
+    reply = plan(attachment, HostSettings(), 2, 9001, "/run/netns/x")
+    found = json.loads(cni_answer.result(second, reply, attachment, "169.254.1.1", default_route=False))
+    assert found["interfaces"][:2] == PREVIOUS["interfaces"]
+    assert [interface["name"] for interface in found["interfaces"][2:]] == [reply.host_ifname, "eth1"]
+    assert found["ips"][0] == {"address": "10.9.0.2/24", "interface": 1}
+    assert found["interfaces"][found["ips"][1]["interface"]]["name"] == "eth1"
+    assert (found["routes"], found["dns"]) == (PREVIOUS["routes"], PREVIOUS["dns"])
+    assert cni_answer.claimed_addresses(found) == ["10.9.0.2", "10.0.0.7"]
+    with_default = json.loads(cni_answer.result(second, reply, attachment, "169.254.1.1"))
+    assert with_default["routes"][-1] == {"dst": "0.0.0.0/0", "gw": "169.254.1.1"}
+
+
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [
+        ({"prevResult": []}, "prevResult"),
+        ({"prevResult": {"ips": {}}}, "ips of prevResult"),
+        ({"prevResult": {"interfaces": ["eth0"]}}, "interfaces of prevResult"),
+        ({"runtimeConfig": {"mac": "02:00"}}, "02:00"),
+        ({"runtimeConfig": {"mac": 7}}, "can't be read"),
+        ({"runtimeConfig": {"mac": "01:00:5e:00:00:01"}}, "single interface"),
+        ({"runtimeConfig": {"ips": ["10.0.0.9/32"]}}, "10.0.0.9"),
+        ({"args": {"cni": {"ips": ["10.0.0.9"]}}}, "10.0.0.9"),
+    ],
+)
+def test_wishes_that_can_not_be_met_are_refused_but_never_keep_a_del(config: dict[str, object], word: str) -> None:
+    with pytest.raises(cni.InvalidCall) as caught:
+        understood(config)
+    assert caught.value.code == cni.INVALID_CONFIG and word in str(caught.value)
+    document = {"cniVersion": "1.0.0", "name": "ipamd", **config}
+    assert cni.understand(call(config=json.dumps(document).encode()), None).key.container_id == "c" * 64
+
+
+@pytest.mark.parametrize(
+    ("config", "args"),
+    [
+        ({"runtimeConfig": {"mac": "02:00:0A:4d:00:05"}}, ""),
+        ({"RuntimeConfig": {"MAC": "02-00-0a-4d-00-05"}}, ""),
+        ({"args": {"cni": {"mac": "02:00:0a:4d:00:05"}}}, ""),
+        ({}, "MAC=02:00:0a:4d:00:05;IgnoreUnknown=1"),
+    ],
+)
+def test_a_mac_address_may_be_asked_for(config: dict[str, object], args: str) -> None:
+    assert understood(config, args=args).mac.hex() == "02000a4d0005"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"Servers": ["10.0.0.3"], "Searches": None, "Options": ["ndots:5"]},  # as containerd spells it
+        {"servers": ["10.0.0.3"], "options": ["ndots:5"]},
+    ],
+)
+def test_the_runtimes_own_dns_wins_however_it_is_spelled(asked: dict[str, object]) -> None:
+    found = understood({"dns": {"nameservers": ["10.0.0.2"]}, "runtimeConfig": {"dns": asked, "portMappings": []}})
+    assert found.dns == {"nameservers": ["10.0.0.3"], "options": ["ndots:5"]}
