@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from typing import Any, Final
 
 import aiohttp
 
+from cni_shim.names import DISCARDED_GROUP
 from ipamd.settings import HostSettings
 from ipamd.sim import netns as namespaces
 from ipamd.sim.demo_node import Node
 
 _HOST_LINK: Final = "ipm"  # what the names of pods' host links begin with: cni_shim.names
+_DELETION: Final = 5.0  # seconds: usually well under one
 
 
 class ControlClient:
@@ -46,9 +50,15 @@ class ControlClient:
 
 
 async def host_links(netns: str) -> list[str]:
-    """Host ends of pods' veth pairs. Raises `netns.CommandError`."""
-    links = json.loads(await namespaces.command("ip", "-n", netns, "-json", "link", "show") or "[]")
-    return [link["ifname"] for link in links if link["ifname"].startswith(_HOST_LINK)]
+    """Host ends of pods' veth pairs; those out of service are given the time that the daemon takes to delete them.
+    Raises `netns.CommandError`."""
+    until = time.monotonic() + _DELETION
+    while True:
+        links = json.loads(await namespaces.command("ip", "-n", netns, "-json", "link", "show") or "[]")
+        ours = [link for link in links if link["ifname"].startswith(_HOST_LINK)]
+        if time.monotonic() >= until or not any(link.get("group") == str(DISCARDED_GROUP) for link in ours):
+            return [link["ifname"] for link in ours]
+        await asyncio.sleep(0.02)
 
 
 async def pod_routes(netns: str) -> list[str]:
@@ -74,7 +84,8 @@ async def disagreements(node: Node, control: ControlClient) -> list[str]:
     at_ec2 = {eni: set(addresses[1:]) for eni, addresses in (await control.enis(node.spec.instance_id)).items()}
     at_daemon = await node.addresses()
     for known in await node.enis():
-        at_daemon.setdefault(known["id"], set())
+        if known["id"]:  # else EC2 has yet to be asked for it
+            at_daemon.setdefault(known["id"], set())
     found = []
     for eni in sorted(at_ec2.keys() | at_daemon.keys()):
         if eni not in at_daemon:
