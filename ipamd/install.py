@@ -52,8 +52,14 @@ OLDEST_PYTHON = (3, 11)
 LONGEST_SOCKET_PATH = 107  # sockaddr_un.sun_path less its final zero, unix(7)
 LONGEST_SHEBANG = 255  # BINPRM_BUF_SIZE less its final newline, execve(2)
 
-# containerd 1.6 and podman 4 refuse results of version 1.1.0; 1.0.0 is understood by all that are in use.
-_NETWORK = {"cniVersion": "1.0.0", "name": "ipamd", "plugins": [{"type": PLUGIN}]}
+# 1.0.0 is understood by all runtimes in use; containerd 1.6 and podman 4 refuse results of 1.1.0. libcni takes
+# the highest version that it knows from the list since 1.2 (and STATUS and GC with it), and ignores the list before.
+_NETWORK = {
+    "cniVersion": "1.0.0",
+    "cniVersions": ["1.0.0", "1.1.0"],
+    "name": "ipamd",
+    "plugins": [{"type": PLUGIN}],
+}
 
 # Of the standard library's folders the plugin needs that of the C modules, if they are not built in.
 _LAUNCHER = """\
@@ -150,17 +156,23 @@ def install_plugin(
     *,
     interpreter: Path | None = None,
     add_seconds: float = ADD_SECONDS,
+    log: Path | None = None,
 ) -> InstalledPlugin:
-    """Install the plugin, or renew it. `spool_dir` None: `released` beside the socket. Raises InstallError."""
+    """Install the plugin, or renew it. `spool_dir` None: `released` beside the socket; `log` None: no log.
+
+    Raises InstallError.
+    """
     spool_dir = spool_dir or socket.parent / "released"
-    if not socket.is_absolute() or not spool_dir.is_absolute():
-        raise InstallError(f"{socket}, {spool_dir}: the plugin runs in any folder, so these paths must be absolute")
+    for path in (socket, spool_dir, log):
+        if path is not None and not path.is_absolute():
+            raise InstallError(f"{path}: the plugin runs in any folder, so its paths must be absolute")
     if len(os.fsencode(socket)) > LONGEST_SOCKET_PATH:
         raise InstallError(f"{socket}: longer than the {LONGEST_SOCKET_PATH} bytes that a socket's path may have")
     python = find_interpreter(interpreter)
     site = (
         '"""What `ipamd install` fixed for this node."""\n\n'
-        f"SOCKET = {str(socket)!r}\nSPOOL_DIR = {str(spool_dir)!r}\nADD_SECONDS = {float(add_seconds)!r}\n"
+        f"SOCKET = {str(socket)!r}\nSPOOL_DIR = {str(spool_dir)!r}\n"
+        f"LOG = {str(log or '')!r}\nADD_SECONDS = {float(add_seconds)!r}\n"
     )
     sources = _sources() | {"installed": site}
     digest = hashlib.sha256(repr((python, sorted(sources.items()))).encode()).hexdigest()[:16]
@@ -337,6 +349,12 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "--interpreter", type=Path, help="Python 3.11 or later to run the plugin (default: /usr/bin/python3 if it is)"
     )
     parser.add_argument(
+        "--plugin-log",
+        type=Path,
+        metavar="FILE",
+        help="a file for one line of JSON about each run of the plugin (default: none)",
+    )
+    parser.add_argument(
         "--systemd",
         action="store_true",
         help=f"write {UNIT_DIR / UNIT}, and drop-ins for other managers of the network",
@@ -347,7 +365,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry the command out; 1 after an error, which is on standard error."""
     try:
-        plugin = install_plugin(args.bin_dir, args.socket, args.spool_dir, interpreter=args.interpreter)
+        plugin = install_plugin(
+            args.bin_dir, args.socket, args.spool_dir, interpreter=args.interpreter, log=args.plugin_log
+        )
         version = ".".join(map(str, plugin.interpreter.version))
         _say(f"plugin   {plugin.launcher} (Python {version}, socket {args.socket})")
         if args.conf_dir is not None:

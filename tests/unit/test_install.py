@@ -71,6 +71,16 @@ def test_the_nodes_paths_travel_with_the_plugin(tmp_path: Path) -> None:
         assert ready["code"] == 50 and str(tmp_path / name) in ready["msg"]
 
 
+def test_a_log_on_request(tmp_path: Path) -> None:
+    for log in (None, tmp_path / "log"):
+        plugin = install_plugin(tmp_path / "bin", SOCKET, log=log)
+        assert run_plugin(plugin.launcher).returncode == 0
+        assert [path.name for path in tmp_path.iterdir() if path.name != "bin"] == (["log"] if log else [])
+    assert json.loads((tmp_path / "log").read_text())["verb"] == "VERSION"
+    with pytest.raises(InstallError, match="absolute"):
+        install_plugin(tmp_path / "bin", SOCKET, log=Path("log"))
+
+
 def test_the_plugin_can_be_reached_by_another_path(tmp_path: Path) -> None:
     """A DaemonSet installs into a mount of the host's folder; the host knows it by another path."""
     install_plugin(tmp_path / "bin", SOCKET)
@@ -194,6 +204,7 @@ def test_conflist(tmp_path: Path) -> None:
     assert path == tmp_path / "net.d" / "10-ipamd.conflist"
     assert json.loads(path.read_text()) == {
         "cniVersion": "1.0.0",
+        "cniVersions": ["1.0.0", "1.1.0"],
         "name": "ipamd",
         "plugins": [{"type": "ipamd-cni"}],
     }
