@@ -7,5 +7,6 @@ input to the daemon as it is and carries out the plan that comes back.
 
 `main` holds the verbs; `grpc_call` with `hpack` (and `huffman`, if ever needed) speaks to the daemon; `protobuf`
 translates the messages; `plumbing` with `netlink` and `namespace` works on the kernel; `spool` keeps a DEL that the
-daemon did not take; `turn` keeps two runs for one container apart; `installed` holds what `ipamd install` fixed.
+daemon did not take; `turn` keeps two runs for one container apart;
+`inspection` is for CHECK; `journal` is a log on request; `installed` holds what `ipamd install` fixed.
 """

@@ -11,12 +11,13 @@ from time import monotonic, sleep
 from cni_shim import errors, protobuf
 from cni_shim.errors import CniError, FinishedError
 from cni_shim.grpc_call import CallError, Forbidden, Garbled, Late, Refused, Unreachable, unary
-from cni_shim.installed import ADD_SECONDS, SOCKET, SPOOL_DIR
+from cni_shim.installed import ADD_SECONDS, LOG, SOCKET, SPOOL_DIR
 from cni_shim.names import host_ifname
 
 TYPE_CHECKING = False  # as in `typing`, which is not imported
 if TYPE_CHECKING:
     from _socket import socket as Token
+    from collections.abc import Callable
     from typing import NoReturn
 
     from cni_shim.netlink import Socket
@@ -81,7 +82,8 @@ class Invocation:
         )
 
 
-def add(invocation: Invocation, deadline: float) -> None:
+def add(invocation: Invocation, deadline: float) -> str:
+    """Returns the id under which the daemon logged the request."""
     from cni_shim import namespace, turn
 
     call = invocation.call(container=True, netns=True)
@@ -118,6 +120,7 @@ def add(invocation: Invocation, deadline: float) -> None:
         if isinstance(error, CniError):
             error.details = "%s; %s" % (error.details, undone)
         raise
+    return plan.request_id.decode("utf-8", "replace")
 
 
 def _give_up_if_overtaken(token: "Token") -> None:
@@ -305,7 +308,7 @@ def _no_answer(error: CallError, code: int) -> CniError:
     return CniError(code, "no answer from ipamd at %s: %s" % (SOCKET, error), remedy)
 
 
-VERBS = {
+VERBS: "dict[bytes, tuple[Callable[[Invocation, float], str | None], float]]" = {
     b"ADD": (add, ADD_SECONDS),
     b"DEL": (delete, DELETE_SECONDS),
     b"CHECK": (check, ASK_SECONDS),
@@ -360,14 +363,25 @@ def main() -> "NoReturn":
             )
         config = _read_config()
         verb, seconds = VERBS[command]
-        verb(Invocation(posix.environ, config), started + seconds)
+        request_id = verb(Invocation(posix.environ, config), started + seconds)
+        if LOG:
+            _log(started, request_id or "", b"")
         posix._exit(0)
     except CniError as error:
         failure = error
     except BaseException as error:  # a defect must not end in a traceback, which no runtime can show
         failure = CniError(errors.INTERNAL, "the plugin failed: %s: %s" % (type(error).__name__, error))
+    text = failure.render(errors.version_of(config))
     try:
-        _print(failure.render(errors.version_of(config)))
+        _print(text)
     except OSError:
         pass  # nobody reads
+    if LOG:
+        _log(started, "", text)
     posix._exit(1)
+
+
+def _log(started: float, request_id: str, error: bytes) -> None:
+    from cni_shim import journal
+
+    journal.note(LOG, posix.environ, (monotonic() - started) * 1000, request_id, error)

@@ -650,6 +650,22 @@ async def test_version_needs_neither_daemon_nor_container(node: Node) -> None:
     }
 
 
+async def test_a_log_only_on_request(node: Node, daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "plugin.log"
+    daemon.plan = plan(request_id="r-7")
+    await asyncio.to_thread(install_plugin, node.directory / "bin", node.socket, log=file)
+    await node.cni("ADD")
+    daemon.refusal = (grpc.StatusCode.UNAVAILABLE, "x", '{"cniVersion":"1.0.0","code":50,"msg":"not now"}')
+    assert (await node.cni("STATUS")).error["code"] == 50
+    added, asked = map(json.loads, file.read_text().splitlines())
+    assert (added["verb"], added["container"], added["ifname"]) == ("ADD", CONTAINER, "eth0")
+    assert added["request_id"] == "r-7" and added["ms"] > 0 and "error" not in added
+    assert asked["verb"] == "STATUS" and asked["error"]["msg"] == "not now"
+    file.unlink()
+    file.mkdir()  # can't be written: the plugin works on
+    assert (await node.cni("DEL")).status == 0
+
+
 async def test_a_burst(node: Node, daemon: Daemon, prefix: str) -> None:
     """Many at once, each with its own container: every one gets its own pair."""
     containers = [f"c{number}" for number in range(12)]
