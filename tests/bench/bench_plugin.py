@@ -1,10 +1,12 @@
-"""What one ADD and one DEL cost, from exec to exit: the installed plugin beside Debian's ptp with host-local.
+"""What one ADD and one DEL cost, from exec to exit: the installed plugin beside what there is instead.
 
-    python tests/bench/bench_plugin.py [--rounds N]
+    python tests/bench/bench_plugin.py [--rounds 40] [--bursts 7] [--json FILE]      (as root)
 
-Needs root and the package containernetworking-plugins. Every round runs each case once, in random order, in network
-namespaces of its own; the daemon is a stand-in that answers at once, in a process of its own. Trust the ratios: the
-other figures depend on the machine and on what else it does.
+Compared are the plugin in its packagings, Debian's ptp with host-local (Go, no daemon), and `naive_plugin`, the same
+plugin as one writes it first. Ours ask the real daemon on a node of the VPC in a box, whose pool is warm; all run in
+that node's network namespace, in turns and in random order, into the same pods' namespaces. CPU is that of the
+process and its children; "all CPU" adds what the daemon spent meanwhile, also after DEL has returned, when it deletes
+the pair. Trust the ratios (medians over rounds); the milliseconds are the machine's.
 """
 
 from __future__ import annotations
@@ -13,175 +15,160 @@ import argparse
 import asyncio
 import json
 import os
-import random
 import secrets
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
+import naive_plugin
+from output import write_lines
 
-from cni_shim.names import host_ifname
-from ipamd.api.v1 import ipam_pb2, ipam_pb2_grpc
-from ipamd.install import install_plugin
+from ipamd.install import DISTRIBUTION_PYTHON, install_plugin
 from ipamd.sim import netns
+from ipamd.sim.demo_node import Node
+from ipamd.sim.vpc import SimulatedVpc
 
-PTP = Path("/usr/lib/cni/ptp")
-CONTAINER = "7d0f" * 16
-
-
-class StandIn(ipam_pb2_grpc.IpamServicer):
-    async def Allocate(self, request: Any, context: Any) -> ipam_pb2.AllocateReply:
-        return ipam_pb2.AllocateReply(
-            address=b"\x0a\x4d\0\5",
-            prefix_length=32,
-            gateway=b"\xa9\xfe\1\1",
-            ifname=request.cni.ifname,
-            host_ifname=host_ifname(request.cni.container_id, request.cni.ifname),
-            mac=b"\2\0\x0a\x4d\0\5",
-            host_mac=b"\2\1\x0a\x4d\0\5",
-            mtu=1500,
-            link_group=1501,
-            table=1500,
-            route_protocol=158,
-            result=b'{"cniVersion":"1.0.0","ips":[{"address":"10.77.0.5/32"}]}',
-        )
-
-    async def Release(self, request: Any, context: Any) -> ipam_pb2.ReleaseReply:
-        return ipam_pb2.ReleaseReply(released=True)
-
-
-async def serve(socket: str) -> None:
-    server = grpc.aio.server()
-    ipam_pb2_grpc.add_IpamServicer_to_server(StandIn(), server)
-    server.add_insecure_port(f"unix:{socket}")
-    await server.start()
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    await asyncio.to_thread(sys.stdin.read)  # until the bench closes it
-    await server.stop(None)
-
-
-@contextmanager
-def stand_in(socket: Path) -> Iterator[None]:
-    with subprocess.Popen(
-        [sys.executable, __file__, "--serve", socket], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        yield
-        process.communicate()
-
-
-@contextmanager
-def namespaces() -> Iterator[tuple[str, str]]:
-    prefix = f"b{secrets.token_hex(4)}"
-    names = (f"{prefix}h", f"{prefix}p")
-    for name in names:
-        subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        subprocess.run(["ip", "-n", names[0], "link", "set", "lo", "up"], check=True)
-        yield names
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], check=True)
-
-
-def execute(command: list[str], environment: dict[str, str], stdin: Path) -> float:
-    """Milliseconds from exec to exit. Raises CalledProcessError."""
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, str(stdin), os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-    ]
-    started = time.perf_counter()
-    pid = os.posix_spawn(command[0], command, environment, file_actions=actions)
-    _, status = os.waitpid(pid, 0)
-    elapsed = time.perf_counter() - started
-    if status:
-        raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), command)
-    return elapsed * 1000
-
-
-def measure(rounds: int, pod: str, directory: Path, interpreter: Path, launcher: Path) -> dict[str, list[float]]:
-    """Run inside the host's namespace."""
-    configs = {
-        "ipamd-cni": {"cniVersion": "1.0.0", "name": "ipamd", "type": "ipamd-cni"},
-        "ptp": {
-            "cniVersion": "1.0.0",
-            "name": "bench",
-            "type": "ptp",
-            "ipam": {"type": "host-local", "dataDir": str(directory / "host-local"), "subnet": "10.78.0.0/16"},
-        },
-    }
-    binaries = {"ipamd-cni": str(launcher), "ptp": str(PTP)}
-    for name, config in configs.items():
-        (directory / f"{name}.json").write_text(json.dumps(config))
-    environment = {
-        "CNI_CONTAINERID": CONTAINER,
-        "CNI_NETNS": str(netns.DIRECTORY / pod),
-        "CNI_IFNAME": "eth0",
-        "CNI_PATH": str(PTP.parent),
-        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-    }
-    times: dict[str, list[float]] = {}
-
-    def add_and_delete(name: str) -> Callable[[], None]:
-        def run() -> None:
-            for verb in ("ADD", "DEL"):
-                taken = execute([binaries[name]], environment | {"CNI_COMMAND": verb}, directory / f"{name}.json")
-                times.setdefault(f"{name} {verb}", []).append(taken)
-
-        return run
-
-    def start_interpreter() -> None:
-        taken = execute([str(interpreter), "-IS", "-c", "pass"], environment, Path(os.devnull))
-        times.setdefault("bare interpreter", []).append(taken)
-
-    cases = [add_and_delete("ipamd-cni"), add_and_delete("ptp"), start_interpreter]
-    for _ in range(rounds + 2):
-        for case in random.sample(cases, len(cases)):
-            case()
-    return {name: taken[2:] for name, taken in times.items()}  # without the two rounds that warm up
-
-
-def report(times: dict[str, list[float]]) -> str:
-    lines = [f"{'exec to exit, ms':20} {'median':>8} {'min':>8} {'max':>8}   ratio to ptp"]
-    for name in sorted(times):
-        taken = times[name]
-        reference = times.get(f"ptp {name.rpartition(' ')[2]}")
-        pairs = zip(taken, reference, strict=True) if reference else ()
-        ratio = f"{statistics.median(a / b for a, b in pairs):.2f}" if reference else ""
-        lines.append(f"{name:20} {statistics.median(taken):8.2f} {min(taken):8.2f} {max(taken):8.2f}   {ratio}")
-    return "\n".join(lines)
+DEBIAN_PLUGINS = Path("/usr/lib/cni")
+YARDSTICK = "ptp + host-local"
+BURST = 32
+POOL = f"\n[pool]\nwarm_ips = {2 * BURST}\ncooldown = 0\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40, help="(default: %(default)s)")
-    parser.add_argument("--serve", metavar="SOCKET", help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=40, help="of one at a time (default: %(default)s)")
+    parser.add_argument("--bursts", type=int, default=7, help=f"rounds of {BURST} at once (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write each measurement as a line of JSON")
     args = parser.parse_args()
-    if args.serve:
-        asyncio.run(serve(args.serve))
-        return
-    if os.geteuid() != 0 or not PTP.exists():
-        parser.error(f"needs root and {PTP} (Debian: containernetworking-plugins)")
-    directory = Path(tempfile.mkdtemp(prefix="ipm"))
+    if os.geteuid() != 0 or not (DEBIAN_PLUGINS / "ptp").exists():
+        parser.error(f"needs root and {DEBIAN_PLUGINS / 'ptp'} (Debian: containernetworking-plugins)")
+    found = asyncio.run(measure(args.rounds, args.bursts))
+    print(table(found))
+    if args.json:
+        rows = [{"bench": f"plugin {kind}", **row} for kind in ("alone", "bursts") for row in found[kind]]
+        write_lines(args.json, rows)
+
+
+async def measure(rounds: int, bursts: int) -> dict[str, Any]:
+    async with node_with_daemon() as node, pods(node, BURST) as paths:
+        cases = make_cases(node)
+        wanted = {
+            "cases": cases,
+            "pods": paths,
+            "rounds": rounds,
+            "bursts": bursts,
+            "daemon": node.daemon.pid,
+            "interpreter": str(DISTRIBUTION_PYTHON),
+        }
+        process = await asyncio.create_subprocess_exec(
+            *("ip", "netns", "exec", node.spec.netns, sys.executable, Path(__file__).with_name("plugin_runs.py")),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        out, _ = await process.communicate(json.dumps(wanted).encode())
+        if process.returncode:
+            sys.exit("the measurement failed")
+    result: dict[str, Any] = json.loads(out)
+    return result
+
+
+@asynccontextmanager
+async def node_with_daemon() -> AsyncIterator[Node]:
+    with tempfile.TemporaryDirectory(prefix="ipb") as folder:
+        async with SimulatedVpc.build(dir=Path(folder), nodes={"n1": "m5.4xlarge"}, subnets=["10.0.0.0/22"]) as vpc:
+            node = Node(vpc.nodes[0])
+            with node.spec.config.open("a") as config:
+                config.write(POOL)
+            await node.start()
+            try:
+                await node.wait_until_ready()
+                await node.wait_until_settled()
+                yield node
+            finally:
+                node.close()
+                await node.stop()
+
+
+@asynccontextmanager
+async def pods(node: Node, number: int) -> AsyncIterator[list[str]]:
+    """Paths of so many empty network namespaces."""
+    names = [f"{node.spec.netns}-{secrets.token_hex(4)}" for _ in range(number)]
+    made = []
     try:
-        plugin = install_plugin(directory / "bin", directory / "s.sock")
-        with stand_in(directory / "s.sock"), namespaces() as (host, pod):
-            times = netns.run_in(
-                host, lambda: measure(args.rounds, pod, directory, plugin.interpreter.path, plugin.launcher)
-            )
+        for name in names:
+            await netns.create(name)
+            made.append(name)
+        yield [str(netns.DIRECTORY / name) for name in names]
     finally:
-        shutil.rmtree(directory)
-    sys.stdout.write(report(times) + "\n")
+        for name in made:
+            await netns.delete(name)
+
+
+def make_cases(node: Node) -> list[dict[str, Any]]:
+    folder = node.spec.dir
+    launcher = install_plugin(folder / "launcher", node.spec.socket).launcher
+    naive = folder / "naive"
+    naive.write_text(f"#!{sys.executable}\n{Path(naive_plugin.__file__).read_text()}")
+    naive.chmod(0o755)
+    ipam = {"type": "host-local", "dataDir": str(folder / "host-local"), "subnet": "10.78.0.0/16"}
+    ours = {"type": "ipamd-cni", "name": "ipamd", "socket": str(node.spec.socket)}
+    return [
+        case(folder, "ipamd-cni", launcher, ours),
+        case(folder, YARDSTICK, DEBIAN_PLUGINS / "ptp", {"type": "ptp", "name": "bench", "ipam": ipam}),
+        case(folder, "naive Python", naive, ours, slow=True),
+    ]
+
+
+def case(folder: Path, name: str, plugin: Path, config: dict[str, Any], slow: bool = False) -> dict[str, Any]:
+    file = folder / f"{name.replace(' ', '-')}.json"
+    file.write_text(json.dumps({"cniVersion": "1.0.0", **config}))
+    path = str(DEBIAN_PLUGINS)
+    return {"name": name, "argv": [str(plugin)], "config": str(file), "path": path, "slow": slow}
+
+
+def table(found: dict[str, Any]) -> str:
+    names = list(dict.fromkeys(row["case"] for row in found["alone"]))
+    names.sort(key=lambda name: median(row["ADD"]["ms"] for row in of(found["alone"], name)))
+    lines = [
+        f"{'ms, medians; x: of ' + YARDSTICK:24} {'ADD':>7} {'min':>7} {'CPU':>7} {'x':>6}"
+        f"   {'DEL':>7} {'min':>7} {'CPU':>7} {'x':>6}   {'gone':>6} {'all CPU':>8}"
+    ]
+    lines.append("one at a time")
+    for name in names:
+        rows = of(found["alone"], name)
+        words = [figures(rows, verb, of(found["alone"], YARDSTICK)) for verb in ("ADD", "DEL")]
+        everything = median(row["ADD"]["cpu_ms"] + row["DEL"]["cpu_ms"] + row["daemon_ms"] for row in rows)
+        gone = median(row["gone_ms"] for row in rows)
+        lines.append(f"  {name:22} {words[0]}   {words[1]}   {gone:6.1f} {everything:8.1f}")
+    lines.append(f"{BURST} at once, per pod")
+    for name in names:
+        rows = of(found["bursts"], name)
+        words = [figures(rows, verb, of(found["bursts"], YARDSTICK)) for verb in ("ADD", "DEL")]
+        lines.append(f"  {name:22} {words[0]}   {words[1]}")
+    lines.append(f"bare interpreter ({DISTRIBUTION_PYTHON} -IS -c pass): {median(found['floor']):.2f} ms")
+    lines.append("gone: from the end of DEL until the link is deleted; all CPU: of ADD, DEL and the daemon together")
+    return "\n".join(lines)
+
+
+def of(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [row for row in rows if row["case"] == name]
+
+
+def figures(rows: list[dict[str, Any]], verb: str, yardstick: list[dict[str, Any]]) -> str:
+    taken = [row[verb]["ms"] for row in rows]
+    other = {row["round"]: row[verb]["ms"] for row in yardstick}
+    ratio = median(row[verb]["ms"] / other[row["round"]] for row in rows)
+    cpu = median(row[verb]["cpu_ms"] for row in rows)
+    return f"{median(taken):7.2f} {min(taken):7.2f} {cpu:7.2f} {ratio:6.2f}"
+
+
+def median(values: Iterable[float]) -> float:
+    return statistics.median(list(values))
 
 
 if __name__ == "__main__":
