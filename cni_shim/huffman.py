@@ -44,16 +44,18 @@ def _table() -> dict[tuple[int, int], int]:
     return table
 
 
+_TABLE = _table()
+
+
 def decode(data: bytes) -> bytes:
     """The plain string. Raises ValueError for what no encoder writes (RFC 7541, section 5.2)."""
-    table = _table()
     out = bytearray()
     code = length = 0
     for byte in data:
         for shift in (7, 6, 5, 4, 3, 2, 1, 0):
             code = code << 1 | byte >> shift & 1
             length += 1
-            symbol = table.get((length, code))
+            symbol = _TABLE.get((length, code))
             if symbol is not None:
                 out.append(symbol)
                 code = length = 0
