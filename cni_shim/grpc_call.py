@@ -1,10 +1,11 @@
 """One unary gRPC call over a Unix socket: HTTP/2 (RFC 9113) with nothing but `_socket`.
 
 grpcio takes 70-110 ms to import; one call on one connection needs a small part of the protocol. The connection
-carries a single stream, number 1. Windows for the answer are opened once, wide enough for the largest answer that is
-accepted, so none has to be topped up. gRPC over HTTP/2: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+carries a single stream, number 1. Windows for the answer are opened once, as wide as they go: none needs topping up. gRPC
+over HTTP/2: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 
-Whatever the peer sends ends in an answer or in one of the exceptions below, at the deadline at the latest.
+Whatever the peer sends ends in an answer or in one of the exceptions below, at the deadline at the latest. Rules that
+a peer can break without harm to the answer (bounds of settings that are not used here, say) are not checked.
 """
 
 import _socket
@@ -29,7 +30,8 @@ WINDOW = 65535  # both windows' size at the start
 LARGEST_WINDOW = 0x7FFFFFFF
 LARGEST_REPLY = 4 << 20  # gRPC's own limit for a message received
 LARGEST_HEADERS = 64 << 10
-OWN_WINDOW = LARGEST_REPLY + 5
+# Of the frames with a fixed length, RFC 9113 section 6.
+LENGTHS = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
 
 
 def _setting(number: int, value: int) -> bytes:
@@ -48,10 +50,10 @@ _OPENING = (
         0,
         _setting(1, 0)  # HEADER_TABLE_SIZE
         + _setting(2, 0)  # ENABLE_PUSH
-        + _setting(4, OWN_WINDOW)  # INITIAL_WINDOW_SIZE
+        + _setting(4, LARGEST_WINDOW)  # INITIAL_WINDOW_SIZE; padding counts too, up to 256 bytes for each of data
         + _setting(6, LARGEST_HEADERS),  # MAX_HEADER_LIST_SIZE
     )
-    + _frame(WINDOW_UPDATE, 0, 0, (OWN_WINDOW - WINDOW).to_bytes(4, "big"))
+    + _frame(WINDOW_UPDATE, 0, 0, (LARGEST_WINDOW - WINDOW).to_bytes(4, "big"))
 )
 
 
@@ -131,7 +133,8 @@ class _Call:
         self.connection_window = WINDOW  # what we may still send
         self.stream_window = WINDOW
         self.initial_window = WINDOW
-        self.headers: dict[bytes, bytes] = {}
+        self.http_status = b""  # empty until the headers have come
+        self.trailers: dict[bytes, bytes] = {}
         self.block = bytearray()  # of a HEADERS frame and the CONTINUATION frames after it
         self.block_open = False
         self.block_ends_stream = False
@@ -214,8 +217,10 @@ class _Call:
         if kind in (SETTINGS, PING, GOAWAY):
             if stream:
                 raise Garbled("a frame of the connection carries a stream")
-        elif kind in (DATA, HEADERS, RST_STREAM, CONTINUATION, PUSH_PROMISE) and stream != 1:
+        elif kind <= CONTINUATION and kind != PRIORITY and stream != 1 and (stream or kind != WINDOW_UPDATE):
             raise Garbled("a frame of a stream that does not exist")
+        if len(payload) != LENGTHS.get(kind, len(payload)):
+            raise Garbled("a frame has the wrong length")
         if kind == DATA:
             self._on_data(flags, payload)
         elif kind == HEADERS:
@@ -238,10 +243,10 @@ class _Call:
         # PRIORITY and kinds of frames that later versions may add mean nothing to us.
 
     def _on_data(self, flags: int, payload: bytes) -> None:
-        if not self.headers:
+        if not self.http_status:
             raise Garbled("data come before the headers")
         self.reply += _unpadded(flags, payload)
-        if int.from_bytes(self.reply[1:5], "big") > LARGEST_REPLY or len(self.reply) > OWN_WINDOW:
+        if int.from_bytes(self.reply[1:5], "big") > LARGEST_REPLY or len(self.reply) > LARGEST_REPLY + 5:
             raise Garbled("the reply is too large")
         self.ended = bool(flags & END_STREAM)
 
@@ -262,11 +267,29 @@ class _Call:
             raise Garbled("the headers are too large")
         if flags & END_HEADERS:
             try:
-                self.headers.update(hpack.decode(bytes(self.block)))
+                fields = hpack.decode(bytes(self.block))
             except ValueError as error:
                 raise Garbled(str(error)) from None
             self.block_open = False
+            self._on_fields(fields, self.block_ends_stream)
             self.ended = self.block_ends_stream
+
+    def _on_fields(self, fields: dict[bytes, bytes], last: bool) -> None:
+        """One whole header block: interim headers, those of the answer, its trailers, or the last two in one."""
+        http_status = fields.get(b":status")
+        if http_status is None:
+            if not self.http_status:
+                raise Garbled("trailers come without headers")
+            if not last:
+                raise Garbled("trailers do not end the stream")
+        elif self.http_status:
+            raise Garbled("headers come twice")
+        elif len(http_status) != 3 or not http_status.isdigit() or (last and http_status < b"200"):
+            raise Garbled("it answers with HTTP status %s" % _text(http_status))
+        elif http_status >= b"200":
+            self.http_status = http_status
+        if last:
+            self.trailers = fields
 
     def _on_reset(self, payload: bytes) -> None:
         code = int.from_bytes(payload[:4], "big")
@@ -275,22 +298,21 @@ class _Call:
         raise Unreachable("the daemon dropped the call", code != REFUSED_STREAM)
 
     def _on_settings(self, flags: int, payload: bytes) -> None:
+        if len(payload) % 6 or (payload and flags & ACK):
+            raise Garbled("a frame has the wrong length")
         if flags & ACK:
             return
-        if len(payload) % 6:
-            raise Garbled("a frame is cut short")
         for at in range(0, len(payload), 6):
             if payload[at : at + 2] == b"\0\x04":  # INITIAL_WINDOW_SIZE; the change applies to the open stream too
                 size = int.from_bytes(payload[at + 2 : at + 6], "big")
-                if size > LARGEST_WINDOW:
-                    raise Garbled("a window is too large")
                 self.stream_window += size - self.initial_window
                 self.initial_window = size
+                self._check_windows()
         self._send(_frame(SETTINGS, ACK, 0, b""))
 
     def _on_goaway(self, payload: bytes) -> None:
         if len(payload) < 8:
-            raise Garbled("a frame is cut short")
+            raise Garbled("a frame has the wrong length")
         last = int.from_bytes(payload[:4], "big") & 0x7FFFFFFF  # the last stream that may still be answered
         code = int.from_bytes(payload[4:8], "big")
         if code in BLAME:
@@ -300,26 +322,28 @@ class _Call:
 
     def _on_window(self, stream: int, payload: bytes) -> None:
         increment = int.from_bytes(payload, "big") & 0x7FFFFFFF
-        if len(payload) != 4 or not increment:
+        if not increment:
             raise Garbled("a window update of no size")
         if stream:
             self.stream_window += increment
         else:
             self.connection_window += increment
-        if max(self.stream_window, self.connection_window) > LARGEST_WINDOW:
+        self._check_windows()
+
+    def _check_windows(self) -> None:
+        if max(self.initial_window, self.stream_window, self.connection_window) > LARGEST_WINDOW:
             raise Garbled("a window is too large")
 
     def _outcome(self) -> bytes:
         """The reply, or what the trailers say instead."""
-        headers = self.headers
-        status = headers.get(b"grpc-status")
+        trailers = self.trailers
+        status = trailers.get(b"grpc-status")
         if status is None:
-            http_status = _text(headers.get(b":status", b"none"))
-            raise Garbled("it answers without a gRPC status (HTTP status %s)" % http_status)
+            raise Garbled("it answers without a gRPC status (HTTP status %s)" % _text(self.http_status))
         if not status.isdigit() or len(status) > 4:
             raise Garbled("it answers with an unreadable gRPC status")
         if int(status):
-            raise Refused(int(status), _text(_percent_decoded(headers.get(b"grpc-message", b""))), headers)
+            raise Refused(int(status), _text(_percent_decoded(trailers.get(b"grpc-message", b""))), trailers)
         reply = self.reply
         if len(reply) < 5 or reply[0] or int.from_bytes(reply[1:5], "big") != len(reply) - 5:
             raise Garbled("the reply is not one plain message")
@@ -354,7 +378,9 @@ def _percent_decoded(value: bytes) -> bytes:
     out = bytearray(parts[0])
     for part in parts[1:]:
         try:
-            out += bytes((int(part[:2], 16),)) + part[2:] if len(part) > 1 else b"%" + part
+            if len(part) < 2 or not part[:2].isalnum():  # `int` would also take a sign or a space
+                raise ValueError
+            out += bytes((int(part[:2], 16),)) + part[2:]
         except ValueError:
             out += b"%" + part
     return bytes(out)

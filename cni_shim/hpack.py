@@ -39,10 +39,11 @@ def _integer(number: int, bits: int) -> bytes:
 
 def decode(block: bytes) -> dict[bytes, bytes]:
     """The fields of one header block, without those whose names come from the static table (but with `:status`).
+    The values of a name that occurs several times are joined by commas, as gRPC's protocol has it.
 
     Raises ValueError.
     """
-    fields = {}
+    fields: dict[bytes, bytes] = {}
     at = 0
     while at < len(block):
         first = block[at]
@@ -50,7 +51,7 @@ def decode(block: bytes) -> dict[bytes, bytes]:
             index, at = _read_integer(block, at, 7)
             _check_static(index)
             if index in _STATUS_ENTRIES:
-                fields[b":status"] = _STATUS_ENTRIES[index]
+                _add(fields, b":status", _STATUS_ENTRIES[index])
             continue
         if first & 0xE0 == 0x20:  # table size update, section 6.3
             size, at = _read_integer(block, at, 5)
@@ -65,8 +66,17 @@ def decode(block: bytes) -> dict[bytes, bytes]:
             name, at = _read_string(block, at)
         value, at = _read_string(block, at)
         if name:
-            fields[name] = value
+            _add(fields, name, value)
     return fields
+
+
+def _add(fields: dict[bytes, bytes], name: bytes, value: bytes) -> None:
+    if name not in fields:
+        fields[name] = value
+    elif name == b":status":
+        raise ValueError("a header block with more than one status")
+    else:
+        fields[name] += b"," + value
 
 
 def _check_static(index: int) -> None:

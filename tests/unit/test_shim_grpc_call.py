@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -255,6 +256,21 @@ def answering(data: bytes) -> Peer:
         + frame(1, 0x5, 1, b"\x20\x40\x88" + bytes.fromhex("9acac8b21234da8f") + b"\x81\x07"),
         # a server that says it will stop, but answers this call
         frame(7, 0, 0, b"\x7f\xff\xff\xff\0\0\0\0") + HEADERS + frame(0, 0, 1, MESSAGE) + TRAILERS,
+        # early hints, whatever they say
+        frame(1, 0x4, 1, hpack.literal(b":status", b"103") + hpack.literal(b"grpc-status", b"5"))
+        + HEADERS
+        + frame(0, 0, 1, MESSAGE)
+        + TRAILERS,
+        # the status that counts is that of the trailers
+        frame(1, 0x4, 1, b"\x88" + hpack.literal(b"grpc-status", b"5")) + frame(0, 0, 1, MESSAGE) + TRAILERS,
+        # a peer that wants no more of the request; what comes after the end is nobody's business
+        HEADERS + frame(0, 0, 1, MESSAGE) + TRAILERS + frame(3, 0, 1, b"\0" * 4) + frame(0, 0, 1, b"more"),
+        # no streams allowed from now on; many settings
+        frame(4, 0, 0, b"\0\3\0\0\0\0" + b"\xfa\xfa\0\0\0\1" * 2000) + HEADERS + frame(0, 0, 1, MESSAGE) + TRAILERS,
+        # an encoding is named, and not used
+        frame(1, 0x4, 1, b"\x88" + hpack.literal(b"grpc-encoding", b"gzip")) + frame(0, 0, 1, MESSAGE) + TRAILERS,
+        # data of no length, and of nothing but padding
+        HEADERS + frame(0, 0, 1) + frame(0, 0x8, 1, b"\3\0\0\0") + frame(0, 0, 1, MESSAGE) + TRAILERS,
     ],
 )
 def test_answers_in_any_lawful_form(played: Callable[[Peer], Callable[..., bytes]], answer: bytes) -> None:
@@ -272,6 +288,37 @@ def test_ping_and_settings_are_acknowledged(played: Callable[[Peer], Callable[..
 
     assert played(peer)() == b"ok"
     assert frame(4, 1, 0) in seen and frame(6, 1, 0, b"12345678") in seen
+
+
+def test_padding_uses_the_windows_up(played: Callable[[Peer], Callable[..., bytes]]) -> None:
+    """The largest reply, in frames that are padding for the most part, never more than the client's windows allow."""
+    reply = b"r" * grpc_call.LARGEST_REPLY
+    message = b"\0" + len(reply).to_bytes(4, "big") + reply
+
+    def peer(connection: socket.socket) -> None:
+        stream = connection.makefile("rb")
+        stream.read(24)
+        opening = [stream.read(int.from_bytes(stream.read(9)[:3], "big")) for _ in range(2)]
+        settings = {opening[0][at : at + 2]: opening[0][at + 2 : at + 6] for at in range(0, len(opening[0]), 6)}
+        room = min(65535 + int.from_bytes(opening[1], "big"), int.from_bytes(settings[b"\0\4"], "big"))
+        connection.sendall(SETTINGS + HEADERS)
+        for at in range(0, len(message), 200):
+            part = message[at : at + 200]
+            room -= 256 + len(part)
+            if room < 0:  # a client would have to open the windows again
+                return
+            connection.sendall(frame(0, 0x8, 1, b"\xff" + part + b"\0" * 255))
+        connection.sendall(TRAILERS)
+        while connection.recv(65536):
+            pass
+
+    assert played(peer)(seconds=60.0) == reply
+
+
+def test_an_answer_before_the_request_is_complete(played: Callable[[Peer], Callable[..., bytes]]) -> None:
+    """A peer may answer, and have enough, while most of the request still waits for its windows."""
+    answer = HEADERS + frame(0, 0, 1, MESSAGE) + TRAILERS + frame(3, 0, 1, b"\0" * 4)
+    assert played(answering(SETTINGS + answer))(b"q" * 300_000) == b"ok"
 
 
 def test_windows_are_kept(played: Callable[[Peer], Callable[..., bytes]]) -> None:
@@ -319,18 +366,34 @@ def test_windows_are_kept(played: Callable[[Peer], Callable[..., bytes]]) -> Non
         (SETTINGS + frame(0, 0, 1, MESSAGE), "before the headers"),
         (SETTINGS + HEADERS + frame(0, 1, 1, MESSAGE), "without a gRPC status"),
         (SETTINGS + HEADERS + TRAILERS, "not one plain message"),
+        (SETTINGS + TRAILERS, "without headers"),
+        (SETTINGS + frame(1, 0x5, 1, hpack.literal(b"x", b"y")), "without headers"),
+        (SETTINGS + HEADERS + frame(1, 0x4, 1, hpack.literal(b"grpc-status", b"0")), "do not end"),
+        (SETTINGS + HEADERS + HEADERS, "twice"),
+        (SETTINGS + HEADERS + frame(0, 0, 1, MESSAGE) + frame(1, 0x5, 1, b"\x88" + TRAILERS[9:]), "twice"),
+        (SETTINGS + frame(1, 0x4, 1, b"\x88\x88"), "more than one status"),
+        (SETTINGS + frame(1, 0x4, 1, hpack.literal(b":status", b"20")), "HTTP status 20"),
+        (SETTINGS + frame(1, 0x5, 1, hpack.literal(b":status", b"103")), "HTTP status 103"),
+        (SETTINGS + frame(1, 0x4, 1, hpack.literal(b":status", b"103")) + TRAILERS, "without headers"),
+        (SETTINGS + frame(1, 0x4, 1, hpack.literal(b":status", b"103")) + frame(0, 0, 1), "before the headers"),
+        (SETTINGS + frame(1, 0x5, 1, b"\x88" + TRAILERS[9:] + hpack.literal(b"grpc-status", b"8")), "unreadable"),
         (SETTINGS + HEADERS + frame(0, 0, 1, b"\1" + MESSAGE[1:]) + TRAILERS, "not one plain message"),
         (SETTINGS + HEADERS + frame(0, 0, 1, MESSAGE * 2) + TRAILERS, "not one plain message"),
-        (SETTINGS + frame(1, 0x5, 1, hpack.literal(b"grpc-status", b"zero")), "unreadable"),
+        (SETTINGS + frame(1, 0x5, 1, b"\x88" + hpack.literal(b"grpc-status", b"zero")), "unreadable"),
         (SETTINGS + frame(1, 0x4, 3, b"\x88"), "does not exist"),
         (SETTINGS + frame(0, 0, 0, b"x"), "does not exist"),
         (SETTINGS + frame(4, 0, 1), "carries a stream"),
-        (SETTINGS + frame(4, 0, 0, b"12345"), "cut short"),
+        (SETTINGS + frame(4, 0, 0, b"12345"), "wrong length"),
         (SETTINGS + frame(4, 0, 0, b"\0\4\xff\xff\xff\xff"), "window"),
         (SETTINGS + frame(5, 0, 1, b"\0\0\0\2"), "pushes"),
-        (SETTINGS + frame(7, 0, 0, b"\0"), "cut short"),
+        (SETTINGS + frame(7, 0, 0, b"\0"), "wrong length"),
         (SETTINGS + frame(7, 0, 0, b"\0\0\0\1\0\0\0\1"), "refused"),
         (SETTINGS + frame(3, 0, 1, b"\0\0\0\1"), "reset"),
+        (SETTINGS + frame(3, 0, 1, b"\0\0\0"), "wrong length"),
+        (SETTINGS + frame(6, 0, 0, b"1234567"), "wrong length"),
+        (SETTINGS + frame(4, 1, 0, b"\0\3\0\0\0\0"), "wrong length"),
+        (SETTINGS + frame(8, 0, 3, b"\0\0\1\0"), "does not exist"),
+        (SETTINGS + frame(8, 0, 1, b"\0\0\1\0") + frame(4, 0, 0, b"\0\4\x7f\xff\xff\xff"), "too large"),
         (SETTINGS + frame(8, 0, 0, b"\0\0\0\0"), "no size"),
         (SETTINGS + frame(8, 0, 1, b"\x7f\xff\xff\xff"), "too large"),
         (SETTINGS + frame(9, 0x4, 1, b"\x88"), "not begun"),
@@ -401,6 +464,74 @@ def test_a_peer_that_drips(played: Callable[[Peer], Callable[..., bytes]]) -> No
     gone.set()
 
 
+@pytest.mark.parametrize(
+    "flood",
+    [
+        frame(6, 0, 0, b"12345678"),
+        SETTINGS,
+        frame(0, 0, 1),
+        frame(0, 0, 1, b"\0"),
+        frame(8, 0, 0, b"\0\0\0\1"),
+        frame(0xFA, 0, 0, b"x" * 16384),
+        frame(7, 0, 0, b"\0\0\0\1\0\0\0\0"),
+        frame(1, 0x4, 1, hpack.literal(b":status", b"100")),
+    ],
+)
+def test_a_peer_that_never_stops(played: Callable[[Peer], Callable[..., bytes]], flood: bytes) -> None:
+    informational = flood[3] == 1
+    first = SETTINGS + (b"" if informational else HEADERS + frame(0, 0, 1, b"\0\0\x10\0\0"))
+
+    def peer(connection: socket.socket) -> None:
+        with suppress(OSError):
+            connection.sendall(first)
+            while True:
+                connection.sendall(flood * 50)
+                with suppress(BlockingIOError):
+                    connection.recv(1 << 20, socket.MSG_DONTWAIT)
+
+    with pytest.raises(Late):
+        played(peer)(seconds=0.2)
+
+
+def test_continuation_without_end(played: Callable[[Peer], Callable[..., bytes]]) -> None:
+    """Parts of no size never reach the limit on header blocks: the deadline ends it."""
+
+    def peer(connection: socket.socket) -> None:
+        with suppress(OSError):
+            connection.sendall(SETTINGS + frame(1, 0, 1, b"\x88"))
+            while True:
+                connection.sendall(frame(9, 0, 1) * 50)
+
+    with pytest.raises(Late):
+        played(peer)(seconds=0.2)
+
+
+@pytest.mark.parametrize(
+    ("coded", "plain"),
+    [
+        (b"plain", "plain"),
+        (b"%C3%bcbrig 5 %25", "übrig 5 %"),
+        (b"%", "%"),
+        (b"%4", "%4"),
+        (b"%zz%+f% f%0x", "%zz%+f% f%0x"),
+        (b"%ff", "\ufffd"),
+    ],
+)
+def test_status_messages(played: Callable[[Peer], Callable[..., bytes]], coded: bytes, plain: str) -> None:
+    trailers = hpack.literal(b"grpc-status", b"14") + hpack.literal(b"grpc-message", coded)
+    with pytest.raises(Refused) as caught:
+        played(answering(SETTINGS + frame(1, 0x5, 1, b"\x88" + trailers)))()
+    assert str(caught.value) == plain
+
+
+def test_metadata_given_twice_is_joined(played: Callable[[Peer], Callable[..., bytes]]) -> None:
+    fields = [(b"grpc-status", b"9"), (b"more", b"a"), (b"more", b"b")]
+    trailers = b"\x88" + b"".join(hpack.literal(*field) for field in fields)
+    with pytest.raises(Refused) as caught:
+        played(answering(SETTINGS + frame(1, 0x5, 1, trailers)))()
+    assert caught.value.metadata[b"more"] == b"a,b"
+
+
 def test_a_peer_that_reads_nothing(played: Callable[[Peer], Callable[..., bytes]]) -> None:
     done = threading.Event()
 
@@ -440,7 +571,7 @@ def test_huffman_table_is_complete() -> None:
     assert sorted(symbols) == list(range(256))
     assert sum(len(symbols) << 30 - length for length, symbols in huffman._SYMBOLS.items()) == (1 << 30) - 1
     # The last codes of RFC 7541, Appendix B: 10, 13 and 22, of 30 bits.
-    table = huffman._table()
+    table = huffman._TABLE
     assert [table[30, code] for code in (0x3FFFFFFC, 0x3FFFFFFD, 0x3FFFFFFE)] == [10, 13, 22]
     assert (30, 0x3FFFFFFF) not in table
 
