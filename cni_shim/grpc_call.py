@@ -1,8 +1,8 @@
 """One unary gRPC call over a Unix socket: HTTP/2 (RFC 9113) with nothing but `_socket`.
 
 grpcio takes 70-110 ms to import; one call on one connection needs a small part of the protocol. The connection
-carries a single stream, number 1. Windows for the answer are opened once, as wide as they go: none needs topping up. gRPC
-over HTTP/2: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+carries a single stream, number 1. Windows for the answer are opened once, as wide as they go: none needs topping up.
+gRPC over HTTP/2: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 
 Whatever the peer sends ends in an answer or in one of the exceptions below, at the deadline at the latest. Rules that
 a peer can break without harm to the answer (bounds of settings that are not used here, say) are not checked.
