@@ -3,8 +3,9 @@
 # make test    every test (needs root)
 # make bench   the benchmarks
 # make check   lint and types
+# make shim    the CNI plugin as one static executable, build/ipamd-cni (gcc and libpython3.11-dev)
 # make proto   regenerate the stubs after a change in proto/
-.PHONY: setup demo test bench check proto
+.PHONY: setup demo test bench check shim proto
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -36,6 +37,9 @@ check: setup
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+
+shim: setup
+	$(PYTHON) -m cni_shim.static.build
 
 # The stubs live in the rooms that use them: protoc is told that the .proto files stand there.
 proto: setup

@@ -1,0 +1,138 @@
+"""Build the static executable of the plugin: `make shim`, or `python -m cni_shim.static.build [--output FILE]`.
+
+Compiles the plugin's modules to bytecode, writes that as C arrays, and links main.c with them and the interpreter's
+static library into one file. Needs what Debian 12 has in gcc and libpython3.11-dev; the modules are compiled by the
+Python that runs this, so that has to be the 3.11 that the library belongs to.
+"""
+
+import argparse
+import ast
+import json
+import marshal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from cni_shim import installed
+from cni_shim.static import block
+
+OUTPUT = Path("build/ipamd-cni")
+MAIN = Path(__file__).with_name("main.c")
+C_MODULES = {"_signal", "_socket", "_struct", "errno", "posix", "sys", "time"}  # as in main.c; sys is always there
+# namespace.py uses it only where posix has no setns(); main.c adds that.
+NEVER_REACHED = {"_ctypes"}
+# -no-pie: no relocations at start. Sections apart: what nothing refers to is left out.
+FLAGS = ["-std=gnu11", "-O2", "-Wall", "-static", "-fno-pie", "-no-pie", "-ffunction-sections", "-fdata-sections"]
+LINK = ["-Wl,--gc-sections", "-Wl,--strip-all", "-Wl,-z,norelro"]
+
+
+class BuildError(Exception):
+    """The executable can't be built; the message says why and what to do."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Build the CNI plugin as one static executable.")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="the file to write (default: %(default)s)")
+    args = parser.parse_args()
+    try:
+        build(args.output)
+    except BuildError as error:
+        sys.stderr.write(f"make shim: {error}\n")
+        return 1
+    sys.stdout.write(f"{args.output}: {args.output.stat().st_size / 1e6:.1f} MB\n")
+    return 0
+
+
+def build(output: Path) -> None:
+    """Write the executable. Raises BuildError."""
+    library = find_library()
+    modules = block.sources()
+    for name, source in modules.items():
+        check_imports(name, source, set(modules))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".ipamd-cni-", dir=output.parent) as folder:
+        Path(folder, "frozen.h").write_text(frozen_header(modules))
+        made = Path(folder, "ipamd-cni")
+        include = [f"-I{folder}", f"-I{sysconfig.get_path('include')}"]
+        run = subprocess.run(
+            ["gcc", *FLAGS, *include, MAIN, *LINK, "-o", made, library, "-lm"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if run.returncode:
+            raise BuildError(f"gcc failed:\n{run.stderr}")
+        made.replace(output)
+
+
+def find_library() -> Path:
+    """The interpreter's static library, and a compiler beside it. Raises BuildError."""
+    if sys.version_info[:2] != (3, 11) or sys.implementation.name != "cpython":
+        raise BuildError("the executable holds CPython 3.11; build it with that (Debian 12: /usr/bin/python3)")
+    library = Path(sysconfig.get_config_var("LIBPL") or "/") / "libpython3.11.a"
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not library.is_file() or not header.is_file():
+        raise BuildError(f"{library} or {header} is missing (Debian 12: apt-get install libpython3.11-dev)")
+    try:
+        subprocess.run(["gcc", "--version"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        raise BuildError("there is no working gcc (Debian 12: apt-get install gcc libc6-dev)") from None
+    return library
+
+
+def check_imports(name: str, source: str, known: set[str]) -> None:
+    """What main.c could not import would show only when a pod starts. Raises BuildError."""
+    for node in imports(ast.parse(source)):
+        where = f"cni_shim/{name}.py, line {node.lineno}"
+        if isinstance(node, ast.Import):
+            wanted = [alias.name for alias in node.names]
+        elif node.module == "cni_shim":
+            wanted = [f"cni_shim.{alias.name}" for alias in node.names]
+        else:
+            wanted = [node.module or "."]
+        for module in wanted:
+            package, _, rest = module.partition(".")
+            ours = package == "cni_shim" and rest in known | {"installed"}
+            if ours and isinstance(node, ast.Import):
+                raise BuildError(f"{where}: main.c knows `from {package} import {rest}`, not `import {module}`")
+            if not ours and module not in C_MODULES | NEVER_REACHED:
+                raise BuildError(f"{where}: {module} is not in the executable (C_MODULES, and its table in main.c)")
+
+
+def imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """All imports but those for the type checker alone, below `if TYPE_CHECKING`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child
+        elif not (
+            isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"
+        ):
+            yield from imports(child)
+
+
+def frozen_header(modules: dict[str, str]) -> str:
+    """C text: the modules' bytecode, the digest of their sources, and the default settings."""
+    arrays, rows = [], []
+    for module, source in modules.items():
+        name = "cni_shim" if module == "__init__" else f"cni_shim.{module}"
+        code = marshal.dumps(compile(source, f"{name.replace('.', '/')}.py", "exec", dont_inherit=True, optimize=2))
+        arrays.append(f"static const unsigned char code_{module}[] = {{{','.join(map(str, code))}}};")
+        rows.append(f'    {{"{name}", code_{module}, {len(code)}}},')
+    rows.append("    {NULL, NULL, 0},")
+    settings = {
+        "SOURCES_DIGEST": block.digest(modules),
+        "SOCKET": installed.SOCKET,
+        "SPOOL_DIR": installed.SPOOL_DIR,
+        "LOG": installed.LOG,
+        "ADD_SECONDS": installed.ADD_SECONDS,
+    }
+    defines = [f"#define {name} {json.dumps(value)}" for name, value in settings.items()]
+    table = "static const struct frozen_module FROZEN_MODULES[] = {"
+    return "\n".join([*defines, *arrays, table, *rows, "};", ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
