@@ -7,6 +7,7 @@ pyroute2's encoders, byte for byte.
 
 import _socket
 from _struct import pack, unpack_from
+from errno import EBADMSG, ETIMEDOUT
 from posix import strerror
 from sys import byteorder
 
@@ -41,6 +42,9 @@ NDA_DST, NDA_LLADDR = 1, 2
 NUD_PERMANENT = 0x80
 
 _CREATE = NLM_F_CREATE | NLM_F_EXCL
+_UNREADABLE = "the kernel's answer can't be read"
+_SMALLEST_ERROR = 36  # NLMSG_ERROR: its header, the error, the header of the request
+_MOST_DATAGRAMS = 64  # read for one answer; two for each step are usual, and some may be left of an attempt before
 
 
 class NetlinkError(Exception):
@@ -203,11 +207,14 @@ class Way:
 
 
 class Link:
-    """A link as the kernel describes it: its index, flags, and for a veth the index of its other end."""
+    """A link as the kernel describes it: its index, flags, and for a veth the index of its other end. Raises
+    NetlinkError."""
 
     __slots__ = ("flags", "index", "peer_index")
 
     def __init__(self, answer: bytes) -> None:
+        if len(answer) < 16:
+            raise NetlinkError(get_link(b""), _failure(EBADMSG, _UNREADABLE))
         self.index, self.flags = unpack_from("=iI", answer, 4)
         peer = attributes(answer, 16).get(IFLA_LINK, b"")
         self.peer_index = unpack_from("=I", peer)[0] if len(peer) == 4 else 0
@@ -252,26 +259,25 @@ class Socket:
         self._socket.close()
 
     def attempt(self, *steps: Step) -> list[Outcome]:
-        """Send all steps at once; the kernel carries each out in turn, also after one that failed."""
+        """Send all steps at once; the kernel carries each out in turn, also after one that failed.
+
+        Raises NetlinkError if an answer does not come or can't be read.
+        """
         first = self._sequence + 1
         self._sequence += len(steps)
-        self._socket.send(b"".join([step.encode(first + number) for number, step in enumerate(steps)]))
         outcomes = [Outcome() for _ in steps]
-        missing = len(steps)
-        while missing:
-            data = self._socket.recv(32768)
-            at = 0
-            while at + 16 <= len(data):
-                length, kind, flags, sequence = unpack_from("=IHHI", data, at)
-                if first <= sequence < first + len(steps):
-                    outcome = outcomes[sequence - first]
-                    if kind == NLMSG_ERROR:
-                        _read_acknowledgement(data[at : at + length], flags, outcome)
-                        missing -= 1
-                    else:
-                        outcome.answer = data[at + 16 : at + length]
-                at += max(length + 3 & ~3, 16)
-        return outcomes
+        waiting = {first + number: outcome for number, outcome in enumerate(outcomes)}
+        failure = _failure(EBADMSG, _UNREADABLE)
+        try:
+            self._socket.send(b"".join([step.encode(first + number) for number, step in enumerate(steps)]))
+            for _ in range(_MOST_DATAGRAMS):
+                _read_answers(self._socket.recv(32768), waiting)
+                if not waiting:
+                    return outcomes
+        except OSError as error:
+            timeout = isinstance(error, TimeoutError)
+            failure = _failure(error.errno or ETIMEDOUT, "the kernel does not answer" if timeout else "")
+        raise NetlinkError(steps[min(waiting) - first], failure)
 
     def perform(self, *steps: Step) -> list[Outcome]:
         """The same; raises NetlinkError for the first step that failed."""
@@ -285,6 +291,30 @@ def check(steps: "Sequence[Step]", outcomes: list[Outcome]) -> None:
     for step, outcome in zip(steps, outcomes):  # noqa: B905
         if outcome.errno:
             raise NetlinkError(step, outcome)
+
+
+def _failure(errno: int, explanation: str) -> Outcome:
+    outcome = Outcome()
+    outcome.errno = errno
+    outcome.explanation = explanation
+    return outcome
+
+
+def _read_answers(data: bytes, waiting: dict[int, Outcome]) -> None:
+    """Give the messages of one datagram to the outcomes that wait for them, by sequence number; one that is
+    acknowledged waits no more. What makes no sense is passed over."""
+    at = 0
+    while at + 16 <= len(data):
+        length, kind, flags, sequence = unpack_from("=IHHI", data, at)
+        message = data[at : at + length]
+        outcome = waiting.get(sequence)
+        if outcome is not None:
+            if kind != NLMSG_ERROR:
+                outcome.answer = message[16:]
+            elif len(message) >= _SMALLEST_ERROR and -4096 < unpack_from("=i", message, 16)[0] <= 0:
+                _read_acknowledgement(message, flags, outcome)
+                del waiting[sequence]
+        at += max(length + 3 & ~3, 16)
 
 
 def _read_acknowledgement(message: bytes, flags: int, outcome: Outcome) -> None:
