@@ -70,6 +70,8 @@ def decode(data: bytes) -> dict[int, int | bytes]:
     at = 0
     while at < len(data):
         tag, at = _read_varint(data, at)
+        if tag < 8:
+            raise DecodeError("a field with the number 0")
         kind = tag & 7
         if kind == _VARINT:
             fields[tag >> 3], at = _read_varint(data, at)
@@ -84,13 +86,17 @@ def decode(data: bytes) -> dict[int, int | bytes]:
             raise DecodeError("unknown wire type %d" % kind)
         if at + length > len(data):
             raise DecodeError("a field is cut short")
-        fields[tag >> 3] = data[at : at + length]
+        if kind == _LENGTH:
+            fields[tag >> 3] = data[at : at + length]
         at += length
     return fields
 
 
 class Plan:
-    """AllocateReply: what to build. Addresses and MACs are in network order."""
+    """AllocateReply: what to build. Addresses and MACs are in network order.
+
+    Checked is what the kernel would not refuse by itself, or would take for something else.
+    """
 
     __slots__ = (
         "address",
@@ -112,20 +118,20 @@ class Plan:
     def __init__(self, reply: bytes) -> None:
         """Raises DecodeError for anything that could not be carried out."""
         fields = decode(reply)
-        self.address = _sized(fields, 1, "address", 4, 4)
-        self.prefix_length = _number(fields, 2, "prefix_length", 32)
-        self.gateway = _sized(fields, 3, "gateway", 4, 4)
-        self.ifname = _sized(fields, 4, "ifname", 1, 15)
-        self.host_ifname = _sized(fields, 5, "host_ifname", 1, 15)
+        self.address = _address(fields, 1, "address")
+        self.prefix_length = _number(fields, 2, "prefix_length", 1, 32)
+        self.gateway = _address(fields, 3, "gateway")
+        self.ifname = _interface(fields, 4, "ifname")
+        self.host_ifname = _interface(fields, 5, "host_ifname")
         self.mac = _sized(fields, 6, "mac", 6, 6)
         self.host_mac = _sized(fields, 7, "host_mac", 6, 6)
-        self.mtu = _number(fields, 8, "mtu", 65535)
-        self.link_group = _number(fields, 9, "link_group", 0xFFFFFFFF)
-        self.table = _number(fields, 10, "table", 0xFFFFFFFF)
-        self.route_protocol = _number(fields, 11, "route_protocol", 255)
-        self.result = _sized(fields, 13, "result", 2, 1 << 22)
-        self.request_id = _sized(fields, 14, "request_id", 0, 1 << 22)
-        self.result_beside = _sized(fields, 15, "result_beside", 0, 1 << 22)
+        self.mtu = _number(fields, 8, "mtu", 1, 65535)
+        self.link_group = _number(fields, 9, "link_group", 0, 0xFFFFFFFF)
+        self.table = _number(fields, 10, "table", 1, 1 << 31)  # plus an interface's index: 32 bits
+        self.route_protocol = _number(fields, 11, "route_protocol", 0, 255)
+        self.result = _object(fields, 13, "result")
+        self.request_id = _sized(fields, 14, "request_id", 0, 1 << 10)
+        self.result_beside = _object(fields, 15, "result_beside") if fields.get(15) else b""
 
 
 def checked(reply: bytes) -> tuple[bytes, bytes]:
@@ -141,8 +147,30 @@ def _sized(fields: dict[int, int | bytes], field: int, name: str, least: int, mo
     return value
 
 
-def _number(fields: dict[int, int | bytes], field: int, name: str, most: int) -> int:
+def _address(fields: dict[int, int | bytes], field: int, name: str) -> bytes:
+    value = _sized(fields, field, name, 4, 4)
+    if not 0 < value[0] < 224 or value[0] == 127:
+        raise DecodeError("%s is not a unicast address" % name)
+    return value
+
+
+def _interface(fields: dict[int, int | bytes], field: int, name: str) -> bytes:
+    """The kernel ends a name at a NUL, and makes one up from a name with a percent sign."""
+    value = _sized(fields, field, name, 1, 15)
+    if value in (b".", b"..") or min(value) <= 0x20 or b"/" in value or b":" in value or b"%" in value:
+        raise DecodeError("%s is not a name for an interface" % name)
+    return value
+
+
+def _object(fields: dict[int, int | bytes], field: int, name: str) -> bytes:
+    value = _sized(fields, field, name, 2, 1 << 22)
+    if value[0] != 0x7B or value[-1] != 0x7D:  # { and }; the daemon writes JSON with a library
+        raise DecodeError("%s is not a JSON object" % name)
+    return value
+
+
+def _number(fields: dict[int, int | bytes], field: int, name: str, least: int, most: int) -> int:
     value = fields.get(field, 0)
-    if not isinstance(value, int) or value > most:
-        raise DecodeError("%s is not a number up to %d" % (name, most))
+    if not isinstance(value, int) or not least <= value <= most:
+        raise DecodeError("%s is not a number from %d to %d" % (name, least, most))
     return value

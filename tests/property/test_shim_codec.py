@@ -9,7 +9,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,23 +58,29 @@ def exactly(size: int) -> st.SearchStrategy[bytes]:
     return st.binary(min_size=size, max_size=size)
 
 
-names = st.text(st.characters(codec="ascii"), min_size=1, max_size=15)
+addresses = st.builds(
+    lambda first, rest: bytes((first,)) + rest, st.integers(1, 223).filter(lambda first: first != 127), exactly(3)
+)
+characters = st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="/:%")
+names = st.text(characters, min_size=1, max_size=15).filter(lambda name: name not in (".", ".."))
+objects = st.binary(max_size=300).map(lambda inner: b"{" + inner + b"}")
 replies = st.builds(
     ipam_pb2.AllocateReply,
-    address=exactly(4),
-    prefix_length=st.integers(0, 32),
-    gateway=exactly(4),
+    address=addresses,
+    prefix_length=st.integers(1, 32),
+    gateway=addresses,
     ifname=names,
     host_ifname=names,
     mac=exactly(6),
     host_mac=exactly(6),
-    mtu=st.integers(0, 65535),
+    mtu=st.integers(1, 65535),
     link_group=st.integers(0, 2**32 - 1),
-    table=st.integers(0, 2**32 - 1),
+    table=st.integers(1, 2**31),
     route_protocol=st.integers(0, 255),
     netns=text,
-    result=st.binary(min_size=2, max_size=300),
+    result=objects,
     request_id=text,
+    result_beside=st.one_of(st.just(b""), objects),
 )
 
 
@@ -82,6 +90,50 @@ def test_a_plan_is_what_the_reply_says(reply: ipam_pb2.AllocateReply) -> None:
     for name in protobuf.Plan.__slots__:
         expected = getattr(reply, name)
         assert getattr(plan, name) == (expected.encode() if isinstance(expected, str) else expected)
+
+
+NONSENSE: list[tuple[str, Any]] = [
+    *[("address", bytes(address)) for address in ((0, 0, 0, 0), (127, 0, 0, 1), (224, 0, 0, 1), (255,) * 4, (10, 0))],
+    *[("gateway", bytes(address)) for address in ((0, 0, 0, 0), (239, 1, 1, 1), (1,) * 5, ())],
+    *[(field, name) for field in ("ifname", "host_ifname") for name in (
+        "", ".", "..", "a/b", "../eth0", "a\0b", "a\nb", "a b", "a:b", "eth%d", "\t", "a" * 16
+    )],
+    *[(field, value) for field in ("prefix_length", "mtu", "table") for value in (0, 2**32 - 1)],
+    *[(field, b"\1" * size) for field in ("mac", "host_mac") for size in (0, 5, 7)],
+    *[("result", value) for value in (b"", b"{", b"null", b"{}\n")],
+    *[("result_beside", value) for value in (b"x", b"[]", b"{}x")],
+    ("route_protocol", 256),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), NONSENSE)
+def test_a_plan_that_makes_no_sense(field: str, value: Any) -> None:
+    values: dict[str, Any] = {
+        "address": b"\x0a\0\0\5",
+        "prefix_length": 32,
+        "gateway": b"\xa9\xfe\1\1",
+        "ifname": "eth0",
+        "host_ifname": "ipm0123456789ab",
+        "mac": b"\2\0\0\0\0\1",
+        "host_mac": b"\2\0\0\0\0\2",
+        "mtu": 1500,
+        "table": 1500,
+        "result": b"{}",
+    }
+    protobuf.Plan(ipam_pb2.AllocateReply(**values).SerializeToString())
+    with pytest.raises(protobuf.DecodeError, match=field):
+        protobuf.Plan(ipam_pb2.AllocateReply(**(values | {field: value})).SerializeToString())
+
+
+@pytest.mark.parametrize("addition", [b"\0\1", b"\x02\0", b"\x05" + b"4" * 4])
+def test_no_field_has_the_number_0(addition: bytes) -> None:
+    with pytest.raises(protobuf.DecodeError, match="number 0"):
+        protobuf.decode(addition)
+
+
+def test_a_field_of_another_wire_type_is_not_the_field() -> None:
+    """As protobuf has it: `address`, but 32 bits of fixed size."""
+    assert protobuf.decode(b"\x0d\x0a\0\0\5\x09" + b"8" * 8) == {}
 
 
 @given(st.binary(max_size=200))
