@@ -23,13 +23,12 @@ class BlockError(Exception):
 
 
 class Settings(NamedTuple):
-    """What cni_shim/installed.py holds, and the digest of the modules that go with it."""
+    """What `ipamd install` fixes for a node, as in cni_shim/installed.py."""
 
     socket: str
     spool_dir: str
     log: str
     add_seconds: float
-    digest: str
 
 
 def find(image: bytes) -> int:
@@ -43,21 +42,21 @@ def find(image: bytes) -> int:
     return start
 
 
-def read(image: bytes) -> Settings:
-    """The settings of an executable. Raises BlockError."""
+def read(image: bytes) -> tuple[Settings, str]:
+    """The settings of an executable, and the digest of the sources that it was built from. Raises BlockError."""
     _, _, digest, socket, spool_dir, log, add_seconds = BLOCK.unpack_from(image, find(image))
-    return Settings(_text(socket), _text(spool_dir), _text(log), add_seconds, digest.decode("ascii", "replace"))
+    return Settings(_text(socket), _text(spool_dir), _text(log), add_seconds), digest.decode("ascii", "replace")
 
 
 def fill(image: bytes, settings: Settings) -> bytes:
-    """The executable with other settings; its digest stays. Raises BlockError."""
+    """The executable with other settings. Raises BlockError."""
     start = find(image)
-    found = read(image)
+    _, digest = read(image)
     paths = [path.encode("utf-8", "surrogateescape") for path in settings[:3]]
     for path, longest in zip(paths, (LONGEST_SOCKET_PATH, LONGEST_PATH, LONGEST_PATH), strict=True):
         if len(path) > longest:
             raise BlockError(f"a path of {len(path)} bytes does not fit into its {longest}")
-    block = BLOCK.pack(MAGIC, LAYOUT, found.digest.encode(), *paths, settings.add_seconds)
+    block = BLOCK.pack(MAGIC, LAYOUT, digest.encode(), *paths, settings.add_seconds)
     return image[:start] + block + image[start + BLOCK.size :]
 
 

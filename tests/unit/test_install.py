@@ -14,7 +14,16 @@ import pytest
 
 from ipamd import install
 from ipamd.__main__ import main
-from ipamd.install import InstallError, find_interpreter, install_plugin, write_conflist, write_drop_ins, write_unit
+from ipamd.install import (
+    InstallError,
+    command,
+    find_interpreter,
+    install_plugin,
+    interpreter,
+    write_conflist,
+    write_drop_ins,
+    write_unit,
+)
 
 SOCKET = Path("/run/somewhere/ipamd.sock")
 
@@ -137,7 +146,7 @@ def test_the_interpreter_is_a_real_one(tmp_path: Path) -> None:
 def test_without_a_distributions_python_the_running_one_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(install, "DISTRIBUTION_PYTHON", tmp_path / "absent")
+    monkeypatch.setattr(interpreter, "DISTRIBUTION_PYTHON", tmp_path / "absent")
     assert find_interpreter().version == sys.version_info[:2]
 
 
@@ -173,7 +182,7 @@ def test_interpreters_that_will_not_do(interpreter: object, reason: str, tmp_pat
 
 
 def test_an_interpreter_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(install, "OLDEST_PYTHON", (4, 0))
+    monkeypatch.setattr(interpreter, "OLDEST_PYTHON", (4, 0))
     with pytest.raises(InstallError, match="--interpreter"):
         find_interpreter()
 
@@ -246,16 +255,16 @@ def test_the_unit_is_sound(tmp_path: Path) -> None:
 
 
 def test_the_unit_runs_the_command_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = tmp_path / "my 100% bin" / "ipamd"
-    command.parent.mkdir()
-    command.write_text("")
-    monkeypatch.setattr(sys, "argv", [str(command), "install"])
-    assert f'ExecStart="{str(command).replace("%", "%%")}" run' in write_unit(tmp_path).read_text().splitlines()
+    own = tmp_path / "my 100% bin" / "ipamd"
+    own.parent.mkdir()
+    own.write_text("")
+    monkeypatch.setattr(sys, "argv", [str(own), "install"])
+    assert f'ExecStart="{str(own).replace("%", "%%")}" run' in write_unit(tmp_path).read_text().splitlines()
 
 
 def test_drop_ins(tmp_path: Path) -> None:
     written = write_drop_ins(tmp_path)
-    shipped = Path(install.__file__).parents[1] / "systemd/etc"
+    shipped = Path(install.__file__).parents[2] / "systemd/etc"
     assert {path.relative_to(tmp_path) for path in written} == {
         path.relative_to(shipped) for path in shipped.rglob("*") if path.is_file()
     }
@@ -269,8 +278,8 @@ def test_drop_ins(tmp_path: Path) -> None:
 def test_the_command_tells_what_it_wrote_and_what_is_to_be_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(install, "write_unit", lambda: tmp_path / install.UNIT)
-    monkeypatch.setattr(install, "write_drop_ins", lambda: write_drop_ins(tmp_path))
+    monkeypatch.setattr(command, "write_unit", lambda: tmp_path / install.UNIT)
+    monkeypatch.setattr(command, "write_drop_ins", lambda: write_drop_ins(tmp_path))
     arguments = ["install", "--bin-dir", str(tmp_path / "bin"), "--systemd"]
     assert main(arguments) == 0
     out = capsys.readouterr().out

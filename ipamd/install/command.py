@@ -1,0 +1,131 @@
+"""The command line of `ipamd install`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ipamd.install.files import BIN_DIR, ETC, UNIT, UNIT_DIR, write_conflist, write_drop_ins, write_unit
+from ipamd.install.placing import InstallError
+from ipamd.install.plugin import SOCKET, InstalledPlugin, Packaging, install_plugin
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
+    parser = subparsers.add_parser(
+        "install",
+        help="install the CNI plugin, its configuration and the systemd unit",
+        description="Install the CNI plugin on this node. A second run renews it.",
+    )
+    parser.add_argument(
+        "--bin-dir", type=Path, default=BIN_DIR, help="the runtime's CNI plugins (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--conf-dir",
+        type=Path,
+        help="write 10-ipamd.conflist here now (default: the daemon does it once it can serve, see cni.conf_dir)",
+    )
+    parser.add_argument("--socket", type=Path, default=SOCKET, help="the daemon's socket (default: %(default)s)")
+    parser.add_argument("--spool-dir", type=Path, help="the daemon's spool (default: 'released' beside the socket)")
+    parser.add_argument(
+        "--plugin",
+        choices=("auto", "launcher", "static"),
+        help="the packaging: a launcher for an installed Python, one static executable that needs none, or whichever of "
+        "them starts quickest on this host (auto, the default)",
+    )
+    parser.add_argument(
+        "--interpreter",
+        type=Path,
+        metavar="PYTHON",
+        help="the Python for a launcher, 3.11 or later (default: /usr/bin/python3 or the one that runs this)",
+    )
+    parser.add_argument(
+        "--executable",
+        type=Path,
+        metavar="FILE",
+        help="the static executable (default: what `make shim` built here, or what came with the wheel)",
+    )
+    parser.add_argument(
+        "--plugin-log",
+        type=Path,
+        metavar="FILE",
+        help="a file for one line of JSON about each run of the plugin (default: none)",
+    )
+    parser.add_argument(
+        "--systemd",
+        action="store_true",
+        help=f"write {UNIT_DIR / UNIT}, and drop-ins for other managers of the network",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry the command out; 1 after an error, which is on standard error."""
+    try:
+        plugin = install_plugin(
+            args.bin_dir,
+            args.socket,
+            args.spool_dir,
+            packaging=_packaging(args),
+            interpreter=args.interpreter,
+            executable=args.executable,
+            log=args.plugin_log,
+        )
+        for line in _described(plugin, args.socket):
+            _say(line)
+        if args.conf_dir is not None:
+            _say(f"network  {write_conflist(args.conf_dir)}")
+        if args.systemd:
+            _say(f"unit     {write_unit()}")
+            _install_drop_ins()
+            _say(f"next     systemctl daemon-reload && systemctl enable --now {UNIT}")
+    except InstallError as error:
+        sys.stderr.write(f"ipamd install: {error}\n")
+        return 1
+    return 0
+
+
+def _packaging(args: argparse.Namespace) -> Packaging:
+    """An interpreter or an executable that was named says which packaging is meant. Raises InstallError."""
+    if args.interpreter is not None and (args.executable is not None or args.plugin == "static"):
+        raise InstallError("--interpreter is for a launcher; leave it out for the static executable")
+    if args.executable is not None and args.plugin == "launcher":
+        raise InstallError("--executable is for --plugin static; leave it out for a launcher")
+    if args.plugin is not None:
+        chosen: Packaging = args.plugin
+        return chosen
+    if args.interpreter is not None:
+        return "launcher"
+    return "auto" if args.executable is None else "static"
+
+
+def _described(plugin: InstalledPlugin, socket: Path) -> list[str]:
+    if plugin.interpreter is not None:
+        version = ".".join(map(str, plugin.interpreter.version))
+        kind = f"launcher, Python {version}"
+    else:
+        kind = "static executable"
+    lines = [f"plugin   {plugin.launcher} ({kind}, socket {socket})"]
+    for number, (name, milliseconds) in enumerate(plugin.measured):
+        lines.append(f"         {milliseconds:.1f} ms a start: {name}{', the quickest' if number == 0 else ''}")
+    return lines
+
+
+def _install_drop_ins() -> None:
+    """Raises InstallError."""
+    written = write_drop_ins()
+    for path in written:
+        _say(f"drop-in  {path}")
+    if not written:
+        _say(f"drop-ins in {ETC}: as they should be")
+        return
+    # While it runs with its old settings it removes our rules with the next link that it configures.
+    _say("         in force once whoever reads them has: before pods run, and where it is active,")
+    _say("next     systemctl restart systemd-networkd; systemctl reload NetworkManager; udevadm control --reload")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")

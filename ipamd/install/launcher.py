@@ -1,0 +1,115 @@
+"""The plugin as a launcher and a folder of compiled modules beside it:
+
+    BIN_DIR/ipamd-cni                            #!/usr/bin/python3.11 -IS
+    BIN_DIR/ipamd-cni.d/<version>/cni_shim/*.pyc
+
+The interpreter's start is most of what the plugin costs, so the first line names a real interpreter and `-IS` keeps
+site-packages out. The modules are compiled by that interpreter and stand there without sources. A version is never
+changed in place: a new one gets its own folder and the launcher is renamed over the old one last, so a plugin that is
+running, or starts in between, always sees one whole version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ipamd.install.placing import InstallError, replace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cni_shim.static.block import Settings
+    from ipamd.install.interpreter import Interpreter
+
+# Of the standard library's folders the plugin needs that of the C modules, if they are not built in.
+_LAUNCHER = """\
+#!{interpreter} -IS
+import sys
+sys.path[:] = [__file__.rpartition("/")[0] + "/{folder}", *{extensions!r}]
+from cni_shim.main import main
+main()
+"""
+
+_COMPILE = """
+import py_compile, sys
+for name in sys.argv[3:]:
+    py_compile.compile(f"{sys.argv[1]}/{name}.py", f"{sys.argv[2]}/{name}.pyc", f"cni_shim/{name}.py", True, 2,
+                       invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+"""
+
+
+def install_launcher(plugin: Path, python: Interpreter, modules: dict[str, str], settings: Settings) -> Path:
+    """Install it as `plugin`; the folder of its modules. Raises InstallError, OSError."""
+    site = (
+        '"""What `ipamd install` fixed for this node."""\n\n'
+        f"SOCKET = {settings.socket!r}\nSPOOL_DIR = {settings.spool_dir!r}\n"
+        f"LOG = {settings.log!r}\nADD_SECONDS = {settings.add_seconds!r}\n"
+    )
+    sources = modules | {"installed": site}
+    digest = hashlib.sha256(repr((python, sorted(sources.items()))).encode()).hexdigest()[:16]
+    versions = folder_of_versions(plugin)
+    text = _LAUNCHER.format(interpreter=python.path, folder=f"{versions.name}/{digest}", extensions=python.extensions)
+    versions.mkdir(parents=True, exist_ok=True)
+    versions.chmod(0o755)
+    _compile(python, sources, versions / digest)
+    before = used_before(plugin)
+    replace(plugin, text.encode(), 0o755)
+    remove_versions(plugin, keep=lambda name: name == digest or name in before)
+    return versions / digest
+
+
+def folder_of_versions(plugin: Path) -> Path:
+    return plugin.with_name(f"{plugin.name}.d")
+
+
+def used_before(plugin: Path) -> str:
+    """A text in which the name of the version stands that the plugin uses now; of other packagings: none."""
+    text = plugin.read_bytes()[:4096] if plugin.is_file() else b""
+    return text.decode(errors="replace") if text.startswith(b"#!") else ""
+
+
+def remove_versions(plugin: Path, keep: Callable[[str], bool]) -> None:
+    """Versions before the last one, which may still run and import what it did not need so far."""
+    versions = folder_of_versions(plugin)
+    if not versions.is_dir():
+        return
+    for path in versions.iterdir():
+        if not path.name.startswith(".") and not keep(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+    if not any(versions.iterdir()):
+        versions.rmdir()
+
+
+def _compile(python: Interpreter, sources: dict[str, str], target: Path) -> None:
+    """Compile into `target`, which appears whole. Its name follows from its content, so an existing one is right."""
+    if target.is_dir():
+        return
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=target.parent) as name:
+        work = Path(name)
+        source, package = work / "source", work / "modules" / "cni_shim"
+        source.mkdir()
+        package.mkdir(parents=True)
+        for module, text in sources.items():
+            (source / f"{module}.py").write_text(text)
+        run = subprocess.run(
+            [python.path, "-IS", "-c", _COMPILE, source, package, *sources],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if run.returncode:
+            raise InstallError(f"{python.path} can't compile the plugin: {run.stderr.strip()}")
+        for path in (package.parent, package):
+            path.chmod(0o755)
+        for path in package.iterdir():
+            path.chmod(0o644)
+        try:
+            package.parent.rename(target)
+        except OSError:
+            if not target.is_dir():  # else: another installation of the same was quicker
+                raise

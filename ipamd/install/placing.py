@@ -1,0 +1,41 @@
+"""How a file is put in place: whole, in one step, and with a message that helps if that fails."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+import tempfile
+from pathlib import Path
+
+
+class InstallError(Exception):
+    """The installation can't be done; the message says why and what to do."""
+
+
+def replace(path: Path, content: bytes, mode: int) -> bool:
+    """Replace the file in one step; it is on disk before its name is. False: it was right already, and stays."""
+    if path.is_file() and path.stat().st_mode & 0o7777 == mode and path.read_bytes() == content:
+        return False
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+        return True
+    except BaseException:
+        Path(name).unlink()
+        raise
+
+
+def not_writable(folder: Path, error: OSError) -> InstallError:
+    return InstallError(f"{error.filename or folder}: {error.strerror}; is {folder} writable, and are you root?")
+
+
+def shipped(in_tree: str, in_wheel: str) -> Path | None:
+    """A file of the source tree, or from where the wheel's data files went; None if it is in neither."""
+    tree = Path(__file__).resolve().parents[2] / in_tree
+    data = Path(sysconfig.get_path("data")) / in_wheel
+    return next((path for path in (tree, data) if path.is_file()), None)
