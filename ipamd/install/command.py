@@ -33,8 +33,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--plugin",
         choices=("auto", "launcher", "static"),
-        help="the packaging: a launcher for an installed Python, one static executable that needs none, or whichever of "
-        "them starts quickest on this host (auto, the default)",
+        help="the packaging: a launcher for an installed Python, one static executable that needs none, or whichever "
+        "starts quickest on this host (auto, the default)",
     )
     parser.add_argument(
         "--interpreter",
