@@ -44,8 +44,8 @@ static const volatile struct settings {
 } settings = {"\177ipamd-settings", 1, SOURCES_DIGEST, SOCKET, SPOOL_DIR, LOG, "", ADD_SECONDS};
 
 /* The C modules. This table stands in for libpython's (config.c), so that no other module gets linked. */
-PyMODINIT_FUNC PyInit_errno(void), PyInit_posix(void), PyInit_time(void);
-PyMODINIT_FUNC PyInit__signal(void), PyInit__socket(void), PyInit__struct(void);
+PyObject *PyInit__signal(void), *PyInit__socket(void), *PyInit__struct(void);
+PyObject *PyInit_errno(void), *PyInit_posix(void), *PyInit_time(void);
 struct _inittab _PyImport_Inittab[] = {
     {"_signal", PyInit__signal},
     {"_socket", PyInit__socket},
