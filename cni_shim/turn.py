@@ -19,7 +19,7 @@ _PAUSE = 0.01  # seconds between attempts
 def take(host_ifname: str, until: float, overtake: bool = False) -> _socket.socket | None:
     """Wait for the turn. It lasts as long as the socket that is returned; None: another run still had it at `until`
     (a time of `time.monotonic`). `overtake`: whoever has it is told to give up."""
-    name = "\0ipamd-cni/" + host_ifname
+    name = b"\0ipamd-cni/" + host_ifname.encode()
     token = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
     told = False
     while True:
