@@ -3,8 +3,10 @@
 A process of its own, so that neither the EC2 double nor an event loop takes part in what is timed. It reads what to
 run as JSON from standard input, and writes what it measured as JSON to standard output:
 
-    {"cases": [{"name", "argv", "config", "slow"}], "pods": [netns paths], "rounds", "bursts", "daemon": pid}
-    {"alone": [{"round", "case", "ADD": {...}, "DEL": {...}, "gone_ms", "daemon_ms"}], "bursts": [...], "floor": [ms]}
+    {"cases": [{"name", "argv", "config", "slow"}], "pods": [netns paths], "rounds", "bursts", "daemon": pid,
+     "timed": {"argv", "config"}}
+    {"alone": [{"round", "case", "ADD": {...}, "DEL": {...}, "gone_ms", "daemon_ms"}], "bursts": [...],
+     "parts": [{part: ms}]}
 
 A case that is `slow` takes part in one burst only.
 """
@@ -17,6 +19,7 @@ import random
 import secrets
 import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -32,9 +35,10 @@ def main() -> None:
     runs = Runs(wanted["cases"], wanted["pods"], wanted["daemon"])
     alone = [row for number in range(wanted["rounds"] + WARM_UP) for row in runs.one_by_one(number)]
     bursts = [row for number in range(wanted["bursts"]) for row in runs.at_once(number)]
-    floor = [runs.floor(wanted["interpreter"]) for _ in range(wanted["rounds"])]
+    parts = [runs.parts(wanted["timed"]) for _ in range(wanted["rounds"] + WARM_UP)]
     json.dump(
-        {"alone": [row for row in alone if row["round"] >= WARM_UP], "bursts": bursts, "floor": floor}, sys.stdout
+        {"alone": [row for row in alone if row["round"] >= WARM_UP], "bursts": bursts, "parts": parts[WARM_UP:]},
+        sys.stdout,
     )
 
 
@@ -80,11 +84,20 @@ class Runs:
             rows.append(row)
         return rows
 
-    def floor(self, interpreter: str) -> float:
-        """Milliseconds of an interpreter that does nothing."""
-        process = Process({"argv": [interpreter, "-IS", "-c", "pass"], "config": os.devnull}, "", "", "")
-        process.wait()
-        return process.ms
+    def parts(self, case: dict[str, Any]) -> dict[str, float]:
+        """Milliseconds of each part of one ADD, in order, and in the end of the whole."""
+        container = secrets.token_hex(32)
+        with tempfile.NamedTemporaryFile() as marks:
+            add = Process(case, "ADD", container, self._pods[0], marks.name)
+            add.wait()
+            pairs = [pair.rpartition("=") for pair in Path(marks.name).read_text().split("\n")]
+        Process(case, "DEL", container, self._pods[0], os.devnull).wait()
+        self._until_gone()
+        found, before = {}, add.started
+        for name, _, nanoseconds in pairs:
+            found[name], before = (int(nanoseconds) / 1e9 - before) * 1000, int(nanoseconds) / 1e9
+        found["exit"] = (add.started - before) * 1000 + add.ms
+        return {**found, "the whole": add.ms}
 
     def _until_gone(self) -> float:
         """Milliseconds until no link of a pod is left."""
@@ -104,7 +117,8 @@ class Runs:
 class Process:
     """One run of a plugin, from exec to exit. Ends the benchmark when the plugin fails."""
 
-    def __init__(self, case: dict[str, Any], verb: str, container: str, pod: str) -> None:
+    def __init__(self, case: dict[str, Any], verb: str, container: str, pod: str, errors: str = "") -> None:
+        """`errors`: the file for standard error, by default the benchmark's own."""
         self._what = f"{case['argv'][0]} {verb}"
         environment = {
             "CNI_COMMAND": verb,
@@ -119,12 +133,14 @@ class Process:
             (os.POSIX_SPAWN_OPEN, 0, case["config"], os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
         ]
-        self._started = time.perf_counter()
+        if errors:
+            actions.append((os.POSIX_SPAWN_OPEN, 2, errors, os.O_WRONLY, 0))
+        self.started = time.monotonic()
         self._pid = os.posix_spawn(case["argv"][0], case["argv"], environment, file_actions=actions)
 
     def wait(self) -> None:
         _, status, usage = os.wait4(self._pid, 0)
-        self.ms = (time.perf_counter() - self._started) * 1000
+        self.ms = (time.monotonic() - self.started) * 1000
         self.cpu_ms = (usage.ru_utime + usage.ru_stime) * 1000  # with those it waited for: ptp executes host-local
         if status:
             sys.exit(f"{self._what}: exit code {os.waitstatus_to_exitcode(status)}")
