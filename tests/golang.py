@@ -1,0 +1,56 @@
+"""Go programs that tests run as their peers, built from the folders below tests/peers.
+
+Their modules come from the Go module proxy, by the versions and checksums in go.mod and go.sum. Where Go or the
+modules can't be had the tests that need them are skipped, with the reason.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+PEERS = Path(__file__).with_name("peers")
+_SECONDS = 600.0  # for a first build, with its downloads, on a busy machine
+_PLACES = ("/usr/local/go/bin/go", "/usr/lib/go/bin/go")
+
+
+@functools.cache
+def build(folder: str) -> Path:
+    """The executable made from tests/peers/`folder`, once for each run of the tests; what has been compiled before
+    comes from Go's own cache. Skips the test when it can't be made."""
+    go = shutil.which("go") or next((place for place in _PLACES if os.access(place, os.X_OK)), None)
+    if go is None:
+        pytest.skip("Go is not installed")
+    directory = Path(tempfile.gettempdir()) / f"ipamd-peers-{os.getuid()}"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    made = directory / f"{folder}-{os.getpid()}"
+    environment = os.environ | {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(
+                [go, *arguments],
+                cwd=PEERS / folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            pytest.skip(f"go {arguments[0]} in tests/peers/{folder} takes longer than {_SECONDS:.0f} s")
+
+    loaded = run("list", "-deps", ".")  # fetches the modules; too old a Go ends here as well
+    if loaded.returncode:
+        pytest.skip(f"Go modules for tests/peers/{folder} can't be had: {loaded.stderr.strip()[-300:]}")
+    built = run("build", "-trimpath", "-buildvcs=false", "-o", str(made), ".")
+    if built.returncode:
+        pytest.fail(f"tests/peers/{folder} does not compile:\n{built.stderr}", pytrace=False)
+    final = directory / folder
+    made.replace(final)  # whole at any moment: workers of one run build it side by side
+    return final
