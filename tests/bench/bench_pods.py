@@ -78,7 +78,7 @@ def main() -> None:
 
 async def measure(rounds: int, sizes: list[int]) -> list[dict[str, Any]]:
     async with AsyncExitStack() as stack:
-        # In memory, as the ledger is on a node (/run). host-local's leases, on a node's disk by default, gain by it too.
+        # In memory, as the ledger is on a node (/run). host-local's leases, on disk by default, gain by it too.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ipb", dir="/dev/shm")))
         executable: Path | None = folder / "executable"
         try:

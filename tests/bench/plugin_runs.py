@@ -5,8 +5,8 @@ run as JSON from standard input, and writes what it measured as JSON to standard
 
     {"cases": [{"name", "argv", "config", "slow"}], "pods": [netns paths], "rounds", "bursts", "daemon": pid,
      "timed": {"argv", "config"}}
-    {"alone": [{"round", "case", "ADD": {...}, "DEL": {...}, "gone_ms", "daemon_ms"}], "bursts": [...],
-     "parts": [{part: ms}]}
+    {"alone": [{"round", "case", "ADD": {...}, "DEL": {...}, "gone_ms", "daemon_ms"}],
+     "bursts": [the same; per pod, but for gone_ms], "parts": [{part: ms}]}
 
 A case that is `slow` takes part in one burst only.
 """
@@ -68,7 +68,7 @@ class Runs:
         rows = []
         cases = [case for case in self._cases if number == 0 or not case["slow"]]
         for case in random.sample(cases, len(cases)):
-            containers = [secrets.token_hex(32) for _ in self._pods]
+            containers, before = [secrets.token_hex(32) for _ in self._pods], self._daemon_ms()
             row: dict[str, Any] = {"round": number, "case": case["name"]}
             for verb in ("ADD", "DEL"):
                 started = time.perf_counter()
@@ -80,7 +80,8 @@ class Runs:
                     "ms": (time.perf_counter() - started) * 1000 / len(processes),
                     "cpu_ms": sum(process.cpu_ms for process in processes) / len(processes),
                 }
-            self._until_gone()
+            row["gone_ms"] = self._until_gone()
+            row["daemon_ms"] = (self._daemon_ms() - before) / len(self._pods)
             rows.append(row)
         return rows
 
