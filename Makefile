@@ -25,8 +25,8 @@ test: setup
 	$(PYTHON) -m pytest $(ARGS)
 
 bench: setup
-	$(PYTHON) tests/bench/bench_add.py
 	$(PYTHON) tests/bench/bench_plugin.py
+	$(PYTHON) tests/bench/bench_pods.py
 	$(PYTHON) tests/bench/bench_allocate.py
 	$(PYTHON) tests/bench/bench_datapath.py
 	$(PYTHON) tests/bench/bench_core.py
