@@ -25,10 +25,11 @@ SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_NEWROUTE, RTM_GETROUTE, RTM_NEWNEIGH, RTM_GETNEIGH, RTM_NEWRULE = 20, 24, 26, 28, 30, 32
 
-AF_UNSPEC, AF_INET = 0, 2
+AF_UNSPEC, AF_INET, AF_INET6 = 0, 2, 10
 IFF_UP = 0x1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK = 1, 3, 4, 5
-IFLA_LINKINFO, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 27, 28, 29
+IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 26, 27, 28, 29
+IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 IFLA_INFO_KIND, IFLA_INFO_DATA, VETH_INFO_PEER = 1, 2, 1
 RTEXT_FILTER_SKIP_STATS = 8
 IFA_ADDRESS, IFA_LOCAL = 1, 2
@@ -90,7 +91,7 @@ class Outcome:
 
 
 def create_veth(name: bytes, mac: bytes, group: int, peer: bytes, peer_mac: bytes, peer_netns: int, mtu: int) -> Step:
-    """A veth pair: one end here, up, in a link group; its peer born, down, in the namespace of a descriptor.
+    """A veth pair, down: one end here, in a link group; its peer born in the namespace of a descriptor.
 
     The peer can't be made up in the same message: the kernel opens it before the pair is joined (ENOTCONN).
     """
@@ -104,7 +105,7 @@ def create_veth(name: bytes, mac: bytes, group: int, peer: bytes, peer_mac: byte
         IFLA_INFO_DATA, _attribute(VETH_INFO_PEER, _link(0, 0) + peer_attributes)
     )
     body = (
-        _link(0, IFF_UP)
+        _link(0, 0)
         + _attribute(IFLA_IFNAME, name + b"\0")
         + _number(IFLA_MTU, mtu)
         + _attribute(IFLA_ADDRESS, mac)
@@ -119,6 +120,14 @@ def get_link(name: bytes) -> Step:
     return Step("look the interface up", RTM_GETLINK, 0, body)
 
 
+def no_link_local_address(name: bytes) -> Step:
+    """For a link that is down: it gets no IPv6 address by itself when it goes up."""
+    mode = _attribute(IFLA_INET6_ADDR_GEN_MODE, bytes((IN6_ADDR_GEN_MODE_NONE,)))
+    body = _link(0, 0) + _attribute(IFLA_IFNAME, name + b"\0")
+    body += _attribute(IFLA_AF_SPEC, _attribute(AF_INET6, mode))
+    return Step("keep IPv6 addresses off the veth pair", RTM_NEWLINK, 0, body)
+
+
 def discard_link(name: bytes, group: int) -> Step:
     """Down, which takes its routes away, and in that link group: nothing passes it any more. 0.03 ms."""
     body = _link(0, 0, IFF_UP) + _attribute(IFLA_IFNAME, name + b"\0") + _number(IFLA_GROUP, group)
@@ -130,7 +139,7 @@ def delete_link(name: bytes) -> Step:
 
 
 def set_link_up(index: int) -> Step:
-    return Step("bring the container's interface up", RTM_NEWLINK, 0, _link(index, IFF_UP))
+    return Step("bring the interface up", RTM_NEWLINK, 0, _link(index, IFF_UP))
 
 
 def add_address(index: int, address: bytes, prefix_length: int) -> Step:

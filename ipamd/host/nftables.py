@@ -92,7 +92,11 @@ class Table:
                 f'iifgroup {self._pods} goto own_source comment "from a pod: with its own address alone"',
             ),
             # What IPv6 needs on a link before and beside a pod's address is of no use beyond it.
-            _block("chain own_source", "ip6 saddr { ::, fe80::/10 } accept", "fib saddr . iif oif 0 drop"),
+            _block(
+                "chain own_source",
+                "ip6 saddr { ::, fe80::/10 } ip6 daddr { fe80::/10, ff00::/8 } accept",
+                "fib saddr . iif oif 0 drop",
+            ),
         ]
 
     @property

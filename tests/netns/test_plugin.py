@@ -248,6 +248,8 @@ async def test_add_connects_the_container(node: Node, daemon: Daemon) -> None:
     (route,) = await node.ip(node.host, "route", "show", "table", "1500")
     assert (route["dst"], route["dev"], route["scope"], route["protocol"]) == (POD_ADDRESS, HOST_LINK, "link", "158")
     assert await node.ip(node.host, "-6", "address", "show", HOST_LINK) == []
+    accept = f"/proc/sys/net/ipv6/conf/{HOST_LINK}/accept_ra"
+    assert await netns.command("ip", "netns", "exec", node.host, "cat", accept) == "0\n"
 
     (pod,) = [link for link in await node.ip(node.pod, "address") if link["ifname"] == "eth0"]
     assert pod["address"] == POD_MAC and pod["mtu"] == 1400 and "UP" in pod["flags"]

@@ -43,7 +43,7 @@ CASES = {
             ifinfmsg(),
             16,
             CREATE_EXCL,
-            {"flags": 1, "change": 1},
+            {},
             [
                 ("IFLA_IFNAME", "ipm0123456789ab"),
                 ("IFLA_MTU", 9001),
@@ -83,6 +83,19 @@ CASES = {
         encoded(ifinfmsg(), 18, 0, {}, [("IFLA_IFNAME", "ipmx"), ("IFLA_EXT_MASK", 8)]),
     ),
     "delete_link": (netlink.delete_link(b"ipmx"), encoded(ifinfmsg(), 17, 0, {}, [("IFLA_IFNAME", "ipmx")])),
+    "no_link_local_address": (
+        netlink.no_link_local_address(b"ipmx"),
+        encoded(
+            ifinfmsg(),
+            16,
+            0,
+            {},
+            [
+                ("IFLA_IFNAME", "ipmx"),
+                ("IFLA_AF_SPEC", {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", 1)]})]}),
+            ],
+        ),
+    ),
     "discard_link": (
         netlink.discard_link(b"ipmx", 77),
         encoded(ifinfmsg(), 16, 0, {"flags": 0, "change": 1}, [("IFLA_IFNAME", "ipmx"), ("IFLA_GROUP", 77)]),
