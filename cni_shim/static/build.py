@@ -1,14 +1,16 @@
 """Build the static executable of the plugin: `make shim`, or `python -m cni_shim.static.build [--output FILE]`.
 
 Compiles the plugin's modules to bytecode, writes that as C arrays, and links main.c with them and the interpreter's
-static library into one file. Needs what Debian 12 has in gcc and libpython3.11-dev; the modules are compiled by the
-Python that runs this, so that has to be the 3.11 that the library belongs to.
+static library into one file; runs that to record a started interpreter, and puts the record into it (see main.c).
+Needs what Debian 12 has in gcc and libpython3.11-dev; the modules are compiled by the Python that runs this, so that
+has to be the 3.11 that the library belongs to.
 """
 
 import argparse
 import ast
 import json
 import marshal
+import os
 import subprocess
 import sys
 import sysconfig
@@ -20,13 +22,13 @@ from cni_shim import installed
 from cni_shim.static import block
 
 OUTPUT = Path("build/ipamd-cni")
-MAIN = Path(__file__).with_name("main.c")
+HERE = Path(__file__).parent
 C_MODULES = {"_signal", "_socket", "_struct", "errno", "posix", "sys", "time"}  # as in main.c; sys is always there
 # namespace.py uses it only where posix has no setns(); main.c adds that.
 NEVER_REACHED = {"_ctypes"}
-# -no-pie: no relocations at start. Sections apart: what nothing refers to is left out.
-FLAGS = ["-std=gnu11", "-O2", "-Wall", "-static", "-fno-pie", "-no-pie", "-ffunction-sections", "-fdata-sections"]
-LINK = ["-Wl,--gc-sections", "-Wl,--strip-all", "-Wl,-z,norelro"]
+# No replacing of malloc and memset by a calloc that is made of them.
+COMPILE = ["-std=gnu11", "-O2", "-Wall", "-fno-pie", "-fno-builtin-malloc", "-c"]
+LINK = ["-static", "-no-pie", "-Wl,-z,norelro", "-Wl,--strip-all"]
 
 
 class BuildError(Exception):
@@ -54,18 +56,28 @@ def build(output: Path) -> None:
         check_imports(name, source, set(modules))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".ipamd-cni-", dir=output.parent) as folder:
-        Path(folder, "frozen.h").write_text(frozen_header(modules))
-        made = Path(folder, "ipamd-cni")
-        include = [f"-I{folder}", f"-I{sysconfig.get_path('include')}"]
-        run = subprocess.run(
-            ["gcc", *FLAGS, *include, MAIN, *LINK, "-o", made, library, "-lm"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if run.returncode:
-            raise BuildError(f"gcc failed:\n{run.stderr}")
+        work = Path(folder)
+        (work / "frozen.h").write_text(frozen_header(modules))
+        include = [f"-I{work}", f"-I{sysconfig.get_path('include')}"]
+        for name in ("main", "heap"):
+            _run("gcc", *COMPILE, *include, HERE / f"{name}.c", "-o", work / f"{name}.o")
+        whole = work / "interpreter.o"
+        _run("ld", "-r", "-T", HERE / "interpreter.ld", work / "main.o", work / "heap.o", library, "-o", whole)
+        _run("gcc", *LINK, whole, "-lm", "-o", work / "first")
+        (work / "record").write_bytes(_run(work / "first"))
+        made = work / "ipamd-cni"
+        _run("objcopy", "--update-section", f"interpreter={work / 'record'}", work / "first", made)
         made.replace(output)
+
+
+def _run(*command: str | Path) -> bytes:
+    """Its standard output. The environment is empty but for PATH: nothing of it may get into the record."""
+    environment = {"PATH": os.environ.get("PATH", os.defpath)} if isinstance(command[0], str) else {}
+    run = subprocess.run(command, env=environment, capture_output=True, check=False)
+    if run.returncode:
+        said = (run.stderr + run.stdout[:2000]).decode(errors="replace").strip()
+        raise BuildError(f"{Path(command[0]).name} failed with status {run.returncode}: {said}")
+    return run.stdout
 
 
 def find_library() -> Path:
@@ -102,6 +114,12 @@ def check_imports(name: str, source: str, known: set[str]) -> None:
                 raise BuildError(f"{where}: {module} is not in the executable (C_MODULES, and its table in main.c)")
 
 
+def copies_settings(source: str) -> bool:
+    """Whether the module takes settings over when it is imported; others can be imported before they are known."""
+    found = (node.module for node in imports(ast.parse(source)) if isinstance(node, ast.ImportFrom))
+    return "cni_shim.installed" in found
+
+
 def imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
     """All imports but those for the type checker alone, below `if TYPE_CHECKING`."""
     for child in ast.iter_child_nodes(node):
@@ -120,8 +138,8 @@ def frozen_header(modules: dict[str, str]) -> str:
         name = "cni_shim" if module == "__init__" else f"cni_shim.{module}"
         code = marshal.dumps(compile(source, f"{name.replace('.', '/')}.py", "exec", dont_inherit=True, optimize=2))
         arrays.append(f"static const unsigned char code_{module}[] = {{{','.join(map(str, code))}}};")
-        rows.append(f'    {{"{name}", code_{module}, {len(code)}}},')
-    rows.append("    {NULL, NULL, 0},")
+        rows.append(f'    {{"{name}", code_{module}, {len(code)}, {copies_settings(source):d}}},')
+    rows.append("    {NULL, NULL, 0, 0},")
     settings = {
         "SOURCES_DIGEST": block.digest(modules),
         "SOCKET": installed.SOCKET,

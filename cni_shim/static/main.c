@@ -1,14 +1,20 @@
-/* The plugin's static executable: a Python interpreter that starts no further than the plugin needs.
+/* The plugin's static executable: a Python interpreter that has started already.
  *
- * Py_InitializeFromConfig() is stopped after its core phase: types, builtins, sys. What it would do after that costs
- * more than all the plugin does (importlib with its finders, encodings, io, sys.std*), and most of it is for modules
- * in files, of which there are none here. So `import` is replaced: it knows the C modules in _PyImport_Inittab and
- * the plugin's own, which build.py compiles into frozen.h.
+ * It is linked twice. The first executable starts the interpreter, imports the plugin's modules, and then, instead of
+ * working, writes out the memory in which all of that stands: the section `interpreter` (interpreter.ld), which holds
+ * the interpreter's variables and its heap (heap.c). build.py puts that into the executable in place of the section's
+ * first content, and what comes out is the second executable: the kernel maps it with everything in its place, and
+ * the plugin's first function can be called. (Emacs was built so for thirty years.) It needs fixed addresses, hence
+ * -no-pie, and no pointer into the C library's own data, of which the interpreter keeps none. What belongs to the
+ * process comes anew (resume()): the thread, the environment, the settings in the file.
  *
- * What such an interpreter lacks: codecs other than UTF-8, ASCII and Latin-1 (those three are part of str and bytes),
- * files, tracebacks, the codec registry with its error handlers by name, except those that UTF-8 has built in (strict,
- * replace, ignore, surrogateescape, surrogatepass, backslashreplace). File names are UTF-8 with surrogateescape, as
- * everywhere, because of utf8_mode. */
+ * The start that is recorded is a short one: Py_InitializeFromConfig() is stopped after its core phase (types,
+ * builtins, sys). The rest is for modules in files, of which there are none here. So `import` is replaced: it knows
+ * the C modules in _PyImport_Inittab and the plugin's own, which build.py compiles into frozen.h.
+ *
+ * What such an interpreter lacks: codecs other than UTF-8, ASCII and Latin-1 (those three are part of str and bytes;
+ * so are the error handlers strict, ignore, replace, surrogateescape, surrogatepass and backslashreplace), files,
+ * sys.std*, tracebacks. File names are UTF-8 with surrogateescape, because of utf8_mode. */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -26,6 +32,7 @@ struct frozen_module {
     const char *name;
     const unsigned char *code; /* as marshal writes it */
     int size;
+    int late; /* imported when the settings are known, because it copies them */
 };
 
 #include "frozen.h" /* FROZEN_MODULES; SOURCES_DIGEST, SOCKET, SPOOL_DIR, LOG, ADD_SECONDS: the defaults */
@@ -68,7 +75,13 @@ void _Py_Deepfreeze_Fini(void) {}
 
 int _PySignal_Init(int install_handlers); /* else part of the phase that is left out */
 
-static PyObject *modules; /* sys.modules, borrowed */
+int heap_is_here(void);
+
+extern char __start_interpreter[], __stop_interpreter[]; /* by the linker */
+
+static int prepared;          /* as recorded: all below is in place */
+static PyObject *modules;     /* sys.modules, borrowed */
+static PyObject *late_codes;  /* name of a late module -> its code */
 
 /* A C module: made and entered into sys.modules. Both kinds of initialisation, PEP 489. */
 static PyObject *load_builtin(PyObject *name, PyObject *(*init)(void)) {
@@ -99,33 +112,29 @@ static PyObject *new_module(PyObject *name) {
 
 static PyObject *load_frozen(PyObject *name, const struct frozen_module *frozen) {
     PyObject *module = new_module(name);
-    PyObject *code = PyMarshal_ReadObjectFromString((const char *)frozen->code, frozen->size);
+    PyObject *code = PyDict_GetItemWithError(late_codes, name);
+    if (code == NULL)
+        code = PyMarshal_ReadObjectFromString((const char *)frozen->code, frozen->size);
     if (module == NULL || code == NULL)
         return NULL;
     PyObject *namespace = PyModule_GetDict(module);
     PyObject *result = PyEval_EvalCode(code, namespace, namespace);
-    Py_DECREF(code);
     if (result == NULL)
         return NULL;
     Py_DECREF(result);
     return module;
 }
 
-/* cni_shim.installed, from the settings in the executable. */
-static PyObject *load_installed(PyObject *name) {
-    PyObject *module = new_module(name);
-    if (module == NULL)
-        return NULL;
+/* Give cni_shim.installed the settings in the executable. */
+static int fill_installed(PyObject *installed) {
     struct settings here = settings;
     PyObject *values[] = {PyUnicode_DecodeFSDefault(here.socket), PyUnicode_DecodeFSDefault(here.spool_dir),
                           PyUnicode_DecodeFSDefault(here.log), PyFloat_FromDouble(here.add_seconds)};
     static const char *const names[] = {"SOCKET", "SPOOL_DIR", "LOG", "ADD_SECONDS"};
-    for (size_t i = 0; i < Py_ARRAY_LENGTH(values); i++) {
-        if (values[i] == NULL || PyObject_SetAttrString(module, names[i], values[i]) < 0)
-            return NULL;
-        Py_DECREF(values[i]);
-    }
-    return module;
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(values); i++)
+        if (values[i] == NULL || PyObject_SetAttrString(installed, names[i], values[i]) < 0)
+            return -1;
+    return 0;
 }
 
 /* A module by its full name: a new reference. */
@@ -143,7 +152,7 @@ static PyObject *load(PyObject *name) {
         if (strcmp(entry->name, wanted) == 0)
             return load_frozen(name, entry);
     if (strcmp(wanted, "cni_shim.installed") == 0)
-        return load_installed(name);
+        return new_module(name); /* resume() fills it */
     PyErr_Format(PyExc_ImportError, "the executable holds no module %U", name);
     return NULL;
 }
@@ -184,16 +193,23 @@ static _Noreturn void fail(const char *what) {
     _exit(1);
 }
 
-static void initialize(void) {
+static void *arena_of_heap(void *context, size_t size) { return malloc(size); }
+static void arena_to_heap(void *context, void *arena, size_t size) { free(arena); }
+
+/* The interpreter's start, once and for all: when the executable is built. */
+static void start(void) {
     PyPreConfig first;
     PyPreConfig_InitIsolatedConfig(&first);
     first.utf8_mode = 1;
+    first.allocator = PYMEM_ALLOCATOR_MALLOC; /* all in our heap, close together: fewer pages to copy when written */
     PyStatus status = Py_PreInitialize(&first);
     if (PyStatus_Exception(status))
         fail(status.err_msg);
+    PyObjectArenaAllocator arenas = {NULL, arena_of_heap, arena_to_heap}; /* of frames' memory, else mapped */
+    PyObject_SetArenaAllocator(&arenas);
     PyConfig config;
     PyConfig_InitIsolatedConfig(&config);
-    config.use_hash_seed = 1; /* of 0: nothing here hashes what a stranger chose, and it saves a system call */
+    config.use_hash_seed = 1; /* of 0: a recorded one is no secret, and nothing here hashes what a stranger chose */
     config._init_main = 0;
     config._install_importlib = 0;
     status = Py_InitializeFromConfig(&config);
@@ -201,22 +217,79 @@ static void initialize(void) {
         fail(status.err_msg);
     PyGC_Disable(); /* the process ends before there is garbage to speak of */
     _PySignal_Init(0);
-    modules = PyImport_GetModuleDict();
+}
+
+/* The importer, posix.setns(), and all modules that do not depend on the node. */
+static int import_all(void) {
     static PyMethodDef import_method = {"__import__", (PyCFunction)(void *)import, METH_FASTCALL, NULL};
     static PyMethodDef setns_method = {"setns", posix_setns, METH_VARARGS, NULL};
-    PyObject *posix = PyDict_SetItemString(PyEval_GetBuiltins(), "__import__", PyCFunction_New(&import_method, NULL)) < 0
-                          ? NULL
-                          : load(PyUnicode_FromString("posix"));
+    modules = PyImport_GetModuleDict();
+    late_codes = PyDict_New();
+    if (PyDict_SetItemString(PyEval_GetBuiltins(), "__import__", PyCFunction_New(&import_method, NULL)) < 0)
+        return -1;
+    PyObject *posix = load(PyUnicode_FromString("posix"));
     if (posix == NULL || PyObject_SetAttrString(posix, "setns", PyCFunction_New(&setns_method, NULL)) < 0)
-        fail("the module posix");
+        return -1;
+    for (const struct _inittab *entry = _PyImport_Inittab; entry->name != NULL; entry++)
+        if (load(PyUnicode_FromString(entry->name)) == NULL)
+            return -1;
+    if (load(PyUnicode_FromString("cni_shim.installed")) == NULL)
+        return -1;
+    for (const struct frozen_module *entry = FROZEN_MODULES; entry->name != NULL; entry++) {
+        PyObject *made = entry->late ? PyMarshal_ReadObjectFromString((const char *)entry->code, entry->size)
+                                     : load(PyUnicode_FromString(entry->name));
+        if (made == NULL || (entry->late && PyDict_SetItemString(late_codes, entry->name, made) < 0))
+            return -1;
+    }
+    return 0;
+}
+
+/* Write the section `interpreter` to standard output: its content in the executable to come. */
+static _Noreturn void record(void) {
+    start();
+    if (import_all() < 0) {
+        PyObject *type, *value, *traceback;
+        PyErr_Fetch(&type, &value, &traceback);
+        fail(value != NULL && PyUnicode_Check(value) ? PyUnicode_AsUTF8(value) : "a module can't be imported");
+    }
+    if (!heap_is_here())
+        fail("the heap of the executable is too small (HERE in heap.c)");
+    prepared = 1;
+    for (char *byte = __start_interpreter; byte < __stop_interpreter;) {
+        ssize_t written = write(STDOUT_FILENO, byte, __stop_interpreter - byte);
+        if (written < 0)
+            _exit(1);
+        byte += written;
+    }
+    _exit(0);
+}
+
+/* What belongs to the process. It is another than the recorded one, as a child is after fork(): another thread, locks
+ * that nobody holds. */
+static int resume(void) {
+    PyOS_AfterFork_Child();
+    PyObject *variables = PyDict_New();
+    for (char **variable = environ; *variable != NULL; variable++) {
+        const char *equals = strchr(*variable, '=');
+        if (equals == NULL)
+            continue;
+        PyObject *name = PyBytes_FromStringAndSize(*variable, equals - *variable);
+        if (PyDict_SetDefault(variables, name, PyBytes_FromString(equals + 1)) == NULL)
+            return -1;
+    }
+    PyObject *posix = PyDict_GetItemString(modules, "posix");
+    if (PyObject_SetAttrString(posix, "environ", variables) < 0)
+        return -1;
+    return fill_installed(PyDict_GetItemString(modules, "cni_shim.installed"));
 }
 
 int main(void) {
+    if (!prepared)
+        record();
     signal(SIGPIPE, SIG_IGN); /* as every Python does: a runtime that went away is an error of write() */
-    initialize();
-    PyObject *plugin = load(PyUnicode_FromString("cni_shim.main"));
+    PyObject *plugin = resume() < 0 ? NULL : load(PyUnicode_FromString("cni_shim.main"));
     if (plugin == NULL)
-        fail("the module cni_shim.main");
+        fail("a module can't be imported");
     PyObject_CallMethod(plugin, "main", NULL);
     fail("it came back"); /* it ends with _exit */
 }
