@@ -60,7 +60,7 @@ async def test_that_they_are_gone_already_is_fine(kernel: Kernel, running: Disca
     kernel.refusals = [errno.ENODEV]
     with capture_logs() as logs:
         running.seen()
-        while kernel.refusals:
+        while kernel.refusals:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         running.seen()
         await kernel.done.wait()
