@@ -1,0 +1,1 @@
+../libcni-1.3/main.go
