@@ -64,19 +64,36 @@ def build(output: Path) -> None:
         whole = work / "interpreter.o"
         _run("ld", "-r", "-T", HERE / "interpreter.ld", work / "main.o", work / "heap.o", library, "-o", whole)
         _run("gcc", *LINK, whole, "-lm", "-o", work / "first")
-        (work / "record").write_bytes(_run(work / "first"))
+        (work / "record").write_bytes(_record(work / "first"))
         made = work / "ipamd-cni"
         _run("objcopy", "--update-section", f"interpreter={work / 'record'}", work / "first", made)
         made.replace(output)
 
 
-def _run(*command: str | Path) -> bytes:
-    """Its standard output. The environment is empty but for PATH: nothing of it may get into the record."""
-    environment = {"PATH": os.environ.get("PATH", os.defpath)} if isinstance(command[0], str) else {}
-    run = subprocess.run(command, env=environment, capture_output=True, check=False)
+def _record(first: Path) -> bytes:
+    """The started interpreter. Nothing of the builder gets into it: no environment, no name, no folder (in which the
+    C library would look for libraries: hence a file that is in none)."""
+    descriptor = os.memfd_create("ipamd-cni")
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(first.read_bytes())
+        program = f"/proc/self/fd/{descriptor}"
+        return _checked(
+            subprocess.run([program], env={}, cwd="/", pass_fds=[descriptor], capture_output=True, check=False)
+        )
+    finally:
+        os.close(descriptor)
+
+
+def _run(*command: str | Path) -> None:
+    _checked(subprocess.run(command, capture_output=True, check=False))
+
+
+def _checked(run: subprocess.CompletedProcess[bytes]) -> bytes:
+    """Its standard output. Raises BuildError."""
     if run.returncode:
         said = (run.stderr + run.stdout[:2000]).decode(errors="replace").strip()
-        raise BuildError(f"{Path(command[0]).name} failed with status {run.returncode}: {said}")
+        raise BuildError(f"{run.args[0]} failed with status {run.returncode}: {said}")
     return run.stdout
 
 

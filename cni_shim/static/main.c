@@ -12,9 +12,8 @@
  * builtins, sys). The rest is for modules in files, of which there are none here. So `import` is replaced: it knows
  * the C modules in _PyImport_Inittab and the plugin's own, which build.py compiles into frozen.h.
  *
- * What such an interpreter lacks: codecs other than UTF-8, ASCII and Latin-1 (those three are part of str and bytes;
- * so are the error handlers strict, ignore, replace, surrogateescape, surrogatepass and backslashreplace), files,
- * sys.std*, tracebacks. File names are UTF-8 with surrogateescape, because of utf8_mode. */
+ * What such an interpreter lacks: codecs other than UTF-8, ASCII and Latin-1 (those three are part of str and bytes),
+ * files, sys.std*, tracebacks. File names are UTF-8 with surrogateescape, because of utf8_mode. */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -226,6 +225,9 @@ static int import_all(void) {
     modules = PyImport_GetModuleDict();
     late_codes = PyDict_New();
     if (PyDict_SetItemString(PyEval_GetBuiltins(), "__import__", PyCFunction_New(&import_method, NULL)) < 0)
+        return -1;
+    /* What is not valid UTF-8 is a matter for the registry of codecs, if only to raise the error. It imports this: */
+    if (new_module(PyUnicode_FromString("encodings")) == NULL || PyCodec_LookupError("strict") == NULL)
         return -1;
     PyObject *posix = load(PyUnicode_FromString("posix"));
     if (posix == NULL || PyObject_SetAttrString(posix, "setns", PyCFunction_New(&setns_method, NULL)) < 0)

@@ -12,26 +12,24 @@ from ipamd.install.placing import InstallError
 
 DISTRIBUTION_PYTHON = Path("/usr/bin/python3")
 OLDEST_PYTHON = (3, 11)
-LONGEST_SHEBANG = 255  # BINPRM_BUF_SIZE less its final newline, execve(2)
 
-# Run by the candidate with -IS. Lines: major and minor version, magic number of compiled files, folders of C modules.
+# Run by the candidate with -IS and the launcher's path of C modules. Lines: major and minor version, magic number of
+# compiled files.
 _PROBE = """
-import sys, _ctypes, _signal, _socket, _struct, importlib.util
-files = [getattr(module, "__file__", None) for module in (_ctypes, _signal, _socket, _struct)]
-folders = sorted({file.rpartition("/")[0] for file in files if file})
-print(*sys.version_info[:2], importlib.util.MAGIC_NUMBER.hex(), *folders, sep="\\n")
+import sys
+sys.path[:2] = []
+import _ctypes, _signal, _socket, _struct, _frozen_importlib_external
+print(*sys.version_info[:2], _frozen_importlib_external.MAGIC_NUMBER.hex(), sep="\\n")
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """A real Python interpreter: its resolved path, (major, minor), the magic number of its compiled files, and the
-    folders of those C modules that are not built in."""
+    """A real Python interpreter: its resolved path, (major, minor), the magic number of its compiled files."""
 
     path: Path
     version: tuple[int, int]
     magic: str
-    extensions: tuple[str, ...]
 
 
 def find_interpreter(wanted: Path | None = None) -> Interpreter:
@@ -68,19 +66,19 @@ def _probe(candidate: Path) -> Interpreter:
         raise InstallError(f"{candidate}: {error.strerror}") from None
     if not binary:
         raise InstallError(f"{candidate} is a script around an interpreter, not the interpreter itself")
-    if len(f"#!{path} -IS") > LONGEST_SHEBANG or any(character.isspace() for character in str(path)):
-        raise InstallError(f"{path}: a path with spaces or of this length can't stand in a script's first line")
+    if any(character.isspace() for character in str(path)):
+        raise InstallError(f"{path}: a path with spaces can't stand in a script's first line")
     unusable = f"{path} is no Python interpreter that the plugin could use"
     try:
         run = subprocess.run([path, "-IS", "-c", _PROBE], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InstallError(f"{unusable}: {error}") from None
     lines = run.stdout.splitlines()
-    if run.returncode or len(lines) < 3:
+    if run.returncode or len(lines) != 3:
         reason = (run.stderr.strip().splitlines() or ["it does not answer as Python does"])[-1]
         raise InstallError(f"{unusable}: {reason}")
-    major, minor, magic, *folders = lines
+    major, minor, magic = lines
     version = (int(major), int(minor))
     if version < OLDEST_PYTHON:
         raise InstallError(f"{path} is Python {major}.{minor}; the plugin needs 3.11 or later")
-    return Interpreter(path, version, magic, tuple(folders))
+    return Interpreter(path, version, magic)

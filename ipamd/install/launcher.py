@@ -1,12 +1,13 @@
 """The plugin as a launcher and a folder of compiled modules beside it:
 
-    BIN_DIR/ipamd-cni                            #!/usr/bin/python3.11 -IS
+    BIN_DIR/ipamd-cni                            #!/usr/bin/python3.11 -ISc...
     BIN_DIR/ipamd-cni.d/<version>/cni_shim/*.pyc
 
 The interpreter's start is most of what the plugin costs, so the first line names a real interpreter and `-IS` keeps
 site-packages out. The modules are compiled by that interpreter and stand there without sources. A version is never
-changed in place: a new one gets its own folder and the launcher is renamed over the old one last, so a plugin that is
-running, or starts in between, always sees one whole version.
+changed in place: a new one gets its own folder and the launcher is renamed over the old one last. The whole program
+stands in the first line, as the word after `-c`: once the kernel has read that, the file is not opened again, so a
+plugin that is running or starts in between has one whole version, whatever comes in the launcher's place.
 """
 
 from __future__ import annotations
@@ -26,14 +27,13 @@ if TYPE_CHECKING:
     from cni_shim.static.block import Settings
     from ipamd.install.interpreter import Interpreter
 
-# Of the standard library's folders the plugin needs that of the C modules, if they are not built in.
-_LAUNCHER = """\
-#!{interpreter} -IS
-import sys
-sys.path[:] = [__file__.rpartition("/")[0] + "/{folder}", *{extensions!r}]
-from cni_shim.main import main
-main()
-"""
+LONGEST_SHEBANG = 255  # BINPRM_BUF_SIZE less its final newline, execve(2)
+
+# argv[1] is the launcher's own path, from the kernel. Of the standard library's three places the last stays, that of
+# the C modules: the plugin imports no others.
+_LAUNCHER = (
+    "#!{interpreter} -IScimport sys;sys.path[:2]=[sys.argv[1]+'.d/{version}'];from cni_shim.main import main;main()\n"
+)
 
 _COMPILE = """
 import py_compile, sys
@@ -53,7 +53,9 @@ def install_launcher(plugin: Path, python: Interpreter, modules: dict[str, str],
     sources = modules | {"installed": site}
     digest = hashlib.sha256(repr((python, sorted(sources.items()))).encode()).hexdigest()[:16]
     versions = folder_of_versions(plugin)
-    text = _LAUNCHER.format(interpreter=python.path, folder=f"{versions.name}/{digest}", extensions=python.extensions)
+    text = _LAUNCHER.format(interpreter=python.path, version=digest)
+    if len(text) > LONGEST_SHEBANG:
+        raise InstallError(f"{python.path}: a path of this length can't stand in a script's first line")
     versions.mkdir(parents=True, exist_ok=True)
     versions.chmod(0o755)
     _compile(python, sources, versions / digest)

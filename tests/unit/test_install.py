@@ -51,7 +51,7 @@ def test_a_plugin_that_runs(tmp_path: Path) -> None:
     modes = {path: path.stat().st_mode & 0o777 for path in tmp_path.joinpath("opt/bin").rglob("*")}
     assert all(mode == (0o644 if path.suffix == ".pyc" else 0o755) for path, mode in modes.items())
     shebang = plugin.launcher.read_text().splitlines()[0]
-    assert shebang == f"#!{plugin.interpreter.path} -IS"
+    assert shebang.startswith(f"#!{plugin.interpreter.path} -ISc") and len(shebang) < 256
     assert not plugin.interpreter.path.is_symlink()
 
 
@@ -61,7 +61,7 @@ def test_the_plugin_imports_nothing_but_c_modules(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "before = set(sys.modules)\n"
-        f"sys.path[:] = [{str(plugin.modules)!r}, *{plugin.interpreter.extensions!r}]\n"
+        f"sys.path[:2] = [{str(plugin.modules)!r}]\n"
         "from cni_shim import grpc_call, huffman, main, namespace, netlink, plumbing, spool, turn\n"
         "namespace.find_setns()\n"
         "for name in set(sys.modules) - before:\n"
