@@ -1,4 +1,4 @@
-"""A containerd of its own for one node, driven through the CRI socket as a kubelet drives it.
+"""A containerd of its own for one node, 1.6 to 2.x, driven through the CRI socket as a kubelet drives it.
 
 It runs in the node's network namespace with all its folders under one directory, so many run on one machine beside
 the system's own. What it leaves outside that directory (libcni's cache, the sockets of its shims) goes with the
@@ -13,21 +13,23 @@ import asyncio
 import contextlib
 import http.client
 import json
+import os
 import re
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
 from ipamd.sim import netns as namespaces
-from ipamd.sim.runtimes import Pod, RuntimeFailure, image, leftovers
+from ipamd.sim.runtimes import Pod, RuntimeFailure, containerd_config, image, leftovers
 from ipamd.sim.runtimes.cri import cri_pb2 as cri
 from ipamd.sim.runtimes.process import Child, inside
 
@@ -37,7 +39,6 @@ _STOP_PATIENCE: Final = 10.0
 _GONE_PATIENCE: Final = 5.0
 _LATE_PATIENCE: Final = 10.0  # for pods that are being made while all is taken down
 _POLL: Final = 0.05
-_METRICS_PORT: Final = 1338  # in the node's namespace, where nobody else listens
 _LOOPBACK_FOLDERS: Final = (Path("/usr/lib/cni"), Path("/opt/cni/bin"), Path("/usr/libexec/cni"))
 _LIBCNI_CACHE: Final = Path("/var/lib/cni/results")
 _COMMANDS: Final = {"containerd": "containerd", "ctr": "containerd", "runc": "runc", "nsenter": "util-linux"}
@@ -48,33 +49,6 @@ _SET_UP_TIMES: Final = re.compile(
     r'\{operation_type="set_up_pod"\} (\S+)$',
     re.MULTILINE,
 )
-
-# restrict_oom_score_adj: root in a container may not lower a score (CAP_SYS_RESOURCE).
-# netns_mounts_under_state_dir: else the pods' namespaces lie in /run/netns.
-_CONFIG: Final = """\
-version = 2
-root = {root}
-state = {state}
-[grpc]
-  address = {socket}
-[ttrpc]
-  address = {ttrpc}
-[metrics]
-  address = "127.0.0.1:{metrics_port}"
-[plugins."io.containerd.internal.v1.opt"]
-  path = {opt}
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = {image}
-  restrict_oom_score_adj = true
-  netns_mounts_under_state_dir = true
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = {bin_dir}
-    conf_dir = {conf_dir}
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-      Root = {runc}
-"""
 
 Reply = TypeVar("Reply", bound=Message)
 
@@ -91,14 +65,40 @@ class PluginTimes:
     mean_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """How this containerd is started."""
+
+    argv: list[str]
+    environment: Mapping[str, str]
+    log: Path
+
+    async def start(self) -> Child:
+        return await Child.start(self.argv, self.log, self.environment)
+
+
 class Containerd:
     """See `containerd`. Implements `ipamd.sim.runtimes.Runtime`."""
 
-    def __init__(self, netns: str, process: Child, channel: grpc.aio.Channel) -> None:
+    def __init__(self, netns: str, command: _Command, process: Child, channel: grpc.aio.Channel) -> None:
         self._netns = netns
+        self._command = command
         self._process = process
         self._channel = channel
         self._starting: set[asyncio.Task[cri.RunPodSandboxResponse]] = set()
+
+    async def kill(self) -> None:
+        """SIGKILL for containerd alone: its pods run on, and so do the plugins that it has started."""
+        self._process.kill()
+        await self._process.wait()
+
+    async def start(self) -> None:
+        """Start it again, after `kill`. Raises OSError."""
+        self._process = await self._command.start()
+
+    async def stop(self) -> None:
+        """End containerd alone."""
+        await self._process.stop(_STOP_PATIENCE)
 
     async def wait_until_ready(self) -> None:
         """Wait until it serves and has found a network configuration. Raises `RuntimeFailure`."""
@@ -109,7 +109,7 @@ class Containerd:
                     await asyncio.sleep(_POLL)
                     _check_alive(self._process)
                     try:
-                        not_ready = await self._why_not_ready()
+                        not_ready = await self.why_not_ready()
                     except RuntimeFailure as error:
                         not_ready = str(error)
         except TimeoutError:
@@ -117,14 +117,22 @@ class Containerd:
                 f"containerd is not ready after {_START_TIMEOUT:.0f} s: {not_ready}\n{self._process.last_words()}"
             ) from None
 
-    async def _why_not_ready(self) -> str:
+    async def why_not_ready(self) -> str:
+        """Why no pods can be made now, in containerd's words; empty when they can. Raises `RuntimeFailure`."""
         reply = await self._call("Status", cri.StatusRequest(), cri.StatusResponse, timeout=5.0)
         return "; ".join(f"{c.type}: {c.message}" for c in reply.status.conditions if not c.status)
 
-    async def run_pod(self, name: str, namespace: str = "default") -> Pod:
+    async def run_pod(
+        self,
+        name: str,
+        namespace: str = "default",
+        host_ports: Mapping[int, int] = MappingProxyType({}),
+        annotations: Mapping[str, str] = MappingProxyType({}),
+    ) -> Pod:
+        """`host_ports`: TCP port of the pod by that of the node."""
         before = time.monotonic()
         # Shielded: containerd leaves shims and cached results behind when this call is broken off.
-        starting = asyncio.ensure_future(self._run_sandbox(_sandbox(name, namespace)))
+        starting = asyncio.ensure_future(self._run_sandbox(_sandbox(name, namespace, host_ports, annotations)))
         self._starting.add(starting)
         starting.add_done_callback(self._starting.discard)
         made = await asyncio.shield(starting)
@@ -228,15 +236,21 @@ class Containerd:
 
 
 @asynccontextmanager
-async def containerd(netns: str, directory: Path, bin_dir: Path, conf_dir: Path) -> AsyncIterator[Containerd]:
+async def containerd(
+    netns: str, directory: Path, bin_dir: Path, conf_dir: Path, *, release: Path | None = None, networks: int = 1
+) -> AsyncIterator[Containerd]:
     """A containerd in the network namespace `netns`; ended with all its pods at the end.
+
+    `release` is a folder with the executables of another containerd than the machine's own; each pod is in the first
+    `networks` networks of `conf_dir`.
 
     `directory` must not exist; its path must be short, for the sockets in it. `bin_dir` gets a link to the plugin
     `loopback`, which containerd calls for each pod. The pods can be made after `wait_until_ready`. Raises
     `RuntimeFailure` and OSError.
     """
+    path = os.pathsep.join([*([str(release)] if release else []), os.environ.get("PATH", os.defpath)])
     for command, package in _COMMANDS.items():
-        if shutil.which(command) is None:
+        if shutil.which(command, path=path) is None:
             raise RuntimeFailure(f"{command}: command not found; install the package {package}")
     _link_loopback(bin_dir)
     directory.mkdir(parents=True)
@@ -246,38 +260,38 @@ async def containerd(netns: str, directory: Path, bin_dir: Path, conf_dir: Path)
         archive = directory / "image.tar"
         image.write_image(archive)
         config = directory / "config.toml"
-        config.write_text(_configuration(directory, socket, bin_dir, conf_dir))
-        process = await Child.start(inside(netns, "containerd", "--config", config), directory / "log")
-        stack.push_async_callback(process.stop, _STOP_PATIENCE)
+        modern = await containerd_config.is_modern(_executable("containerd", path))
+        config.write_text(containerd_config.text(directory, socket, bin_dir, conf_dir, networks, modern=modern))
+        argv = inside(netns, _executable("containerd", path), "--config", config)
+        command_line = _Command(argv, os.environ | {"PATH": path}, directory / "log")
+        process = await command_line.start()
         channel = grpc.aio.insecure_channel(f"unix:{socket}", options=[("grpc.max_reconnect_backoff_ms", 200)])
         stack.push_async_callback(channel.close)
-        runtime = Containerd(netns, process, channel)
+        runtime = Containerd(netns, command_line, process, channel)
+        stack.push_async_callback(runtime.stop)
         await _until_listening(process, socket)
-        await _import(socket, archive)
+        await _import(_executable("ctr", path), socket, archive, modern=modern)
         stack.push_async_callback(runtime.clear, socket)
         yield runtime
 
 
-def _configuration(directory: Path, socket: Path, bin_dir: Path, conf_dir: Path) -> str:
-    strings = {
-        "root": directory / "root",
-        "state": directory / "state",
-        "socket": socket,
-        "ttrpc": directory / "t.sock",
-        "opt": directory / "opt",
-        "image": image.REFERENCE,
-        "bin_dir": bin_dir,
-        "conf_dir": conf_dir,
-        "runc": directory / "runc",
-    }
-    quoted = {name: json.dumps(str(value)) for name, value in strings.items()}
-    return _CONFIG.format(metrics_port=_METRICS_PORT, **quoted)
+def _executable(name: str, path: str) -> str:
+    found = shutil.which(name, path=path)
+    assert found is not None, "checked before"
+    return found
 
 
-def _sandbox(name: str, namespace: str) -> cri.PodSandboxConfig:
+def _sandbox(
+    name: str,
+    namespace: str,
+    host_ports: Mapping[int, int] = MappingProxyType({}),
+    annotations: Mapping[str, str] = MappingProxyType({}),
+) -> cri.PodSandboxConfig:
     return cri.PodSandboxConfig(
         metadata=cri.PodSandboxMetadata(name=name, uid=f"{namespace}.{name}", namespace=namespace),
         hostname=name,
+        port_mappings=[cri.PortMapping(host_port=port, container_port=to) for port, to in host_ports.items()],
+        annotations=annotations,
         linux=cri.LinuxPodSandboxConfig(
             security_context=cri.LinuxSandboxSecurityContext(
                 namespace_options=cri.NamespaceOption(pid=cri.NamespaceMode.CONTAINER)
@@ -314,17 +328,19 @@ def _check_alive(process: Child) -> None:
         raise RuntimeFailure(f"containerd ended with exit code {process.exit_code}:\n{process.last_words()}")
 
 
-async def _import(socket: Path, archive: Path) -> None:
+async def _import(ctr: str, socket: Path, archive: Path, *, modern: bool) -> None:
+    # containerd 2 would read the archive itself, and needs a service more for that.
+    where = ("--local",) if modern else ()
     try:
         await namespaces.command(
-            "ctr", "--address", str(socket), "--namespace", "k8s.io", "images", "import", str(archive)
+            ctr, "--address", str(socket), "--namespace", "k8s.io", "images", "import", *where, str(archive)
         )
     except namespaces.CommandError as error:
         raise RuntimeFailure(str(error)) from None
 
 
 def _read_metrics() -> str:
-    connection = http.client.HTTPConnection("127.0.0.1", _METRICS_PORT, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", containerd_config.METRICS_PORT, timeout=5)
     try:
         connection.request("GET", "/v1/metrics")
         return connection.getresponse().read().decode()

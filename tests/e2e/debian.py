@@ -1,0 +1,99 @@
+"""Packages of Debian releases other than the machine's: fetched and unpacked in a folder, with nothing installed.
+
+apt is given a configuration, lists and a cache of its own, and the mirror and keys that the machine itself uses.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ipamd-tests" / "debian"
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_PATIENCE = 300.0  # seconds for the lists of a release, and again for a package
+
+
+class Unfetched(Exception):
+    """The package can't be had; the message says why."""
+
+
+def unpacked(release: str, package: str) -> Path:
+    """The folder with the files of a release's package. Skips the test when it can't be fetched.
+
+    Kept for later runs: what was fetched once is not looked for again.
+    """
+    folder = _CACHE / release
+    folder.mkdir(parents=True, exist_ok=True)
+    root = folder / package
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two runs side by side one fetches
+        if not root.exists():
+            try:
+                _fetch(release, package, folder, root)
+            except Unfetched as why:
+                pytest.skip(f"{package} of Debian {release} can't be fetched: {why}")
+    return root
+
+
+def _fetch(release: str, package: str, folder: Path, root: Path) -> None:
+    if shutil.which("apt-get") is None or not _KEYRING.exists():
+        raise Unfetched("no apt with Debian's keys on this machine")
+    apt = folder / "apt"
+    for part in ("lists/partial", "archives/partial", "parts"):
+        (apt / part).mkdir(parents=True, exist_ok=True)
+    (apt / "status").touch()
+    (apt / "sources.list").write_text(f"deb [signed-by={_KEYRING}] {_mirror()} {release} main\n")
+    settings = {
+        "Dir::Etc::SourceList": apt / "sources.list",
+        "Dir::Etc::SourceParts": apt / "parts",
+        "Dir::State::Lists": apt / "lists",
+        "Dir::State::status": apt / "status",
+        "Dir::Cache": apt,
+        "Dir::Cache::archives": apt / "archives",
+        "APT::Sandbox::User": "root",  # the folder is nobody else's
+        "Acquire::Languages": "none",
+        "Acquire::Retries": 1,
+    }
+    configuration = apt / "apt.conf"
+    configuration.write_text("".join(f'{name} "{value}";\n' for name, value in settings.items()))
+    fetched = apt / "fetched"
+    shutil.rmtree(fetched, ignore_errors=True)
+    fetched.mkdir()
+    environment = os.environ | {"APT_CONFIG": str(configuration), "LC_ALL": "C.UTF-8"}
+    _run(["apt-get", "update"], fetched, environment)
+    _run(["apt-get", "download", package], fetched, environment)
+    [archive] = fetched.glob("*.deb")
+    new = root.with_suffix(".new")
+    shutil.rmtree(new, ignore_errors=True)
+    _run(["dpkg", "-x", str(archive), str(new)], fetched, environment)
+    new.rename(root)
+    shutil.rmtree(apt)  # hundreds of megabytes of lists
+
+
+def _mirror() -> str:
+    """Where the machine gets its own Debian packages from."""
+    form = "$(LABEL) $(REPO_URI)"
+    text = _run(["apt-get", "indextargets", "--format", form, "Created-By: Packages"], Path("/"), dict(os.environ))
+    for line in text.splitlines():
+        label, _, uri = line.partition(" ")
+        if label == "Debian":
+            return uri
+    raise Unfetched("apt knows no Debian mirror here (apt-get update has not run, or another distribution)")
+
+
+def _run(argv: list[str], cwd: Path, environment: dict[str, str]) -> str:
+    try:
+        done = subprocess.run(
+            argv, cwd=cwd, env=environment, timeout=_PATIENCE, check=False, capture_output=True, text=True
+        )
+    except subprocess.TimeoutExpired:
+        raise Unfetched(f"{argv[0]} {argv[1]}: not done within {_PATIENCE:.0f} s") from None
+    if done.returncode != 0:
+        words = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
+        raise Unfetched(f"{argv[0]} {argv[1]}: {words[-1]}")
+    return done.stdout
