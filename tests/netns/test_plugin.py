@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cni_shim.names import DISCARDED_GROUP, host_ifname
 from ipamd.api.v1 import ipam_pb2, ipam_pb2_grpc
 from ipamd.install import install_plugin
 from ipamd.sim import netns
+from tests.executable import static_executable
 
 pytestmark = pytest.mark.netns
 
@@ -199,11 +201,15 @@ class Node:
         return await self.host_links() == [] and await self.pod_links() == [] and routes == []
 
 
-@pytest.fixture
-async def node(prefix: str) -> AsyncIterator[Node]:
+@pytest.fixture(params=["launcher", "static"])
+async def node(prefix: str, request: pytest.FixtureRequest) -> AsyncIterator[Node]:
+    """With the plugin in either packaging."""
+    install = partial(install_plugin, packaging=request.param)
+    if request.param == "static":
+        install = partial(install, executable=static_executable())
     made = Node(f"{prefix}h", f"{prefix}p", Path(tempfile.mkdtemp(prefix="ipm")))
     try:
-        await asyncio.to_thread(install_plugin, made.directory / "bin", made.socket, add_seconds=8.0)
+        await asyncio.to_thread(install, made.directory / "bin", made.socket, add_seconds=8.0)
         for name in (made.host, made.pod):
             await netns.create(name)
         await netns.ip_batch(
