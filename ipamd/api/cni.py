@@ -246,7 +246,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _valid(config: dict[str, Any], version: str) -> frozenset[tuple[str, str]]:
-    listed = config.get("cni.dev/valid-attachments", [])
+    listed = config.get("cni.dev/valid-attachments") or []  # Go writes null for an empty list
     try:
         return frozenset((item["containerID"], item["ifname"]) for item in listed)
     except (TypeError, KeyError):

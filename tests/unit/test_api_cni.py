@@ -83,6 +83,8 @@ def test_gc_lists_the_valid_attachments() -> None:
     config = {"cniVersion": "1.1.0", "name": "ipamd", "cni.dev/valid-attachments": listed}
     understood = cni.understand_network(ipam_pb2.CniCall(config=json.dumps(config).encode()))
     assert understood.valid == {("a", "eth0"), ("b", "eth1")}
+    config["cni.dev/valid-attachments"] = None
+    assert cni.understand_network(ipam_pb2.CniCall(config=json.dumps(config).encode())).valid == frozenset()
     config["cni.dev/valid-attachments"] = ["a"]
     with pytest.raises(cni.InvalidCall):
         cni.understand_network(ipam_pb2.CniCall(config=json.dumps(config).encode()))
