@@ -56,7 +56,6 @@ class Call:
     owner: Owner
     version: str | None
     dns: dict[str, Any]
-    valid: frozenset[tuple[str, str]] = frozenset()
     mac: bytes = b""
     previous: dict[str, Any] | None = None
 
@@ -90,9 +89,21 @@ def understand(
 
 def understand_network(cni: ipam_pb2.CniCall) -> Call:
     """For GC and STATUS, which name a network but no container. Raises `InvalidCall`."""
-    config = _decode(cni.config)
-    version = _version(config)
-    return Call(AttachmentKey(_network(config, version), "", ""), Owner(), version, {}, _valid(config, version))
+    network = _understood(cni.config)
+    return Call(AttachmentKey(network.name, "", ""), Owner(), network.version, {})
+
+
+def valid_attachments(cni: ipam_pb2.CniCall) -> frozenset[tuple[str, str]]:
+    """What a GC is to keep: (container id, ifname). Raises `InvalidCall`, also when nothing is said about that: it
+    would mean to release everything."""
+    network = _understood(cni.config)
+    key = "cni.dev/valid-attachments"
+    try:
+        listed = network.config[key] or []  # Go writes null for an empty list
+        return frozenset((item["containerID"], item["ifname"]) for item in listed)
+    except (TypeError, KeyError):
+        problem = "is not a list of {containerID, ifname}" if key in network.config else "is missing"
+        raise InvalidCall("INVALID_CONFIG", INVALID_CONFIG, f"{key} {problem}", network.version) from None
 
 
 def _from_runtime(cni: ipam_pb2.CniCall, needs_netns: bool) -> Call:
@@ -243,12 +254,3 @@ def _member(mapping: dict[str, Any], name: str) -> Any:
 
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _valid(config: dict[str, Any], version: str) -> frozenset[tuple[str, str]]:
-    listed = config.get("cni.dev/valid-attachments") or []  # Go writes null for an empty list
-    try:
-        return frozenset((item["containerID"], item["ifname"]) for item in listed)
-    except (TypeError, KeyError):
-        message = "cni.dev/valid-attachments is not a list of {containerID, ifname}"
-        raise InvalidCall("INVALID_CONFIG", INVALID_CONFIG, message, version) from None

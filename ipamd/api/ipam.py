@@ -129,10 +129,9 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             valid = frozenset((a.container_id, a.ifname) for a in request.valid.attachments)
         else:
             try:
-                call = cni.understand_network(request.cni)
+                network, valid = cni.understand_network(request.cni).key.network, cni.valid_attachments(request.cni)
             except cni.InvalidCall as error:
                 await _abort_invalid(context, error, request_id, for_cni=True)
-            network, valid = call.key.network, call.valid
         try:
             collected = await self._runner.collect(request_id, network, valid)
         except Refused as refused:

@@ -78,16 +78,19 @@ def test_a_release_needs_no_netns() -> None:
     assert cni.understand(call(netns=""), None).key.container_id == "c" * 64
 
 
+def gc_of(**config: object) -> frozenset[tuple[str, str]]:
+    document = {"cniVersion": "1.1.0", "name": "ipamd", **config}
+    return cni.valid_attachments(ipam_pb2.CniCall(config=json.dumps(document).encode()))
+
+
 def test_gc_lists_the_valid_attachments() -> None:
     listed = [{"containerID": "a", "ifname": "eth0"}, {"containerID": "b", "ifname": "eth1"}]
-    config = {"cniVersion": "1.1.0", "name": "ipamd", "cni.dev/valid-attachments": listed}
-    understood = cni.understand_network(ipam_pb2.CniCall(config=json.dumps(config).encode()))
-    assert understood.valid == {("a", "eth0"), ("b", "eth1")}
-    config["cni.dev/valid-attachments"] = None
-    assert cni.understand_network(ipam_pb2.CniCall(config=json.dumps(config).encode())).valid == frozenset()
-    config["cni.dev/valid-attachments"] = ["a"]
-    with pytest.raises(cni.InvalidCall):
-        cni.understand_network(ipam_pb2.CniCall(config=json.dumps(config).encode()))
+    assert gc_of(**{"cni.dev/valid-attachments": listed}) == {("a", "eth0"), ("b", "eth1")}
+    assert gc_of(**{"cni.dev/valid-attachments": None}) == frozenset()
+    with pytest.raises(cni.InvalidCall, match="not a list"):
+        gc_of(**{"cni.dev/valid-attachments": ["a"]})
+    with pytest.raises(cni.InvalidCall, match="missing"):
+        gc_of()
 
 
 @pytest.mark.parametrize("version", cni.SUPPORTED_VERSIONS)
