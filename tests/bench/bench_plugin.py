@@ -140,8 +140,7 @@ def timed_plugin(node: Node) -> dict[str, Any]:
     """The launcher with a clock in it."""
     plugin = install_plugin(node.spec.dir / "timed", node.spec.socket)
     assert plugin.interpreter is not None
-    words = [plugin.interpreter.path, "-IS", Path(__file__).with_name("timed_plugin.py")]
-    words += [*(path for path in [plugin.modules] if path), *plugin.interpreter.extensions]
+    words = [plugin.interpreter.path, "-IS", Path(__file__).with_name("timed_plugin.py"), plugin.modules]
     return {"argv": [str(word) for word in words], "config": str(node.spec.dir / "ipamd-cni,-launcher.json")}
 
 

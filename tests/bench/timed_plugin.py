@@ -1,6 +1,6 @@
 """The installed plugin with a clock at its seams: where the time of one ADD goes.
 
-    <interpreter> -IS timed_plugin.py MODULES [EXTENSIONS ...]
+    <interpreter> -IS timed_plugin.py MODULES
 
 Runs the plugin's own compiled modules as the launcher does, with some of their functions replaced by ones that read
 the clock when they end. Then it writes to standard error, in order, the name of each part and the time of
@@ -38,7 +38,7 @@ def leave(status: int) -> None:
     posix.__dict__["_exit_for_real"](status)
 
 
-sys.path[:] = sys.argv[1:]
+sys.path[:2] = sys.argv[1:]
 posix.__dict__["_exit_for_real"] = posix._exit
 posix._exit = leave  # type: ignore[assignment]
 from cni_shim import main, turn  # noqa: E402
