@@ -111,7 +111,7 @@ def _described(plugin: InstalledPlugin, socket: Path) -> list[str]:
     lines = [f"plugin   {plugin.launcher} ({kind}, socket {socket})"]
     for number, (name, milliseconds) in enumerate(plugin.measured):
         lines.append(f"         {milliseconds:.1f} ms a start: {name}{', the quickest' if number == 0 else ''}")
-    return lines
+    return lines + [f"         no choice: {reason}" for reason in plugin.passed_over]
 
 
 def _install_drop_ins() -> None:

@@ -28,13 +28,15 @@ Packaging = Literal["auto", "launcher", "static"]
 @dataclass(frozen=True, slots=True)
 class InstalledPlugin:
     """The plugin's file. `interpreter` and the folder `modules` belong to a launcher, `executable` is what a static
-    one was made from. `measured`: milliseconds that each candidate took to start, if they were compared."""
+    one was made from. `measured`: milliseconds that each candidate took to start, if they were compared;
+    `passed_over`: why others were none."""
 
     launcher: Path
     interpreter: Interpreter | None = None
     modules: Path | None = None
     executable: Path | None = None
     measured: tuple[tuple[str, float], ...] = ()
+    passed_over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def install_plugin(
             "the plugin's modules are here without sources to compile; install ipamd again, sources included"
         )
     settings = _settings(socket, spool_dir or socket.parent / "released", log, add_seconds)
-    candidates = _candidates(packaging, interpreter, executable, modules)
+    candidates, passed_over = _candidates(packaging, interpreter, executable, modules)
     try:
         bin_dir.mkdir(parents=True, exist_ok=True)
         measured: tuple[tuple[str, float], ...] = ()
@@ -80,7 +82,8 @@ def install_plugin(
             times = _measure(bin_dir, candidates, modules, settings)
             measured = tuple((str(candidate), time) for candidate, time in times)
             chosen = times[0][0]
-        return replace(_install(bin_dir / PLUGIN, chosen, modules, settings), measured=measured)
+        installed = _install(bin_dir / PLUGIN, chosen, modules, settings)
+        return replace(installed, measured=measured, passed_over=passed_over)
     except OSError as error:
         raise not_writable(bin_dir, error) from None
 
@@ -98,12 +101,12 @@ def _settings(socket: Path, spool_dir: Path, log: Path | None, add_seconds: floa
 
 def _candidates(
     packaging: Packaging, interpreter: Path | None, executable: Path | None, modules: dict[str, str]
-) -> list[_Candidate]:
-    """Never empty. Raises InstallError."""
+) -> tuple[list[_Candidate], tuple[str, ...]]:
+    """At least one, and why there are not more. Raises InstallError."""
     if packaging == "static":
-        return [_Candidate(executable=find_executable(executable, modules))]
+        return [_Candidate(executable=find_executable(executable, modules))], ()
     if packaging == "launcher":
-        return [_Candidate(interpreter=find_interpreter(interpreter))]
+        return [_Candidate(interpreter=find_interpreter(interpreter))], ()
     found = []
     problems = []
     try:
@@ -116,7 +119,7 @@ def _candidates(
         problems.append(str(error))
     if not found:
         raise InstallError("\n".join(problems))
-    return found
+    return found, tuple(problems)
 
 
 def _install(

@@ -41,6 +41,8 @@ def leave(status: int) -> None:
 sys.path[:2] = sys.argv[1:]
 posix.__dict__["_exit_for_real"] = posix._exit
 posix._exit = leave  # type: ignore[assignment]
+import ipamd_cni_modules  # type: ignore[import-not-found] # noqa: E402, F401
+
 from cni_shim import main, turn  # noqa: E402
 
 mark("imports")

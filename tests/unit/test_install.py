@@ -46,8 +46,7 @@ def test_a_plugin_that_runs(tmp_path: Path) -> None:
     assert json.loads(run.stdout)["cniVersion"] == "0.4.0"
     assert plugin.launcher == tmp_path / "opt" / "bin" / "ipamd-cni"
     assert sorted(path.name for path in plugin.launcher.parent.iterdir()) == ["ipamd-cni", "ipamd-cni.d"]
-    modules = sorted((plugin.modules / "cni_shim").iterdir())
-    assert {path.suffix for path in modules} == {".pyc"} and len(modules) > 8
+    assert plugin.modules and [path.name for path in plugin.modules.iterdir()] == ["ipamd_cni_modules.pyc"]
     modes = {path: path.stat().st_mode & 0o777 for path in tmp_path.joinpath("opt/bin").rglob("*")}
     assert all(mode == (0o644 if path.suffix == ".pyc" else 0o755) for path, mode in modes.items())
     shebang = plugin.launcher.read_text().splitlines()[0]
@@ -62,11 +61,13 @@ def test_the_plugin_imports_nothing_but_c_modules(tmp_path: Path) -> None:
         "import sys\n"
         "before = set(sys.modules)\n"
         f"sys.path[:2] = [{str(plugin.modules)!r}]\n"
+        "import ipamd_cni_modules\n"
+        "ours = ['cni_shim', 'ipamd_cni_modules']\n"
         "from cni_shim import grpc_call, huffman, main, namespace, netlink, plumbing, spool, turn\n"
         "namespace.find_setns()\n"
         "for name in set(sys.modules) - before:\n"
         "    file = getattr(sys.modules[name], '__file__', None) or ''\n"
-        "    fast = name in sys.builtin_module_names or file.endswith('.so') or name.split('.')[0] == 'cni_shim'\n"
+        "    fast = name in sys.builtin_module_names or file.endswith('.so') or name.split('.')[0] in ours\n"
         "    if not fast: print(name, file)\n"
     )
     run = subprocess.run([plugin.interpreter.path, "-IS", "-c", program], capture_output=True, check=True)
@@ -230,6 +231,23 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert run_plugin(tmp_path / "b" / "ipamd-cni").returncode == 0
     assert main([*arguments, "--interpreter", "/bin/true"]) == 1
     assert "ipamd install: /" in capsys.readouterr().err
+
+
+def test_the_packaging_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["install", "--bin-dir", str(tmp_path)]
+    assert main([*arguments, "--plugin", "launcher"]) == 0
+    assert "(launcher, Python 3" in capsys.readouterr().out
+    assert main([*arguments, "--plugin", "auto", "--executable", "/bin/true"]) == 0
+    out = capsys.readouterr().out
+    assert "(launcher, Python 3" in out and "no choice: /bin/true" in out and "make shim" in out
+    for contradiction in (
+        ["--plugin", "static", "--interpreter", "/usr/bin/python3"],
+        ["--executable", "/bin/true", "--interpreter", "/usr/bin/python3"],
+        ["--plugin", "launcher", "--executable", "/bin/true"],
+        ["--plugin", "static", "--executable", "/bin/true"],
+    ):
+        assert main([*arguments, *contradiction]) == 1
+        assert "ipamd install: " in capsys.readouterr().err
 
 
 def test_the_unit_is_sound(tmp_path: Path) -> None:

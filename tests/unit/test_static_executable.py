@@ -298,4 +298,5 @@ def test_executables_that_will_not_do(executable: Path, tmp_path: Path, make: ob
         install_plugin(tmp_path / "bin", tmp_path / "s.sock", packaging="static", executable=given)
     assert not (tmp_path / "bin").exists()
     plugin = install_plugin(tmp_path / "bin", tmp_path / "s.sock", packaging="auto", executable=given)
+    assert reason in plugin.passed_over[0]
     assert plugin.interpreter is not None and run(plugin.launcher)[0] == 0
