@@ -9,8 +9,9 @@
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-# Words for pytest, e.g. make test ARGS="tests/unit -k pool"
-ARGS ?=
+# Words for pytest, e.g. make test ARGS="tests/unit -k pool"; without any all tests run, several files at a time. They
+# wait more than they compute, hence one worker more than there are cores, and each file stays with one worker.
+ARGS ?= -n $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder
 
 setup: $(VENV)/.complete
 

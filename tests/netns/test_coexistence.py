@@ -177,6 +177,8 @@ class Node:
         self.run("router", f"ip addr add {VPC_HOST}/32 dev lo; ip addr add {OUTSIDE}/32 dev lo")
         netns.write_sysctls(self.router, {"ipv4/ip_forward": 1, "ipv4/conf/all/rp_filter": 0})
         values = {"ipv4/ip_forward": 1, "ipv4/conf/all/rp_filter": 0, "ipv4/conf/default/rp_filter": 0}
+        # Duplicate address detection would go on changing the dump for seconds after a link went up.
+        values |= {"ipv6/conf/all/accept_dad": 0, "ipv6/conf/default/accept_dad": 0}
         netns.write_sysctls(self.node, values)
         for i in range(3):
             self.run(
