@@ -2,78 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from ipamd.sim.demo_checks import ControlClient, leaks
 from ipamd.sim.demo_node import Node
-from ipamd.sim.runtimes.image import write_root
-from ipamd.sim.runtimes.process import inside
+from tests.e2e.podman import Podman
 
 pytestmark = pytest.mark.e2e
-
-# The limits are those that root may have without CAP_SYS_RESOURCE, as in a container.
-CONFIG = """\
-[network]
-network_backend = "cni"
-cni_plugin_dirs = [{bin_dir}]
-network_config_dir = {conf_dir}
-default_network = "ipamd"
-[engine]
-cgroup_manager = "cgroupfs"
-runtime = "runc"
-events_logger = "file"
-[containers]
-log_driver = "k8s-file"
-default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
-"""
-
-
-@dataclass(frozen=True)
-class Podman:
-    """podman in a node's network namespace, with all its files in one directory."""
-
-    node: Node
-    directory: Path
-
-    @classmethod
-    def prepare(cls, node: Node) -> Podman:
-        directory = node.spec.dir / "podman"
-        write_root(directory / "root")
-        (directory / "containers.conf").write_text(
-            CONFIG.format(bin_dir=json.dumps(str(node.bin_dir)), conf_dir=json.dumps(str(node.conf_dir)))
-        )
-        return cls(node, directory)
-
-    async def __call__(self, *words: str) -> tuple[int, str]:
-        """Run podman; returns its exit code and its output, or what it complained of."""
-        folders = {"--root": "store", "--runroot": "run", "--tmpdir": "tmp"}
-        options = [word for option, name in folders.items() for word in (option, str(self.directory / name))]
-        process = await asyncio.create_subprocess_exec(
-            *inside(self.node.spec.netns, "podman", *options, "--storage-driver", "vfs", *words),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={
-                "PATH": os.environ["PATH"],
-                "HOME": str(self.directory),
-                "CONTAINERS_CONF": str(self.directory / "containers.conf"),
-            },
-        )
-        out, err = await process.communicate()
-        assert process.returncode is not None
-        return process.returncode, (out or err).decode().strip()
-
-    async def run(self, options: str, *command: str) -> tuple[int, str]:
-        """Run a container on the node's network."""
-        root = str(self.directory / "root")
-        return await self("run", *options.split(), "--network", "ipamd", "--rootfs", root, *command)
 
 
 @pytest.fixture
@@ -84,18 +21,11 @@ async def podmen(nodes: list[Node]) -> AsyncIterator[list[Podman]]:
         await podman("rm", "--all", "--force", "--time", "0")
 
 
-async def address_of(podman: Podman, name: str) -> str:
-    code, text = await podman("inspect", name)
-    assert code == 0, text
-    networks = json.loads(text)[0]["NetworkSettings"]["Networks"]
-    return str(networks["ipamd"]["IPAddress"])
-
-
 async def test_containers_ping_across_nodes(podmen: list[Podman], control: ControlClient) -> None:
     first, second = podmen
     code, text = await first.run("--detach --name server", "/bin/sleep", "600")
     assert code == 0, text
-    server = await address_of(first, "server")
+    server = await first.address_of("server")
     [attached] = await first.node.pods()
     assert (attached["ip"], attached["pod"]) == (server, "server")
 
@@ -109,7 +39,7 @@ async def test_containers_ping_across_nodes(podmen: list[Podman], control: Contr
     code, text = await first("restart", "--time", "0", "server")
     assert code == 0, text
     [again] = await first.node.pods()
-    assert again["ip"] == await address_of(first, "server")
+    assert again["ip"] == await first.address_of("server")
     assert again["netns"] != attached["netns"]
 
     code, text = await first("rm", "--force", "--time", "0", "server")

@@ -151,9 +151,10 @@ class Containerd:
         return await self._call("RunPodSandbox", request, cri.RunPodSandboxResponse)
 
     async def remove_pod(self, pod: Pod) -> None:
-        await self._remove(pod.id)
+        await self.remove_id(pod.id)
 
-    async def _remove(self, pod_id: str) -> None:
+    async def remove_id(self, pod_id: str) -> None:
+        """As `remove_pod`, for what `pod_ids` names."""
         with contextlib.suppress(_NotFound):
             await self._stop(pod_id)
             request = cri.RemovePodSandboxRequest(pod_sandbox_id=pod_id)
@@ -185,7 +186,7 @@ class Containerd:
             ids = await self.pod_ids()
         except RuntimeFailure:
             return
-        await asyncio.gather(*(self._remove(pod_id) for pod_id in ids), return_exceptions=True)
+        await asyncio.gather(*(self.remove_id(pod_id) for pod_id in ids), return_exceptions=True)
         # A shim ends some milliseconds after its pod; killed before, it leaves its socket behind.
         for _ in range(int(_GONE_PATIENCE / _POLL)):
             if not leftovers.shims(socket).keys() & set(ids):
