@@ -113,9 +113,11 @@ class PoolRunner:
 
     # What callers ask
 
-    async def allocate(self, request: str, key: AttachmentKey, owner: Owner, wait: float) -> Attachment:
-        """An address for the attachment, on record. Raises `Refused`."""
-        event = on.AllocationRequested(request, key, owner, self.clock() + wait)
+    async def allocate(
+        self, request: str, key: AttachmentKey, owner: Owner, wait: float, wanted: str = ""
+    ) -> Attachment:
+        """An address for the attachment, on record; `wanted`: this one, if `Pool.can_give` it. Raises `Refused`."""
+        event = on.AllocationRequested(request, key, owner, self.clock() + wait, wanted)
         try:
             answer: Attachment = await self._ask(request, event)
         except asyncio.CancelledError:

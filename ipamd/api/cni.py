@@ -7,6 +7,7 @@ which says what runtimeConfig, args and CNI_ARGS may hold. What it is told is sp
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from dataclasses import dataclass
@@ -48,8 +49,9 @@ class InvalidCall(Exception):
 @dataclass(frozen=True, slots=True)
 class Call:
     """A call of the plugin or of another caller. `version` is the CNI version to answer in; None: no CNI caller.
-    `mac` is what the container's interface is to have (6 bytes; empty: whatever), `previous` the result of the
-    plugins before this one, or for CHECK that of the ADD; None for none. `dns` and `previous` are not to be changed.
+    `mac` (6 bytes) and `address` are what the container's interface is to have, empty for whatever; `previous` is the
+    result of the plugins before this one, or for CHECK that of the ADD; None for none. `dns` and `previous` are not
+    to be changed.
     """
 
     key: AttachmentKey
@@ -57,6 +59,7 @@ class Call:
     version: str | None
     dns: dict[str, Any]
     mac: bytes = b""
+    address: str = ""
     previous: dict[str, Any] | None = None
 
 
@@ -124,8 +127,7 @@ def _from_runtime(cni: ipam_pb2.CniCall, needs_netns: bool) -> Call:
     if not needs_netns:  # what only an ADD or a CHECK needs must not keep a DEL
         return Call(key, owner, version, {})
     wishes = Wishes(network, args)
-    wishes.refuse_address()
-    return Call(key, owner, version, wishes.dns(), mac=wishes.mac(), previous=wishes.previous())
+    return Call(key, owner, version, wishes.dns(), wishes.mac(), wishes.address(), wishes.previous())
 
 
 def _understood(raw: bytes) -> Network:
@@ -203,13 +205,16 @@ class Wishes:
         self._runtime = _object(_member(network.config, "runtimeConfig"))
         self._labels = _object(_member(_object(_member(network.config, "args")), "cni"))
 
-    def refuse_address(self) -> None:
+    def address(self) -> str:
         wanted = self._args.get("IP") or _member(self._runtime, "ips") or _member(self._labels, "ips")
-        if wanted:
-            message = (
-                f"address {wanted} was asked for, but ipamd gives whatever address of the VPC is free: ask for none"
-            )
-            raise self._invalid(message)
+        if not wanted:
+            return ""
+        try:
+            (text,) = wanted if isinstance(wanted, list) else [wanted]
+            return str(ipaddress.IPv4Interface(str(text)).ip)
+        except ValueError:
+            message = f"address {wanted!r} was asked for; an interface has one IPv4 address"
+            raise self._invalid(message) from None
 
     def mac(self) -> bytes:
         wanted = self._args.get("MAC") or _member(self._runtime, "mac") or _member(self._labels, "mac")

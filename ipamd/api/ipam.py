@@ -45,8 +45,13 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         if request.deadline_ms:
             wait = min(wait, request.deadline_ms / 1000)
         what = f"no address for {_who(call)}"
+        pool = self._runner.pool
+        if call.address and pool.can_serve() and not pool.can_give(call.address, call.key):
+            message = f"{what}: {call.address} was asked for and is not free on this node; ask for none to get any"
+            taken = cni.InvalidCall("INVALID_CONFIG", cni.INVALID_CONFIG, message, call.version or "")
+            await _abort_invalid(context, taken, request_id, for_cni=True)
         try:
-            attachment = await self._runner.allocate(request_id, call.key, call.owner, wait)
+            attachment = await self._runner.allocate(request_id, call.key, call.owner, wait, call.address)
         except Refused as refused:
             log.warning(
                 "attachment.refused",

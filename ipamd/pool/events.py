@@ -45,10 +45,13 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class AllocationRequested:
+    """`wanted` is the address that it has to be, which `Pool.can_give` said to be possible; empty for any."""
+
     request: str
     key: AttachmentKey
     owner: Owner
     deadline: float
+    wanted: str = ""
 
 
 @dataclass(frozen=True, slots=True)

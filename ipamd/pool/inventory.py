@@ -23,10 +23,13 @@ from ipamd.pool.model import (
 
 @dataclass(slots=True)
 class Address:
+    """`last_key` is whoever was the last to release it, while this daemon ran."""
+
     ip: str
     eni: Eni
     state: AddressState
     since: float
+    last_key: AttachmentKey | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -254,6 +257,7 @@ class Inventory:
         address = self.addresses.get(attachment.address)
         if address is not None:
             address.eni.assigned -= 1
+            address.last_key = attachment.key
         return address
 
     def cool(self, address: Address, now: float) -> None:

@@ -33,10 +33,14 @@ from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool import outlook, shrink
 from ipamd.pool.audit import Audits
+from ipamd.pool.inventory import Address
 from ipamd.pool.model import (
+    AddressState,
     Attachment,
+    AttachmentKey,
     EniState,
     Limits,
+    Owner,
     PutAttachment,
     PutIntent,
     PutOwn,
@@ -129,8 +133,25 @@ class Pool(Audits):
         if held is not None:
             self._effects.append(do.Grant(event.request, held))
             return
+        address = self._wanted(event.wanted, event.key) if event.wanted else None
+        if address is not None and not self.draining and len(self.inventory.attachments) < self.max_pods:
+            self._effects.append(do.Grant(event.request, self._assign(address, event.key, event.owner, now)))
+            return
         deadline = min(event.deadline, now + self.targets.allocate_wait)
         self._enqueue(Waiting(event.request, event.key, event.owner, now, deadline))
+
+    def can_give(self, ip: str, key: AttachmentKey) -> bool:
+        """Whether this very address can be had by that attachment now: one that is free, or that the attachment
+        itself has, or has released a moment ago. Its own flows need not be forgotten before it goes on with them."""
+        held = self.inventory.attachments.get(key)
+        return held.address == ip if held is not None else self._wanted(ip, key) is not None
+
+    def _wanted(self, ip: str, key: AttachmentKey) -> Address | None:
+        address = self.inventory.addresses.get(ip)
+        if address is None or address.eni not in self.inventory.ready():
+            return None
+        own = address.state is AddressState.COOLING and address.last_key == key
+        return address if own or address.state is AddressState.FREE else None
 
     def _release_requested(self, event: on.ReleaseRequested, now: float) -> None:
         held = self.inventory.attachments.get(event.key)
@@ -204,12 +225,19 @@ class Pool(Audits):
                 address = self.inventory.take(now)
                 if address is None:
                     return
-                held = Attachment(waiting.key, address.ip, address.eni.id, now, waiting.owner)
-                self.inventory.assign(address, held, now)
-                self._write(PutAttachment(held))
+                held = self._assign(address, waiting.key, waiting.owner, now)
             del self.waiting[waiting.request]
             self._recount()
             self._effects.append(do.Grant(waiting.request, held))
+
+    def _assign(self, address: Address, key: AttachmentKey, owner: Owner, now: float) -> Attachment:
+        """`address` is free, or cools and was the attachment's own."""
+        self._cools_no_more(address.ip)
+        self.forgetting.pop(address.ip, None)
+        held = Attachment(key, address.ip, address.eni.id, now, owner)
+        self.inventory.assign(address, held, now)
+        self._write(PutAttachment(held))
+        return held
 
     def _drive(self, now: float) -> None:
         """Each ENI takes the next step of its life cycle."""

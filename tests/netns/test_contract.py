@@ -273,6 +273,21 @@ async def test_the_network_of_a_running_container_is_made_anew(stage: Stage) -> 
     await pod.end()
 
 
+async def test_an_address_that_is_asked_for(stage: Stage) -> None:
+    pod, other = await stage.container(), await stage.container()
+    address = await pod.add()
+    await pod.delete()
+    for wanted in (address, "10.0.0.250"):  # cooling after another container's use; none of the node's
+        outcome = await other.call("ADD", args={"cni": {"ips": [wanted]}})
+        error = json.loads(outcome.out)
+        assert (outcome.exit_code, error["code"]) == (1, 7) and wanted in error["msg"]
+    assert await pod.add(args={"cni": {"ips": [address]}, "unknown": 1}) == address
+    await pod.ping()
+    await pod.delete()
+    for each in (pod, other):
+        await each.end()
+
+
 async def test_add_and_del_of_many_in_any_order(stage: Stage) -> None:
     """Containers that come, go, come again and are asked for twice at the same time."""
     pods = [await stage.container() for _ in range(6)]

@@ -192,8 +192,9 @@ def test_what_earlier_plugins_made_stays_in_the_result() -> None:
         ({"runtimeConfig": {"mac": "02:00"}}, "02:00"),
         ({"runtimeConfig": {"mac": 7}}, "can't be read"),
         ({"runtimeConfig": {"mac": "01:00:5e:00:00:01"}}, "single interface"),
-        ({"runtimeConfig": {"ips": ["10.0.0.9/32"]}}, "10.0.0.9"),
-        ({"args": {"cni": {"ips": ["10.0.0.9"]}}}, "10.0.0.9"),
+        ({"runtimeConfig": {"ips": ["10.0.0.9/32", "10.0.0.8/32"]}}, "10.0.0.9"),
+        ({"args": {"cni": {"ips": ["fd00::1"]}}}, "fd00::1"),
+        ({"args": {"cni": {"ips": 7.5}}}, "7.5"),
     ],
 )
 def test_wishes_that_can_not_be_met_are_refused_but_never_keep_a_del(config: dict[str, object], word: str) -> None:
@@ -227,3 +228,15 @@ def test_a_mac_address_may_be_asked_for(config: dict[str, object], args: str) ->
 def test_the_runtimes_own_dns_wins_however_it_is_spelled(asked: dict[str, object]) -> None:
     found = understood({"dns": {"nameservers": ["10.0.0.2"]}, "runtimeConfig": {"dns": asked, "portMappings": []}})
     assert found.dns == {"nameservers": ["10.0.0.3"], "options": ["ndots:5"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "args"),
+    [
+        ({"runtimeConfig": {"IPs": ["10.0.0.9/32"]}}, ""),
+        ({"args": {"cni": {"ips": ["10.0.0.9"]}}}, ""),
+        ({}, "IgnoreUnknown=1;IP=10.0.0.9"),
+    ],
+)
+def test_an_address_may_be_asked_for(config: dict[str, object], args: str) -> None:
+    assert understood(config, args=args).address == "10.0.0.9"

@@ -22,7 +22,9 @@ class Runner:
         inventory = SimpleNamespace(enis={"eni-1": SimpleNamespace(device_index=1, mac="02:00:00:00:00:01")})
         self.pool = SimpleNamespace(inventory=inventory, targets=Targets())
 
-    async def allocate(self, request: str, key: AttachmentKey, owner: Owner, wait: float) -> Attachment:
+    async def allocate(
+        self, request: str, key: AttachmentKey, owner: Owner, wait: float, wanted: str = ""
+    ) -> Attachment:
         self.requests.append(request)
         return Attachment(key, "10.0.0.7", "eni-1", 0.0, owner)
 
