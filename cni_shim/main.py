@@ -8,10 +8,9 @@ import _signal  # type: ignore[import-not-found] # typeshed has no stub for it; 
 import posix
 from time import monotonic, sleep
 
-from cni_shim import errors, protobuf
+from cni_shim import errors, installed, protobuf
 from cni_shim.errors import CniError, FinishedError
 from cni_shim.grpc_call import CallError, Forbidden, Garbled, Late, Refused, Unreachable, unary
-from cni_shim.installed import ADD_SECONDS, LOG, SOCKET, SPOOL_DIR
 from cni_shim.names import host_ifname
 
 TYPE_CHECKING = False  # as in `typing`, which is not imported
@@ -147,7 +146,8 @@ def _allocate(call: bytes, name: str, deadline: float) -> bytes:
         milliseconds = max(int((last - monotonic()) * 1000), 1)
         request = protobuf.allocate_request(call, milliseconds)
         try:
-            return unary(SOCKET, b"/ipamd.v1.Ipam/Allocate", request, last + ANSWER_SECONDS, _import_the_rest)
+            end = last + ANSWER_SECONDS
+            return unary(installed.SOCKET, b"/ipamd.v1.Ipam/Allocate", request, end, _import_the_rest)
         except Refused as error:
             if not _is_going_away(error):
                 raise _from_daemon(error, errors.TRY_AGAIN_LATER) from None
@@ -213,7 +213,7 @@ def _release_or_spool(call: bytes, name: str, deadline: float, strict: bool = Fa
     """
     request = protobuf.request(call)
     try:
-        unary(SOCKET, b"/ipamd.v1.Ipam/Release", request, min(deadline, monotonic() + RELEASE_SECONDS))
+        unary(installed.SOCKET, b"/ipamd.v1.Ipam/Release", request, min(deadline, monotonic() + RELEASE_SECONDS))
         return True
     except CallError as error:
         if isinstance(error, Refused) and error.status == INVALID_ARGUMENT:
@@ -224,12 +224,12 @@ def _release_or_spool(call: bytes, name: str, deadline: float, strict: bool = Fa
     from cni_shim import spool
 
     try:
-        spool.leave(SPOOL_DIR, name, request)
+        spool.leave(installed.SPOOL_DIR, name, request)
     except OSError as error:
         raise CniError(
             errors.IO_FAILURE,
-            "the release could neither be told to ipamd nor kept in %s: %s" % (SPOOL_DIR, error.strerror),
-            "%s: %s; DEL has to be repeated" % (SOCKET, failure),
+            "the release could neither be told to ipamd nor kept in %s: %s" % (installed.SPOOL_DIR, error.strerror),
+            "%s: %s; DEL has to be repeated" % (installed.SOCKET, failure),
         ) from None
     return False
 
@@ -267,7 +267,7 @@ def version(invocation: Invocation, deadline: float) -> None:
 def _ask(method: bytes, call: bytes, deadline: float, code: int) -> bytes:
     """The reply. `code`: of the error if the daemon does not answer."""
     try:
-        return unary(SOCKET, method, protobuf.request(call), deadline)
+        return unary(installed.SOCKET, method, protobuf.request(call), deadline)
     except Refused as error:
         raise _from_daemon(error, code) from None
     except CallError as error:
@@ -292,7 +292,8 @@ def _misbehaved(what: str) -> CniError:
     return CniError(
         errors.DAEMON_MISBEHAVED,
         "the daemon's answer can't be used: " + what,
-        "is %s the socket of ipamd, in the version that installed this plugin? `ipamd install` renews it" % SOCKET,
+        "is %s the socket of ipamd, in the version that installed this plugin? `ipamd install` renews it"
+        % installed.SOCKET,
     )
 
 
@@ -305,11 +306,13 @@ def _no_answer(error: CallError, code: int) -> CniError:
         remedy = "the daemon is there but does not answer: look at its log (journalctl -u ipamd)"
     else:
         remedy = "is ipamd running (systemctl status ipamd), with this socket in its configuration (api.socket)?"
-    return CniError(code, "no answer from ipamd at %s: %s" % (SOCKET, error), remedy)
+    return CniError(code, "no answer from ipamd at %s: %s" % (installed.SOCKET, error), remedy)
 
 
-VERBS: "dict[bytes, tuple[Callable[[Invocation, float], str | None], float]]" = {
-    b"ADD": (add, ADD_SECONDS),
+# Each with the seconds that it may take. Settings of the node are read when they are needed, so that the static
+# executable can hold this module as it is after its import.
+VERBS: "dict[bytes, tuple[Callable[[Invocation, float], str | None], float | None]]" = {
+    b"ADD": (add, None),  # installed.ADD_SECONDS
     b"DEL": (delete, DELETE_SECONDS),
     b"CHECK": (check, ASK_SECONDS),
     b"GC": (collect, COLLECT_SECONDS),
@@ -363,8 +366,9 @@ def main() -> "NoReturn":
             )
         config = _read_config()
         verb, seconds = VERBS[command]
-        request_id = verb(Invocation(posix.environ, config), started + seconds)
-        if LOG:
+        deadline = started + (installed.ADD_SECONDS if seconds is None else seconds)
+        request_id = verb(Invocation(posix.environ, config), deadline)
+        if installed.LOG:
             _log(started, request_id or "", b"")
         posix._exit(0)
     except CniError as error:
@@ -376,7 +380,7 @@ def main() -> "NoReturn":
         _print(text)
     except OSError:
         pass  # nobody reads
-    if LOG:
+    if installed.LOG:
         _log(started, "", text)
     posix._exit(1)
 
@@ -384,4 +388,4 @@ def main() -> "NoReturn":
 def _log(started: float, request_id: str, error: bytes) -> None:
     from cni_shim import journal
 
-    journal.note(LOG, posix.environ, (monotonic() - started) * 1000, request_id, error)
+    journal.note(installed.LOG, posix.environ, (monotonic() - started) * 1000, request_id, error)
