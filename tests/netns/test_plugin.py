@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import socket
@@ -511,10 +512,10 @@ async def test_an_add_that_was_stopped_for_long_undoes_itself(node: Node, daemon
     await daemon.called.wait()
     await asyncio.sleep(after)
     with suppress(ProcessLookupError):
-        adding.send_signal(signal.SIGSTOP)
+        os.kill(adding.pid, signal.SIGSTOP)  # Process.send_signal() would take its end away from asyncio
     assert (await node.cni("DEL")).status == 0
     with suppress(ProcessLookupError):
-        adding.send_signal(signal.SIGCONT)
+        os.kill(adding.pid, signal.SIGCONT)
     out, err = await adding.communicate()
     outcome = Outcome(await adding.wait(), out, err)
     if outcome.status:
@@ -535,7 +536,7 @@ async def test_an_add_that_is_killed_half_way_leaves_nothing_after_del(
     await daemon.called.wait()
     await asyncio.sleep(after)
     with suppress(ProcessLookupError):
-        adding.kill()
+        os.kill(adding.pid, signal.SIGKILL)
     await adding.wait()
     assert (await node.cni("DEL")).status == 0
     assert await node.bare()
