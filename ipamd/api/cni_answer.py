@@ -17,6 +17,7 @@ from ipamd.pool.model import Attachment, Refusal
 UNKNOWN_CONTAINER = 3
 TRY_AGAIN_LATER = 11
 PLUGIN_NOT_AVAILABLE = 50
+LIMITED_CONNECTIVITY = 51
 OWN_ERROR = 100
 
 _compact = json.JSONEncoder(separators=(",", ":")).encode

@@ -160,6 +160,10 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             numbers = metadata(refusal)
             code = grpc.StatusCode.UNAVAILABLE
             await abort(context, code, refusal.reason, refusal.message, numbers, request_id, text)
+        if broken := self._runner.reconciler.health().error:
+            reason, message = "NETWORK_BROKEN", f"this node's network can't be put in order: {broken}"
+            text = _cni_error(version, cni_answer.LIMITED_CONNECTIVITY, reason, message, request_id)
+            await abort(context, grpc.StatusCode.UNAVAILABLE, reason, message, {}, request_id, text)
         return ipam_pb2.ReadyReply(free=self._runner.pool.counts().free, request_id=request_id)
 
     async def _understand(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from types import SimpleNamespace
 from typing import Any, cast
 
+import grpc
+import pytest
 from structlog.testing import capture_logs
 
 from ipamd.api.ipam import IpamService
@@ -64,3 +67,33 @@ async def test_each_request_has_an_id_of_its_own() -> None:
         await ipam.Release(ipam_pb2.ReleaseRequest(attachment=ATTACHMENT), None)
     assert len(set(runner.requests)) == 100
     await asyncio.sleep(0)
+
+
+class Aborted(Exception):
+    pass
+
+
+class Context:
+    """Remembers how the call was refused."""
+
+    async def abort(self, code: grpc.StatusCode, message: str, trailing_metadata: Any) -> None:
+        self.code, self.message, self.metadata = code, message, dict(trailing_metadata)
+        raise Aborted
+
+
+async def test_status_tells_of_a_network_that_can_not_be_put_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner: Any = Runner()
+    runner.clock = lambda: 0.0
+    runner.pool.counts = lambda: SimpleNamespace(free=3)
+    health = SimpleNamespace(error="")
+    runner.reconciler = SimpleNamespace(health=lambda: health)
+    monkeypatch.setattr("ipamd.api.ipam.unready_reason", lambda pool, now: None)
+    call = ipam_pb2.CniCall(config=b'{"cniVersion":"1.1.0","name":"ipamd"}')
+    context = Context()
+    assert (await service(runner).Ready(ipam_pb2.ReadyRequest(cni=call), context)).free == 3
+    health.error = "rule 1501 lookup 1501: the kernel's words"
+    with pytest.raises(Aborted):
+        await service(runner).Ready(ipam_pb2.ReadyRequest(cni=call), context)
+    error = json.loads(context.metadata["ipamd-cni-error"])
+    assert (context.code, error["code"]) == (grpc.StatusCode.UNAVAILABLE, 51)
+    assert health.error in error["msg"] and "NETWORK_BROKEN" in error["details"]

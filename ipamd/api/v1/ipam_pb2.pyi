@@ -29,6 +29,7 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_NOT_READY: _ClassVar[Reason]
     REASON_ADDRESS_LIMIT: _ClassVar[Reason]
     REASON_RELEASED: _ClassVar[Reason]
+    REASON_NETWORK_BROKEN: _ClassVar[Reason]
 REASON_UNSPECIFIED: Reason
 REASON_SUBNET_EXHAUSTED: Reason
 REASON_ENI_LIMIT: Reason
@@ -49,6 +50,7 @@ REASON_ATTACHMENT_BROKEN: Reason
 REASON_NOT_READY: Reason
 REASON_ADDRESS_LIMIT: Reason
 REASON_RELEASED: Reason
+REASON_NETWORK_BROKEN: Reason
 
 class CniCall(_message.Message):
     __slots__ = ("container_id", "ifname", "netns", "args", "path", "config")
