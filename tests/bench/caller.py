@@ -78,7 +78,7 @@ def call_until_the_end(job: Job) -> tuple[list[float], list[float]]:
     with client(job) as call:
         pair(call, f"{container}first")
         time.sleep(max(0.0, job.start - time.monotonic()) + random.uniform(0, job.rest))
-        while time.monotonic() < job.start + job.seconds:
+        while not release or time.monotonic() < job.start + job.seconds:
             first, second = pair(call, f"{container}{len(release):08x}")
             allocate.append(first)
             release.append(second)
