@@ -93,9 +93,7 @@ def test_an_acknowledgement_counts_once() -> None:
 
 
 def test_the_step_without_an_answer_is_named() -> None:
-    with pytest.raises(
-        netlink.NetlinkError, match=r"bring the interface up: the kernel does not answer"
-    ) as caught:
+    with pytest.raises(netlink.NetlinkError, match=r"bring the interface up: the kernel does not answer") as caught:
         connected(Kernel([acknowledged(1)], silent=True)).attempt(*STEPS)
     assert caught.value.kind == netlink.RTM_NEWLINK
 
