@@ -100,6 +100,9 @@ def add(invocation: Invocation, deadline: float) -> str:
 
     try:
         plan = protobuf.Plan(reply)
+        # What is there by that name may be replaced, and what is undone is removed by it.
+        if plan.host_ifname != name.encode() or plan.ifname != invocation.variable("CNI_IFNAME", True):
+            raise protobuf.DecodeError("the plan is for other interfaces than were asked for")
         host = netlink.Socket()
     except (protobuf.DecodeError, OSError) as error:
         _release_or_spool(call, name, deadline)

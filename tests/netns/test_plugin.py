@@ -21,7 +21,7 @@ import pytest
 
 from cni_shim.names import DISCARDED_GROUP, host_ifname
 from ipamd.api.v1 import ipam_pb2, ipam_pb2_grpc
-from ipamd.install import install_plugin
+from ipamd.install import InstalledPlugin, install_plugin
 from ipamd.sim import netns
 from tests.executable import static_executable
 
@@ -122,6 +122,7 @@ class Node:
     host: str
     pod: str
     directory: Path
+    install_plugin: Callable[..., InstalledPlugin]  # in the packaging that this node has
     servers: list[grpc.aio.Server] = field(default_factory=list)
 
     @property
@@ -208,7 +209,7 @@ async def node(prefix: str, request: pytest.FixtureRequest) -> AsyncIterator[Nod
     install = partial(install_plugin, packaging=request.param)
     if request.param == "static":
         install = partial(install, executable=static_executable())
-    made = Node(f"{prefix}h", f"{prefix}p", Path(tempfile.mkdtemp(prefix="ipm")))
+    made = Node(f"{prefix}h", f"{prefix}p", Path(tempfile.mkdtemp(prefix="ipm")), install)
     try:
         await asyncio.to_thread(install, made.directory / "bin", made.socket, add_seconds=8.0)
         for name in (made.host, made.pod):
@@ -662,7 +663,7 @@ async def test_version_needs_neither_daemon_nor_container(node: Node) -> None:
 async def test_a_log_only_on_request(node: Node, daemon: Daemon, tmp_path: Path) -> None:
     file = tmp_path / "plugin.log"
     daemon.plan = plan(request_id="r-7")
-    await asyncio.to_thread(install_plugin, node.directory / "bin", node.socket, log=file)
+    await asyncio.to_thread(node.install_plugin, node.directory / "bin", node.socket, log=file)
     await node.cni("ADD")
     daemon.refusal = (grpc.StatusCode.UNAVAILABLE, "x", '{"cniVersion":"1.0.0","code":50,"msg":"not now"}')
     assert (await node.cni("STATUS")).error["code"] == 50
