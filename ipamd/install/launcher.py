@@ -13,6 +13,8 @@ plugin that is running or starts in between has one whole version, whatever come
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -28,14 +30,12 @@ if TYPE_CHECKING:
     from ipamd.install.interpreter import Interpreter
 
 MODULES = "ipamd_cni_modules.pyc"
-LONGEST_SHEBANG = 255  # BINPRM_BUF_SIZE less its final newline, execve(2)
+# BINPRM_BUF_SIZE less its final newline, execve(2): before Linux 5.1, and since.
+SHORT_SHEBANG, LONGEST_SHEBANG = 127, 255
 
-# argv[1] is the launcher's own path, from the kernel. Of the standard library's three places the last stays, that of
-# the C modules: the plugin imports no others.
-_LAUNCHER = (
-    "#!{interpreter} -IScimport sys;sys.path[:2]=[sys.argv[1]+'.d/{version}'];"
-    "import ipamd_cni_modules;from cni_shim.main import main;main()\n"
-)
+# argv[1] is the launcher's own path, from the kernel; imported so, the file of the modules runs the plugin. Of the
+# standard library's three places the last stays, that of the C modules: the plugin imports no others.
+_LAUNCHER = "#!{interpreter} -IScimport sys;sys.path[:2]=[sys.argv[1]+'.d/{version}'];import ipamd_cni_modules\n"
 
 # One file to find, open and read instead of ten, 0.5 ms in an ADD. CODES: name -> code as marshal writes it.
 _BUNDLE = """\
@@ -55,8 +55,14 @@ class Finder:
         exec(loads(CODES[module.__name__]), module.__dict__)
 sys.meta_path.insert(0, Finder)
 """
+_RUN = """\
+if sys.argv[0] == "-c" and sys.argv[1:]:
+    from cni_shim.main import main
+    main()
+"""
 
-# Run by the interpreter in the folder of the sources and the bundle's text. The rest of argv: the modules' names.
+# Run by the interpreter in the folder of the sources and the bundle's text; its end comes on standard input. The rest
+# of argv: the modules' names.
 _COMPILE = """
 import marshal, py_compile, sys
 codes = {}
@@ -66,7 +72,7 @@ for name in sys.argv[1:]:
         code = compile(file.read(), f"cni_shim/{name}.py", "exec", dont_inherit=True, optimize=2)
     codes[module] = marshal.dumps(code)
 with open("bundle", "a") as file:
-    file.write(f"CODES = {codes!r}\\n")
+    file.write(f"CODES = {codes!r}\\n" + sys.stdin.read())
 py_compile.compile("bundle", "ipamd_cni_modules.pyc", "ipamd_cni_modules", True, 2,
                    invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
 """
@@ -80,10 +86,10 @@ def install_launcher(plugin: Path, python: Interpreter, modules: dict[str, str],
         f"LOG = {settings.log!r}\nADD_SECONDS = {settings.add_seconds!r}\n"
     )
     sources = modules | {"installed": site}
-    digest = hashlib.sha256(repr((python, _BUNDLE, sorted(sources.items()))).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr((python, _BUNDLE, _RUN, sorted(sources.items()))).encode()).hexdigest()[:16]
     versions = folder_of_versions(plugin)
     text = _LAUNCHER.format(interpreter=python.path, version=digest)
-    if len(text) > LONGEST_SHEBANG:
+    if len(text) > _longest_shebang():
         raise InstallError(f"{python.path}: a path of this length can't stand in a script's first line")
     versions.mkdir(parents=True, exist_ok=True)
     versions.chmod(0o755)
@@ -92,6 +98,11 @@ def install_launcher(plugin: Path, python: Interpreter, modules: dict[str, str],
     replace(plugin, text.encode(), 0o755)
     remove_versions(plugin, keep=lambda name: name == digest or name in before)
     return versions / digest
+
+
+def _longest_shebang() -> int:
+    release = [int(number) for number in re.findall(r"\d+", os.uname().release)[:2]]
+    return LONGEST_SHEBANG if release >= [5, 1] else SHORT_SHEBANG
 
 
 def folder_of_versions(plugin: Path) -> Path:
@@ -126,7 +137,12 @@ def _compile(python: Interpreter, sources: dict[str, str], target: Path) -> None
             (work / f"{module}.py").write_text(text)
         (work / "bundle").write_text(_BUNDLE)
         run = subprocess.run(
-            [python.path, "-IS", "-c", _COMPILE, *sources], cwd=work, capture_output=True, text=True, check=False
+            [python.path, "-IS", "-c", _COMPILE, *sources],
+            cwd=work,
+            input=_RUN,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if run.returncode:
             raise InstallError(f"{python.path} can't compile the plugin: {run.stderr.strip()}")
