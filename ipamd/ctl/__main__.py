@@ -1,7 +1,7 @@
 """`ipamctl`: what the daemon on this node knows, as tables for people and JSON for programs.
 
-Exit codes: 0 done, 1 the daemon is not there or refused, 2 the command line is wrong. `ipamctl doctor` needs no
-daemon; see `ipamd.ctl.doctor` for its own.
+Exit codes: 0 done, 1 the daemon is not there or refused, 2 the command line is wrong. `ipamctl capacity` and
+`ipamctl doctor` need no daemon; see `ipamd.ctl.doctor` for the latter's own.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
     if args.command == "doctor":
         return _doctor(args)
+    if args.command == "capacity":
+        return _capacity(args)
     view, _ = COMMANDS[args.command]
     with grpc.insecure_channel(f"unix:{args.socket}") as channel:
         try:
@@ -43,7 +45,22 @@ def main(argv: list[str] | None = None) -> int:
         except grpc.RpcError as error:
             print(f"ipamctl: {_explain(error, args.socket)}", file=sys.stderr)
             return 1
-    _show(json.dumps(answer.data, indent=2) if args.output == "json" else render(answer))
+    _show_answer(answer, args.output)
+    return 0
+
+
+def _capacity(args: argparse.Namespace) -> int:
+    from ipamd.ctl import capacity
+
+    try:
+        if args.type is None:
+            answer = capacity.listed(args.fits, prefixes=args.prefixes)
+        else:
+            answer = capacity.of(args.type, prefixes=args.prefixes)
+    except capacity.UnknownType as error:
+        print(f"ipamctl: {error}", file=sys.stderr)
+        return 1
+    _show_answer(answer, args.output)
     return 0
 
 
@@ -59,6 +76,10 @@ def _doctor(args: argparse.Namespace) -> int:
         return 1
     _show(text)
     return code
+
+
+def _show_answer(answer: views.Answer, output: str) -> None:
+    _show(json.dumps(answer.data, indent=2) if output == "json" else render(answer))
 
 
 def _show(text: str) -> None:
@@ -91,6 +112,17 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (_, help_text) in COMMANDS.items():
         commands.add_parser(name, help=help_text, description=help_text.capitalize() + ".", parents=[common])
+    text = "how many pods an instance type has addresses for; needs no daemon"
+    capacity = commands.add_parser(
+        "capacity", help=text, description=text.capitalize() + ", and no AWS.", parents=[common]
+    )
+    which = capacity.add_mutually_exclusive_group(required=True)
+    which.add_argument("type", nargs="?", metavar="TYPE", help="for instance m5.large")
+    which.add_argument("--list", action="store_true", help="all types that are known, the smallest first")
+    capacity.add_argument(
+        "--fits", type=int, default=0, metavar="PODS", help="with --list: those with addresses for so many pods"
+    )
+    capacity.add_argument("--prefixes", action="store_true", help="with a /28 prefix in the place of each address")
     text = "look for what on this host will keep pods from working, and say what helps; needs no daemon"
     doctor = commands.add_parser(
         "doctor",
@@ -102,7 +134,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     doctor.add_argument(
         "--config", type=Path, metavar="FILE", help="the daemon's settings (default: /etc/ipamd/config.toml)"
     )
-    return parser.parse_args(argv, argparse.Namespace(socket=DEFAULT_SOCKET, output="table"))
+    args = parser.parse_args(argv, argparse.Namespace(socket=DEFAULT_SOCKET, output="table"))
+    if args.command == "capacity" and args.fits and not args.list:
+        capacity.error("--fits goes with --list")
+    return args
 
 
 def _explain(error: grpc.RpcError, socket: Path) -> str:

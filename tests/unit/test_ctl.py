@@ -239,3 +239,35 @@ def test_help_names_commands_and_exit_codes() -> None:
 def test_a_wrong_command_line_is_2(words: tuple[str, ...]) -> None:
     done = ipamctl(*words)
     assert done.returncode == 2 and "usage: ipamctl" in done.stderr
+
+
+def capacity(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ipamd.ctl", "capacity", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_capacity_of_a_type() -> None:
+    shown = capacity("m5.large")
+    assert shown.returncode == 0 and shown.stdout.startswith("m5.large has addresses for 27 pods\n")
+    assert "3 x (10 - 1)" in shown.stdout and "29   + 2" in shown.stdout
+    found = json.loads(capacity("m5.large", "--prefixes", "-o", "json").stdout)
+    assert (found["pods"], found["kubelet_max_pods"], found["prefixes"]) == (432, 434, True)
+    assert "Nitro" in capacity("m5.large", "--prefixes").stdout
+
+
+def test_capacity_of_all_types_that_fit() -> None:
+    shown = json.loads(capacity("--list", "--fits", "110", "-o", "json").stdout)
+    pods = [each["pods"] for each in shown]
+    assert len(shown) > 100 and pods == sorted(pods) and pods[0] >= 110
+    table = capacity("--list", "--fits", "110").stdout.splitlines()
+    assert table[0].split() == ["TYPE", "ENIS", "ADDRESSES", "PER", "ENI", "PODS"] and len(table) == len(shown) + 1
+    assert capacity("--list", "--fits", "99999").stdout == "none\n"
+
+
+def test_capacity_of_nothing_known() -> None:
+    refused = capacity("m5.larg")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "m5.larg: no instance type" in refused.stderr and "m5.large" in refused.stderr
+    assert capacity().returncode == 2
+    assert capacity("m5.large", "--list").returncode == 2
+    assert capacity("m5.large", "--fits", "3").returncode == 2

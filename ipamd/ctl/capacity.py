@@ -1,0 +1,103 @@
+"""`ipamctl capacity`: how many pods an instance type has addresses for. Needs neither a daemon nor AWS.
+
+The arithmetic is EC2's ("IP addresses per network interface per instance type" in the EC2 user guide): each ENI keeps
+its first address for itself. With prefix delegation each of the others' places takes a /28 of 16 addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+from ipamd.cloud import limits
+from ipamd.ctl.views import Answer
+from ipamd.pool.model import Limits
+
+PREFIX_SIZE = 16
+
+# EKS user guide, "Choosing an EC2 instance type": pods of the host's own network that every node has (kube-proxy and
+# the network's own) count for a kubelet's max-pods, but take no address.
+HOST_NETWORK_PODS = 2
+# The same: what Kubernetes recommends, whatever the addresses would allow. Which holds depends on the CPUs.
+RECOMMENDED, RECOMMENDED_LARGE = 110, 250
+
+
+class UnknownType(Exception):
+    """No such instance type; the message says so, and which were perhaps meant."""
+
+
+def of(instance_type: str, *, prefixes: bool) -> Answer:
+    """Raises `UnknownType`."""
+    found = limits.limits_of(instance_type)
+    if found is None:
+        near = get_close_matches(instance_type, limits.table(), n=3)
+        hint = (
+            f"; did you mean {' or '.join(near)}?" if near else "; ipamctl capacity --list shows all that are known"
+        )
+        raise UnknownType(f"{instance_type}: no instance type of that name is known{hint}")
+    pods = _pods(found, prefixes)
+    each = f" x {PREFIX_SIZE}" if prefixes else ""
+    formula = f"{found.max_enis} x ({found.addresses_per_eni} - 1){each}"
+    data = _data(instance_type, found, prefixes)
+    lines = [
+        f"{instance_type} has addresses for {pods} pods",
+        "",
+        f"  ENIs                  {found.max_enis:6}   the primary one among them",
+        f"  addresses per ENI     {found.addresses_per_eni:6}   the first is the ENI's own",
+        f"  addresses for pods    {pods:6}   {formula}",
+        f"  kubelet's max-pods    {pods + HOST_NETWORK_PODS:6}   + {HOST_NETWORK_PODS} of the host's network",
+        "",
+        *_hints(pods, prefixes),
+    ]
+    return Answer(data, lines=tuple(lines))
+
+
+def listed(fits: int, *, prefixes: bool) -> Answer:
+    """All types with addresses for at least so many pods, the smallest first."""
+    found = [
+        (_pods(each, prefixes), name, each)
+        for name, each in _by_name(limits.table()).items()
+        if _pods(each, prefixes) >= fits
+    ]
+    found.sort(key=lambda row: row[:2])
+    rows = tuple((name, str(each.max_enis), str(each.addresses_per_eni), str(pods)) for pods, name, each in found)
+    data = [_data(name, each, prefixes) for _, name, each in found]
+    return Answer(data, ("type", "enis", "addresses per eni", "pods"), rows)
+
+
+def _by_name(table: Mapping[str, Limits]) -> dict[str, Limits]:
+    return dict(sorted(table.items()))
+
+
+def _pods(found: Limits, prefixes: bool) -> int:
+    return found.max_pods * (PREFIX_SIZE if prefixes else 1)
+
+
+def _data(instance_type: str, found: Limits, prefixes: bool) -> dict[str, object]:
+    pods = _pods(found, prefixes)
+    return {
+        "instance_type": instance_type,
+        "max_enis": found.max_enis,
+        "addresses_per_eni": found.addresses_per_eni,
+        "prefixes": prefixes,
+        "pods": pods,
+        "kubelet_max_pods": pods + HOST_NETWORK_PODS,
+    }
+
+
+def _hints(pods: int, prefixes: bool) -> list[str]:
+    hints = []
+    if prefixes:
+        hints.append("Prefixes need a Nitro instance and a subnet with free, aligned /28 blocks; ipamd gives single")
+        hints.append("addresses so far: these figures are for planning.")
+    if pods > RECOMMENDED:
+        hints.append(
+            f"Kubernetes recommends at most {RECOMMENDED} pods, {RECOMMENDED_LARGE} from 30 vCPUs on: set the"
+        )
+        hints.append(
+            "kubelet's max-pods accordingly; pool.max_pods keeps ipamd from taking more addresses than that."
+        )
+    if not pods:
+        hints.append("Its ENIs have room for their own addresses only: pods need another type.")
+    hints.append("The subnet has to hold them, too: AWS keeps 5 addresses of each.")
+    return hints
