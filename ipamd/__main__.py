@@ -26,6 +26,11 @@ def main(argv: list[str] | None = None) -> int:
     check = actions.add_parser("check", help="validate the settings and show the effective values with their origin")
     _add_config(check)
     check.set_defaults(run=_config_check)
+    for name, text in (
+        ("example", "print a settings file in which every setting stands with its default"),
+        ("reference", "print every setting with its default and meaning, as Markdown (docs/config.md)"),
+    ):
+        actions.add_parser(name, help=text).set_defaults(run=_config_explain)
 
     install.add_parser(commands)
     if "simulate" in (argv or sys.argv) or "demo" in (argv or sys.argv) or _wants_help(argv):
@@ -92,6 +97,13 @@ def _config_check(args: argparse.Namespace) -> int:
         return _fail(str(error))
     for key, value, origin in loaded.effective():
         sys.stdout.write(f"{key} = {value!r}  ({origin})\n")
+    return 0
+
+
+def _config_explain(args: argparse.Namespace) -> int:
+    from ipamd import reference
+
+    sys.stdout.write(reference.example() if args.action == "example" else reference.page())
     return 0
 
 

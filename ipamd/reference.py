@@ -1,0 +1,90 @@
+"""The settings explained: an example file and a page, both made from `settings`, so that neither can go stale."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
+
+from ipamd.settings import DEFAULT_PATH, ENVIRONMENT_PREFIX, Settings
+
+_WIDTH = 100
+
+_SECTIONS = {
+    "api": "Where the daemon listens.",
+    "pool": "How many addresses are kept, and for how long. Takes effect as soon as the file is written.",
+    "ec2": "The EC2 API, and what new network interfaces (ENIs) are made with.",
+    "imds": "The instance metadata service.",
+    "ledger": "Where the daemon remembers who holds what.",
+    "cni": "What the daemon shares with the CNI plugin and the container runtime.",
+    "host": "The node's network. The numbers must be nobody else's; the ENI with device index i takes table, rule "
+    "priority and link group `table + i`, `rule_eni + i` and `table + i`.",
+    "log": "What is written to the log, and how.",
+}
+
+
+def example() -> str:
+    """A file in which every setting stands with its default, commented out."""
+    lines = [
+        f"# Settings of ipamd: {DEFAULT_PATH}. Each is commented out, and shows its default.",
+        f"# Each can also come from the environment, as {ENVIRONMENT_PREFIX}<SECTION>_<KEY>.",
+    ]
+    for section, fields in _sections():
+        lines += ["", *_comment(_SECTIONS[section]), f"[{section}]"]
+        for key, field in fields:
+            lines += ["", *_comment(_explained(field)), f"# {key} = {_toml(_default(field))}"]
+    return "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """The same as Markdown: a table for each section."""
+    lines = [
+        "# Settings",
+        "",
+        f"`{DEFAULT_PATH}`, in TOML ([an example](../config.toml.example)). Each key can also come from the",
+        f"environment as `{ENVIRONMENT_PREFIX}<SECTION>_<KEY>`, lists and tables as JSON; a flag beats the environment,",
+        "the environment the file. `ipamd config check` says what is in force and where it came from. This page is made by",
+        "`ipamd config reference`.",
+    ]
+    for section, fields in _sections():
+        lines += ["", f"## [{section}]", "", _SECTIONS[section], "", "| key | default | meaning |", "|---|---|---|"]
+        lines += [f"| `{key}` | `{_toml(_default(field))}` | {_explained(field)} |" for key, field in fields]
+    return "\n".join(lines) + "\n"
+
+
+def _sections() -> Iterator[tuple[str, list[tuple[str, FieldInfo]]]]:
+    for name, field in Settings.model_fields.items():
+        section: Any = field.annotation
+        yield name, list(section.model_fields.items())
+
+
+def _explained(field: FieldInfo) -> str:
+    """What it means, and what is allowed."""
+    bounds = []
+    for rule in field.metadata:
+        for name, word in (("gt", "more than"), ("ge", "at least"), ("lt", "less than"), ("le", "at most")):
+            limit = getattr(rule, name, None)
+            if limit is not None and (name, limit) != ("ge", 0):
+                bounds.append(f"{word} {limit:g}" if limit < 1e6 else f"{word} {limit}")
+    choices = [str(choice) for choice in getattr(field.annotation, "__args__", ()) if isinstance(choice, str)]
+    if choices:
+        bounds.append("one of " + ", ".join(choices))
+    text = field.description or ""
+    return f"{text} ({', '.join(bounds)})" if bounds else text
+
+
+def _default(field: FieldInfo) -> Any:
+    return to_jsonable_python(field.get_default(call_default_factory=True))
+
+
+def _toml(value: Any) -> str:
+    """JSON is TOML for texts, numbers, booleans and lists."""
+    return "{}" if value == {} else json.dumps("" if value is None else value)
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(text, _WIDTH)]
