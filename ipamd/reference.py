@@ -47,8 +47,8 @@ def page() -> str:
         "",
         f"`{DEFAULT_PATH}`, in TOML ([an example](../config.toml.example)). Each key can also come from the",
         f"environment as `{ENVIRONMENT_PREFIX}<SECTION>_<KEY>`, lists and tables as JSON; a flag beats the",
-        "environment, the environment the file. `ipamd config check` says what is in force and where it came from. This",
-        "page is made by `ipamd config reference`.",
+        "environment, the environment the file. `ipamd config check` says what is in force and where it came from.",
+        "This page is made by `ipamd config reference`.",
     ]
     for section, fields in _sections():
         lines += ["", f"## [{section}]", "", _SECTIONS[section], "", "| key | default | meaning |", "|---|---|---|"]
