@@ -102,6 +102,22 @@ async def ask(netns: str | Path, *argv: str) -> Any:
     return json.loads(text or "[]")
 
 
+async def assert_each_has_its_way_out(netns: str | Path, addresses: dict[str, str], target: str) -> None:
+    """In a container with two interfaces (`addresses`: address by interface) packets leave by that of their source.
+
+    The interface that came second has a rule for its address and a table of its own; which one that was is up to the
+    runtime.
+    """
+    for ifname, address in addresses.items():
+        [route] = await ask(netns, "ip", "-json", "route", "get", target, "from", address)
+        assert (route["dev"], route["gateway"]) == (ifname, "169.254.1.1")
+    rules = [rule for rule in await ask(netns, "ip", "-json", "rule", "show") if rule["src"] in addresses.values()]
+    assert len(rules) == 1
+    [route] = await ask(netns, "ip", "-json", "route", "show", "table", rules[0]["table"])
+    assert (route["dst"], route["gateway"]) == ("default", "169.254.1.1")
+    assert addresses[route["dev"]] == rules[0]["src"]
+
+
 async def until(condition: Any, what: str, timeout: float = 20.0) -> None:
     """Wait for the coroutine function `condition` to return something true."""
     try:

@@ -14,7 +14,9 @@ from ipamd.sim.demo_checks import ControlClient, leaks
 from ipamd.sim.demo_node import Node
 from ipamd.sim.runtimes import Pod, RuntimeFailure
 from ipamd.sim.runtimes.containerd import Containerd, containerd
-from tests.e2e.single_node import run, until
+from tests.e2e.single_node import assert_each_has_its_way_out, run, until
+
+OUTSIDE = "192.0.2.1"
 
 pytestmark = pytest.mark.e2e
 
@@ -55,6 +57,7 @@ async def test_killed_in_the_middle_of_an_add(runtime: Containerd, node: Node, c
     await runtime.wait_until_ready()
     ids = await runtime.pod_ids()
     assert before.id in ids
+    assert (await node.status())["waiting"] == 1  # so DEL meets an ADD that still runs
     await asyncio.gather(*(runtime.remove_id(id) for id in ids))
     await until(lambda: _nobody_waits(node), "the orphaned ADD gives up")
     assert await node.pods() == []
@@ -86,6 +89,7 @@ async def test_two_networks_of_a_pod(runtime: Containerd, node: Node, control: C
         assert code == 0, text
         code, text = await run(pods[-1].netns, "ping", "-n", "-c1", "-W2", "-I", line["ip"], node.spec.primary_ip)
         assert code == 0, text
+    await assert_each_has_its_way_out(pods[-1].netns, {line["ifname"]: line["ip"] for line in lines}, OUTSIDE)
     for pod in pods:
         await runtime.remove_pod(pod)
     await node.wait_until_settled()

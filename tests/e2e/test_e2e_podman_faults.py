@@ -17,11 +17,12 @@ from ipamd.sim.demo_node import DaemonSilent, Node
 from ipamd.sim.netns import command
 from ipamd.sim.runtimes.process import Child, inside
 from tests.e2e.podman import Podman
-from tests.e2e.single_node import run, until
+from tests.e2e.single_node import assert_each_has_its_way_out, run, until
 
 pytestmark = pytest.mark.e2e
 
 SECOND = "second"
+OUTSIDE = "192.0.2.1"
 
 
 @pytest.fixture
@@ -101,6 +102,7 @@ async def test_two_networks(podman: Podman) -> None:
     for ip in addresses.values():
         code, text = await run(netns, "ping", "-n", "-c1", "-W2", "-I", ip, podman.node.spec.primary_ip)
         assert code == 0, text
+    await assert_each_has_its_way_out(netns, {ifname: ip for (_, ifname), ip in given.items()}, OUTSIDE)
 
     # One goes, the other works on.
     await podman.must("network", "disconnect", SECOND, "both")
