@@ -6,6 +6,7 @@ apt is given a configuration, lists and a cache of its own, and the mirror and k
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import shutil
 import subprocess
@@ -27,6 +28,15 @@ def unpacked(release: str, package: str) -> Path:
 
     Kept for later runs: what was fetched once is not looked for again.
     """
+    found = _found(release, package)
+    if isinstance(found, Unfetched):
+        pytest.skip(f"{package} of Debian {release} can't be fetched: {found}")
+    return found
+
+
+@functools.cache
+def _found(release: str, package: str) -> Path | Unfetched:
+    """What can't be fetched is not tried again for each test: without a network that takes its time."""
     folder = _CACHE / release
     folder.mkdir(parents=True, exist_ok=True)
     root = folder / package
@@ -36,7 +46,7 @@ def unpacked(release: str, package: str) -> Path:
             try:
                 _fetch(release, package, folder, root)
             except Unfetched as why:
-                pytest.skip(f"{package} of Debian {release} can't be fetched: {why}")
+                return why
     return root
 
 
@@ -58,6 +68,7 @@ def _fetch(release: str, package: str, folder: Path, root: Path) -> None:
         "APT::Sandbox::User": "root",  # the folder is nobody else's
         "Acquire::Languages": "none",
         "Acquire::Retries": 1,
+        "APT::Update::Error-Mode": "any",  # else lists that can't be had are no failure
     }
     configuration = apt / "apt.conf"
     configuration.write_text("".join(f'{name} "{value}";\n' for name, value in settings.items()))
