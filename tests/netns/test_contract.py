@@ -198,7 +198,11 @@ async def test_del_after_a_reboot(stage: Stage) -> None:
     await pod.end()
     for file in (*stage.node.spec.dir.glob("ledger.db*"), stage.node.spec.socket):
         file.unlink(missing_ok=True)
-    assert await host_links(stage.node.spec.netns) == []
+
+    async def gone() -> bool:
+        return await host_links(stage.node.spec.netns) == []
+
+    await until(gone, "the kernel has taken the namespace down")
     await stage.node.start()
     await stage.node.wait_until_ready()
     await pod.delete(prevResult=pod.result)
