@@ -29,7 +29,8 @@ FRAME_SIZE = 16384  # SETTINGS_MAX_FRAME_SIZE that both sides start with
 WINDOW = 65535  # both windows' size at the start
 LARGEST_WINDOW = 0x7FFFFFFF
 LARGEST_REPLY = 4 << 20  # gRPC's own limit for a message received
-LARGEST_HEADERS = 64 << 10
+LARGEST_HEADERS = 64 << 10  # of the fields as text, RFC 9113 section 6.5.2...
+LARGEST_BLOCK = 4 * LARGEST_HEADERS  # ...whose Huffman code may be longer: 30 bits for a byte
 # Of the frames with a fixed length, RFC 9113 section 6.
 LENGTHS = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
 
@@ -263,7 +264,7 @@ class _Call:
 
     def _on_block(self, flags: int, payload: bytes) -> None:
         self.block += payload
-        if len(self.block) > LARGEST_HEADERS:
+        if len(self.block) > LARGEST_BLOCK:
             raise Garbled("the headers are too large")
         if flags & END_HEADERS:
             try:
