@@ -11,7 +11,8 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,20 +112,28 @@ def latest(box: Box) -> Libcni:
     return Libcni("1.3", golang.build("libcni-1.3"), box)
 
 
+NewContainer = Callable[[], Awaitable[Container]]
+
+
 @pytest_asyncio.fixture(loop_scope="module")
-async def container(box: Box) -> AsyncIterator[Container]:
-    """Gone again at the end, and nothing of it may be left."""
-    made = await _container(box)
-    yield made
-    await namespaces.delete(made.netns)
+async def new_container(box: Box) -> AsyncIterator[NewContainer]:
+    """Makes containers, which are gone again at the end; nothing of them may be left."""
+    async with AsyncExitStack() as stack:
+
+        async def make() -> Container:
+            id = secrets.token_hex(32)
+            name = f"{box.node.spec.netns}-{id[:8]}"
+            await namespaces.create(name)
+            stack.push_async_callback(namespaces.delete, name)
+            return Container(id, name)
+
+        yield make
     await box.assert_nothing_left()
 
 
-async def _container(box: Box) -> Container:
-    id = secrets.token_hex(32)
-    name = f"{box.node.spec.netns}-{id[:8]}"
-    await namespaces.create(name)
-    return Container(id, name)
+@pytest_asyncio.fixture(loop_scope="module")
+async def container(new_container: NewContainer) -> Container:
+    return await new_container()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -238,10 +247,10 @@ async def test_what_a_runtime_wishes(libcni: Libcni, container: Container, box: 
     await libcni.call("del", configuration, *container.words)
 
 
-async def test_gc_releases_what_is_not_listed(latest: Libcni, box: Box) -> None:
+async def test_gc_releases_what_is_not_listed(latest: Libcni, new_container: NewContainer, box: Box) -> None:
     """Of a runtime that has forgotten: its cache is lost, so that libcni itself sends no DEL."""
     configuration = network(box)
-    containers = [await _container(box) for _ in range(4)]
+    containers = [await new_container() for _ in range(4)]
     listed, forgotten, of_another_network, young = containers
     other = network(box, name="other")
     for one in containers[:3]:
@@ -263,9 +272,6 @@ async def test_gc_releases_what_is_not_listed(latest: Libcni, box: Box) -> None:
     await latest.call("gc", configuration, f"{listed.id}/eth0")
     assert set(await box.held()) == {of_another_network.id}
     await latest.call("del", other, *of_another_network.words)
-    for one in containers:
-        await namespaces.delete(one.netns)
-    await box.assert_nothing_left()
 
 
 async def test_gc_of_a_runtime_without_containers(latest: Libcni, container: Container, box: Box) -> None:
@@ -286,7 +292,7 @@ def _age(box: Box, seconds: float) -> None:
     ledger.close()
 
 
-async def test_status(latest: Libcni, container: Container, box: Box) -> None:
+async def test_status(latest: Libcni, container: Container, new_container: NewContainer, box: Box) -> None:
     configuration = network(box)
     await latest.call("status", configuration)
     await latest.call("add", configuration, *container.words)
@@ -303,14 +309,12 @@ async def test_status(latest: Libcni, container: Container, box: Box) -> None:
     await box.node.wait_until_ready()
     await latest.call("status", configuration)
 
-    others = [await _container(box) for _ in range(MAX_PODS - 1)]
+    others = [await new_container() for _ in range(MAX_PODS - 1)]
     for one in others:
         await latest.call("add", configuration, *one.words)
     with pytest.raises(LibcniError, match="POD_LIMIT") as caught:
         await latest.call("status", configuration)
     assert caught.value.code == 50
     await latest.call("gc", configuration, f"{container.id}/eth0")
-    for one in others:
-        await namespaces.delete(one.netns)
     await latest.call("status", configuration)
     await latest.call("del", configuration, *container.words)

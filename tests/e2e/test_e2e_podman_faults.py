@@ -23,6 +23,7 @@ pytestmark = pytest.mark.e2e
 
 SECOND = "second"
 OUTSIDE = "192.0.2.1"
+LIBCNI_CACHE = Path("/var/lib/cni/results")
 
 
 @pytest.fixture
@@ -141,10 +142,13 @@ async def test_a_namespace_that_goes_behind_podmans_back(podman: Podman) -> None
         await until(partial(_serves, node), "the daemon serves")
         await start(podman, "lost")
         await start(podman, "kept")
-        [netns] = [Path(line["netns"]) for line in await node.pods() if line["pod"] == "lost"]
+        [lost] = [line for line in await node.pods() if line["pod"] == "lost"]
+        netns = Path(lost["netns"])
         await command("umount", str(netns))
         netns.unlink()
         await podman("rm", "--force", "--time", "0", "lost")
+        # What libcni keeps until DEL is lost for good as well.
+        (LIBCNI_CACHE / f"{lost['network']}-{lost['container_id']}-{lost['ifname']}").unlink()
 
         async def collected() -> bool:
             return [line["pod"] for line in await node.pods()] == ["kept"]
