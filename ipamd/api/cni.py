@@ -177,8 +177,8 @@ def _check_identity(container_id: str, ifname: str, id_field: str, ifname_field:
     if not _NAME.match(container_id) or len(container_id) > 256:
         problem = f"{container_id!r} is not a valid container id" if container_id else "is missing"
         raise InvalidCall("INVALID_REQUEST", INVALID_ENVIRONMENT, f"{id_field} {problem}", version)
-    # The kernel's own rules (dev_valid_name) and SPEC.md's: no colon either.
-    bad = ifname in ("", ".", "..") or len(ifname.encode()) > 15 or re.search(r"[\s/:\x00]", ifname)
+    # The rules of the kernel (dev_valid_name; to it % asks for a number) and of SPEC.md: no colon either.
+    bad = ifname in ("", ".", "..") or len(ifname.encode()) > 15 or re.search(r"[\s/:%\x00]", ifname)
     if bad:
         problem = f"{ifname!r} is not a valid interface name" if ifname else "is missing"
         raise InvalidCall("INVALID_REQUEST", INVALID_ENVIRONMENT, f"{ifname_field} {problem}", version)

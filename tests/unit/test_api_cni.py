@@ -61,6 +61,7 @@ def test_plain_fields_serve_other_callers() -> None:
         ({"ifname": ".."}, 4, "CNI_IFNAME"),
         ({"ifname": "a/b"}, 4, "CNI_IFNAME"),
         ({"ifname": "a:b"}, 4, "CNI_IFNAME"),
+        ({"ifname": "eth%d"}, 4, "CNI_IFNAME"),
         ({"ifname": "x" * 16}, 4, "CNI_IFNAME"),
         ({"netns": ""}, 4, "CNI_NETNS is missing"),
         ({"netns": "netns/x"}, 4, "CNI_NETNS"),
