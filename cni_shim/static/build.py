@@ -116,6 +116,8 @@ def check_imports(name: str, source: str, known: set[str]) -> None:
     """What main.c could not import would show only when a pod starts. Raises BuildError."""
     for node in imports(ast.parse(source)):
         where = f"cni_shim/{name}.py, line {node.lineno}"
+        if isinstance(node, ast.ImportFrom) and node.module == "cni_shim.installed":
+            raise BuildError(f"{where}: settings are known after all imports only: read installed.NAME then")
         if isinstance(node, ast.Import):
             wanted = [alias.name for alias in node.names]
         elif node.module == "cni_shim":
@@ -129,12 +131,6 @@ def check_imports(name: str, source: str, known: set[str]) -> None:
                 raise BuildError(f"{where}: main.c knows `from {package} import {rest}`, not `import {module}`")
             if not ours and module not in C_MODULES | NEVER_REACHED:
                 raise BuildError(f"{where}: {module} is not in the executable (C_MODULES, and its table in main.c)")
-
-
-def copies_settings(source: str) -> bool:
-    """Whether the module takes settings over when it is imported; others can be imported before they are known."""
-    found = (node.module for node in imports(ast.parse(source)) if isinstance(node, ast.ImportFrom))
-    return "cni_shim.installed" in found
 
 
 def imports(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
@@ -155,8 +151,8 @@ def frozen_header(modules: dict[str, str]) -> str:
         name = "cni_shim" if module == "__init__" else f"cni_shim.{module}"
         code = marshal.dumps(compile(source, f"{name.replace('.', '/')}.py", "exec", dont_inherit=True, optimize=2))
         arrays.append(f"static const unsigned char code_{module}[] = {{{','.join(map(str, code))}}};")
-        rows.append(f'    {{"{name}", code_{module}, {len(code)}, {copies_settings(source):d}}},')
-    rows.append("    {NULL, NULL, 0, 0},")
+        rows.append(f'    {{"{name}", code_{module}, {len(code)}}},')
+    rows.append("    {NULL, NULL, 0},")
     settings = {
         "SOURCES_DIGEST": block.digest(modules),
         "SOCKET": installed.SOCKET,

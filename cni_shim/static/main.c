@@ -31,7 +31,6 @@ struct frozen_module {
     const char *name;
     const unsigned char *code; /* as marshal writes it */
     int size;
-    int late; /* imported when the settings are known, because it copies them */
 };
 
 #include "frozen.h" /* FROZEN_MODULES; SOURCES_DIGEST, SOCKET, SPOOL_DIR, LOG, ADD_SECONDS: the defaults */
@@ -78,9 +77,8 @@ int heap_is_here(void);
 
 extern char __start_interpreter[], __stop_interpreter[]; /* by the linker */
 
-static int prepared;          /* as recorded: all below is in place */
-static PyObject *modules;     /* sys.modules, borrowed */
-static PyObject *late_codes;  /* name of a late module -> its code */
+static int prepared;      /* as recorded: all below is in place */
+static PyObject *modules; /* sys.modules, borrowed */
 
 /* A C module: made and entered into sys.modules. Both kinds of initialisation, PEP 489. */
 static PyObject *load_builtin(PyObject *name, PyObject *(*init)(void)) {
@@ -111,9 +109,7 @@ static PyObject *new_module(PyObject *name) {
 
 static PyObject *load_frozen(PyObject *name, const struct frozen_module *frozen) {
     PyObject *module = new_module(name);
-    PyObject *code = PyDict_GetItemWithError(late_codes, name);
-    if (code == NULL)
-        code = PyMarshal_ReadObjectFromString((const char *)frozen->code, frozen->size);
+    PyObject *code = PyMarshal_ReadObjectFromString((const char *)frozen->code, frozen->size);
     if (module == NULL || code == NULL)
         return NULL;
     PyObject *namespace = PyModule_GetDict(module);
@@ -218,12 +214,11 @@ static void start(void) {
     _PySignal_Init(0);
 }
 
-/* The importer, posix.setns(), and all modules that do not depend on the node. */
+/* The importer, posix.setns(), and all modules: none depends on the node when it is imported (build.py sees to it). */
 static int import_all(void) {
     static PyMethodDef import_method = {"__import__", (PyCFunction)(void *)import, METH_FASTCALL, NULL};
     static PyMethodDef setns_method = {"setns", posix_setns, METH_VARARGS, NULL};
     modules = PyImport_GetModuleDict();
-    late_codes = PyDict_New();
     if (PyDict_SetItemString(PyEval_GetBuiltins(), "__import__", PyCFunction_New(&import_method, NULL)) < 0)
         return -1;
     /* What is not valid UTF-8 is a matter for the registry of codecs, if only to raise the error. It imports this: */
@@ -237,12 +232,9 @@ static int import_all(void) {
             return -1;
     if (load(PyUnicode_FromString("cni_shim.installed")) == NULL)
         return -1;
-    for (const struct frozen_module *entry = FROZEN_MODULES; entry->name != NULL; entry++) {
-        PyObject *made = entry->late ? PyMarshal_ReadObjectFromString((const char *)entry->code, entry->size)
-                                     : load(PyUnicode_FromString(entry->name));
-        if (made == NULL || (entry->late && PyDict_SetItemString(late_codes, entry->name, made) < 0))
+    for (const struct frozen_module *entry = FROZEN_MODULES; entry->name != NULL; entry++)
+        if (load(PyUnicode_FromString(entry->name)) == NULL)
             return -1;
-    }
     return 0;
 }
 

@@ -195,6 +195,7 @@ def test_images_that_will_not_do(executable: Path, damage: object, reason: str) 
         ("def f():\n    from os import path", "line 2: os is not"),
         ("import cni_shim.errors", "from cni_shim import errors"),
         ("from cni_shim import absent", "cni_shim.absent"),
+        ("from cni_shim.installed import LOG", "read installed.NAME"),
     ],
 )
 def test_a_module_that_could_not_import(line: str, reason: str) -> None:
