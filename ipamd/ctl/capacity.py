@@ -6,11 +6,12 @@ its first address for itself. With prefix delegation each of the others' places 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
 from difflib import get_close_matches
 
 from ipamd.cloud import limits
-from ipamd.ctl.views import Answer
+from ipamd.ctl.command import Failed
+from ipamd.ctl.output import Answer, show
 from ipamd.pool.model import Limits
 
 PREFIX_SIZE = 16
@@ -22,19 +23,42 @@ HOST_NETWORK_PODS = 2
 RECOMMENDED, RECOMMENDED_LARGE = 110, 250
 
 
-class UnknownType(Exception):
-    """No such instance type; the message says so, and which were perhaps meant."""
+def set_up(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("type", nargs="?", metavar="TYPE", help="for instance m5.large")
+    which.add_argument("--list", action="store_true", help="all types that are known, the smallest first")
+    parser.add_argument(
+        "--fits", type=int, default=0, metavar="PODS", help="with --list: those with addresses for so many pods"
+    )
+    parser.add_argument("--prefixes", action="store_true", help="with a /28 prefix in the place of each address")
+    parser.set_defaults(run=_run)
 
 
-def of(instance_type: str, *, prefixes: bool) -> Answer:
-    """Raises `UnknownType`."""
+def _run(args: argparse.Namespace) -> int:
+    if args.fits and not args.list:
+        raise Failed("--fits goes with --list", 2)
+    if args.list:
+        show(listed(args.fits, prefixes=args.prefixes), args.output)
+    else:
+        show(of(args.type, prefixes=args.prefixes), args.output)
+    return 0
+
+
+def known_limits(instance_type: str) -> Limits:
+    """Raises `Failed` for a type that is not known; the message says which was perhaps meant."""
     found = limits.limits_of(instance_type)
     if found is None:
         near = get_close_matches(instance_type, limits.table(), n=3)
         hint = (
             f"; did you mean {' or '.join(near)}?" if near else "; ipamctl capacity --list shows all that are known"
         )
-        raise UnknownType(f"{instance_type}: no instance type of that name is known{hint}")
+        raise Failed(f"{instance_type}: no instance type of that name is known{hint}")
+    return found
+
+
+def of(instance_type: str, *, prefixes: bool) -> Answer:
+    """Raises `Failed`."""
+    found = known_limits(instance_type)
     pods = _pods(found, prefixes)
     each = f" x {PREFIX_SIZE}" if prefixes else ""
     formula = f"{found.max_enis} x ({found.addresses_per_eni} - 1){each}"
@@ -55,18 +79,12 @@ def of(instance_type: str, *, prefixes: bool) -> Answer:
 def listed(fits: int, *, prefixes: bool) -> Answer:
     """All types with addresses for at least so many pods, the smallest first."""
     found = [
-        (_pods(each, prefixes), name, each)
-        for name, each in _by_name(limits.table()).items()
-        if _pods(each, prefixes) >= fits
+        (_pods(each, prefixes), name, each) for name, each in limits.table().items() if _pods(each, prefixes) >= fits
     ]
     found.sort(key=lambda row: row[:2])
     rows = tuple((name, str(each.max_enis), str(each.addresses_per_eni), str(pods)) for pods, name, each in found)
     data = [_data(name, each, prefixes) for _, name, each in found]
     return Answer(data, ("type", "enis", "addresses per eni", "pods"), rows)
-
-
-def _by_name(table: Mapping[str, Limits]) -> dict[str, Limits]:
-    return dict(sorted(table.items()))
 
 
 def _pods(found: Limits, prefixes: bool) -> int:

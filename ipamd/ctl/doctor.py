@@ -5,30 +5,40 @@ Exit codes: 0 nothing to do, 1 something fails or the settings can't be read, 3 
 
 from __future__ import annotations
 
-import json
+import argparse
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
 
 from ipamd import settings
-from ipamd.ctl.table import render
-from ipamd.ctl.views import Answer
+from ipamd.ctl.command import Failed
+from ipamd.ctl.output import Answer, show
 from ipamd.doctor import Finding, State, examine, exit_code, gather
 
 # Long texts go on in the next line, so that a table stays one on a terminal of usual width.
 _WIDTH = 100
 
 
-def examined(config: Path | None, *, as_json: bool) -> tuple[str, int]:
-    """What to print, and the exit code. Raises `SettingsError`."""
-    loaded = settings.load(config)
+def set_up(parser: argparse.ArgumentParser) -> None:
+    parser.description = f"{parser.description} Run it as root."
+    parser.epilog = "exit codes: 0 nothing to do, 1 something fails, 2 wrong command line, 3 something warns"
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"the daemon's settings (default: {settings.DEFAULT_PATH})"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        loaded = settings.load(args.config)
+    except settings.SettingsError as error:
+        raise Failed(str(error)) from None
     findings = list(examine(gather(loaded.settings)))
-    if as_json:
-        return json.dumps([asdict(finding) for finding in findings], indent=2), exit_code(findings)
-    return _table(findings), exit_code(findings)
+    show(_table(findings), args.output)
+    return exit_code(findings)
 
 
-def _table(findings: list[Finding]) -> str:
+def _table(findings: list[Finding]) -> Answer:
     """What has to be done stands last, where a terminal shows it."""
     order = list(State)
     rows = []
@@ -43,4 +53,5 @@ def _table(findings: list[Finding]) -> str:
         )
         for index, line in enumerate([*found, *remedy]):
             rows.append((finding.state.value if not index else "", finding.check if not index else "", line))
-    return render(Answer(None, ("state", "check", "found -> remedy"), tuple(rows)))
+    data = [asdict(finding) for finding in findings]
+    return Answer(data, ("state", "check", "found -> remedy"), tuple(rows))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,16 +11,19 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.api.v1.introspection_pb2_grpc import IntrospectionStub
+from ipamd.ctl.connection import TIMEOUT, introspection
+from ipamd.ctl.output import Answer, show
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """`data` for JSON; `rows` under `columns` for people, with `lines` above them."""
+def set_up(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run)
 
-    data: Any
-    columns: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-    lines: tuple[str, ...] = ()
+
+def _run(args: argparse.Namespace) -> int:
+    with introspection(args.socket) as stub:
+        answer = VIEWS[args.command](stub, TIMEOUT)
+    show(answer, args.output)
+    return 0
 
 
 def status(stub: IntrospectionStub, timeout: float) -> Answer:
@@ -201,3 +204,6 @@ def _host_lines(host: pb.HostNetwork) -> list[str]:
 def _when(stamp: Timestamp) -> str:
     """UTC, to the second: 2026-01-31T12:00:00Z."""
     return datetime.fromtimestamp(stamp.seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+VIEWS = {"status": status, "enis": enis, "pods": pods, "config": config}
