@@ -45,6 +45,6 @@ shim: setup
 # The stubs live in the rooms that use them: protoc is told that the .proto files stand there.
 proto: setup
 	$(PYTHON) -m grpc_tools.protoc -I ipamd/api/v1=proto/ipamd/v1 --python_out=. --pyi_out=. --grpc_python_out=. \
-	    ipamd/api/v1/ipam.proto ipamd/api/v1/introspection.proto
+	    ipamd/api/v1/ipam.proto ipamd/api/v1/introspection.proto ipamd/api/v1/administration.proto
 	$(PYTHON) -m grpc_tools.protoc -I ipamd/sim/runtimes/cri=proto/cri --python_out=. --pyi_out=. \
 	    ipamd/sim/runtimes/cri/cri.proto

@@ -1,5 +1,6 @@
 import datetime
 
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -14,7 +15,7 @@ class GetNodeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("instance_id", "instance_type", "availability_zone", "version", "started", "counts", "targets", "max_enis", "addresses_per_eni", "ready", "not_ready_reason", "backoffs", "budget", "host")
+    __slots__ = ("instance_id", "instance_type", "availability_zone", "version", "started", "counts", "targets", "max_enis", "addresses_per_eni", "ready", "not_ready_reason", "backoffs", "budget", "host", "troubles", "subnets", "drained", "denied")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_TYPE_FIELD_NUMBER: _ClassVar[int]
     AVAILABILITY_ZONE_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +30,10 @@ class Node(_message.Message):
     BACKOFFS_FIELD_NUMBER: _ClassVar[int]
     BUDGET_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
+    TROUBLES_FIELD_NUMBER: _ClassVar[int]
+    SUBNETS_FIELD_NUMBER: _ClassVar[int]
+    DRAINED_FIELD_NUMBER: _ClassVar[int]
+    DENIED_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     instance_type: str
     availability_zone: str
@@ -43,7 +48,29 @@ class Node(_message.Message):
     backoffs: _containers.RepeatedCompositeFieldContainer[Backoff]
     budget: _containers.RepeatedCompositeFieldContainer[Bucket]
     host: HostNetwork
-    def __init__(self, instance_id: _Optional[str] = ..., instance_type: _Optional[str] = ..., availability_zone: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., targets: _Optional[_Union[Targets, _Mapping]] = ..., max_enis: _Optional[int] = ..., addresses_per_eni: _Optional[int] = ..., ready: _Optional[bool] = ..., not_ready_reason: _Optional[str] = ..., backoffs: _Optional[_Iterable[_Union[Backoff, _Mapping]]] = ..., budget: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., host: _Optional[_Union[HostNetwork, _Mapping]] = ...) -> None: ...
+    troubles: _containers.RepeatedCompositeFieldContainer[Event]
+    subnets: _containers.RepeatedCompositeFieldContainer[Subnet]
+    drained: _timestamp_pb2.Timestamp
+    denied: _containers.RepeatedCompositeFieldContainer[DeniedAction]
+    def __init__(self, instance_id: _Optional[str] = ..., instance_type: _Optional[str] = ..., availability_zone: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., targets: _Optional[_Union[Targets, _Mapping]] = ..., max_enis: _Optional[int] = ..., addresses_per_eni: _Optional[int] = ..., ready: _Optional[bool] = ..., not_ready_reason: _Optional[str] = ..., backoffs: _Optional[_Iterable[_Union[Backoff, _Mapping]]] = ..., budget: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., host: _Optional[_Union[HostNetwork, _Mapping]] = ..., troubles: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., drained: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., denied: _Optional[_Iterable[_Union[DeniedAction, _Mapping]]] = ...) -> None: ...
+
+class DeniedAction(_message.Message):
+    __slots__ = ("action", "consequence")
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    CONSEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    action: str
+    consequence: str
+    def __init__(self, action: _Optional[str] = ..., consequence: _Optional[str] = ...) -> None: ...
+
+class Subnet(_message.Message):
+    __slots__ = ("id", "available", "seen")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    available: int
+    seen: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., available: _Optional[int] = ..., seen: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class HostNetwork(_message.Message):
     __slots__ = ("repairs", "last_repair", "last_what", "last_by", "disputes", "error")
@@ -314,3 +341,100 @@ class Setting(_message.Message):
     origin: str
     live: bool
     def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ..., origin: _Optional[str] = ..., live: _Optional[bool] = ...) -> None: ...
+
+class WatchEventsRequest(_message.Message):
+    __slots__ = ("last", "follow", "level")
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    last: int
+    follow: bool
+    level: str
+    def __init__(self, last: _Optional[int] = ..., follow: _Optional[bool] = ..., level: _Optional[str] = ...) -> None: ...
+
+class Event(_message.Message):
+    __slots__ = ("number", "at", "level", "name", "fields")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    at: _timestamp_pb2.Timestamp
+    level: str
+    name: str
+    fields: _struct_pb2.Struct
+    def __init__(self, number: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., level: _Optional[str] = ..., name: _Optional[str] = ..., fields: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+
+class ExplainRequest(_message.Message):
+    __slots__ = ("pod", "pool")
+    POD_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    pod: str
+    pool: PoolSubject
+    def __init__(self, pod: _Optional[str] = ..., pool: _Optional[_Union[PoolSubject, _Mapping]] = ...) -> None: ...
+
+class PoolSubject(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Explanation(_message.Message):
+    __slots__ = ("state", "headline", "because", "next", "advice", "numbers")
+    class NumbersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    HEADLINE_FIELD_NUMBER: _ClassVar[int]
+    BECAUSE_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    ADVICE_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    headline: str
+    because: _containers.RepeatedScalarFieldContainer[str]
+    next: _containers.RepeatedScalarFieldContainer[str]
+    advice: _containers.RepeatedScalarFieldContainer[str]
+    numbers: _containers.ScalarMap[str, float]
+    def __init__(self, state: _Optional[str] = ..., headline: _Optional[str] = ..., because: _Optional[_Iterable[str]] = ..., next: _Optional[_Iterable[str]] = ..., advice: _Optional[_Iterable[str]] = ..., numbers: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class AuditRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AuditReply(_message.Message):
+    __slots__ = ("at", "mismatches", "enis", "addresses", "attachments", "routes")
+    AT_FIELD_NUMBER: _ClassVar[int]
+    MISMATCHES_FIELD_NUMBER: _ClassVar[int]
+    ENIS_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    ATTACHMENTS_FIELD_NUMBER: _ClassVar[int]
+    ROUTES_FIELD_NUMBER: _ClassVar[int]
+    at: _timestamp_pb2.Timestamp
+    mismatches: _containers.RepeatedCompositeFieldContainer[Mismatch]
+    enis: int
+    addresses: int
+    attachments: int
+    routes: int
+    def __init__(self, at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., mismatches: _Optional[_Iterable[_Union[Mismatch, _Mapping]]] = ..., enis: _Optional[int] = ..., addresses: _Optional[int] = ..., attachments: _Optional[int] = ..., routes: _Optional[int] = ...) -> None: ...
+
+class Mismatch(_message.Message):
+    __slots__ = ("kind", "subject", "ec2", "ledger", "kernel", "meaning", "remedy")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    EC2_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_FIELD_NUMBER: _ClassVar[int]
+    MEANING_FIELD_NUMBER: _ClassVar[int]
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    subject: str
+    ec2: str
+    ledger: str
+    kernel: str
+    meaning: str
+    remedy: str
+    def __init__(self, kind: _Optional[str] = ..., subject: _Optional[str] = ..., ec2: _Optional[str] = ..., ledger: _Optional[str] = ..., kernel: _Optional[str] = ..., meaning: _Optional[str] = ..., remedy: _Optional[str] = ...) -> None: ...

@@ -64,6 +64,21 @@ class IntrospectionStub:
                 request_serializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.ListWaitingRequest.SerializeToString,
                 response_deserializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.ListWaitingReply.FromString,
                 _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/ipamd.v1.Introspection/WatchEvents',
+                request_serializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.Event.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/ipamd.v1.Introspection/Explain',
+                request_serializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.Explanation.FromString,
+                _registered_method=True)
+        self.Audit = channel.unary_unary(
+                '/ipamd.v1.Introspection/Audit',
+                request_serializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.AuditRequest.SerializeToString,
+                response_deserializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.AuditReply.FromString,
+                _registered_method=True)
 
 
 class IntrospectionServicer:
@@ -108,6 +123,28 @@ class IntrospectionServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchEvents(self, request, context):
+        """What happened, oldest first: the lines of the log since the daemon's start, of which it keeps the last ones.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Why a pod waits, was refused, or has its address; or why the pool grows, or does not. NOT_FOUND: no such pod.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Audit(self, request, context):
+        """Compare EC2, the records and the kernel, now. It costs an EC2 call or two: what is asked again within seconds gets
+        the same answer. UNAVAILABLE: EC2 or the kernel could not be read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IntrospectionServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -140,6 +177,21 @@ def add_IntrospectionServicer_to_server(servicer, server):
                     servicer.ListWaiting,
                     request_deserializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.ListWaitingRequest.FromString,
                     response_serializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.ListWaitingReply.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.WatchEventsRequest.FromString,
+                    response_serializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.Event.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.ExplainRequest.FromString,
+                    response_serializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.Explanation.SerializeToString,
+            ),
+            'Audit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Audit,
+                    request_deserializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.AuditRequest.FromString,
+                    response_serializer=ipamd_dot_api_dot_v1_dot_introspection__pb2.AuditReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -304,6 +356,87 @@ class Introspection:
             '/ipamd.v1.Introspection/ListWaiting',
             ipamd_dot_api_dot_v1_dot_introspection__pb2.ListWaitingRequest.SerializeToString,
             ipamd_dot_api_dot_v1_dot_introspection__pb2.ListWaitingReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/ipamd.v1.Introspection/WatchEvents',
+            ipamd_dot_api_dot_v1_dot_introspection__pb2.WatchEventsRequest.SerializeToString,
+            ipamd_dot_api_dot_v1_dot_introspection__pb2.Event.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ipamd.v1.Introspection/Explain',
+            ipamd_dot_api_dot_v1_dot_introspection__pb2.ExplainRequest.SerializeToString,
+            ipamd_dot_api_dot_v1_dot_introspection__pb2.Explanation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Audit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ipamd.v1.Introspection/Audit',
+            ipamd_dot_api_dot_v1_dot_introspection__pb2.AuditRequest.SerializeToString,
+            ipamd_dot_api_dot_v1_dot_introspection__pb2.AuditReply.FromString,
             options,
             channel_credentials,
             insecure,
