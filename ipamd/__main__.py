@@ -66,13 +66,15 @@ def _run(args: argparse.Namespace) -> int:
     # Before grpc is imported: its fork handlers would slow down and endanger every subprocess (nft).
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     from ipamd import logs, settings
+    from ipamd.history import History
     from ipamd.reload import LiveSettings
 
     try:
         live = LiveSettings(lambda: settings.load(args.config), args.config or settings.DEFAULT_PATH)
     except settings.SettingsError as error:
         return _fail(str(error))
-    logs.set_up(live.loaded.settings.log)
+    history = History()
+    logs.set_up(live.loaded.settings.log, history)
     if os.geteuid() != 0:
         return _fail("the daemon writes routes, rules and nftables: run it as root")
 
@@ -82,7 +84,7 @@ def _run(args: argparse.Namespace) -> int:
     from ipamd.ledger import LedgerError
 
     try:
-        asyncio.run(daemon.run(live))
+        asyncio.run(daemon.run(live, history))
     except (LedgerError, HostError, SocketUnusable) as error:
         return _fail(str(error))
     return 0

@@ -2,50 +2,105 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import queue
 import sys
+import threading
+from collections.abc import Callable
 from typing import TextIO, cast
 
 import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
 
+from ipamd.history import LEVELS, History
 from ipamd.settings import LogSettings
 
+# Lines that wait for a reader who has stopped reading, a few MB; more are lost, and counted.
+LINES_WAITING = 10_000
 
-class Patient:
-    """A stream that loses lines rather than fail: a full disk or a closed pipe under the log must not keep an
-    address from a pod."""
+# Seconds that the end of the process waits for them.
+AT_THE_END = 1.0
 
-    def __init__(self, stream: TextIO) -> None:
+
+class Writer:
+    """A stream with a thread of its own: neither a full disk nor a reader who does not read, such as a stopped
+    journald, keeps an address from a pod. Of `structlog.WriteLogger` and `logging.StreamHandler` it knows what they
+    call."""
+
+    def __init__(self, stream: TextIO, on_lost: Callable[[int], None]) -> None:
         self._stream = stream
+        self._on_lost = on_lost
+        self._lines: queue.Queue[str | None] = queue.Queue(LINES_WAITING)
+        self._lost = 0
+        self._thread = threading.Thread(target=self._write_out, name="log", daemon=True)
+        self._thread.start()
 
     def write(self, text: str) -> None:
         try:
-            self._stream.write(text)
-        except OSError:
-            pass
+            self._lines.put_nowait(text)
+        except queue.Full:
+            self._lost += 1
 
     def flush(self) -> None:
+        """The thread does, as soon as it has nothing else to do."""
+
+    def close(self) -> None:
         try:
-            self._stream.flush()
-        except OSError:
-            pass
+            self._lines.put(None, timeout=AT_THE_END)
+        except queue.Full:
+            return
+        self._thread.join(AT_THE_END)
+
+    def _write_out(self) -> None:
+        while (text := self._lines.get()) is not None:
+            try:
+                self._stream.write(text)
+                self._stream.flush()
+            except (OSError, ValueError):  # ValueError: the stream is closed
+                pass
+            if self._lost and self._lines.empty():
+                lost, self._lost = self._lost, 0
+                self._on_lost(lost)
 
 
-def set_up(settings: LogSettings) -> None:
+def set_up(settings: LogSettings, history: History) -> Writer:
+    """From now on all lines go through the returned writer, and into `history`: those from level info on, whatever
+    the settings leave out."""
     text = settings.format == "text" or (settings.format == "auto" and sys.stderr.isatty())
-    renderer: structlog.typing.Processor = (
+    renderer: Processor = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if text else structlog.processors.JSONRenderer()
     )
+    writer = Writer(sys.stderr, lambda lines: structlog.get_logger("ipamd.logs").error("log.lost", lines=lines))
+    atexit.register(writer.close)
+
+    def remember(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        if event["level"] != "debug":
+            fields = {key: value for key, value in event.items() if key not in ("event", "level")}
+            history.add(event["level"], event["event"], fields)
+        return event
+
+    def choose(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        if LEVELS.index(event["level"]) < LEVELS.index(settings.level):
+            raise structlog.DropEvent
+        return event
+
+    least = min("info", settings.level, key=LEVELS.index)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            remember,
+            choose,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, Patient(sys.stderr))),
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, least.upper())),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, writer)),
         cache_logger_on_first_use=True,
     )
     # Libraries that use the standard module: only what is wrong.
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=cast(TextIO, writer), force=True
+    )
+    return writer

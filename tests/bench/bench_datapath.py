@@ -42,6 +42,7 @@ from datapath_stage import (
 from datapath_state import Took, measure_state
 
 from ipamd import logs
+from ipamd.history import History
 from ipamd.settings import LogSettings
 
 PODS: Final = (0, 30, 110, 250, 737)
@@ -77,7 +78,7 @@ def main() -> None:
     args = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("run it as root: it makes network namespaces")
-    logs.set_up(LogSettings(level="error"))
+    logs.set_up(LogSettings(level="error"), History())
     rounds = args.rounds or (3 if args.quick else 9)
     seconds = args.seconds or (0.05 if args.quick else 0.1)
     pods = sorted(set(args.pods or (QUICK_PODS if args.quick else PODS)))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 import sys
+import threading
+import time
 
 import pytest
 import structlog
 
 from ipamd import logs
+from ipamd.history import History
 from ipamd.settings import LogSettings
 
 
@@ -29,21 +32,76 @@ class FullDisk(io.StringIO):
 
 def test_a_line_that_can_not_be_written_is_lost_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", FullDisk())
-    logs.set_up(LogSettings(format="json"))
+    writer = logs.set_up(LogSettings(format="json"), History())
     structlog.get_logger("t").error("ledger.unwritable", error="full")
+    writer.close()
+    assert not writer._thread.is_alive()
 
 
 def test_each_event_is_one_line_of_json(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
-    logs.set_up(LogSettings(format="json", level="warning"))
+    writer = logs.set_up(LogSettings(format="json", level="warning"), History())
     log = structlog.get_logger("t")
     log.info("unseen")
     try:
         raise ValueError("two\nlines")
     except ValueError:
         log.exception("seen", ip="10.0.0.1")
+    writer.close()
     (line,) = stream.getvalue().splitlines()
     event = json.loads(line)
     assert (event["event"], event["level"], event["ip"]) == ("seen", "error", "10.0.0.1")
     assert "two" in event["exception"] and event["timestamp"].endswith("Z")
+
+
+class Stuck(io.StringIO):
+    """A journald that was stopped: a write comes back only when `goes_on` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.goes_on.wait()
+        return super().write(text)
+
+
+def test_a_reader_who_does_not_read_holds_nobody_up_and_what_it_missed_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logs, "LINES_WAITING", 5)
+    stream = Stuck()
+    monkeypatch.setattr(sys, "stderr", stream)
+    writer = logs.set_up(LogSettings(format="json"), history := History())
+    log = structlog.get_logger("t")
+    for number in range(20):
+        log.info("busy", number=number)  # would hang here
+    assert [event.fields["number"] for event in history.last(100)] == list(range(20))
+    stream.goes_on.set()
+    while "log.lost" not in stream.getvalue():
+        time.sleep(0.001)
+    log.info("after")
+    writer.close()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    busy = [line["number"] for line in lines if line["event"] == "busy"]
+    assert busy == list(range(len(busy))) and len(busy) in (5, 6)  # one may have been in the writer's hand
+    assert [line["event"] for line in lines[len(busy) :]] == ["log.lost", "after"]
+    assert lines[-2]["lines"] == 20 - len(busy)
+
+
+def test_history_has_what_the_level_keeps_from_the_log_but_no_debugging(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    writer = logs.set_up(LogSettings(format="json", level="error"), history := History())
+    log = structlog.get_logger("t")
+    log.debug("detail")
+    log.info("pod.came", ip="10.0.0.1")
+    log.error("pod.lost")
+    writer.close()
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["pod.lost"]
+    assert [(e.number, e.level, e.name, e.fields) for e in history.last(9)] == [
+        (1, "info", "pod.came", {"ip": "10.0.0.1"}),
+        (2, "error", "pod.lost", {}),
+    ]
+    assert [event.name for event in history.last(9, "warning")] == ["pod.lost"]

@@ -1,0 +1,91 @@
+"""The last events in memory: what the log says, for `ipamctl events`, `status` and `explain`.
+
+A journal can be rotated away, or belong to somebody who is asleep; this is there as long as the daemon is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+# Some hundred bytes each.
+KEPT = 1000
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`number` counts from 1; `at` is in seconds since the epoch."""
+
+    number: int
+    at: float
+    level: str
+    name: str
+    fields: Mapping[str, Any]
+
+    def at_least(self, level: str) -> bool:
+        return LEVELS.index(self.level) >= LEVELS.index(level)
+
+
+class History:
+    """Filled from any thread, read in the event loop alone."""
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._events: deque[Event] = deque(maxlen=kept)
+        self._numbers = count(1)
+        self._followers: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
+        self._closed = False
+
+    def add(self, level: str, name: str, fields: Mapping[str, Any]) -> None:
+        self._events.append(Event(next(self._numbers), time.time(), level, name, fields))
+        self._wake()
+
+    def last(self, most: int, level: str = "info") -> list[Event]:
+        """The latest of at least that level, oldest first."""
+        found: list[Event] = []
+        for event in reversed(tuple(self._events)):
+            if len(found) == most:
+                break
+            if event.at_least(level):
+                found.append(event)
+        return found[::-1]
+
+    async def follow(self, level: str = "info") -> AsyncIterator[Event]:
+        """What comes from now on, until `close`. Who reads too slowly misses some: the numbers show it."""
+        seen = self._events[-1].number if self._events else 0
+        changed = asyncio.Event()
+        self._followers[changed] = asyncio.get_running_loop()
+        try:
+            while not self._closed:
+                changed.clear()
+                for event in self._after(seen):
+                    seen = event.number
+                    if event.at_least(level):
+                        yield event
+                if not changed.is_set():
+                    await changed.wait()
+        finally:
+            del self._followers[changed]
+
+    def close(self) -> None:
+        """Let go of whoever follows."""
+        self._closed = True
+        self._wake()
+
+    def _after(self, number: int) -> list[Event]:
+        found: list[Event] = []
+        for event in reversed(tuple(self._events)):
+            if event.number <= number:
+                break
+            found.append(event)
+        return found[::-1]
+
+    def _wake(self) -> None:
+        for changed, loop in tuple(self._followers.items()):
+            loop.call_soon_threadsafe(changed.set)
