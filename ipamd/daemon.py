@@ -124,6 +124,7 @@ async def _serve(live: LiveSettings, stack: AsyncExitStack) -> None:
             local=await network.local_addresses(),
             own=kept.own,
             limit=kept.limit,
+            drained=kept.drained,
         )
     )
     log.info("pool.restored", enis=len(enis), attachments=len(kept.attachments), cooling=len(kept.cooling))

@@ -28,6 +28,7 @@ _CODES = {
     Reason.NOT_AUTHORIZED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.SECURITY_GROUP_INVALID: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.DRAINING: grpc.StatusCode.UNAVAILABLE,
+    Reason.DRAINED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.CLOUD_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.LEDGER_UNWRITABLE: grpc.StatusCode.UNAVAILABLE,

@@ -4,7 +4,7 @@ What a commit survives: the death of this process, always. On tmpfs nothing more
 and with it every container whose address it holds. On a persistent file system each commit is synced, and the boot
 that wrote the records is kept beside them: after a reboot the containers are gone, so their records are dropped. So
 is what EC2 refused, since an instance changes its type only while it is stopped. Intents and own addresses stay: what
-EC2 was asked to do, and what it assigned, outlives the boot.
+EC2 was asked to do, and what it assigned, outlives the boot, and so does an operator's wish that the node be empty.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ipamd.pool.model import (
     Cooling,
     DropAttachment,
     DropCooling,
+    DropDrained,
     DropIntent,
     DropLimit,
     DropOwn,
@@ -33,6 +34,7 @@ from ipamd.pool.model import (
     Owner,
     PutAttachment,
     PutCooling,
+    PutDrained,
     PutIntent,
     PutLimit,
     PutOwn,
@@ -66,6 +68,7 @@ _STEPS = (
         """CREATE TABLE learnt_limit (
             only_row INTEGER PRIMARY KEY CHECK (only_row = 1), max_enis INTEGER NOT NULL, at REAL NOT NULL) STRICT""",
     ),
+    ("CREATE TABLE drained (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), at REAL NOT NULL) STRICT",),
 )
 SCHEMA_VERSION = len(_STEPS)
 
@@ -82,6 +85,8 @@ _PUT_OWN = "INSERT OR REPLACE INTO own VALUES (?, ?, ?)"
 _DROP_OWN = "DELETE FROM own WHERE eni_id = ?"
 _PUT_LIMIT = "INSERT OR REPLACE INTO learnt_limit VALUES (1, ?, ?)"
 _DROP_LIMIT = "DELETE FROM learnt_limit"
+_PUT_DRAINED = "INSERT OR REPLACE INTO drained VALUES (1, ?)"
+_DROP_DRAINED = "DELETE FROM drained"
 
 _TABLES_OF_A_BOOT = ("attachments", "cooling", "learnt_limit", "boot")
 
@@ -95,6 +100,7 @@ class Contents:
     intents: tuple[Intent, ...]
     own: tuple[OwnAddresses, ...] = ()
     limit: LearntLimit | None = None
+    drained: float | None = None
 
 
 class _Unusable(Exception):
@@ -137,6 +143,7 @@ class Ledger:
         execute = self._connection.execute
         try:
             limit = execute("SELECT max_enis, at FROM learnt_limit").fetchone()
+            drained = execute("SELECT at FROM drained").fetchone()
             return Contents(
                 tuple(map(_attachment, execute("SELECT * FROM attachments"))),
                 tuple(Cooling(*row) for row in execute("SELECT * FROM cooling")),
@@ -146,6 +153,7 @@ class Ledger:
                     for eni_id, own, others in execute("SELECT * FROM own")
                 ),
                 None if limit is None else LearntLimit(*limit),
+                None if drained is None else drained[0],
             )
         except sqlite3.Error as error:
             raise from_sqlite(error, self.path) from error
@@ -260,3 +268,7 @@ def _statement(record: Record) -> tuple[str, tuple[Any, ...]]:
             return _PUT_LIMIT, (max_enis, at)
         case DropLimit():
             return _DROP_LIMIT, ()
+        case PutDrained(at):
+            return _PUT_DRAINED, (at,)
+        case DropDrained():
+            return _DROP_DRAINED, ()

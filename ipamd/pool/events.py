@@ -30,7 +30,7 @@ class Started:
 
     `routed` are addresses that a pod's host route leads to: in use whether or not the ledger knows them. The
     value names the route's interface. `local` are addresses of the host's own interfaces: never a pod's. `own` has
-    no entry for an ENI of which the ledger knows nothing.
+    no entry for an ENI of which the ledger knows nothing. `drained` is when an operator drained the node.
     """
 
     enis: tuple[ObservedEni, ...]
@@ -41,6 +41,7 @@ class Started:
     local: frozenset[str] = frozenset()
     own: tuple[OwnAddresses, ...] = ()
     limit: LearntLimit | None = None
+    drained: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,16 @@ class DrainRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class Drained:
+    """An operator wants the node empty: nothing new is granted, and what is free goes back to EC2 at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undrained:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """The time that `Wake` asked for has come."""
 
@@ -213,5 +224,7 @@ Event = (
     | Outcome
     | TargetsChanged
     | DrainRequested
+    | Drained
+    | Undrained
     | TimePassed
 )

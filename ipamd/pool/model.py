@@ -22,6 +22,7 @@ class Reason(StrEnum):
     NOT_AUTHORIZED = "NOT_AUTHORIZED"
     SECURITY_GROUP_INVALID = "SECURITY_GROUP_INVALID"
     DRAINING = "DRAINING"
+    DRAINED = "DRAINED"
     TIMEOUT = "TIMEOUT"
     CLOUD_UNAVAILABLE = "CLOUD_UNAVAILABLE"
     LEDGER_UNWRITABLE = "LEDGER_UNWRITABLE"
@@ -257,6 +258,18 @@ class DropLimit:
     pass
 
 
+@dataclass(frozen=True, slots=True)
+class PutDrained:
+    """An operator has drained the node, at this time."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class DropDrained:
+    pass
+
+
 Record = (
     PutAttachment
     | DropAttachment
@@ -268,6 +281,8 @@ Record = (
     | DropOwn
     | PutLimit
     | DropLimit
+    | PutDrained
+    | DropDrained
 )
 
 

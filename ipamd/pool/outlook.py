@@ -26,9 +26,15 @@ def unready_reason(state: State, now: float) -> Refusal | None:
         return Refusal(Reason.NOT_READY, "the daemon has not learnt its ENIs yet", 1.0)
     if state.draining:
         return Refusal(Reason.DRAINING, "the daemon is stopping", 1.0)
+    if state.drained is not None:
+        return drained()
     if Supply(state, now).until(now + state.targets.allocate_wait) > len(state.waiting):
         return None
     return why(state, now)
+
+
+def drained() -> Refusal:
+    return Refusal(Reason.DRAINED, "this node was drained by an operator (ipamctl undrain ends it)", 60.0)
 
 
 class Supply:

@@ -38,10 +38,12 @@ from ipamd.pool.model import (
     AddressState,
     Attachment,
     AttachmentKey,
+    DropDrained,
     EniState,
     Limits,
     Owner,
     PutAttachment,
+    PutDrained,
     PutIntent,
     PutOwn,
     Reason,
@@ -88,6 +90,7 @@ class Pool(Audits):
         match event:
             case on.Started():
                 self._effects += restore(self, event, now)
+                self._aim()
                 self._begin_rounds(now)
             case on.AllocationRequested():
                 self._request(event, now)
@@ -102,9 +105,16 @@ class Pool(Audits):
             case on.DeviceGone():
                 self._device_gone(event, now)
             case on.TargetsChanged():
-                self.targets = event.targets
+                self.configured = event.targets
+                self._aim()
             case on.DrainRequested():
                 self.draining = True
+            case on.Drained() if self.drained is None:
+                self._drain(now, now)
+            case on.Undrained() if self.drained is not None:
+                self._drain(None, now)
+            case on.Drained() | on.Undrained():
+                pass
             case on.TimePassed():
                 self._wake_at = None
             case _:
@@ -134,11 +144,24 @@ class Pool(Audits):
             self._effects.append(do.Grant(event.request, held))
             return
         address = self._wanted(event.wanted, event.key) if event.wanted else None
-        if address is not None and not self.draining and len(self.inventory.attachments) < self.max_pods:
+        if address is not None and not self._closed and len(self.inventory.attachments) < self.max_pods:
             self._effects.append(do.Grant(event.request, self._assign(address, event.key, event.owner, now)))
             return
         deadline = min(event.deadline, now + self.targets.allocate_wait)
         self._enqueue(Waiting(event.request, event.key, event.owner, now, deadline))
+
+    @property
+    def _closed(self) -> bool:
+        """Nothing new is granted."""
+        return self.draining or self.drained is not None
+
+    def _drain(self, since: float | None, now: float) -> None:
+        self.drained = since
+        self._aim()
+        self._excess = None  # it was measured by other targets
+        self._write(DropDrained() if since is None else PutDrained(since))
+        counts = self.counts()
+        self._note("node.undrained" if since is None else "node.drained", "info", assigned=counts.assigned)
 
     def can_give(self, ip: str, key: AttachmentKey) -> bool:
         """Whether this very address can be had by that attachment now: one that is free, or that the attachment
@@ -214,7 +237,7 @@ class Pool(Audits):
     # Serving
 
     def _serve(self, now: float) -> None:
-        if self.draining:
+        if self._closed:
             return
         while self.waiting:
             waiting = next(iter(self.waiting.values()))
@@ -311,6 +334,10 @@ class Pool(Audits):
             for waiting in list(self.waiting.values()):
                 refusal = Refusal(Reason.DRAINING, "the daemon is stopping; ask again once it is back", 1.0)
                 self._send_away(waiting, refusal)
+            return
+        if self.drained is not None:
+            for waiting in list(self.waiting.values()):
+                self._send_away(waiting, outlook.drained())
             return
         while (due := self.next_due()) is not None and due.deadline <= now:
             self._send_away(due, outlook.why_late(self, due, self._slowest(now), now))

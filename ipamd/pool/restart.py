@@ -34,6 +34,7 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
     """Fill the empty state; returns the records and notes that follow."""
     state.started = True
     state.learnt_limit = event.limit
+    state.drained = event.drained
     effects: list[do.Effect] = []
     # What lies in the future was timed by a clock that has been set back since.
     attachments = {a.address: replace(a, since=min(a.since, now)) for a in event.attachments}

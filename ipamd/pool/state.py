@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from random import Random
 
@@ -52,7 +52,8 @@ class Setup:
 
 class State:
     def __init__(self, setup: Setup) -> None:
-        self.targets = setup.targets
+        self.configured = setup.targets
+        self.drained: float | None = None  # when an operator drained the node
         self.limits = setup.limits
         self._random = setup.random
         self._new_token = setup.new_token
@@ -75,6 +76,19 @@ class State:
         # In order of time; those of requests that wait no longer are dropped when they come up.
         self._deadlines: list[tuple[float, str]] = []
         self._counts: Counts | None = None
+        self._aim()
+
+    @property
+    def targets(self) -> Targets:
+        """What is aimed at now: on a drained node nothing but what pods have."""
+        return self._targets
+
+    def _aim(self) -> None:
+        self._targets = self.configured
+        if self.drained is not None:
+            self._targets = replace(
+                self.configured, warm_ips=0, warm_enis=0, minimum_ips=0, slack=0, release_delay=0.0
+            )
 
     def counts(self) -> Counts:
         """Summed up once after each change (`_recount`)."""

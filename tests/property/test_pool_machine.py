@@ -29,6 +29,7 @@ from ipamd.pool.model import (
     CreatedEni,
     DropAttachment,
     DropCooling,
+    DropDrained,
     DropIntent,
     DropLimit,
     DropOwn,
@@ -41,6 +42,7 @@ from ipamd.pool.model import (
     Owner,
     PutAttachment,
     PutCooling,
+    PutDrained,
     PutIntent,
     PutLimit,
     PutOwn,
@@ -233,6 +235,7 @@ class Ledger:
         self.intents: dict[str, Intent] = {}
         self.own: dict[str, OwnAddresses] = {}
         self.limit: LearntLimit | None = None
+        self.drained: float | None = None
 
     def apply(self, record: object) -> None:
         match record:
@@ -256,6 +259,10 @@ class Ledger:
                 self.limit = limit
             case DropLimit():
                 self.limit = None
+            case PutDrained(at):
+                self.drained = at
+            case DropDrained():
+                self.drained = None
             case _:
                 raise AssertionError(record)
 
@@ -335,6 +342,7 @@ class PoolMachine(RuleBasedStateMachine):
                 tuple(self.ledger.intents.values()),
                 own=tuple(self.ledger.own.values()),
                 limit=self.ledger.limit,
+                drained=self.ledger.drained,
             )
         )
 
@@ -710,6 +718,16 @@ class PoolMachine(RuleBasedStateMachine):
         self.feed(on.TargetsChanged(self.targets))
 
     @rule()
+    def drain(self) -> None:
+        """An operator's wish, which outlives the process."""
+        self.feed(on.Drained())
+        assert not self.open_requests
+
+    @rule()
+    def undrain(self) -> None:
+        self.feed(on.Undrained())
+
+    @rule()
     def calm(self) -> None:
         """Faults stop: the pool reaches its target, answers everybody and then asks nothing of EC2, unless the subnet
         is full: then it has taken what there was, and asks now and then."""
@@ -733,10 +751,11 @@ class PoolMachine(RuleBasedStateMachine):
         exhausted = pool.eni_slots() <= 0 and not roomy
         assert last_change < begun + 2 * 3600 or full, "the pool does not come to rest"
         assert not self.open_requests
-        reachable = min(self.targets.warm_ips, pool.max_pods - counts.assigned)
-        enough = counts.free >= reachable and counts.total >= min(self.targets.minimum_ips, pool.max_pods)
+        reachable = min(pool.targets.warm_ips, pool.max_pods - counts.assigned)
+        enough = counts.free >= reachable and counts.total >= min(pool.targets.minimum_ips, pool.max_pods)
         assert enough or full or exhausted, counts
         assert pool.excess() == 0 and counts.releasing == 0
+        assert self.ledger.drained is None or counts.free == 0
         assert all(eni["index"] is not None and not eni["keep"] for eni in self.cloud.enis.values())
         assert not self.ledger.cooling
         assert not [intent for intent in self.ledger.intents if not full]
@@ -773,6 +792,7 @@ class PoolMachine(RuleBasedStateMachine):
             return
         inventory = self.pool.inventory
         assert inventory.attachments == self.ledger.attachments
+        assert self.pool.drained == self.ledger.drained
         cooling = {c.address: c.released_at for c in self.ledger.cooling.values()}
         assert self.pool.inventory.cooling == cooling
         for eni_id, own in self.ledger.own.items():

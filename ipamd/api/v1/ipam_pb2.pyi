@@ -30,6 +30,7 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_ADDRESS_LIMIT: _ClassVar[Reason]
     REASON_RELEASED: _ClassVar[Reason]
     REASON_NETWORK_BROKEN: _ClassVar[Reason]
+    REASON_DRAINED: _ClassVar[Reason]
 REASON_UNSPECIFIED: Reason
 REASON_SUBNET_EXHAUSTED: Reason
 REASON_ENI_LIMIT: Reason
@@ -51,6 +52,7 @@ REASON_NOT_READY: Reason
 REASON_ADDRESS_LIMIT: Reason
 REASON_RELEASED: Reason
 REASON_NETWORK_BROKEN: Reason
+REASON_DRAINED: Reason
 
 class CniCall(_message.Message):
     __slots__ = ("container_id", "ifname", "netns", "args", "path", "config")
