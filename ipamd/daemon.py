@@ -18,6 +18,7 @@ from typing import TypeVar
 import structlog
 
 import ipamd
+from ipamd.api.administration import AdministrationService
 from ipamd.api.introspection import IntrospectionService
 from ipamd.api.ipam import IpamService
 from ipamd.api.server import ApiServer, claim
@@ -27,6 +28,7 @@ from ipamd.cloud.ec2 import Ec2
 from ipamd.cloud.imds import Imds
 from ipamd.cloud.port import CloudError, Identity
 from ipamd.cloud.token import new_token
+from ipamd.history import History
 from ipamd.host import HostError, HostNetwork
 from ipamd.host.clashes import find_clashes
 from ipamd.install import InstallError, write_conflist
@@ -48,7 +50,7 @@ STOP_GRACE = 5.0
 T = TypeVar("T")
 
 
-async def run(live: LiveSettings) -> None:
+async def run(live: LiveSettings, history: History) -> None:
     """Serve until SIGTERM or SIGINT. Raises `LedgerError`, `HostError`, `SocketUnusable`, and whatever a fault of
     the daemon's own raised."""
     stopping = asyncio.Event()
@@ -57,7 +59,7 @@ async def run(live: LiveSettings) -> None:
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, live.hang_up)
     async with AsyncExitStack() as stack:
-        serving = asyncio.ensure_future(_serve(live, stack))
+        serving = asyncio.ensure_future(_serve(live, history, stack))
         until = asyncio.ensure_future(stopping.wait())
         await asyncio.wait((serving, until), return_when=asyncio.FIRST_COMPLETED)
         until.cancel()
@@ -71,7 +73,7 @@ async def run(live: LiveSettings) -> None:
             raise error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
 
 
-async def _serve(live: LiveSettings, stack: AsyncExitStack) -> None:
+async def _serve(live: LiveSettings, history: History, stack: AsyncExitStack) -> None:
     settings = live.loaded.settings
     manager = ServiceManager()
     log.info("daemon.starting", version=ipamd.__version__, pid=os.getpid(), socket=str(settings.api.socket))
@@ -79,7 +81,7 @@ async def _serve(live: LiveSettings, stack: AsyncExitStack) -> None:
     stack.callback(ledger.close)
     if ledger.set_aside is not None:
         log.error("ledger.set_aside", file=str(ledger.set_aside), path=str(settings.ledger.path))
-    claim(settings.api.socket)
+    claim(settings.api)
     spool = Spool(settings.cni.spool_dir)
 
     manager.notify("STATUS=asking the instance metadata service who this node is")
@@ -130,14 +132,16 @@ async def _serve(live: LiveSettings, stack: AsyncExitStack) -> None:
     log.info("pool.restored", enis=len(enis), attachments=len(kept.attachments), cooling=len(kept.cooling))
 
     server = ApiServer(
-        settings.api.socket,
+        settings.api,
         IpamService(runner, network, settings.host),
-        IntrospectionService(runner, identity, live, budget),
+        IntrospectionService(runner, network, identity, live, budget, history),
+        AdministrationService(runner),
     )
     await server.start()
     stack.push_async_callback(server.stop, STOP_GRACE)
     # First of all whoever waits is told to ask the successor, while the server can still say it.
     stack.callback(runner.feed, on.DrainRequested())
+    stack.callback(history.close)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_watch(runner))
         tasks.create_task(runner.reconciler.run())

@@ -46,6 +46,9 @@ class History:
         self._events.append(Event(next(self._numbers), time.time(), level, name, fields))
         self._wake()
 
+    def __len__(self) -> int:
+        return len(self._events)
+
     def last(self, most: int, level: str = "info") -> list[Event]:
         """The latest of at least that level, oldest first."""
         found: list[Event] = []
@@ -56,9 +59,14 @@ class History:
                 found.append(event)
         return found[::-1]
 
-    async def follow(self, level: str = "info") -> AsyncIterator[Event]:
-        """What comes from now on, until `close`. Who reads too slowly misses some: the numbers show it."""
-        seen = self._events[-1].number if self._events else 0
+    @property
+    def newest(self) -> int:
+        """The number of the latest event; 0: there was none."""
+        return self._events[-1].number if self._events else 0
+
+    async def follow(self, seen: int, level: str = "info") -> AsyncIterator[Event]:
+        """What came and comes after event number `seen`, until `close`. Who reads too slowly misses some: the numbers
+        show it."""
         changed = asyncio.Event()
         self._followers[changed] = asyncio.get_running_loop()
         try:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from ipamd.cloud.port import Cloud, CloudError, Identity
+from ipamd.cloud.port import Cloud, CloudError, Identity, Priority
 from ipamd.host import EniNetwork, HostError, HostNetwork, NodeNetwork, PodNetwork, Reconciler
 from ipamd.ledger import Ledger, LedgerError
 from ipamd.pool import effects as do
@@ -38,9 +39,10 @@ from ipamd.pool.model import (
     Record,
     Refusal,
 )
-from ipamd.pool.pool import Pool
+from ipamd.pool.pool import COLLECT_MINIMUM_AGE, Pool
 from ipamd.urgency import priority_of
 from ipamd.veth import host_link
+from ipamd.witnesses import Compared, compare
 
 log = structlog.get_logger("ipamd.pool")
 
@@ -49,6 +51,9 @@ LINK_TIMEOUT = 60.0
 
 # Seconds between tries to write what is owed to a ledger that refused it.
 LEDGER_RETRY = 1.0
+
+# Seconds between the two looks of an audit: longer than a change takes to show everywhere, as a rule.
+SECOND_LOOK = 2.0
 
 GIVEN_UP = Refusal(
     Reason.DRAINING, "the daemon met a fault of its own and starts again; its log has the details", 1.0
@@ -136,6 +141,43 @@ class PoolRunner:
         """What was released because the runtime no longer knows it. Raises `Refused` when the runner has failed."""
         answer: tuple[Attachment, ...] = await self._ask(request, on.CollectRequested(request, network, valid))
         return answer
+
+    async def drain(self) -> None:
+        """An operator wants the node empty; on record when this returns, unless the ledger can't be written."""
+        await self._tell(on.Drained())
+
+    async def undrain(self) -> None:
+        await self._tell(on.Undrained())
+
+    async def _tell(self, event: on.Event) -> None:
+        """Raises `Refused` when the runner has failed."""
+        if self.failed.done():
+            raise Refused(GIVEN_UP)
+        self.feed(event)
+        await asyncio.sleep(0)  # the end of this turn, and its commit, come first
+
+    async def vanished(self) -> list[Attachment]:
+        """Attachments that have left no trace, and are old enough not to be in the middle of their ADD. Raises
+        `HostError`."""
+        gone = await self._gone()
+        held = (self.pool.inventory.attachments.get(key) for key in gone)
+        return [a for a in held if a is not None and self.clock() - a.since > COLLECT_MINIMUM_AGE]
+
+    async def compare(self) -> Compared:
+        """What EC2, the ledger and the kernel say differently, in each of two looks. Raises `CloudError`, `HostError`
+        or `LedgerError`."""
+        first = await self._compare_once()
+        if not first.mismatches:
+            return first
+        await asyncio.sleep(SECOND_LOOK)
+        second = await self._compare_once()
+        before = {(mismatch.kind, mismatch.subject) for mismatch in first.mismatches}
+        lasting = tuple(m for m in second.mismatches if (m.kind, m.subject) in before)
+        return replace(second, mismatches=lasting)
+
+    async def _compare_once(self) -> Compared:
+        seen = await self._read_all(self._cloud.at(Priority.WARM), ())
+        return compare(self.pool, self._ledger.load().attachments, seen, self.clock())
 
     async def _ask(self, request: str, event: on.Event) -> Any:
         if self.failed.done():
@@ -334,12 +376,14 @@ class PoolRunner:
                 return on.AttachmentsSought(op, await self._gone())
 
     async def _audit(self, op: int, cloud: Cloud) -> on.Audited:
-        abandoned = await self._abandoned(cloud)
+        return replace(await self._read_all(cloud, await self._abandoned(cloud)), op=op)
+
+    async def _read_all(self, cloud: Cloud, abandoned: Iterable[ObservedEni]) -> on.Audited:
         enis = await cloud.describe_enis()
         # The kernel last: an address that a pod has by now must not look unused.
         routed = await self._network.pod_routes()
         local = await self._network.local_addresses()
-        return on.Audited(op, tuple(enis), tuple(abandoned), tuple(routed.items()), local)
+        return on.Audited(0, tuple(enis), tuple(abandoned), tuple(routed.items()), local)
 
     async def _abandoned(self, cloud: Cloud) -> list[ObservedEni]:
         """What gone nodes of the cluster have left. It takes a permission more than this node's own ENIs do, so the

@@ -46,6 +46,11 @@ class _Section(BaseModel):
 
 class ApiSettings(_Section):
     socket: Path = Field(Path("/run/ipamd/ipamd.sock"), description="gRPC socket (mode 0600)")
+    read_group: str = Field(
+        "",
+        description="group that may look, and change nothing, by api.read_socket; empty: root alone, by api.socket",
+    )
+    read_socket: Path = Field(Path("/run/ipamd/read.sock"), description="gRPC socket for api.read_group (mode 0660)")
 
 
 class PoolSettings(_Section):

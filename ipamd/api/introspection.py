@@ -1,21 +1,30 @@
-"""The `Introspection` service: the pool's state as messages. Reads only."""
+"""The `Introspection` service: what is there, what happened and why, as messages. Reads only."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.struct_pb2 import Struct
 
 import ipamd
+from ipamd.api.explanation import Explainer
+from ipamd.api.stamp import timestamp
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.api.v1 import introspection_pb2_grpc
 from ipamd.cloud.budget import BucketView, RateBudget
-from ipamd.cloud.port import Identity, Priority
-from ipamd.host import Health
+from ipamd.cloud.port import CloudError, Identity, Priority
+from ipamd.history import LEVELS, Event, History
+from ipamd.host import Health, HostError, HostNetwork
+from ipamd.ledger import LedgerError
+from ipamd.pool.explain import Explanation
 from ipamd.pool.inventory import Eni
 from ipamd.pool.outlook import unready_reason
+from ipamd.pool.subnets import Subnet
 from ipamd.reload import LiveSettings, is_live
 from ipamd.runner import PoolRunner
 from ipamd.veth import host_link
@@ -24,9 +33,29 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 
+# Warnings and errors that one page shows.
+TROUBLES = 5
+
+# Seconds for which an audit's answer serves whoever asks next: each costs calls of EC2.
+AUDIT_LASTS = 5.0
+
+
 class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
-    def __init__(self, runner: PoolRunner, identity: Identity, live: LiveSettings, budget: RateBudget) -> None:
+    def __init__(
+        self,
+        runner: PoolRunner,
+        network: HostNetwork,
+        identity: Identity,
+        live: LiveSettings,
+        budget: RateBudget,
+        history: History,
+    ) -> None:
         self._runner = runner
+        self._history = history
+        self._explainer = Explainer(runner, network, budget, history)
+        self._auditing = asyncio.Lock()
+        self._audited: pb.AuditReply | None = None
+        self._audited_at = 0.0
         self._pool = runner.pool
         self._identity = identity
         self._live = live
@@ -42,7 +71,7 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
             instance_type=self._identity.instance_type,
             availability_zone=self._identity.availability_zone,
             version=ipamd.__version__,
-            started=_timestamp(self._started),
+            started=timestamp(self._started),
             counts=pb.Counts(
                 free=counts.free,
                 assigned=counts.assigned,
@@ -72,12 +101,15 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
                     scope=backoff.scope,
                     reason=backoff.policy.reason,
                     message=f"{backoff.failure.action}: {backoff.failure.code}: {backoff.failure.message}",
-                    until=_timestamp(backoff.until),
+                    until=timestamp(backoff.until),
                 )
                 for backoff in pool.backoffs.all_active(now)
             ],
             budget=[_bucket(bucket) for bucket in self._budget.view()],
             host=_host(self._runner.reconciler.health()),
+            troubles=[_event(event) for event in self._history.last(TROUBLES, "warning")],
+            subnets=[_subnet(pool.subnets[subnet_id]) for subnet_id in pool.subnets.ids],
+            drained=None if pool.drained is None else timestamp(pool.drained),
         )
 
     async def GetSettings(self, request: pb.GetSettingsRequest, context: Context) -> pb.GetSettingsReply:
@@ -95,7 +127,7 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
     async def ListAddresses(self, request: pb.ListAddressesRequest, context: Context) -> pb.ListAddressesReply:
         return pb.ListAddressesReply(
             addresses=[
-                pb.Address(ip=a.ip, eni=a.eni.id, state=a.state, since=_timestamp(a.since))
+                pb.Address(ip=a.ip, eni=a.eni.id, state=a.state, since=timestamp(a.since))
                 for a in self._pool.inventory.addresses.values()
             ]
         )
@@ -113,7 +145,7 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
                     pod_namespace=a.owner.pod_namespace,
                     pod_uid=a.owner.pod_uid,
                     netns=a.owner.netns,
-                    since=_timestamp(a.since),
+                    since=timestamp(a.since),
                     host_ifname=host_link(a.key),
                 )
                 for a in self._pool.inventory.attachments.values()
@@ -129,13 +161,92 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
                     ifname=w.key.ifname,
                     pod_name=w.owner.pod_name,
                     pod_namespace=w.owner.pod_namespace,
-                    since=_timestamp(w.since),
-                    deadline=_timestamp(w.deadline),
+                    since=timestamp(w.since),
+                    deadline=timestamp(w.deadline),
                     request_id=w.request,
                 )
                 for w in self._pool.waiting.values()
             ]
         )
+
+    async def WatchEvents(self, request: pb.WatchEventsRequest, context: Context) -> AsyncIterator[pb.Event]:
+        level = request.level or "info"
+        if level not in LEVELS:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"level {level!r}: info, warning or error")
+        seen = self._history.newest
+        for event in self._history.last(request.last, level):
+            yield _event(event)
+        if request.follow:
+            async for event in self._history.follow(seen, level):
+                yield _event(event)
+
+    async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.Explanation:
+        if request.WhichOneof("subject") != "pod":
+            return _explanation(self._explainer.pool())
+        if not request.pod:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "which pod? Its name, or its container's id")
+        found = await self._explainer.pods(request.pod)
+        if not found:
+            message = (
+                f"{request.pod}: no such pod waits or has an address, and the last {len(self._history)} events don't "
+                "name it: did its runtime call the plugin at all? (crictl ps, journalctl -u containerd)"
+            )
+            await context.abort(grpc.StatusCode.NOT_FOUND, message)
+        return _explanation(*found)
+
+    async def Audit(self, request: pb.AuditRequest, context: Context) -> pb.AuditReply:
+        async with self._auditing:
+            now = self._runner.clock()
+            if self._audited is not None and now - self._audited_at < AUDIT_LASTS:
+                return self._audited
+            try:
+                compared = await self._runner.compare()
+            except (CloudError, HostError, LedgerError) as error:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, f"not all could be read: {error}")
+            self._audited_at = self._runner.clock()
+            self._audited = pb.AuditReply(
+                at=timestamp(self._audited_at),
+                mismatches=[pb.Mismatch(**asdict(mismatch)) for mismatch in compared.mismatches],
+                enis=compared.enis,
+                addresses=compared.addresses,
+                attachments=compared.attachments,
+                routes=compared.routes,
+            )
+            return self._audited
+
+
+def _event(event: Event) -> pb.Event:
+    fields = Struct()
+    fields.update({key: _plain(value) for key, value in event.fields.items()})
+    return pb.Event(number=event.number, at=timestamp(event.at), level=event.level, name=event.name, fields=fields)
+
+
+def _plain(value: Any) -> Any:
+    """As protobuf's Struct takes it."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else str(value)
+
+
+def _explanation(first: Explanation, *more: Explanation) -> pb.Explanation:
+    """Of several, as a pod with two interfaces has them, the others follow the first."""
+    for other in more:
+        first.because += [other.headline, *other.because]
+        first.next += other.next
+        first.advice += other.advice
+    return pb.Explanation(
+        state=first.state,
+        headline=first.headline,
+        because=first.because,
+        next=list(dict.fromkeys(first.next)),
+        advice=list(dict.fromkeys(first.advice)),
+        numbers=first.numbers,
+    )
+
+
+def _subnet(subnet: Subnet) -> pb.Subnet:
+    read = subnet.available is not None
+    return pb.Subnet(id=subnet.id, available=subnet.available or 0, seen=timestamp(subnet.read_at) if read else None)
 
 
 def _eni(eni: Eni) -> pb.Eni:
@@ -161,15 +272,15 @@ def _eni(eni: Eni) -> pb.Eni:
 def _host(health: Health) -> pb.HostNetwork:
     return pb.HostNetwork(
         repairs=health.repairs,
-        last_repair=None if health.last_repair is None else _timestamp(health.last_repair),
+        last_repair=None if health.last_repair is None else timestamp(health.last_repair),
         last_what=health.last_what,
         last_by=health.last_by,
         disputes=[
             pb.Dispute(
                 what=dispute.what,
                 by=dispute.by,
-                since=_timestamp(dispute.since),
-                last=_timestamp(dispute.last),
+                since=timestamp(dispute.since),
+                last=timestamp(dispute.last),
                 repairs=dispute.repairs,
                 delay=dispute.delay,
             )
@@ -198,9 +309,3 @@ def _bucket(bucket: BucketView) -> pb.Bucket:
             for priority in Priority
         ],
     )
-
-
-def _timestamp(seconds: float) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromNanoseconds(int(seconds * 1e9))
-    return stamp

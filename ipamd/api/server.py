@@ -1,7 +1,9 @@
-"""The gRPC server on its Unix socket: our services, health and reflection."""
+"""The gRPC servers on their Unix sockets: one for root with all services, health and reflection, and one for a group
+that may look."""
 
 from __future__ import annotations
 
+import grp
 import os
 import socket
 from pathlib import Path
@@ -10,13 +12,23 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from ipamd.api.administration import AdministrationService
 from ipamd.api.introspection import IntrospectionService
 from ipamd.api.ipam import IpamService
-from ipamd.api.v1 import introspection_pb2, introspection_pb2_grpc, ipam_pb2, ipam_pb2_grpc
+from ipamd.api.v1 import (
+    administration_pb2,
+    administration_pb2_grpc,
+    introspection_pb2,
+    introspection_pb2_grpc,
+    ipam_pb2,
+    ipam_pb2_grpc,
+)
+from ipamd.settings import ApiSettings
 
 SERVICES = (
     ipam_pb2.DESCRIPTOR.services_by_name["Ipam"].full_name,
     introspection_pb2.DESCRIPTOR.services_by_name["Introspection"].full_name,
+    administration_pb2.DESCRIPTOR.services_by_name["Administration"].full_name,
 )
 
 
@@ -25,27 +37,39 @@ class SocketUnusable(Exception):
 
 
 class ApiServer:
-    def __init__(self, path: Path, ipam: IpamService, introspection: IntrospectionService) -> None:
-        self._path = path
+    def __init__(
+        self,
+        settings: ApiSettings,
+        ipam: IpamService,
+        introspection: IntrospectionService,
+        administration: AdministrationService,
+    ) -> None:
+        self._settings = settings
+        self._introspection = introspection
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._server = _server()
         ipam_pb2_grpc.add_IpamServicer_to_server(ipam, self._server)
         introspection_pb2_grpc.add_IntrospectionServicer_to_server(introspection, self._server)
+        administration_pb2_grpc.add_AdministrationServicer_to_server(administration, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self._reader: grpc.aio.Server | None = None
 
     async def start(self) -> None:
-        """Serve root alone. Raises `SocketUnusable`."""
-        claim(self._path)
-        before = os.umask(0o177)
-        try:
-            self._server.add_insecure_port(f"unix:{self._path}")
-        except RuntimeError as error:
-            raise SocketUnusable(f"api.socket {self._path} can't be served: {error}") from None
-        finally:
-            os.umask(before)
+        """Raises `SocketUnusable`."""
+        claim(self._settings)
+        _listen(self._server, self._settings.socket, 0o600, "api.socket")
         await self._server.start()
         await self.set_serving(False)
+        if self._settings.read_group:
+            await self._start_reader()
+
+    async def _start_reader(self) -> None:
+        self._reader = _server()
+        introspection_pb2_grpc.add_IntrospectionServicer_to_server(self._introspection, self._reader)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._reader)
+        _listen(self._reader, self._settings.read_socket, 0o660, "api.read_socket", _reading_group(self._settings))
+        await self._reader.start()
 
     async def set_serving(self, serving: bool) -> None:
         state = health_pb2.HealthCheckResponse
@@ -54,21 +78,58 @@ class ApiServer:
 
     async def stop(self, grace: float) -> None:
         await self._health.enter_graceful_shutdown()
+        if self._reader is not None:
+            await self._reader.stop(grace)
+            self._settings.read_socket.unlink(missing_ok=True)
         await self._server.stop(grace)
-        self._path.unlink(missing_ok=True)
+        self._settings.socket.unlink(missing_ok=True)
 
 
-def claim(path: Path) -> None:
-    """Take away the socket of a daemon that died; never that of one that lives. To be called before anything is
+def _server() -> grpc.aio.Server:
+    return grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+
+
+def _listen(server: grpc.aio.Server, path: Path, mode: int, setting: str, group: int = -1) -> None:
+    """Raises `SocketUnusable`."""
+    before = os.umask(0o177)  # nobody else from its first moment on
+    try:
+        server.add_insecure_port(f"unix:{path}")
+        os.chown(path, -1, group)
+        path.chmod(mode)
+    except (OSError, RuntimeError) as error:
+        raise SocketUnusable(f"{setting} {path} can't be served: {error}") from None
+    finally:
+        os.umask(before)
+
+
+def claim(settings: ApiSettings) -> None:
+    """Take away the sockets of a daemon that died; never those of one that lives. To be called before anything is
     changed on the node: a second daemon on it must do no harm. Raises `SocketUnusable`."""
+    _claim(settings.socket, "api.socket")
+    if settings.read_group:
+        _reading_group(settings)
+        _claim(settings.read_socket, "api.read_socket")
+
+
+def _reading_group(settings: ApiSettings) -> int:
+    name = settings.read_group
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise SocketUnusable(
+            f"api.read_group: there is no group {name!r} on this host (groupadd --system {name})"
+        ) from None
+
+
+def _claim(path: Path, setting: str) -> None:
     if len(os.fsencode(path)) > 107:
-        raise SocketUnusable(f"api.socket {path} is longer than the 107 bytes that a Unix socket's path may have")
+        raise SocketUnusable(f"{setting} {path} is longer than the 107 bytes that a Unix socket's path may have")
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         if not path.exists():
             return
         if not path.is_socket():
-            raise SocketUnusable(f"api.socket {path} is no socket: remove it, or set another path")
+            raise SocketUnusable(f"{setting} {path} is no socket: remove it, or set another path")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(1)
             try:
@@ -77,7 +138,7 @@ def claim(path: Path) -> None:
                 path.unlink(missing_ok=True)
             else:
                 raise SocketUnusable(
-                    f"api.socket {path}: another ipamd serves it: stop that one, or give this one its own api.socket"
+                    f"{setting} {path}: another ipamd serves it: stop that one, or give this one its own {setting}"
                 )
     except OSError as error:
-        raise SocketUnusable(f"api.socket {path} can't be served: {error.strerror or error}") from None
+        raise SocketUnusable(f"{setting} {path} can't be served: {error.strerror or error}") from None

@@ -18,7 +18,7 @@ import structlog
 from cni_shim.names import DISCARDED_GROUP
 from ipamd.host import netlink
 from ipamd.host.errors import HostError
-from ipamd.host.links import IFLA_GROUP
+from ipamd.host.links import IFF_UP, IFLA_GROUP, IFLA_IFNAME
 
 log = structlog.get_logger("ipamd.host")
 
@@ -52,6 +52,19 @@ class Discarded:
                     log.error("host.links_not_deleted", error=str(error), retry_in=RETRY)
                 self._error = str(error)
                 asyncio.get_running_loop().call_later(RETRY, self._wake.set)
+
+
+def discard(name: str) -> None:
+    """Cut a pair off at the host's end, as the plugin's DEL does, and leave it to be deleted with the others; that it
+    is gone already is fine. Raises `HostError`."""
+    payload = netlink.IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, IFF_UP)  # changes this flag, to: not set
+    payload += netlink.attribute(IFLA_IFNAME, name.encode() + b"\0")
+    payload += netlink.attribute(IFLA_GROUP, struct.pack("=I", DISCARDED_GROUP))
+    try:
+        netlink.change(socket.NETLINK_ROUTE, netlink.RTM_NEWLINK, payload)
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise HostError(f"{name} can't be set down: {error.strerror or error}") from error
 
 
 def _delete_group(group: int) -> None:

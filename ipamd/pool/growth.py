@@ -21,6 +21,11 @@ class Growth(Reuse):
         super().__init__(setup)
         self._grow_at: float | None = None
 
+    @property
+    def grow_at(self) -> float | None:
+        """When the deficit is met, once requests have gathered."""
+        return self._grow_at
+
     def _take_back_leaving(self, now: float) -> None:
         """Growth goes before: what is wanted again stays, unless the call that removes it was sent."""
         if self.deficit() <= 0:

@@ -163,6 +163,11 @@ class Pool(Audits):
         counts = self.counts()
         self._note("node.undrained" if since is None else "node.drained", "info", assigned=counts.assigned)
 
+    @property
+    def shrink_at(self) -> float | None:
+        """When the excess will have lasted, if there is one."""
+        return None if self._excess is None else self._excess.since + self.targets.release_delay
+
     def can_give(self, ip: str, key: AttachmentKey) -> bool:
         """Whether this very address can be had by that attachment now: one that is free, or that the attachment
         itself has, or has released a moment ago. Its own flows need not be forgotten before it goes on with them."""
@@ -369,8 +374,8 @@ class Pool(Audits):
             times.append(self._grow_at)
         if self.started and not self.draining:
             times += self._round_times() + self._reuse_times(now)
-        if self._excess is not None:
-            times.append(self._excess.since + self.targets.release_delay)
+        if (shrink_at := self.shrink_at) is not None:
+            times.append(shrink_at)
         end = self.backoffs.next_end(now)
         if end is not None:
             times.append(end)

@@ -43,6 +43,10 @@ class UnderWay(State):
         self._unbound[effect.op] = effect
         self._effects.append(effect)
 
+    def under_way(self) -> tuple[Operation, ...]:
+        """The operations on ENIs that have not been answered yet."""
+        return tuple(self._operations.values())
+
     def _under_way(self, kind: type[do.Operation]) -> bool:
         """Whether one of this kind, that concerns no single ENI, has not been answered yet."""
         return any(isinstance(effect, kind) for effect in self._unbound.values())

@@ -17,7 +17,7 @@ def test_the_oldest_make_room() -> None:
 
 
 async def _names(history: History, names: list[Event], level: str = "info") -> None:
-    async for event in history.follow(level):
+    async for event in history.follow(history.newest, level):
         names.append(event)
 
 
@@ -41,7 +41,7 @@ async def test_two_followers_each_see_everything_from_then_on_until_the_end() ->
 
 async def test_who_reads_too_slowly_sees_by_the_numbers_that_something_is_missing() -> None:
     history = History(kept=2)
-    follower = history.follow()
+    follower = history.follow(history.newest)
     pending = asyncio.ensure_future(anext(follower))
     await asyncio.sleep(0)
     for name in "abcd":

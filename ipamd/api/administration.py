@@ -1,0 +1,90 @@
+"""The `Administration` service: what an operator may have done by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import structlog
+
+from ipamd.api.stamp import timestamp
+from ipamd.api.v1 import administration_pb2 as pb
+from ipamd.api.v1 import administration_pb2_grpc
+from ipamd.host import HostError
+from ipamd.host.discarded import discard
+from ipamd.pool.model import Attachment, AttachmentKey
+from ipamd.runner import PoolRunner, Refused
+from ipamd.veth import host_link
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+log = structlog.get_logger("ipamd.api")
+
+_numbers = count(1)
+
+
+class AdministrationService(administration_pb2_grpc.AdministrationServicer):
+    def __init__(self, runner: PoolRunner) -> None:
+        self._runner = runner
+
+    async def ReleaseAttachment(
+        self, request: pb.ReleaseAttachmentRequest, context: Context
+    ) -> pb.ReleasedAttachment:
+        key = AttachmentKey(request.network, request.container_id, request.ifname)
+        if key not in self._runner.pool.inventory.attachments:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"{key} holds no address: see ipamctl pods")
+        try:
+            # As in a DEL: nothing of the container may use the address any more when somebody else gets it.
+            await asyncio.to_thread(discard, host_link(key))
+            released = await self._release(key)
+        except (HostError, Refused) as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        if released is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"{key} was released by its runtime meanwhile")
+        return _released(released)
+
+    async def CollectVanished(self, request: pb.CollectVanishedRequest, context: Context) -> pb.CollectVanishedReply:
+        try:
+            gone = await self._runner.vanished()
+            if not request.only_look:
+                gone = [released for attachment in gone if (released := await self._release(attachment.key))]
+        except (HostError, Refused) as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        return pb.CollectVanishedReply(released=[_released(attachment) for attachment in gone])
+
+    async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainReply:
+        try:
+            await self._runner.drain()
+        except Refused as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        pool = self._runner.pool
+        since = None if pool.drained is None else timestamp(pool.drained)
+        return pb.DrainReply(since=since, attachments=len(pool.inventory.attachments))
+
+    async def Undrain(self, request: pb.UndrainRequest, context: Context) -> pb.UndrainReply:
+        try:
+            await self._runner.undrain()
+        except Refused as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        return pb.UndrainReply()
+
+    async def _release(self, key: AttachmentKey) -> Attachment | None:
+        released = await self._runner.release(f"operator-{next(_numbers)}", key, None)
+        if released is not None:
+            log.info("attachment.released", key=str(key), ip=released.address, by="operator")
+        return released
+
+
+def _released(attachment: Attachment) -> pb.ReleasedAttachment:
+    key, owner = attachment.key, attachment.owner
+    return pb.ReleasedAttachment(
+        network=key.network,
+        container_id=key.container_id,
+        ifname=key.ifname,
+        ip=attachment.address,
+        pod_name=owner.pod_name,
+        pod_namespace=owner.pod_namespace,
+    )

@@ -1,0 +1,136 @@
+"""Finds what an explanation is asked of, and adds what the pool can't know: the node's own rate budget, the kernel,
+and what happened before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ipamd.cloud.budget import RateBudget
+from ipamd.history import KEPT, Event, History
+from ipamd.host import HostError, HostNetwork
+from ipamd.pool.explain import Explanation, explain_attachment, explain_pool, explain_waiting, span
+from ipamd.pool.model import Attachment, AttachmentKey, Owner
+from ipamd.pool.state import Waiting
+from ipamd.runner import PoolRunner
+from ipamd.veth import host_link
+
+# What the log says of one attachment, and the state that it is in then.
+ENDS = {"attachment.refused": "refused", "attachment.released": "released", "attachment.collected": "released"}
+
+
+class Explainer:
+    def __init__(self, runner: PoolRunner, network: HostNetwork, budget: RateBudget, history: History) -> None:
+        self._runner = runner
+        self._network = network
+        self._budget = budget
+        self._history = history
+
+    def pool(self) -> Explanation:
+        explanation = explain_pool(self._runner.pool, self._runner.clock())
+        explanation.because += self._in_the_budget()
+        if broken := self._runner.reconciler.health().error:
+            explanation.because.append(f"This node's network is not in order: {broken}.")
+            explanation.advice.append("ipamctl doctor looks for what is in the way.")
+        return explanation
+
+    async def pods(self, named: str) -> list[Explanation]:
+        """One for each interface that fits the name: those that wait first, then those that are attached; if there is
+        none, what became of the last one. Empty: nothing is known of it."""
+        pool, now = self._runner.pool, self._runner.clock()
+        waiting = [w for w in pool.waiting.values() if _fits(named, w.key, w.owner)]
+        attached = [a for a in pool.inventory.attachments.values() if _fits(named, a.key, a.owner)]
+        found = [self._waiting(each, now) for each in waiting]
+        found += [await self._attached(each, now) for each in attached]
+        return found or [self._ended(event, named) for event in self._last_of(named)]
+
+    def _waiting(self, waiting: Waiting, now: float) -> Explanation:
+        explanation = explain_waiting(self._runner.pool, waiting, _who(waiting.key, waiting.owner), now)
+        explanation.because += self._in_the_budget()
+        if refusals := self._refusals(waiting.owner):
+            last = refusals[-1]
+            times = "once" if len(refusals) == 1 else f"{len(refusals)} times"
+            explanation.because.append(
+                f"It was refused {times} before, the last time {self._ago(last)} ago: {last.fields['message']}."
+            )
+        return explanation
+
+    async def _attached(self, attachment: Attachment, now: float) -> Explanation:
+        explanation = explain_attachment(self._runner.pool, attachment, _who(attachment.key, attachment.owner), now)
+        link = host_link(attachment.key)
+        try:
+            via = (await self._network.pod_routes()).get(attachment.address)
+        except HostError as error:
+            explanation.because.append(f"The kernel's routes can't be read: {error}.")
+        else:
+            if via == link:
+                explanation.because.append(f"The host's route to it leads to {link}, as it should.")
+            else:
+                found = f"leads to {via}" if via else "is missing"
+                explanation.because.append(f"But the host's route to it {found}, where {link} is expected.")
+                explanation.advice.append("ipamctl audit shows what else differs; delete the pod if it lasts.")
+        for event in self._history.last(KEPT):
+            fields = event.fields
+            if event.name == "attachment.granted" and fields["ip"] == attachment.address:
+                explanation.numbers["waited_ms"] = fields["waited_ms"]
+        return explanation
+
+    def _ended(self, event: Event, named: str) -> Explanation:
+        state, fields = ENDS[event.name], event.fields
+        if state == "refused":
+            explanation = Explanation(
+                state, f"{named} was refused {self._ago(event)} ago: {fields['reason']}.", [f"{fields['message']}."]
+            )
+            explanation.because.append(f"It had waited {span(float(fields['waited_ms']) / 1000)}.")
+            explanation.next.append("The runtime tries again by itself, with a new sandbox; nothing waits here now.")
+            explanation.advice.append("ipamctl explain pool says how the pool fares now.")
+            return explanation
+        why = "its container was gone" if event.name == "attachment.collected" else "its runtime asked for it"
+        if fields.get("by") == "operator":
+            why = "an operator asked for it (ipamctl release)"
+        headline = f"{named} had {fields.get('ip', 'an address')} until {self._ago(event)} ago."
+        return Explanation(state, headline, [f"It was released because {why}."])
+
+    def _last_of(self, named: str) -> list[Event]:
+        fitting = [e for e in self._history.last(KEPT) if e.name in ENDS and _named_in(named, e.fields)]
+        return fitting[-1:]
+
+    def _refusals(self, owner: Owner) -> list[Event]:
+        pod = f"{owner.pod_namespace}/{owner.pod_name}"
+        return [
+            event
+            for event in self._history.last(KEPT, "warning")
+            if owner.pod_name and event.name == "attachment.refused" and event.fields.get("pod") == pod
+        ]
+
+    def _ago(self, event: Event) -> str:
+        return span(self._runner.clock() - event.at)
+
+    def _in_the_budget(self) -> list[str]:
+        """Calls that the pool has asked for and that have not been sent: their turn has not come."""
+        return [
+            f"{waiting} calls of {bucket.action} wait in this node's own rate budget, {bucket.rate:.2g} a second"
+            + (f" (EC2 has throttled it {bucket.throttled} times)." if bucket.throttled else ".")
+            for bucket in self._budget.view()
+            if (waiting := sum(bucket.waiting.values()))
+        ]
+
+
+def _who(key: AttachmentKey, owner: Owner) -> str:
+    what = f"Pod {owner.pod_namespace}/{owner.pod_name}" if owner.pod_name else f"Container {key.container_id[:12]}"
+    return f"{what} ({key.ifname})"
+
+
+def _fits(named: str, key: AttachmentKey, owner: Owner) -> bool:
+    if owner.pod_name and named in (owner.pod_name, f"{owner.pod_namespace}/{owner.pod_name}"):
+        return True
+    return key.container_id.startswith(named)
+
+
+def _named_in(named: str, fields: Mapping[str, object]) -> bool:
+    """`pod` is namespace/name, `container` the beginning of an id, `key` network/id/interface."""
+    pod, container = str(fields.get("pod", "")), str(fields.get("container", ""))
+    if not container and len(parts := str(fields.get("key", "")).split("/")) == 3:
+        container = parts[1]
+    if pod and named in (pod, pod.partition("/")[2]):
+        return True
+    return bool(container) and (container.startswith(named) or named.startswith(container))

@@ -1,0 +1,310 @@
+"""Why the pool is as it is, and why a request waits: the state in sentences, for whoever is called at night.
+
+Reads the pool, changes nothing. The numbers are those that the decisions rest on, so that a sentence can't say
+something else than what is done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ipamd.pool import effects as do
+from ipamd.pool.backoff import Backoff
+from ipamd.pool.model import Attachment, Counts, EniState, Reason
+from ipamd.pool.outlook import Supply, unready_reason
+from ipamd.pool.pool import Pool
+from ipamd.pool.state import ARRIVING, Waiting
+
+# What an operator can do about a reason (docs/refusals.md says more).
+ADVICE = {
+    Reason.SUBNET_EXHAUSTED: "Name further subnets in ec2.subnets, or free addresses in this one; a lower "
+    "pool.warm_ips on its nodes frees some soon.",
+    Reason.ENI_LIMIT: "Use a larger instance type or fewer pods on this node (ipamctl capacity TYPE); if EC2 named "
+    "the account's quota, have it raised.",
+    Reason.ADDRESS_LIMIT: "EC2 allows fewer addresses than it publishes: its words are in the log.",
+    Reason.POD_LIMIT: "Raise pool.max_pods, or run fewer pods here.",
+    Reason.THROTTLED: "Find out who else calls EC2 in this account and region (CloudTrail); a higher pool.warm_ips "
+    "makes bursts cheaper.",
+    Reason.NOT_AUTHORIZED: "Add the action to the node's role: ipamctl iam-policy prints what it needs.",
+    Reason.SECURITY_GROUP_INVALID: "Correct ec2.security_groups.",
+    Reason.CLOUD_UNAVAILABLE: "Check the way from this node to EC2's endpoint, and EC2's own health.",
+    Reason.LEDGER_UNWRITABLE: "Make room on the file system of ledger.path.",
+    Reason.DRAINED: "ipamctl undrain ends it.",
+}
+
+
+@dataclass(slots=True)
+class Explanation:
+    """As in proto/ipamd/v1/introspection.proto."""
+
+    state: str
+    headline: str
+    because: list[str] = field(default_factory=list)
+    next: list[str] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+def explain_pool(pool: Pool, now: float) -> Explanation:
+    counts = pool.counts()
+    explanation = _verdict(pool, counts, now)
+    explanation.numbers = _numbers(pool, counts, now)
+    if pool.started:
+        explanation.because += [_arithmetic(pool, counts), _room(pool)]
+        explanation.because += _held_back(pool, now) + _subnets(pool, now) + _others(pool, counts)
+        explanation.next += _under_way(pool, now) + _to_come(pool, counts, now)
+    return explanation
+
+
+def explain_waiting(pool: Pool, waiting: Waiting, who: str, now: float) -> Explanation:
+    counts = pool.counts()
+    queue = list(pool.waiting)
+    place = queue.index(waiting.request) + 1
+    explanation = Explanation("waiting", f"{who} has waited {span(now - waiting.since)} for an address.")
+    explanation.numbers = {**_numbers(pool, counts, now), "place": place}
+    if len(queue) > 1:
+        explanation.because.append(f"It is number {place} of {len(queue)} in the queue, which is served in order.")
+    coming = counts.pending
+    if place <= coming:
+        explanation.because.append(f"{_many(coming, 'address is', 'addresses are')} on the way: one is for it.")
+    elif pool.forgetting or pool.cooled:
+        explanation.because.append(
+            "A cooled address is made ready for it: the kernel forgets its old connections first."
+        )
+    else:
+        explanation.because.append("No address that is on the way is for it yet.")
+    explanation.because += [_arithmetic(pool, counts), _room(pool)]
+    explanation.because += _held_back(pool, now) + _subnets(pool, now)
+    explanation.next += _under_way(pool, now) + _to_come(pool, counts, now)
+    explanation.next.append(
+        f"If none has come in {span(waiting.deadline - now)}, it is refused, and the runtime tries again."
+    )
+    explanation.advice += _advice(pool, now)
+    return explanation
+
+
+def explain_attachment(pool: Pool, attachment: Attachment, who: str, now: float) -> Explanation:
+    eni = pool.inventory.enis.get(attachment.eni_id)
+    explanation = Explanation(
+        "attached", f"{who} has {attachment.address}, since {span(now - attachment.since)} ago."
+    )
+    if eni is None or attachment.address not in eni.addresses:
+        explanation.because.append(
+            f"But EC2 no longer has this address on an ENI of this node ({attachment.eni_id} had it): the pod is cut "
+            "off."
+        )
+        explanation.advice.append("Delete the pod: its successor gets another address.")
+    else:
+        where = "the primary ENI" if eni.primary else "an ENI of its own"
+        explanation.because.append(f"It is one of {eni.id}, {where} (link {eni.link or 'not known yet'}).")
+        if eni.state is not EniState.READY:
+            explanation.because.append(f"That ENI is {eni.state} at present.")
+    return explanation
+
+
+def _verdict(pool: Pool, counts: Counts, now: float) -> Explanation:
+    if not pool.started:
+        return Explanation("starting", "The daemon has not learnt its ENIs yet: it asks EC2 for them.")
+    if pool.drained is not None:
+        return Explanation(
+            "drained",
+            f"An operator drained this node {span(now - pool.drained)} ago: nothing new is granted, and what is free "
+            "goes back to EC2.",
+            advice=[ADVICE[Reason.DRAINED]],
+        )
+    short = max(_wanted(pool, counts) - counts.free - counts.pending, 0)
+    refusal = unready_reason(pool, now)
+    if refusal is not None:
+        return Explanation(
+            "blocked", f"No further pod can get an address: {refusal.message}.", advice=_advice(pool, now)
+        )
+    obstacles = pool.backoffs.all_active(now)
+    if short and obstacles:
+        return Explanation(
+            "blocked", f"{_many(short, 'address is', 'addresses are')} missing, and EC2 gives none at present.",
+            advice=_advice(pool, now),
+        )  # fmt: skip
+    if counts.pending or counts.waiting or pool.deficit():
+        return Explanation("growing", f"{_many(counts.pending or short, 'address is', 'addresses are')} on the way.")
+    if counts.releasing or pool.excess():
+        going = counts.releasing or pool.excess()
+        return Explanation("shrinking", f"{_many(going, 'address is', 'addresses are')} more than is needed.")
+    if pool.headroom > counts.free:
+        return Explanation(
+            "steady",
+            f"The pool holds all that it may: {_many(counts.free, 'address is', 'addresses are')} free, "
+            f"{pool.headroom} would be wanted free.",
+        )
+    return Explanation(
+        "steady", f"The pool is as it should be: {_many(counts.free, 'address is', 'addresses are')} free."
+    )
+
+
+def _wanted(pool: Pool, counts: Counts) -> int:
+    """Addresses that should be free or on the way."""
+    return min(counts.waiting + pool.headroom, pool.allowance(counts) + counts.free + counts.pending)
+
+
+def _numbers(pool: Pool, counts: Counts, now: float) -> dict[str, float]:
+    room = Supply(pool, now).at_least if pool.started else 0
+    return {
+        "free": counts.free,
+        "assigned": counts.assigned,
+        "cooling": counts.cooling,
+        "releasing": counts.releasing,
+        "pending": counts.pending,
+        "waiting": counts.waiting,
+        "headroom": pool.headroom,
+        "deficit": pool.deficit() if pool.started else 0,
+        "excess": pool.excess(),
+        "could_still_serve": max(room, 0),
+        "max_pods": pool.max_pods,
+        "max_enis": pool.max_enis,
+        "enis": len(pool.inventory.enis),
+    }
+
+
+def _arithmetic(pool: Pool, counts: Counts) -> str:
+    parts = [f"{counts.waiting} for waiting pods"] if counts.waiting else []
+    targets = pool.targets
+    if targets.warm_enis:
+        parts.append(f"{pool.headroom} to keep warm (pool.warm_enis {targets.warm_enis})")
+    else:
+        parts.append(f"{pool.headroom} to keep warm (pool.warm_ips)")
+    text = f"Wanted: {' and '.join(parts)}. There: {counts.free} free"
+    if counts.pending:
+        text += f", {counts.pending} on the way"
+    if counts.cooling:
+        text += f", {counts.cooling} cooling (not free yet)"
+    text += f"; {counts.assigned} in use"
+    if targets.minimum_ips:
+        text += f"; at least {targets.minimum_ips} in all (pool.minimum_ips)"
+    return text + "."
+
+
+def _room(pool: Pool) -> str:
+    limits, slots = pool.limits, max(pool.eni_slots(), 0)
+    here = sum(
+        eni.room for eni in pool.inventory.enis.values() if eni.state is EniState.READY or eni.state in ARRIVING
+    )
+    barrier = "the instance type allows"
+    if pool.learnt_limit is not None:
+        barrier = "EC2 turned out to allow"
+    if pool.targets.max_enis and pool.max_enis == pool.targets.max_enis:
+        barrier = "pool.max_enis allows"
+    text = (
+        f"Room: {_many(here, 'more address', 'more addresses')} on the ENIs that are there, and "
+        f"{_many(slots, 'more ENI', 'more ENIs')} with {limits.secondary_per_eni} each ({barrier} {pool.max_enis})"
+    )
+    if pool.targets.max_pods and pool.max_pods == pool.targets.max_pods:
+        text += f"; pool.max_pods lets {pool.max_pods} be in use"
+    return text + "."
+
+
+def _held_back(pool: Pool, now: float) -> list[str]:
+    return [_sentence(backoff, now) for backoff in pool.backoffs.all_active(now)]
+
+
+def _sentence(backoff: Backoff, now: float) -> str:
+    failure = backoff.failure
+    times = "failed" if backoff.attempts == 1 else f"failed {backoff.attempts} times in a row"
+    return (
+        f"{failure.action} {times}, {failure.code}: {failure.message}. It concerns {backoff.scope}, which is left "
+        f"alone for another {span(backoff.until - now)}."
+    )
+
+
+def _subnets(pool: Pool, now: float) -> list[str]:
+    found = []
+    for subnet_id in pool.subnets.ids:
+        subnet = pool.subnets[subnet_id]
+        if subnet.in_doubt and subnet.refused is not None:
+            asked = _many(subnet.refused, "address", "addresses")
+            found.append(f"Subnet {subnet_id} did not have {asked} when asked: it is read again.")
+        elif subnet.available is not None:
+            free = _many(subnet.available, "free address", "free addresses")
+            found.append(f"Subnet {subnet_id} showed {free} {span(now - subnet.read_at)} ago.")
+    return found
+
+
+def _others(pool: Pool, counts: Counts) -> list[str]:
+    found = []
+    foreign = [eni.id for eni in pool.inventory.enis.values() if eni.state is EniState.FOREIGN]
+    if foreign:
+        found.append(f"Somebody else's ENIs hold slots of the instance: {', '.join(foreign)}.")
+    strange = sum(eni.foreign for eni in pool.inventory.enis.values())
+    if strange:
+        found.append(f"{_many(strange, 'address', 'addresses')} on our ENIs are somebody else's, and left alone.")
+    return found
+
+
+def _under_way(pool: Pool, now: float) -> list[str]:
+    found = []
+    for operation in sorted(pool.under_way(), key=lambda operation: operation.since):
+        effect, since = operation.effect, span(now - operation.since)
+        match effect:
+            case do.CreateEni():
+                what = f"a new ENI with {_many(effect.count, 'address', 'addresses')} is asked for"
+            case do.AttachEni():
+                what = f"{effect.eni_id} is being attached"
+            case do.ConfigureLink():
+                what = f"the host waits for the interface of {effect.eni_id}"
+            case do.AssignAddresses():
+                what = f"{_many(effect.count, 'address', 'addresses')} for {effect.eni_id} are asked for"
+            case do.UnassignAddresses():
+                what = f"{_many(len(effect.addresses), 'address', 'addresses')} of {effect.eni_id} are given back"
+            case do.DetachEni() | do.DeleteEni():
+                what = f"{effect.eni_id} is given back"
+            case do.DescribeEni():
+                what = f"{effect.eni_id} is read"
+            case _:
+                continue
+        found.append(f"Now, since {since}: {what} ({effect.action}).")
+    return found
+
+
+def _to_come(pool: Pool, counts: Counts, now: float) -> list[str]:
+    found = []
+    if pool.grow_at is not None and pool.grow_at > now:
+        found.append(f"In {span(pool.grow_at - now)} EC2 is asked for {pool.deficit()} (pool.coalesce).")
+    cooling = pool.inventory.cooling
+    if cooling:
+        oldest = next(iter(cooling.values()))
+        free = max(oldest + pool.targets.cooldown - now, 0)
+        text = f"In {span(free)} the first cooling address is free again"
+        early = max(oldest + pool.reusable_after(now) - now, 0)
+        if early < free:
+            text += f", in {span(early)} if pods wait for it"
+        found.append(text + ".")
+    shrink_at = pool.shrink_at
+    if shrink_at is not None and pool.excess():
+        going = _many(pool.excess(), "address goes", "addresses go")
+        found.append(f"In {span(max(shrink_at - now, 0))} {going} back to EC2, if nobody needs them until then.")
+    return found
+
+
+def _advice(pool: Pool, now: float) -> list[str]:
+    reasons = [backoff.policy.reason for backoff in pool.backoffs.all_active(now)]
+    refusal = unready_reason(pool, now)
+    if refusal is not None:
+        reasons.insert(0, refusal.reason)
+    return [ADVICE[reason] for reason in dict.fromkeys(reasons) if reason in ADVICE]
+
+
+def _many(count: int, one: str, more: str) -> str:
+    return f"{count or 'no'} {one if count == 1 else more}"
+
+
+def span(seconds: float) -> str:
+    """A time in words: 0.4 s, 12 s, 3 min, 1 h 40 min, 2 days."""
+    if seconds < 9.95:
+        return f"{max(seconds, 0):.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{round(hours / 24)} days"

@@ -1,0 +1,166 @@
+"""What EC2, the records and the kernel each say of the node, side by side: the answer to `ipamctl audit`.
+
+The pool's own audit (ipamd/pool/audit.py) acts on what lasts; this one only tells, and at once. What is in the middle
+of a change is passed over, and what is left has to show in two looks, so that a change that came in between is no
+mismatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ipamd.pool.events import Audited
+from ipamd.pool.inventory import Eni
+from ipamd.pool.model import AddressState, Attachment, EniState, ObservedEni
+from ipamd.pool.pool import Pool
+from ipamd.veth import host_link
+
+# An ADD is on record before its route is there, and a DEL's route goes a moment after its record, in seconds.
+IN_BETWEEN = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """As in proto/ipamd/v1/introspection.proto."""
+
+    kind: str
+    subject: str
+    meaning: str
+    remedy: str
+    ec2: str = ""
+    ledger: str = ""
+    kernel: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    mismatches: tuple[Mismatch, ...]
+    enis: int
+    addresses: int
+    attachments: int
+    routes: int
+
+
+def compare(pool: Pool, recorded: Iterable[Attachment], seen: Audited, now: float) -> Compared:
+    """`recorded` are the attachments in the ledger, `seen` what EC2 and the kernel showed after they were read."""
+    records = {attachment.address: attachment for attachment in recorded}
+    routes = dict(seen.routed)
+    mismatches = (
+        *_enis(pool, seen),
+        *_addresses(pool, seen),
+        *_records(pool, records, now),
+        *_routes(pool, records, routes, now),
+    )
+    ours = [eni for eni in seen.enis if eni.owned or eni.primary]
+    addresses = sum(len(eni.addresses) for eni in ours)
+    return Compared(mismatches, len(ours), addresses, len(records), len(routes))
+
+
+def _enis(pool: Pool, seen: Audited) -> Iterator[Mismatch]:
+    known = pool.inventory.enis
+    creating = any(eni.state is EniState.CREATING for eni in known.values())
+    for observed in seen.enis:
+        if observed.id in known or creating:
+            continue
+        if observed.device_index is not None and (observed.owned or observed.primary):
+            yield Mismatch(
+                "eni_unknown", observed.id, "its addresses serve nobody",
+                "the daemon takes it over once two of its own audits have seen it",
+                ec2=f"attached at index {observed.device_index}", ledger="unknown",
+            )  # fmt: skip
+        elif observed.owned:
+            yield Mismatch(
+                "eni_leaked", observed.id, "it costs addresses of its subnet and serves nobody",
+                "the daemon deletes it once it is ten minutes old and two of its audits have seen it",
+                ec2="not attached, with this node's tag", ledger="unknown",
+            )  # fmt: skip
+    there = {observed.id: observed for observed in seen.enis if observed.device_index is not None}
+    for eni in _settled(pool):
+        if eni.id not in there:
+            yield Mismatch(
+                "eni_missing", eni.id, f"{eni.assigned} pods with its addresses are cut off",
+                "the daemon reads it again, and attaches it or forgets it",
+                ec2="not attached to this node", ledger=f"{eni.state}, {eni.held} addresses", kernel=_link(eni),
+            )  # fmt: skip
+
+
+def _addresses(pool: Pool, seen: Audited) -> Iterator[Mismatch]:
+    there: dict[str, ObservedEni] = {eni.id: eni for eni in seen.enis}
+    for eni in _settled(pool):
+        observed = there.get(eni.id)
+        if observed is None:
+            continue
+        for ip in sorted(set(observed.addresses) - eni.addresses.keys()):
+            yield Mismatch(
+                "address_unknown", ip, "it is not given to pods", "the daemon leaves it alone; if nobody wants it: "
+                f"aws ec2 unassign-private-ip-addresses --network-interface-id {eni.id} --private-ip-addresses {ip}",
+                ec2=f"assigned to {eni.id}", ledger="unknown",
+            )  # fmt: skip
+        for ip, address in eni.addresses.items():
+            if ip not in observed.addresses and address.state is not AddressState.RELEASING:
+                held = address.state is AddressState.ASSIGNED
+                yield Mismatch(
+                    "address_missing", ip,
+                    "its pod is cut off" if held else "the next pod that got it would be cut off",
+                    "delete the pod" if held else "the daemon forgets it once two of its own audits have missed it",
+                    ec2=f"not on {eni.id}", ledger=str(address.state),
+                )  # fmt: skip
+            elif ip in seen.local and address.state is not AddressState.FOREIGN:
+                yield Mismatch(
+                    "address_on_host", ip, "the host takes its packets",
+                    "remove it from the host's interface; the daemon stops giving it to pods",
+                    ec2=f"assigned to {eni.id}", ledger=str(address.state), kernel="on an interface of the host",
+                )  # fmt: skip
+
+
+def _records(pool: Pool, records: dict[str, Attachment], now: float) -> Iterator[Mismatch]:
+    """What the ledger has against what the daemon has in memory: a restart would go by the former."""
+    memory = {attachment.address: attachment for attachment in pool.inventory.attachments.values()}
+    for ip in sorted(memory.keys() | records.keys()):
+        if memory.get(ip) != records.get(ip):
+            yield Mismatch(
+                "record_differs", ip, "a restart of the daemon would forget the one in memory",
+                "see whether the log says ledger.unwritable; else restart the daemon and report this as a bug",
+                ledger=f"{_holder(records.get(ip))} on record, {_holder(memory.get(ip))} in memory",
+            )  # fmt: skip
+
+
+def _routes(pool: Pool, records: dict[str, Attachment], routes: dict[str, str], now: float) -> Iterator[Mismatch]:
+    for ip, attachment in records.items():
+        via, link = routes.get(ip), host_link(attachment.key)
+        if via == link or now - attachment.since < IN_BETWEEN:
+            continue
+        yield Mismatch(
+            "route_differs" if via else "route_missing", ip, f"{_holder(attachment)} is cut off",
+            "the daemon repairs the route if the pod's interface is there; if it is gone, it collects the attachment "
+            "within three minutes (ipamctl collect does so now)",
+            ledger=f"held by {_holder(attachment)}", kernel=f"leads to {via}, not {link}" if via else "no route",
+        )  # fmt: skip
+    for ip, via in routes.items():
+        if ip in records or now - pool.inventory.cooling.get(ip, -IN_BETWEEN) < IN_BETWEEN:
+            continue
+        yield Mismatch(
+            "route_of_nobody", ip, "a pod may use an address that is on nobody's record",
+            "the daemon records it as that pod's once two of its own audits have seen it",
+            ledger="nobody's", kernel=f"leads to {via}",
+        )  # fmt: skip
+
+
+def _settled(pool: Pool) -> list[Eni]:
+    return [
+        eni
+        for eni in pool.inventory.enis.values()
+        if eni.state is EniState.READY and not (eni.busy or eni.pending or eni.unsure or eni.leaving)
+    ]
+
+
+def _link(eni: Eni) -> str:
+    return f"link {eni.link}" if eni.link else ""
+
+
+def _holder(attachment: Attachment | None) -> str:
+    if attachment is None:
+        return "nobody"
+    owner = attachment.owner
+    return f"{owner.pod_namespace}/{owner.pod_name}" if owner.pod_name else str(attachment.key)
