@@ -50,9 +50,12 @@ def explain_pool(pool: Pool, now: float) -> Explanation:
     explanation = _verdict(pool, counts, now)
     explanation.numbers = _numbers(pool, counts, now)
     if pool.started:
-        explanation.because += [_arithmetic(pool, counts), _room(pool)]
-        explanation.because += _held_back(pool, now) + _subnets(pool, now) + _others(pool, counts)
+        explanation.because.append(_arithmetic(pool, counts))
+        if pool.drained is None:
+            explanation.because += [_room(pool), *_held_back(pool, now), *_subnets(pool, now)]
+        explanation.because += _others(pool)
         explanation.next += _under_way(pool, now) + _to_come(pool, counts, now)
+        explanation.advice += _advice(pool, now)
     return explanation
 
 
@@ -110,20 +113,16 @@ def _verdict(pool: Pool, counts: Counts, now: float) -> Explanation:
             "drained",
             f"An operator drained this node {span(now - pool.drained)} ago: nothing new is granted, and what is free "
             "goes back to EC2.",
-            advice=[ADVICE[Reason.DRAINED]],
         )
     short = max(_wanted(pool, counts) - counts.free - counts.pending, 0)
     refusal = unready_reason(pool, now)
     if refusal is not None:
-        return Explanation(
-            "blocked", f"No further pod can get an address: {refusal.message}.", advice=_advice(pool, now)
-        )
+        return Explanation("blocked", f"No further pod can get an address: {refusal.message}.")
     obstacles = pool.backoffs.all_active(now)
     if short and obstacles:
-        return Explanation(
-            "blocked", f"{_many(short, 'address is', 'addresses are')} missing, and EC2 gives none at present.",
-            advice=_advice(pool, now),
-        )  # fmt: skip
+        headline = f"{_many(short, 'address is', 'addresses are')} missing, and EC2 gives none at present"
+        headline += f"; {counts.free} are free." if counts.free else "."
+        return Explanation("blocked", headline)
     if counts.pending or counts.waiting or pool.deficit():
         return Explanation("growing", f"{_many(counts.pending or short, 'address is', 'addresses are')} on the way.")
     if counts.releasing or pool.excess():
@@ -227,7 +226,7 @@ def _subnets(pool: Pool, now: float) -> list[str]:
     return found
 
 
-def _others(pool: Pool, counts: Counts) -> list[str]:
+def _others(pool: Pool) -> list[str]:
     found = []
     foreign = [eni.id for eni in pool.inventory.enis.values() if eni.state is EniState.FOREIGN]
     if foreign:
@@ -244,15 +243,15 @@ def _under_way(pool: Pool, now: float) -> list[str]:
         effect, since = operation.effect, span(now - operation.since)
         match effect:
             case do.CreateEni():
-                what = f"a new ENI with {_many(effect.count, 'address', 'addresses')} is asked for"
+                what = f"EC2 is asked for a new ENI with {_many(effect.count, 'address', 'addresses')}"
             case do.AttachEni():
                 what = f"{effect.eni_id} is being attached"
             case do.ConfigureLink():
                 what = f"the host waits for the interface of {effect.eni_id}"
             case do.AssignAddresses():
-                what = f"{_many(effect.count, 'address', 'addresses')} for {effect.eni_id} are asked for"
+                what = f"EC2 is asked for {_many(effect.count, 'address', 'addresses')} for {effect.eni_id}"
             case do.UnassignAddresses():
-                what = f"{_many(len(effect.addresses), 'address', 'addresses')} of {effect.eni_id} are given back"
+                what = f"EC2 takes {_many(len(effect.addresses), 'address', 'addresses')} of {effect.eni_id} back"
             case do.DetachEni() | do.DeleteEni():
                 what = f"{effect.eni_id} is given back"
             case do.DescribeEni():

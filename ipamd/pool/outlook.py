@@ -93,7 +93,8 @@ def why(state: State, now: float) -> Refusal:
         barrier = f"the instance{'' if state.learnt_limit else ' type'} takes no more"
     message = (
         f"all {counts.total} addresses are in use, and {barrier}: "
-        f"{state.max_enis} ENIs with {state.limits.secondary_per_eni} secondary addresses each"
+        f"{state.max_enis} ENI{'s' if state.max_enis != 1 else ''} with {state.limits.secondary_per_eni} secondary "
+        "addresses each"
     )
     wait = state.targets.cooldown or 1.0
     if state.has_foreign_enis():

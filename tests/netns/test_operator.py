@@ -97,7 +97,9 @@ async def test_a_pod_is_explained_while_it_waits_when_it_was_refused_and_when_it
         waiting = await explain(daemon, "shop/web")
         assert waiting.state == "waiting" and waiting.headline.startswith("Pod shop/web (eth0) has waited ")
         assert any("1 address is on the way: one is for it" in line for line in waiting.because), waiting
-        assert any("1 address for eni-" in line and "AssignPrivateIpAddresses" in line for line in waiting.next)
+        assert any(
+            "asked for 1 address for eni-" in line and "AssignPrivateIpAddresses" in line for line in waiting.next
+        )
         assert (await explain(daemon)).state == "growing"
         reply = await call
         attached = await explain(daemon, "web")

@@ -295,7 +295,7 @@ def test_a_learnt_limit_holds_across_a_restart_and_for_a_day() -> None:
     story.start(enis, limit=LearntLimit(1, story.now))
     story.ask("a", "b", "c")
     refusal = story.one(do.Refuse).refusal
-    assert refusal.reason is Reason.ENI_LIMIT and "the instance takes no more: 1 ENIs" in refusal.message
+    assert refusal.reason is Reason.ENI_LIMIT and "the instance takes no more: 1 ENI " in refusal.message
     while story.now < 1000.0 + 86400.0:
         story.show(enis)
     story.show(enis)

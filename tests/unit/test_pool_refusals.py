@@ -23,7 +23,7 @@ def test_a_full_node_refuses_at_once_and_says_what_the_limit_is() -> None:
     story.ask("c")
     refusal = story.one(do.Refuse).refusal
     assert refusal.reason is Reason.ENI_LIMIT
-    assert "1 ENIs with 2" in refusal.message and refusal.retry_after == 30.0
+    assert "1 ENI with 2" in refusal.message and refusal.retry_after == 30.0
     assert dict(refusal.numbers)["assigned"] == 2
 
 
@@ -205,4 +205,4 @@ def test_a_limit_that_was_set_is_named_as_such() -> None:
     story.start(observed("eni-0", 0, *addresses(9)))
     story.ask(*(f"{n}" for n in range(10)))
     refusal = story.one(do.Refuse).refusal
-    assert refusal.reason is Reason.ENI_LIMIT and "pool.max_enis allows no more: 1 ENIs" in refusal.message
+    assert refusal.reason is Reason.ENI_LIMIT and "pool.max_enis allows no more: 1 ENI " in refusal.message
