@@ -12,10 +12,12 @@ import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from ipamd.api.v1 import ipam_pb2
 from ipamd.pool.model import AttachmentKey, Owner
+
+Verb = Literal["ADD", "CHECK", "DEL"]
 
 SUPPORTED_VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 DEFAULT_NETWORK = "ipamd"
@@ -72,48 +74,46 @@ class Network:
     config: dict[str, Any]
 
 
-def understand(
-    cni: ipam_pb2.CniCall | None, attachment: ipam_pb2.Attachment | None, *, needs_netns: bool = False
-) -> Call:
+def understand(cni: ipam_pb2.CniCall | None, attachment: ipam_pb2.Attachment | None, verb: Verb) -> Call:
     """Raises `InvalidCall`."""
     if cni is not None:
-        return _from_runtime(cni, needs_netns)
+        return _from_runtime(cni, verb)
     if attachment is None:
         raise InvalidCall("INVALID_REQUEST", INVALID_ENVIRONMENT, "the request names no attachment")
     _check_identity(attachment.container_id, attachment.ifname, "container_id", "ifname", "1.0.0")
     network = attachment.network or DEFAULT_NETWORK
     if not _NAME.match(network):
         raise InvalidCall("INVALID_REQUEST", INVALID_ENVIRONMENT, f"network {network!r} is not a valid name")
-    if needs_netns and not attachment.netns.startswith("/"):
+    if verb == "ADD" and not attachment.netns.startswith("/"):
         raise InvalidCall("INVALID_REQUEST", INVALID_ENVIRONMENT, f"netns {attachment.netns!r} is not a path")
     owner = Owner(attachment.netns, attachment.pod_name, attachment.pod_namespace, attachment.pod_uid)
     return Call(AttachmentKey(network, attachment.container_id, attachment.ifname), owner, None, {})
 
 
 def understand_network(cni: ipam_pb2.CniCall) -> Call:
-    """For GC and STATUS, which name a network but no container. Raises `InvalidCall`."""
+    """For STATUS, which names a network but no container. Raises `InvalidCall`."""
     network = _understood(cni.config)
     return Call(AttachmentKey(network.name, "", ""), Owner(), network.version, {})
 
 
-def valid_attachments(cni: ipam_pb2.CniCall) -> frozenset[tuple[str, str]]:
-    """What a GC is to keep: (container id, ifname). Raises `InvalidCall`, also when nothing is said about that: it
-    would mean to release everything."""
+def understand_collection(cni: ipam_pb2.CniCall) -> tuple[str, frozenset[tuple[str, str]]]:
+    """The network of a GC, and what it is to keep: (container id, ifname). Raises `InvalidCall`, also when nothing is
+    said about that: it would mean to release everything."""
     network = _understood(cni.config)
     key = "cni.dev/valid-attachments"
     try:
         listed = network.config[key] or []  # Go writes null for an empty list
-        return frozenset((item["containerID"], item["ifname"]) for item in listed)
+        return network.name, frozenset((item["containerID"], item["ifname"]) for item in listed)
     except (TypeError, KeyError):
         problem = "is not a list of {containerID, ifname}" if key in network.config else "is missing"
         raise InvalidCall("INVALID_CONFIG", INVALID_CONFIG, f"{key} {problem}", network.version) from None
 
 
-def _from_runtime(cni: ipam_pb2.CniCall, needs_netns: bool) -> Call:
+def _from_runtime(cni: ipam_pb2.CniCall, verb: Verb) -> Call:
     network = (_remembered if len(cni.config) <= _REMEMBERED_SIZE else _understood)(cni.config)
     version = network.version
     _check_identity(cni.container_id, cni.ifname, "CNI_CONTAINERID", "CNI_IFNAME", version)
-    if needs_netns and not cni.netns.startswith("/"):
+    if verb != "DEL" and not cni.netns.startswith("/"):
         problem = f"{cni.netns!r} is not a path" if cni.netns else "is missing"
         raise InvalidCall("INVALID_REQUEST", INVALID_ENVIRONMENT, f"CNI_NETNS {problem}", version)
     args = _args(cni.args, version)
@@ -124,7 +124,7 @@ def _from_runtime(cni: ipam_pb2.CniCall, needs_netns: bool) -> Call:
         args.get("K8S_POD_UID", ""),
     )
     key = AttachmentKey(network.name, cni.container_id, cni.ifname)
-    if not needs_netns:  # what only an ADD or a CHECK needs must not keep a DEL
+    if verb == "DEL":  # what only an ADD or a CHECK needs must not keep it
         return Call(key, owner, version, {})
     wishes = Wishes(network, args)
     return Call(key, owner, version, wishes.dns(), wishes.mac(), wishes.address(), wishes.previous())

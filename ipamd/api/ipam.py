@@ -40,7 +40,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
 
     async def Allocate(self, request: ipam_pb2.AllocateRequest, context: Context) -> ipam_pb2.AllocateReply:
         request_id, started = _new_request_id(), time.monotonic()
-        call = await self._understand(request, context, request_id, needs_netns=True)
+        call = await self._understand(request, context, request_id, "ADD")
         wait = self._runner.pool.targets.allocate_wait
         if request.deadline_ms:
             wait = min(wait, request.deadline_ms / 1000)
@@ -84,7 +84,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
 
     async def Release(self, request: ipam_pb2.ReleaseRequest, context: Context) -> ipam_pb2.ReleaseReply:
         request_id = _new_request_id()
-        call = await self._understand(request, context, request_id)
+        call = await self._understand(request, context, request_id, "DEL")
         try:
             attachment = await self._runner.release(request_id, call.key, recovered_key(call.key))
         except Refused as refused:
@@ -101,7 +101,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
 
     async def Check(self, request: ipam_pb2.CheckRequest, context: Context) -> ipam_pb2.CheckReply:
         request_id = _new_request_id()
-        call = await self._understand(request, context, request_id, needs_netns=True)
+        call = await self._understand(request, context, request_id, "CHECK")
         held = self._runner.pool.inventory.attachments
         attachment = held.get(call.key) or held.get(recovered_key(call.key))
         if attachment is None:
@@ -134,7 +134,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             valid = frozenset((a.container_id, a.ifname) for a in request.valid.attachments)
         else:
             try:
-                network, valid = cni.understand_network(request.cni).key.network, cni.valid_attachments(request.cni)
+                network, valid = cni.understand_collection(request.cni)
             except cni.InvalidCall as error:
                 await _abort_invalid(context, error, request_id, for_cni=True)
         try:
@@ -171,14 +171,14 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         request: ipam_pb2.AllocateRequest | ipam_pb2.ReleaseRequest | ipam_pb2.CheckRequest,
         context: Context,
         request_id: str,
-        needs_netns: bool = False,
+        verb: cni.Verb,
     ) -> cni.Call:
         caller = request.WhichOneof("caller")
         try:
             return cni.understand(
                 request.cni if caller == "cni" else None,
                 request.attachment if caller == "attachment" else None,
-                needs_netns=needs_netns,
+                verb,
             )
         except cni.InvalidCall as error:
             await _abort_invalid(context, error, request_id, for_cni=caller == "cni")

@@ -105,6 +105,6 @@ def _understand(file: Path) -> Spooled:
     request = ipam_pb2.ReleaseRequest.FromString(raw)
     caller = request.WhichOneof("caller")
     call = cni.understand(
-        request.cni if caller == "cni" else None, request.attachment if caller == "attachment" else None
+        request.cni if caller == "cni" else None, request.attachment if caller == "attachment" else None, "DEL"
     )
     return Spooled(file, call.key, file.stat().st_mtime)

@@ -28,7 +28,7 @@ def call(**changes: object) -> ipam_pb2.CniCall:
 
 
 def test_a_call_is_understood_whatever_the_order_of_its_arguments() -> None:
-    understood = cni.understand(call(), None, needs_netns=True)
+    understood = cni.understand(call(), None, "ADD")
     assert understood.key == AttachmentKey("ipamd", "c" * 64, "eth0")
     assert understood.owner == Owner("/run/netns/x", "web-0", "default", "u-1")
     assert understood.version == "1.0.0"
@@ -36,9 +36,14 @@ def test_a_call_is_understood_whatever_the_order_of_its_arguments() -> None:
 
 def test_plain_fields_serve_other_callers() -> None:
     attachment = ipam_pb2.Attachment(container_id="job-1", ifname="net0", netns="/run/netns/j", pod_name="job")
-    understood = cni.understand(None, attachment, needs_netns=True)
+    understood = cni.understand(None, attachment, "ADD")
     assert understood.key == AttachmentKey("ipamd", "job-1", "net0")
     assert understood.version is None
+    bare = ipam_pb2.Attachment(container_id="job-1", ifname="net0")
+    for verb in ("CHECK", "DEL"):
+        assert cni.understand(None, bare, verb).key == understood.key  # type: ignore[arg-type]
+    with pytest.raises(cni.InvalidCall, match="netns '' is not a path"):
+        cni.understand(None, bare, "ADD")
 
 
 @pytest.mark.parametrize(
@@ -70,18 +75,18 @@ def test_plain_fields_serve_other_callers() -> None:
 )
 def test_nonsense_is_refused_with_the_right_code(changes: dict[str, object], code: int, word: str) -> None:
     with pytest.raises(cni.InvalidCall) as caught:
-        cni.understand(call(**changes), None, needs_netns=True)
+        cni.understand(call(**changes), None, "ADD")
     assert caught.value.code == code
     assert word in str(caught.value)
 
 
 def test_a_release_needs_no_netns() -> None:
-    assert cni.understand(call(netns=""), None).key.container_id == "c" * 64
+    assert cni.understand(call(netns=""), None, "DEL").key.container_id == "c" * 64
 
 
 def gc_of(**config: object) -> frozenset[tuple[str, str]]:
     document = {"cniVersion": "1.1.0", "name": "ipamd", **config}
-    return cni.valid_attachments(ipam_pb2.CniCall(config=json.dumps(document).encode()))
+    return cni.understand_collection(ipam_pb2.CniCall(config=json.dumps(document).encode()))[1]
 
 
 def test_gc_lists_the_valid_attachments() -> None:
@@ -97,7 +102,7 @@ def test_gc_lists_the_valid_attachments() -> None:
 @pytest.mark.parametrize("version", cni.SUPPORTED_VERSIONS)
 def test_the_result_has_the_shape_of_its_version(version: str) -> None:
     config = {"cniVersion": version, "name": "ipamd", "dns": {"nameservers": ["10.0.0.2"]}}
-    understood = cni.understand(call(config=json.dumps(config).encode()), None, needs_netns=True)
+    understood = cni.understand(call(config=json.dumps(config).encode()), None, "ADD")
     attachment = Attachment(understood.key, "10.0.0.7", "eni-1", 0.0)
     reply = plan(attachment, HostSettings(), 2, 9001, "/run/netns/x")
     result = json.loads(cni_answer.result(understood, reply, attachment, "169.254.1.1"))
@@ -133,31 +138,31 @@ def test_errors_tell_whether_to_try_again() -> None:
 
 
 def test_a_configuration_that_was_seen_before_is_no_other_and_no_better() -> None:
-    plain = cni.understand(call(), None)
+    plain = cni.understand(call(), None, "DEL")
     other = json.dumps({"cniVersion": "1.1.0", "name": "other", "dns": {"search": ["a"]}}).encode()
-    assert cni.understand(call(config=other), None, needs_netns=True).dns == {"search": ["a"]}
-    assert cni.understand(call(config=other), None).key.network == "other"
-    assert cni.understand(call(), None) == plain
+    assert cni.understand(call(config=other), None, "ADD").dns == {"search": ["a"]}
+    assert cni.understand(call(config=other), None, "DEL").key.network == "other"
+    assert cni.understand(call(), None, "DEL") == plain
     for _ in range(2):
         with pytest.raises(cni.InvalidCall):
-            cni.understand(call(config=b'{"cniVersion":"9.0.0","name":"ipamd"}'), None)
+            cni.understand(call(config=b'{"cniVersion":"9.0.0","name":"ipamd"}'), None, "DEL")
         with pytest.raises(cni.InvalidCall):
-            cni.understand(call(ifname="a/b"), None)
+            cni.understand(call(ifname="a/b"), None, "DEL")
 
 
 def test_what_pods_add_to_their_configuration_is_not_kept_for_ever() -> None:
     for number in range(1000):
         config = {"cniVersion": "1.0.0", "name": "ipamd", "runtimeConfig": {"pod": number}}
-        cni.understand(call(config=json.dumps(config).encode()), None)
+        cni.understand(call(config=json.dumps(config).encode()), None, "DEL")
     big = {"cniVersion": "1.0.0", "name": "ipamd", "runtimeConfig": "x" * 100_000}
-    cni.understand(call(config=json.dumps(big).encode()), None)
+    cni.understand(call(config=json.dumps(big).encode()), None, "DEL")
     kept = [found for found in gc.get_objects() if isinstance(found, cni.Network)]
     assert len(kept) < 100
 
 
 def understood(config: dict[str, object], **changes: object) -> cni.Call:
     document = {"cniVersion": "1.0.0", "name": "ipamd", **config}
-    return cni.understand(call(config=json.dumps(document).encode(), **changes), None, needs_netns=True)
+    return cni.understand(call(config=json.dumps(document).encode(), **changes), None, "ADD")
 
 
 PREVIOUS: dict[str, object] = {
@@ -203,7 +208,7 @@ def test_wishes_that_can_not_be_met_are_refused_but_never_keep_a_del(config: dic
         understood(config)
     assert caught.value.code == cni.INVALID_CONFIG and word in str(caught.value)
     document = {"cniVersion": "1.0.0", "name": "ipamd", **config}
-    assert cni.understand(call(config=json.dumps(document).encode()), None).key.container_id == "c" * 64
+    assert cni.understand(call(config=json.dumps(document).encode()), None, "DEL").key.container_id == "c" * 64
 
 
 @pytest.mark.parametrize(
