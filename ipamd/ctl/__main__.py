@@ -3,8 +3,8 @@
 Each command has a module of this package, which is imported only when it is asked for: somebody waits. Its `set_up`
 gives the command's parser its arguments and, as the default of `run`, the function that carries it out.
 
-Exit codes: 0 done, 1 the daemon is not there or refused, 2 the command line is wrong. Those of `ipamctl doctor` are
-its own.
+Exit codes: 0 done, 1 not done: the daemon is not there or refused, 2 the command line is wrong. Some commands have
+more (ipamd.ctl.command, docs/ipamctl.md).
 """
 
 from __future__ import annotations
@@ -20,19 +20,48 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import ipamd
 from ipamd.ctl.command import DEFAULT_SOCKET, Failed
+from ipamd.ctl.output import FORMATS
 
 # Name: module and what it is for, in the order of the help.
 COMMANDS = {
-    "status": ("views", "the pool at a glance: counts, targets, what it waits for"),
-    "enis": ("views", "the network interfaces and how full they are"),
-    "pods": ("views", "the attachments: which container has which address"),
-    "config": ("views", "every setting in force and where its value came from"),
+    "status": ("status", "the node on one screen: what needs attention, the pool, the ENIs"),
+    "explain": ("explain", "why a pod waits, or why the pool does not grow, in plain sentences"),
+    "enis": ("lists", "the network interfaces and how full they are"),
+    "addresses": ("lists", "every address, its state and since when"),
+    "pods": ("lists", "the attachments: which container has which address"),
+    "waiting": ("lists", "the pods that wait for an address"),
+    "events": ("events", "what happened, and what happens now"),
+    "audit": ("audit", "compare EC2, the records and the kernel"),
+    "config": ("lists", "every setting in force and where its value came from"),
+    "release": ("changes", "take the address from one attachment"),
+    "collect": ("changes", "release attachments that have left no trace in the kernel"),
+    "drain": ("changes", "grant no more addresses and give back what is free"),
+    "undrain": ("changes", "grant addresses again"),
     "doctor": (
         "doctor",
         "find what on this host will keep pods from working, and say what helps; no daemon needed",
     ),
     "capacity": ("capacity", "how many pods an instance type has addresses for; neither daemon nor AWS needed"),
+    "completion": ("completion", "what makes a shell complete ipamctl's words"),
 }
+
+_EPILOG = """each command has more to say: ipamctl COMMAND --help
+
+examples:
+  ipamctl status                    is all well?
+  ipamctl explain pod shop/web-0    why has this pod no address?
+  ipamctl events -f                 what happens now?
+  ipamctl doctor                    is this host fit for ipamd?
+
+Who may not open the daemon's socket, but the one beside it that setting api.read_group gives
+to a group, looks through that one. Changes are root's.
+
+exit codes:
+  0  done
+  1  not done: the daemon is not there or refused; audit: a mismatch; doctor: something fails
+  2  wrong command line
+  3  done, and it calls for attention: doctor, explain
+  4  audit: it could not be told"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,13 +90,12 @@ def make_parser(wanted: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentP
         metavar="S",
         help=f"the daemon's (default: {DEFAULT_SOCKET})",
     )
-    common.add_argument(
-        "-o", "--output", choices=("table", "json"), default=argparse.SUPPRESS, help="(default: table)"
-    )
+    common.add_argument("-o", "--output", choices=FORMATS, default=argparse.SUPPRESS, help="(default: table)")
     parser = argparse.ArgumentParser(
         prog="ipamctl",
-        description="See what the address pool daemon on this node does.",
-        epilog="exit codes: 0 done, 1 the daemon is not there or refused, 2 wrong command line",
+        description="See what the address pool daemon on this node does, find out why, and change it by hand.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common],
     )
     parser.add_argument("--version", action="version", version=f"ipamctl {ipamd.__version__}")

@@ -1,35 +1,62 @@
-"""What a command prints: plain aligned columns, readable over any ssh session and easy to cut with awk, or JSON."""
+"""What a command prints: plain aligned columns, readable over any ssh session and easy to cut with awk, or data for
+programs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from ipamd.ctl.command import USAGE, Failed
+
+FORMATS = ("table", "json", "yaml", "name")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`data` for JSON; `rows` under `columns` for people, with `lines` above them."""
+    """`data` for JSON and YAML; `rows` under `columns` for people, with `lines` above them; `names`, one for each
+    thing listed, for `-o name`, and None where nothing is listed."""
 
     data: Any
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
     lines: tuple[str, ...] = ()
+    names: tuple[str, ...] | None = None
 
 
 def show(answer: Answer, output: str) -> None:
-    """`output` as on the command line: table or json."""
-    print(json.dumps(answer.data, indent=2) if output == "json" else render(answer))
+    """`output` is one of `FORMATS`. Raises `Failed`."""
+    if output == "json":
+        print(json.dumps(answer.data, indent=2))
+    elif output == "yaml":
+        import yaml
+
+        print(yaml.safe_dump(answer.data, sort_keys=False, allow_unicode=True), end="")
+    elif output == "name":
+        if answer.names is None:
+            raise Failed("-o name goes with a command that lists something: table, json or yaml", USAGE)
+        print("".join(f"{name}\n" for name in answer.names), end="")
+    else:
+        print(render(answer))
 
 
 def render(answer: Answer) -> str:
     lines = list(answer.lines)
     if answer.rows:
-        table = [tuple(column.upper() for column in answer.columns), *answer.rows]
-        widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
-        for row in table:
-            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            lines.append("  ".join(cells).rstrip())
+        lines += aligned([tuple(column.upper() for column in answer.columns), *answer.rows])
     elif answer.columns:
         lines.append("none")
     return "\n".join(lines)
+
+
+def aligned(table: Sequence[tuple[str, ...]]) -> list[str]:
+    """Lines with two spaces at least between columns."""
+    cleaned = [tuple(map(printable, row)) for row in table]
+    widths = [max(map(len, cells)) for cells in zip(*cleaned, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cleaned]
+
+
+def printable(text: str) -> str:
+    """Without what could move the cursor or set a colour: names and messages come from others."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)

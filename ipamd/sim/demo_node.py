@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -13,7 +14,7 @@ import grpc
 
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.api.v1.introspection_pb2_grpc import IntrospectionStub
-from ipamd.ctl import views
+from ipamd.ctl import lists, status
 from ipamd.install import CONFLIST, InstalledPlugin, install_plugin
 from ipamd.sim.runtimes.process import Child
 from ipamd.sim.vpc import SimulatedNode
@@ -150,21 +151,21 @@ class Node:
 
     async def status(self) -> dict[str, Any]:
         """As `ipamctl status -o json`."""
-        return dict((await self._ask(views.status)).data)
+        return await self._ask(_status)
 
     async def enis(self) -> list[dict[str, Any]]:
         """As `ipamctl enis -o json`."""
-        return list((await self._ask(views.enis)).data)
+        return await self._ask(lists.ENIS.data)
 
     async def pods(self) -> list[dict[str, Any]]:
         """As `ipamctl pods -o json`."""
-        return list((await self._ask(views.pods)).data)
+        return await self._ask(lists.PODS.data)
 
     async def addresses(self) -> dict[str, set[str]]:
         """The addresses that the daemon knows, in whatever state, by ENI."""
 
-        def ask(stub: IntrospectionStub, timeout: float) -> pb.ListAddressesReply:
-            reply: pb.ListAddressesReply = stub.ListAddresses(pb.ListAddressesRequest(), timeout=timeout)
+        def ask(stub: IntrospectionStub) -> pb.ListAddressesReply:
+            reply: pb.ListAddressesReply = stub.ListAddresses(pb.ListAddressesRequest(), timeout=_ASK_TIMEOUT)
             return reply
 
         found: dict[str, set[str]] = {}
@@ -172,9 +173,15 @@ class Node:
             found.setdefault(address.eni, set()).add(address.ip)
         return found
 
-    async def _ask(self, question: Callable[[IntrospectionStub, float], T]) -> T:
+    async def _ask(self, question: Callable[[IntrospectionStub], T]) -> T:
         try:
-            return await asyncio.to_thread(question, self._stub, _ASK_TIMEOUT)
+            return await asyncio.to_thread(question, self._stub)
         except grpc.RpcError as error:
             why = error.details() if isinstance(error, grpc.Call) else str(error)
             raise DaemonSilent(f"{self.name}: the daemon does not answer: {why}") from None
+
+
+def _status(stub: IntrospectionStub) -> dict[str, Any]:
+    node = stub.GetNode(pb.GetNodeRequest(), timeout=_ASK_TIMEOUT)
+    waiting = stub.ListWaiting(pb.ListWaitingRequest(), timeout=_ASK_TIMEOUT).waiting
+    return status.data(node, waiting, time.time())

@@ -1,142 +1,62 @@
-"""ipamctl as a process, against a daemon's socket with an answer that the test wrote."""
+"""ipamctl as a process, against a daemon's socket with answers that the test wrote: what it shows."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent import futures
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.timestamp_pb2 import Timestamp
+import yaml
 
 from ipamd.api.v1 import introspection_pb2 as pb
-from ipamd.api.v1 import introspection_pb2_grpc
-
-SINCE = Timestamp(seconds=1_800_000_000)  # 2027-01-15T08:00:00Z
-UNTIL = Timestamp(seconds=1_800_000_060)
-BUDGET = [
-    pb.Bucket(
-        action="AssignPrivateIpAddresses", rate=0.4, tokens=0.25, waiting=3, throttled=4,
-        waits=[
-            pb.Waits(priority="pod", waiting=1, count=20, delayed=9, total=7.5, longest=2.125),
-            pb.Waits(priority="warm", waiting=2, count=5, delayed=3, total=1.5, longest=1.0),
-            pb.Waits(priority="release"),
-        ],
-    ),
-    pb.Bucket(
-        action="CreateNetworkInterface", rate=0.5, tokens=19, waits=[pb.Waits(priority="pod", count=1)],
-    ),
-    pb.Bucket(action="DescribeNetworkInterfaces", rate=0.5, throttled=1),
-]  # fmt: skip
-
-
-class Daemon(introspection_pb2_grpc.IntrospectionServicer):
-    def __init__(self) -> None:
-        self.pods = 2
-        self.host = pb.HostNetwork()
-        self.error: tuple[grpc.StatusCode, str] | None = None
-
-    def GetNode(self, request: pb.GetNodeRequest, context: grpc.ServicerContext) -> pb.Node:
-        if self.error is not None:
-            context.abort(*self.error)
-        return pb.Node(
-            instance_id="i-1", instance_type="m5.large", availability_zone="eu-1a", version="1", started=SINCE,
-            counts=pb.Counts(free=5, assigned=3, cooling=2, releasing=0, pending=1, waiting=4, total=10),
-            targets=pb.Targets(warm_ips=5, minimum_ips=0, max_pods=27, cooldown=30, allocate_wait=30),
-            max_enis=3, addresses_per_eni=9, ready=False, not_ready_reason="NOT_AUTHORIZED: no",
-            backoffs=[pb.Backoff(scope="new ENIs", reason="ENI_LIMIT", message="Attach: no", until=UNTIL)],
-            budget=BUDGET, host=self.host,
-        )  # fmt: skip
-
-    def ListEnis(self, request: pb.ListEnisRequest, context: grpc.ServicerContext) -> pb.ListEnisReply:
-        return pb.ListEnisReply(
-            enis=[
-                pb.Eni(
-                    id="eni-0", primary=True, state="ready", link="ens5", primary_ip="10.0.0.4", free=5, assigned=3,
-                    cooling=2, capacity=9, foreign=1,
-                ),
-                pb.Eni(id="", device_index=1, state="creating", pending=1, capacity=9),
-            ]
-        )  # fmt: skip
-
-    def ListAttachments(
-        self, request: pb.ListAttachmentsRequest, context: grpc.ServicerContext
-    ) -> pb.ListAttachmentsReply:
-        return pb.ListAttachmentsReply(
-            attachments=[
-                pb.AttachmentInfo(
-                    network="ipamd", container_id=f"{n:064x}", ifname="eth0", ip=f"10.0.{n // 250}.{n % 250}",
-                    eni="eni-0", pod_name=f"web-{n}", pod_namespace="shop", since=SINCE, host_ifname=f"veth{n}",
-                )
-                for n in reversed(range(self.pods))
-            ]
-        )  # fmt: skip
+from ipamd.ctl import lists, status
+from ipamd.ctl.attention import concerns
+from tests.unit.ctl_daemon import SINCE, UNTIL, Daemon, answer, attachment, ill, ipamctl, serving, well
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    answers = Daemon()
-    server = grpc.server(futures.ThreadPoolExecutor(2))
-    introspection_pb2_grpc.add_IntrospectionServicer_to_server(answers, server)
-    server.add_insecure_port(f"unix:{tmp_path}/s")
-    server.start()
-    yield answers
-    server.stop(0).wait()
+def at(tmp_path: Path) -> Path:
+    return tmp_path / "s"
 
 
-def ipamctl(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ipamd.ctl", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, env={**os.environ, "COLUMNS": "100"})
+@pytest.fixture
+def daemon(at: Path) -> Iterator[Daemon]:
+    with serving(at) as answers:
+        yield answers
 
 
-def answer(tmp_path: Path, *words: str) -> Any:
-    done = ipamctl("--socket", tmp_path / "s", "-o", "json", *words)
-    assert (done.returncode, done.stderr) == (0, "")
-    return json.loads(done.stdout)
-
-
-def test_status_as_json_has_the_promised_keys(tmp_path: Path, daemon: Daemon) -> None:
-    status = answer(tmp_path, "status")
-    assert {name: status[name] for name in ("free", "assigned", "cooling", "pending", "waiting", "total")} == {
+def test_status_as_json_has_the_promised_keys(at: Path, daemon: Daemon) -> None:
+    daemon.node = ill()
+    shown = answer(at, "status")
+    assert {name: shown[name] for name in ("free", "assigned", "cooling", "pending", "waiting", "total")} == {
         "free": 5, "assigned": 3, "cooling": 2, "pending": 1, "waiting": 4, "total": 10,
     }  # fmt: skip
     promised = {"warm_ips": 5, "minimum_ips": 0, "max_pods": 27, "cooldown": 30.0, "allocate_wait": 30.0}
-    assert promised.items() <= status["targets"].items()
-    assert (status["ready"], status["not_ready_reason"]) == (False, "NOT_AUTHORIZED: no")
-    assert status["backoffs"][0]["until"] == "2027-01-15T08:01:00Z"
+    assert promised.items() <= shown["targets"].items()
+    assert (shown["ready"], shown["not_ready_reason"]) == (False, "NOT_AUTHORIZED: no")
+    assert shown["backoffs"][0]["until"] == "2027-01-15T08:01:00Z"
+    assert shown["subnets"][0] == {"id": "subnet-1", "available": 180, "seen": "2027-01-15T08:00:00Z"}
+    assert shown["subnets"][3] == {"id": "subnet-4", "available": None, "seen": None}
+    assert shown["denied"][0]["action"] == "ec2:DeleteNetworkInterface"
+    assert shown["drained"] is None
+    assert shown["troubles"] == [
+        {
+            "number": 7, "at": "2027-01-15T08:00:07.125Z", "level": "warning", "name": "attachment.refused",
+            "fields": {"pod": "shop/web-9", "reason": "TIMEOUT", "waited_ms": 3.5},
+        }
+    ]  # fmt: skip
 
 
-def test_a_network_that_nobody_else_changed_is_not_worth_a_line(tmp_path: Path, daemon: Daemon) -> None:
-    host = answer(tmp_path, "status")["host"]
-    assert (host["in_order"], host["repairs"], host["last_repair"]) == (True, 0, None)
-    assert "network" not in ipamctl("status", "--socket", tmp_path / "s").stdout
-
-
-def test_status_tells_what_others_do_to_the_network(tmp_path: Path, daemon: Daemon) -> None:
-    what, by = "rule 1501 lookup 1501", "systemd-network (pid 412)"
-    dispute = pb.Dispute(what=what, by=by, since=SINCE, last=UNTIL, repairs=4, delay=2)
-    daemon.host = pb.HostNetwork(
-        repairs=5, last_repair=UNTIL, last_what=what, last_by=by, disputes=[dispute], error="ip rule: refused"
-    )
-    assert ipamctl("status", "--socket", tmp_path / "s").stdout.splitlines()[-6:-3] == [
-        "NETWORK NOT IN ORDER: ip rule: refused",
-        f"DISPUTED: {what}: repaired 4 times since 2027-01-15T08:00:00Z, changed by {by} (see ipamctl doctor)",
-        f"network  5 repairs, the last at 2027-01-15T08:01:00Z: {what}, changed by {by}",
-    ]
-    host = answer(tmp_path, "status")["host"]
-    assert not host["in_order"]
-    assert host["disputes"][0]["delay"] == 2
-
-
-def test_status_as_json_has_the_whole_budget(tmp_path: Path, daemon: Daemon) -> None:
-    budget = {bucket["action"]: bucket for bucket in answer(tmp_path, "status")["budget"]}
+def test_status_as_json_has_the_whole_budget(at: Path, daemon: Daemon) -> None:
+    daemon.node = ill()
+    budget = {bucket["action"]: bucket for bucket in answer(at, "status")["budget"]}
     assert budget.keys() == {"AssignPrivateIpAddresses", "CreateNetworkInterface", "DescribeNetworkInterfaces"}
     assign = budget["AssignPrivateIpAddresses"]
     assert {name: assign[name] for name in ("rate", "tokens", "waiting", "throttled")} == {
@@ -145,24 +65,99 @@ def test_status_as_json_has_the_whole_budget(tmp_path: Path, daemon: Daemon) -> 
     assert assign["waits"]["pod"] == {"waiting": 1, "count": 20, "delayed": 9, "total": 7.5, "longest": 2.125}
 
 
-def test_the_table_has_the_part_of_the_budget_that_was_felt(tmp_path: Path, daemon: Daemon) -> None:
-    lines = ipamctl("status", "--socket", tmp_path / "s").stdout.splitlines()
-    assert [line for line in lines if line.startswith("EC2 budget")] == [
-        "EC2 budget: AssignPrivateIpAddresses 0.4/s, 3 waiting, 12 waited (longest 2.1 s), throttled 4 times",
-        "EC2 budget: DescribeNetworkInterfaces 0.5/s, 0 waiting, 0 waited, throttled 1 time",
+def screen(node: pb.Node, *waiting: pb.Waiting, width: int = 100) -> list[str]:
+    return status.screen(node, (), waiting, UNTIL.seconds, width)
+
+
+def test_a_node_that_is_well_says_so_in_a_few_lines() -> None:
+    lines = screen(well())
+    assert lines[0] == "i-1  m5.large  eu-1a  ipamd 1, up 1m00s  ready"
+    assert "Nothing needs attention." in lines
+    assert "pool     5 free, 3 assigned, 2 cooling, 0 releasing: 10 in all; 1 asked from EC2" in lines
+    assert "subnet   subnet-1: 180 free addresses, as EC2 said 1m00s ago" in lines
+    assert not any(word in line for line in lines for word in ("network", "EC2  ", "last warnings"))
+
+
+def test_what_needs_attention_comes_first_and_in_words() -> None:
+    node = ill()
+    what, by = "rule 1501 lookup 1501", "systemd-network (pid 412)"
+    node.host.CopyFrom(pb.HostNetwork(repairs=5, last_repair=SINCE, last_what=what, last_by=by, error="ip rule: no"))
+    node.host.disputes.add(what=what, by=by, since=SINCE, last=UNTIL, repairs=4, delay=2)
+    waiting = [
+        pb.Waiting(container_id="c" * 64, since=UNTIL),
+        pb.Waiting(pod_name="w", pod_namespace="n", since=SINCE),
     ]
+    found = concerns(node, waiting, UNTIL.seconds - 20)
+    assert found == [
+        "Not ready: NOT_AUTHORIZED: no",
+        "2 pods wait for an address, n/w for 40s (why: ipamctl explain pool).",
+        "Held back for another 20s: new ENIs, ENI_LIMIT: Attach: no",
+        "The node's role may not call ec2:DeleteNetworkInterface: ENIs are left behind.",
+        "The node's network is not in order: ip rule: no",
+        f"{by} changes {what} again and again: repaired 4 times in 40s (see ipamctl doctor).",
+        "Subnet subnet-2 is full: no ENI here can get another address of it.",
+        "Subnet subnet-3 is nearly full: 9 free, fewer than a new ENI can hold.",
+    ]
+    lines = screen(node, *waiting)
+    assert lines[2:4] == [f"! {found[0]}", f"! {found[1].replace('40s', '1m00s')}"]
+    assert [line for line in lines if line[:9].strip() in ("EC2", "network", "waiting")] == [
+        "waiting  2, the longest for 1m00s",
+        "EC2      AssignPrivateIpAddresses 0.4/s, 3 waiting, 12 waited (longest 2.1 s), throttled 4 times",
+        f"network  5 repairs, the last 1m00s ago: {what}, changed by {by}",
+    ]
+    assert "         DescribeNetworkInterfaces 0.5/s, 0 waiting, 0 waited, throttled 1 time" in lines
+    assert lines[-1].startswith(
+        "2027-01-15T08:00:07.125Z warning attachment.refused       pod=shop/web-9 reason=TIMEOUT"
+    )
 
 
-def test_enis_as_json_have_the_promised_keys(tmp_path: Path, daemon: Daemon) -> None:
-    primary, creating = answer(tmp_path, "enis")
+def test_a_drained_node_and_a_full_one_say_so() -> None:
+    node = well()
+    node.counts.assigned = 27
+    assert concerns(node, (), UNTIL.seconds) == ["All 27 places for pods are taken: the next pod will be refused."]
+    node = well()
+    node.drained.CopyFrom(SINCE)
+    assert concerns(node, (), UNTIL.seconds)[0].startswith("Drained by an operator 1m00s ago")
+    assert screen(node)[0].endswith("drained")
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_screen_keeps_to_the_terminals_width(width: int) -> None:
+    lines = screen(ill(), pb.Waiting(container_id="c" * 64, since=SINCE), width=width)
+    assert max(map(len, lines[1:])) <= width
+
+
+def test_what_comes_from_others_moves_no_cursor() -> None:
+    node = ill()
+    node.not_ready_reason = "\x1b[2Jgone\nnext"
+    assert not any(c < " " for line in screen(node) for c in line)
+
+
+@pytest.mark.parametrize(("name", "listing"), lists.LISTINGS.items())
+def test_each_list_has_its_keys_in_json_and_yaml_and_any_of_them_as_columns(
+    at: Path, daemon: Daemon, name: str, listing: lists.Listing
+) -> None:
+    daemon.waiting = [pb.Waiting(container_id="c" * 64, ifname="eth0", since=SINCE, deadline=UNTIL, request_id="r-1")]
+    records = answer(at, name)
+    assert records and all(tuple(record) == listing.keys for record in records)
+    assert yaml.safe_load(ipamctl(name, "--socket", at, "-o", "yaml").stdout) == records
+    table = ipamctl(name, "--socket", at, "--columns", ",".join(listing.keys)).stdout.splitlines()
+    assert table[0].split() == [key.upper() for key in listing.keys] and len(table) == len(records) + 1
+    refused = ipamctl(name, "--socket", at, "--columns", f"{listing.keys[0]},colour")
+    assert refused.returncode == 2 and refused.stdout == ""
+    assert refused.stderr == f"ipamctl: --columns: no column colour; there are {', '.join(listing.keys)}\n"
+
+
+def test_enis_as_json_have_the_promised_values(at: Path, daemon: Daemon) -> None:
+    primary, creating = answer(at, "enis")
     assert {name: primary[name] for name in ("id", "device_index", "primary", "state", "free", "assigned")} == {
         "id": "eni-0", "device_index": 0, "primary": True, "state": "ready", "free": 5, "assigned": 3,
     }  # fmt: skip
     assert primary["cooling"] == 2 and primary["foreign"] == 1 and creating["id"] == "" and creating["pending"] == 1
 
 
-def test_pods_as_json_have_the_promised_keys(tmp_path: Path, daemon: Daemon) -> None:
-    first, _ = answer(tmp_path, "pods")
+def test_pods_as_json_have_the_promised_values(at: Path, daemon: Daemon) -> None:
+    first, _ = answer(at, "pods")
     wanted = ("container_id", "ifname", "network", "ip", "eni", "pod", "namespace", "since")
     assert {name: first[name] for name in wanted} == {
         "container_id": "0" * 64, "ifname": "eth0", "network": "ipamd", "ip": "10.0.0.0", "eni": "eni-0",
@@ -170,30 +165,37 @@ def test_pods_as_json_have_the_promised_keys(tmp_path: Path, daemon: Daemon) -> 
     }  # fmt: skip
 
 
-def test_tables_have_one_line_for_each_and_say_what_is_wrong(tmp_path: Path, daemon: Daemon) -> None:
-    socket_of = ("--socket", str(tmp_path / "s"))
-    status = ipamctl("status", *socket_of).stdout
-    assert "NOT READY: NOT_AUTHORIZED: no" in status
-    assert "HELD BACK until 2027-01-15T08:01:00Z: new ENIs: Attach: no" in status
-    heads, numbers = (" ".join(line.split()) for line in status.splitlines()[-2:])
-    assert (heads, numbers) == ("FREE ASSIGNED COOLING RELEASING PENDING WAITING TOTAL", "5 3 2 0 1 4 10")
-    enis = ipamctl("enis", *socket_of).stdout.splitlines()
-    assert enis[1].startswith("eni-0 (primary)") and enis[2].startswith("(being created)")
-    pods = ipamctl("pods", *socket_of).stdout.splitlines()
+def test_tables_have_one_line_for_each_and_ages_for_people(at: Path, daemon: Daemon) -> None:
+    records = [{"ip": "10.0.0.1", "eni": "", "state": "free", "since": SINCE}]
+    shown = lists.answer(lists.ADDRESSES, records, lists.ADDRESSES.shown, UNTIL.seconds + 132)
+    assert shown.rows == (("10.0.0.1", "free", "3m12s", "-"),) and shown.names == ("10.0.0.1",)
+    pods = ipamctl("pods", "--socket", at).stdout.splitlines()
     assert [line.split()[1] for line in pods] == ["POD", "web-0", "web-1"]
     assert len({line.index(word) for line, word in zip(pods, ("POD", "web-0", "web-1"), strict=True)}) == 1
+    assert [line.split()[0] for line in ipamctl("addresses", "--socket", at).stdout.splitlines()] == [
+        "IP", "10.0.0.9", "10.0.0.10", "10.0.0.100",
+    ]  # fmt: skip
 
 
-def test_a_node_without_pods_says_so(tmp_path: Path, daemon: Daemon) -> None:
-    daemon.pods = 0
-    assert ipamctl("pods", "--socket", tmp_path / "s").stdout == "none\n"
-    assert answer(tmp_path, "pods") == []
+def test_names_are_one_a_line_for_xargs(at: Path, daemon: Daemon) -> None:
+    daemon.attachments.append(pb.AttachmentInfo(container_id="f" * 64, ifname="eth0", ip="10.0.0.77", since=SINCE))
+    assert ipamctl("pods", "--socket", at, "-o", "name").stdout == f"{'f' * 64}\nshop/web-0\nshop/web-1\n"
+    assert ipamctl("enis", "--socket", at, "-o", "name").stdout == "eni-0\n"
+    refused = ipamctl("status", "--socket", at, "-o", "name")
+    assert refused.returncode == 2 and "lists something" in refused.stderr
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path, daemon: Daemon) -> None:
-    daemon.pods = 700  # more than a pipe holds
+def test_a_node_without_pods_says_so(at: Path, daemon: Daemon) -> None:
+    daemon.attachments = []
+    assert ipamctl("pods", "--socket", at).stdout == "none\n"
+    assert answer(at, "pods") == []
+    assert ipamctl("pods", "--socket", at, "-o", "name").stdout == ""
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(at: Path, daemon: Daemon) -> None:
+    daemon.attachments = [attachment(n) for n in range(700)]  # more than a pipe holds
     process = subprocess.Popen(
-        [sys.executable, "-m", "ipamd.ctl", "pods", "-o", "json", "--socket", str(tmp_path / "s")],
+        [sys.executable, "-m", "ipamd.ctl", "pods", "-o", "json", "--socket", at],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -214,17 +216,53 @@ def test_without_a_daemon_one_line_says_where_it_was_looked_for(tmp_path: Path) 
     )
 
 
-def test_a_socket_that_a_dead_daemon_left_is_told_apart(tmp_path: Path) -> None:
+def test_a_socket_that_a_dead_daemon_left_is_told_apart(at: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(tmp_path / "s"))
-    done = ipamctl("enis", "--socket", tmp_path / "s")
+        left.bind(str(at))
+    done = ipamctl("enis", "--socket", at)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "nobody answers" in done.stderr
 
 
-def test_what_the_daemon_refuses_is_passed_on(tmp_path: Path, daemon: Daemon) -> None:
-    daemon.error = (grpc.StatusCode.INTERNAL, "out of order")
-    done = ipamctl("status", "--socket", tmp_path / "s")
+@pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE])
+def test_what_the_daemon_refuses_is_passed_on(at: Path, daemon: Daemon, code: grpc.StatusCode) -> None:
+    daemon.error = (code, "out of order")
+    done = ipamctl("status", "--socket", at)
     assert (done.returncode, done.stderr) == (1, "ipamctl: out of order\n")
+
+
+@pytest.fixture
+def unprivileged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory that anybody may look into, as /run/ipamd is."""
+    directory = Path(f"/tmp/ctl-{os.getpid()}")
+    directory.mkdir(mode=0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it away")
+def test_who_may_not_open_the_main_socket_looks_through_the_other(unprivileged: Path) -> None:
+    """As a child that drops its rights after the imports: an interpreter may stand where nobody else may read."""
+    main, read = unprivileged / "ipamd.sock", unprivileged / "read.sock"
+    drop = "import os,sys,yaml\nfrom ipamd.ctl.__main__ import main\nimport ipamd.ctl.lists,ipamd.ctl.changes\n"
+    drop += "os.setgroups([]);os.setgid(65534);os.setuid(65534)\nsys.exit(main(sys.argv[1:]))"
+
+    def as_nobody(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", drop, *words, "--socket", str(main)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+
+    with serving(main) as changing:
+        main.chmod(0o600)
+        refused = as_nobody("pods")
+        assert refused.returncode == 1 and "you may not open it (try as root)" in refused.stderr
+        with serving(read) as reading:
+            reading.attachments = []
+            read.chmod(0o666)
+            done = as_nobody("pods")
+            assert (done.stdout, done.returncode) == ("none\n", 0), done.stderr
+            refused = as_nobody("undrain")
+            assert refused.returncode == 1 and "you may not open it (try as root)" in refused.stderr
+            assert len(ipamctl("pods", "--socket", main).stdout.splitlines()) == 3, "root asks the main one"
+        assert len(changing.requests) == 1
 
 
 def test_help_names_commands_and_exit_codes() -> None:
@@ -235,10 +273,12 @@ def test_help_names_commands_and_exit_codes() -> None:
     assert "--socket" in ipamctl("pods", "--help").stdout
 
 
-@pytest.mark.parametrize("words", [(), ("nodes",), ("pods", "-o", "yaml")])
+@pytest.mark.parametrize(
+    "words", [(), ("nodes",), ("pods", "-o", "xml"), ("explain", "pod"), ("explain", "pool", "x")]
+)
 def test_a_wrong_command_line_is_2(words: tuple[str, ...]) -> None:
     done = ipamctl(*words)
-    assert done.returncode == 2 and "usage: ipamctl" in done.stderr
+    assert done.returncode == 2 and "ipamctl" in done.stderr and not done.stdout
 
 
 def capacity(*words: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,62 @@
+"""What needs somebody's attention, the worst first, in sentences: for `status` and `top`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ipamd.api.v1 import introspection_pb2 as pb
+from ipamd.ctl import times
+
+
+def concerns(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> list[str]:
+    """Empty: all is well."""
+    return [*_pods(node, waiting, now), *_cloud(node, now), *_network(node.host, now), *_room(node)]
+
+
+def _pods(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> list[str]:
+    found = []
+    if node.HasField("drained"):
+        since = times.age(node.drained, now)
+        found.append(f"Drained by an operator {since} ago: no pod gets an address here (ipamctl undrain ends it).")
+    elif not node.ready:
+        found.append(f"Not ready: {node.not_ready_reason}")
+    if waiting:
+        first = min(waiting, key=lambda w: times.seconds(w.since))
+        who = f"{first.pod_namespace}/{first.pod_name}" if first.pod_name else f"container {first.container_id[:12]}"
+        many = f"{len(waiting)} pods wait" if len(waiting) > 1 else "1 pod waits"
+        longest = f"{who} for {times.age(first.since, now)}"
+        found.append(f"{many} for an address, {longest} (why: ipamctl explain pool).")
+    elif node.counts.assigned >= node.targets.max_pods > 0:
+        found.append(f"All {node.targets.max_pods} places for pods are taken: the next pod will be refused.")
+    return found
+
+
+def _cloud(node: pb.Node, now: float) -> list[str]:
+    held = [
+        f"Held back for another {times.span(times.seconds(b.until) - now)}: {b.scope}, {b.reason}: {b.message}"
+        for b in node.backoffs
+    ]
+    return held + [f"The node's role may not call {d.action}: {d.consequence}" for d in node.denied]
+
+
+def _network(host: pb.HostNetwork, now: float) -> list[str]:
+    found = [f"The node's network is not in order: {host.error}"] if host.error else []
+    return found + [
+        f"{dispute.by} changes {dispute.what} again and again: repaired {dispute.repairs} times in "
+        f"{times.age(dispute.since, now)} (see ipamctl doctor)."
+        for dispute in host.disputes
+    ]
+
+
+def _room(node: pb.Node) -> list[str]:
+    found = []
+    for subnet in node.subnets:
+        if not subnet.HasField("seen"):
+            continue
+        if not subnet.available:
+            found.append(f"Subnet {subnet.id} is full: no ENI here can get another address of it.")
+        elif subnet.available <= node.addresses_per_eni:
+            found.append(
+                f"Subnet {subnet.id} is nearly full: {subnet.available} free, fewer than a new ENI can hold."
+            )
+    return found

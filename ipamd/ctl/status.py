@@ -1,0 +1,218 @@
+"""`ipamctl status`: the node on one screen. What needs somebody's attention comes first, in words.
+
+The keys of its data are a promise: more may come, none is renamed or removed (docs/ipamctl.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ipamd.api.v1 import introspection_pb2 as pb
+from ipamd.ctl import times
+from ipamd.ctl.attention import concerns
+from ipamd.ctl.command import manual
+from ipamd.ctl.connection import TIMEOUT, introspection
+from ipamd.ctl.event import datum as event_datum
+from ipamd.ctl.event import line as event_line
+from ipamd.ctl.output import Answer, aligned, printable, show
+from ipamd.ctl.terminal import styled, width
+
+COUNTS = ("free", "assigned", "cooling", "releasing", "pending", "waiting", "total")
+TARGETS = (
+    "warm_ips", "minimum_ips", "max_pods", "warm_enis", "max_enis", "slack", "release_delay", "cooldown",
+    "allocate_wait",
+)  # fmt: skip
+BUCKET = ("action", "rate", "tokens", "waiting", "throttled")
+WAITS = ("waiting", "count", "delayed", "total", "longest")
+
+# Warnings and errors that one screen has room for; the daemon knows more (ipamctl events --level warning).
+_TROUBLES = 5
+
+
+def set_up(parser: argparse.ArgumentParser) -> None:
+    manual(
+        parser,
+        "First what needs attention: pods that wait, calls that EC2 refuses, a network that others changed, subnets "
+        "that are full. Then the pool, its targets, the ENIs, the calls to EC2 that had to wait, the last warnings.",
+        examples={
+            "ipamctl status": "one screen",
+            "ipamctl status -o json": "the same for programs; the keys stay",
+            "watch ipamctl status": "again and again; ipamctl top shows more",
+        },
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    with introspection(args.socket) as stub:
+        node = stub.GetNode(pb.GetNodeRequest(), timeout=TIMEOUT)
+        enis = stub.ListEnis(pb.ListEnisRequest(), timeout=TIMEOUT).enis
+        waiting = stub.ListWaiting(pb.ListWaitingRequest(), timeout=TIMEOUT).waiting
+    now = time.time()
+    lines = screen(node, enis, waiting, now, width()) if args.output == "table" else []
+    show(Answer(data(node, waiting, now), lines=tuple(lines)), args.output)
+    return 0
+
+
+def data(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> dict[str, Any]:
+    return {
+        "attention": concerns(node, waiting, now),
+        "instance_id": node.instance_id,
+        "instance_type": node.instance_type,
+        "availability_zone": node.availability_zone,
+        "version": node.version,
+        "started": times.iso(node.started),
+        "ready": node.ready,
+        "not_ready_reason": node.not_ready_reason or None,
+        "drained": times.iso(node.drained) if node.HasField("drained") else None,
+        **{name: getattr(node.counts, name) for name in COUNTS},
+        "targets": {name: getattr(node.targets, name) for name in TARGETS},
+        "limits": {"enis": node.max_enis, "addresses_per_eni": node.addresses_per_eni},
+        "subnets": [
+            {"id": s.id, "available": s.available, "seen": times.iso(s.seen)}
+            if s.HasField("seen")
+            else {"id": s.id, "available": None, "seen": None}
+            for s in node.subnets
+        ],
+        "backoffs": [
+            {"scope": b.scope, "reason": b.reason, "message": b.message, "until": times.iso(b.until)}
+            for b in node.backoffs
+        ],
+        "denied": [{"action": d.action, "consequence": d.consequence} for d in node.denied],
+        "budget": [
+            {
+                **{name: getattr(bucket, name) for name in BUCKET},
+                "waits": {w.priority: {name: getattr(w, name) for name in WAITS} for w in bucket.waits},
+            }
+            for bucket in node.budget
+        ],
+        "host": _host(node.host),
+        "troubles": [event_datum(event) for event in node.troubles],
+    }
+
+
+def _host(host: pb.HostNetwork) -> dict[str, Any]:
+    return {
+        "in_order": not (host.error or host.disputes),
+        "error": host.error or None,
+        "repairs": host.repairs,
+        "last_repair": times.iso(host.last_repair) if host.HasField("last_repair") else None,
+        "last_what": host.last_what or None,
+        "last_by": host.last_by or None,
+        "disputes": [
+            {
+                "what": dispute.what,
+                "by": dispute.by,
+                "since": times.iso(dispute.since),
+                "last": times.iso(dispute.last),
+                "repairs": dispute.repairs,
+                "delay": dispute.delay,
+            }
+            for dispute in host.disputes
+        ],
+    }
+
+
+def screen(node: pb.Node, enis: Sequence[pb.Eni], waiting: Sequence[pb.Waiting], now: float, width: int) -> list[str]:
+    up = times.span(now - times.seconds(node.started))
+    counts, targets = node.counts, node.targets
+    state = "drained" if node.HasField("drained") else "ready" if node.ready else "not ready"
+    head = f"{node.instance_id}  {node.instance_type}  {node.availability_zone}  ipamd {node.version}, up {up}"
+    lines = [f"{styled(head, 'bold')}  {styled(state, 'good' if state == 'ready' else 'bad')}", ""]
+    found = concerns(node, waiting, now)
+    for concern in found:
+        first, *rest = textwrap.wrap(printable(concern), width - 2, break_on_hyphens=False)
+        lines += [styled(f"! {first}", "bad"), *(styled(f"  {line}", "bad") for line in rest)]
+    if not found:
+        lines.append(styled("Nothing needs attention.", "good"))
+    warm = f"{targets.warm_enis} ENIs" if targets.warm_enis else str(targets.warm_ips)
+    rows = [
+        (
+            "pool",
+            f"{counts.free} free, {counts.assigned} assigned, {counts.cooling} cooling, {counts.releasing} "
+            f"releasing: {counts.total} in all; {counts.pending} asked from EC2",
+        ),
+        ("waiting", _waiting(waiting, now)),
+        (
+            "targets",
+            f"warm {warm}, minimum {targets.minimum_ips}, cooldown {targets.cooldown:g} s, wait at most "
+            f"{targets.allocate_wait:g} s",
+        ),
+        (
+            "limits",
+            f"{targets.max_enis} of {node.max_enis} ENIs with {node.addresses_per_eni} secondary addresses each; "
+            f"pods at most {targets.max_pods}",
+        ),
+        *(("subnet", _subnet(subnet, now)) for subnet in node.subnets),
+        *(("EC2", text) for bucket in node.budget if (text := _budget(bucket))),
+        *(("network", text) for text in _repairs(node.host, now)),
+    ]
+    last = ""
+    lines.append("")
+    for name, text in rows:
+        wrapped = textwrap.wrap(printable(text), max(20, width - 9), break_on_hyphens=False)
+        for index, part in enumerate(wrapped):
+            lines.append(f"{styled(f'{name:9}', 'dim') if name != last and not index else ' ' * 9}{part}")
+        last = name
+    lines += ["", *_enis(enis)]
+    if node.troubles:
+        lines += ["", styled("last warnings and errors", "dim")]
+        lines += [event_line(event, width) for event in node.troubles[-_TROUBLES:]]
+    return lines
+
+
+def _waiting(waiting: Sequence[pb.Waiting], now: float) -> str:
+    if not waiting:
+        return "none"
+    longest = max(now - times.seconds(w.since) for w in waiting)
+    return f"{len(waiting)}, the longest for {times.span(longest)}"
+
+
+def _subnet(subnet: pb.Subnet, now: float) -> str:
+    if not subnet.HasField("seen"):
+        return f"{subnet.id}: free addresses not asked for yet"
+    return f"{subnet.id}: {subnet.available} free addresses, as EC2 said {times.age(subnet.seen, now)} ago"
+
+
+def _budget(bucket: pb.Bucket) -> str:
+    """One line about an action that met its limit; none about the others."""
+    delayed = sum(waits.delayed for waits in bucket.waits)
+    if not (bucket.waiting or delayed or bucket.throttled):
+        return ""
+    longest = max((waits.longest for waits in bucket.waits), default=0.0)
+    parts = [f"{bucket.action} {bucket.rate:.3g}/s", f"{bucket.waiting} waiting", f"{delayed} waited"]
+    if delayed:
+        parts[-1] += f" (longest {longest:.1f} s)"
+    if bucket.throttled:
+        parts.append(f"throttled {bucket.throttled} time" + "s" * (bucket.throttled > 1))
+    return ", ".join(parts)
+
+
+def _repairs(host: pb.HostNetwork, now: float) -> list[str]:
+    """Nothing about a network that nobody but ipamd changed."""
+    if not host.repairs:
+        return []
+    return [
+        f"{host.repairs} repair{'s' * (host.repairs > 1)}, the last {times.age(host.last_repair, now)} ago: "
+        f"{host.last_what}, changed by {host.last_by}"
+    ]
+
+
+def _enis(enis: Sequence[pb.Eni]) -> list[str]:
+    counts = ["free", "assigned", "cooling", "pending"] + ["foreign"] * any(eni.foreign for eni in enis)
+    rows = [
+        (
+            eni.id or "(being created)",
+            eni.state + (", primary" if eni.primary else ""),
+            eni.link or "-",
+            *(str(getattr(eni, name)) for name in counts),
+            str(eni.capacity),
+        )
+        for eni in sorted(enis, key=lambda eni: (eni.device_index, eni.id))
+    ]
+    heads = (head.upper() for head in ("eni", "state", "link", *counts, "room"))
+    return aligned([tuple(heads), *rows]) if rows else ["no ENIs"]
