@@ -14,6 +14,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
     NoCredentialsError,
 )
 
+from ipamd.cloud import model
 from ipamd.settings import Ec2Settings, ImdsSettings
 
 if TYPE_CHECKING:
@@ -26,14 +27,14 @@ CREDENTIALS_TIMEOUT, CREDENTIALS_ATTEMPTS = 2, 5
 
 
 class Connection:
-    """The client is built when it is first asked for, which blocks the loop for some 125 ms (the EC2 model is large):
-    make a call before serving. Nothing is built without credentials, because a client keeps the ones it was born
-    with."""
+    """The client is built when it is first asked for, which blocks the loop for some 15 ms: make a call before
+    serving. Nothing is built without credentials, because a client keeps the ones it was born with."""
 
     def __init__(self, settings: Ec2Settings, imds: ImdsSettings, region: str) -> None:
         self._settings = settings
         self._region = region
         self._session = AioSession()
+        self._session.register_component("data_loader", model.loader())
         self._session.set_config_variable("ec2_metadata_service_endpoint", imds.endpoint)
         self._session.set_config_variable("ec2_metadata_v1_disabled", True)
         self._session.set_config_variable("metadata_service_timeout", CREDENTIALS_TIMEOUT)
@@ -63,6 +64,7 @@ class Connection:
             return self._client
 
     async def _build(self) -> EC2Client:
+        await asyncio.to_thread(model.warm)
         config = AioConfig(
             connect_timeout=self._settings.timeout / 2,  # so that a call that found nobody is known not to be sent
             read_timeout=self._settings.timeout,
