@@ -15,9 +15,8 @@ from typing import ClassVar, Generic, Literal, TypeVar
 
 from ipamd.host.desired import Address, Desired, FoundRoute, LinkWish, Route, Rule, Sysctl
 from ipamd.host.links import Link
+from ipamd.host.netlink import RTN_UNICAST
 from ipamd.host.nftables import Table
-
-RTN_UNICAST = 1  # linux/rtnetlink.h
 
 T = TypeVar("T")
 

@@ -18,21 +18,36 @@ from ipamd.host.errors import HostError
 # linux/netlink.h
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
+NLM_F_ACK_TLVS = 0x200  # in an acknowledgement
+NLMSGERR_ATTR_MSG = 1
 NLA_F_NESTED = 0x8000
 NLA_TYPE_MASK = 0x3FFF
 NETLINK_NETFILTER = 12
 SOL_NETLINK = 270
-NETLINK_GET_STRICT_CHK = 12
+NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 10, 11, 12
 
-# linux/rtnetlink.h, linux/if_link.h, linux/fib_rules.h
+# linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/fib_rules.h
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
 RTM_F_CLONED = 0x200  # a route that the kernel learnt, such as an exception with a path's MTU
 FIB_RULE_INVERT = 0x2
+IFF_UP = 0x1
+IFLA_MTU, IFLA_GROUP = 4, 27
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 4, 5, 6, 15
+RTNH_F_ONLINK = 4
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 253, 255
+RTN_UNICAST = 1
+FRA_SRC, FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK = 2, 6, 10, 14, 15, 16
+FRA_PROTOCOL = 21
+FR_ACT_TO_TBL = 1
+IFA_ADDRESS, IFA_LOCAL = 1, 2
+IFA_F_NODAD = 0x2
 IFINFO = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
 RTMSG = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+IFADDR = struct.Struct("=4BI")  # ifaddrmsg: family, prefixlen, flags, scope, index
 FIB_RULE = RTMSG  # fib_rule_hdr: the same sizes; two reserved and the action after the table, and no protocol
 NFGENMSG = struct.Struct("=BBH")  # linux/netfilter/nfnetlink.h: family, version, resource id
 
@@ -81,6 +96,11 @@ def attributes(data: bytes, start: int = 0, end: int | None = None) -> Iterator[
         start += length + 3 & ~3
 
 
+def number(kind: int, value: int) -> bytes:
+    """An attribute that is a 32 bit number."""
+    return attribute(kind, value.to_bytes(4, sys.byteorder))
+
+
 def u32(value: bytes) -> int:
     """0 for no value."""
     return int.from_bytes(value, sys.byteorder)
@@ -119,11 +139,15 @@ def dump(protocol: int, kind: int, payload: bytes, answer: int, *, strict: bool 
     raise HostError(f"the kernel's tables changed during each of {DUMP_ATTEMPTS} reads")
 
 
-def change(protocol: int, kind: int, payload: bytes) -> None:
-    """Have the kernel do something, and wait until it is done. Raises OSError with what the kernel says."""
+def change(protocol: int, kind: int, payload: bytes, flags: int = 0) -> None:
+    """Have the kernel do something, and wait until it is done. Raises OSError with what the kernel says, in its own
+    words where it has any."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as kernel:
         kernel.settimeout(TIMEOUT)
-        kernel.send(request(kind, NLM_F_ACK, 1, payload))
+        for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):
+            with suppress(OSError):  # kernels before 4.12 give the number alone
+                kernel.setsockopt(SOL_NETLINK, option, 1)
+        kernel.send(request(kind, NLM_F_ACK | flags, 1, payload))
         _answers(kernel, 1, kind)
 
 
@@ -140,7 +164,15 @@ def _answers(kernel: socket.socket, sequence: int, answer: int) -> list[Message]
             if kind in (NLMSG_ERROR, NLMSG_DONE):
                 code = error_code(data, start)
                 if code:
-                    raise OSError(code, os.strerror(code))
+                    raise OSError(code, _explanation(data, flags, start, end) or os.strerror(code))
                 return found if whole else None
             if kind == answer:
                 found.append((data, start, end))
+
+
+def _explanation(data: bytes, flags: int, start: int, end: int) -> str:
+    """What follows the errno and the header of the refused request, if that was asked for (NETLINK_CAP_ACK)."""
+    if not flags & NLM_F_ACK_TLVS:
+        return ""
+    said = dict(attributes(data, start + 4 + HEADER.size, end))
+    return text(said.get(NLMSGERR_ATTR_MSG, b""))

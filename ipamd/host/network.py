@@ -5,6 +5,7 @@ What should be is `desired`'s, the steps to it are `difference`'s; when a repair
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +29,6 @@ from ipamd.host.desired import (
 )
 from ipamd.host.desired import table as wanted_table
 from ipamd.host.difference import (
-    RTN_UNICAST,
     AddAddress,
     AddRoute,
     AddRule,
@@ -47,6 +47,7 @@ from ipamd.host.discarded import Discarded
 from ipamd.host.errors import HostError
 from ipamd.host.kernel import Kernel, read_sysctl, write_sysctl
 from ipamd.host.links import Link, Links, link_names
+from ipamd.host.netlink import RTN_UNICAST
 from ipamd.host.nftables import Nftables
 from ipamd.host.rtnetlink import FoundRule, Netconf
 from ipamd.host.watch import Seen, TableTouched, Watch
@@ -96,6 +97,7 @@ class HostNetwork:
         self._settings = settings
         self._links = Links(self._link_changed, self._events_lost)
         self._watch = Watch(self._changed, self._events_lost)
+        self._kernel = Kernel(settings.route_protocol)
         self._nftables = Nftables()
         self._conntrack = Conntrack()
         self.discarded = Discarded()
@@ -184,21 +186,22 @@ class HostNetwork:
         before, self._wish = self._wish, wish  # from here on our own changes agree with it
         self._expected = frozenset(eni.mac for eni in node.enis)
         applied, refused = Applied(), set()
-        async with Kernel(self._settings.route_protocol) as kernel:
-            for step in difference(wish, found):
-                if withheld(step):
-                    applied.withheld.append(step)
-                    continue
-                try:
-                    await self._take(kernel, step)
-                except HostError as error:
-                    refused.add(step.what)
-                    if (failure := self._failure(step, wish, error)) is not None:
-                        applied.failed.append(failure)
-                    continue
-                applied.done.append(step)
-                if before is not None and step.what not in self._refused and restores(step, before):
-                    applied.restored.append(step)
+        for step in difference(wish, found):
+            if withheld(step):
+                applied.withheld.append(step)
+                continue
+            if not isinstance(step, SetSysctl):  # whose events are understood only when all of them are written
+                await asyncio.sleep(0)  # there may be hundreds of steps, and somebody else may be waiting
+            try:
+                await self._take(step)
+            except HostError as error:
+                refused.add(step.what)
+                if (failure := self._failure(step, wish, error)) is not None:
+                    applied.failed.append(failure)
+                continue
+            applied.done.append(step)
+            if before is not None and step.what not in self._refused and restores(step, before):
+                applied.restored.append(step)
         self._refused = frozenset(refused)
         return applied
 
@@ -247,24 +250,24 @@ class HostNetwork:
                 return Failure(error, eni.eni_id)
         return Failure(error)
 
-    async def _take(self, kernel: Kernel, step: Step) -> None:
+    async def _take(self, step: Step) -> None:
         match step:
             case SetSysctl(sysctl):
                 write_sysctl(sysctl.name, sysctl.value)
             case SetLink(change):
-                await kernel.set_link(change)
+                self._kernel.set_link(change)
             case AddAddress(address):
-                await kernel.add_address(address)
+                self._kernel.add_address(address)
             case AddRoute(route):
-                await kernel.add_route(route)
+                self._kernel.add_route(route)
             case AddRule(rule):
-                await kernel.add_rule(rule)
+                self._kernel.add_rule(rule)
             case LoadTable(table):
                 await self._nftables.load(table)
             case DeleteRule(rule):
-                await kernel.delete_rule(rule)
+                self._kernel.delete_rule(rule)
             case DeleteRoute(found):
-                await kernel.delete_route(found)
+                self._kernel.delete_route(found)
 
     # Noticing
 

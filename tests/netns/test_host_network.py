@@ -254,7 +254,7 @@ def test_a_failure_half_way_is_made_up_for(stage: Topology, monkeypatch: pytest.
     for name in ("delete_rule", "delete_route"):
         stage.apply()
 
-        async def refuse(*_: object) -> None:
+        def refuse(*_: object) -> None:
             raise HostError("refused")
 
         with monkeypatch.context() as patched:
@@ -422,13 +422,13 @@ def test_the_table_reads_back_as_it_was_written(prefix: str, more: list[str]) ->
 def test_what_is_gone_already_is_removed(stage: Topology) -> None:
     """Between the look at the kernel and the removal somebody else was faster, or the device went."""
 
-    async def inside() -> None:
-        async with Kernel(stage.settings.route_protocol) as kernel:
-            await kernel.delete_rule(Rule(1599, 1599, 0x1F, 0x7F))
-            await kernel.delete_route(FoundRoute(Route(1599, 1, gateway="10.0.2.1"), 158, 1))
-            await kernel.delete_route(FoundRoute(Route(1599, 999_999, "10.0.2.1"), 158, 1))
+    def inside() -> None:
+        kernel = Kernel(stage.settings.route_protocol)
+        kernel.delete_rule(Rule(1599, 1599, 0x1F, 0x7F))
+        kernel.delete_route(FoundRoute(Route(1599, 1, gateway="10.0.2.1"), 158, 1))
+        kernel.delete_route(FoundRoute(Route(1599, 999_999, "10.0.2.1"), 158, 1))
 
-    netns.run_in(stage.node, lambda: asyncio.run(inside()))
+    netns.run_in(stage.node, inside)
 
 
 def test_mtu_of_enis(prefix: str) -> None:

@@ -310,10 +310,10 @@ def test_what_can_not_be_repaired_keeps_nothing_else_and_is_told_once(
     add_rule = Kernel.add_rule
     refused = True
 
-    async def refuse(self: Kernel, rule: Rule) -> None:
+    def refuse(self: Kernel, rule: Rule) -> None:
         if refused and rule.table == 1501:
             raise HostError("no")
-        await add_rule(self, rule)
+        add_rule(self, rule)
 
     monkeypatch.setattr(Kernel, "add_rule", refuse)
 
@@ -345,7 +345,7 @@ def test_an_error_does_not_slow_down_what_is_disputed(stage: Topology, monkeypat
     monkeypatch.setattr(reconciler, "LONGEST_RETRY", 1000.0)
     monkeypatch.setattr(disputes, "FREE_REPAIRS", 1)
 
-    async def refuse(self: Kernel, step: object) -> None:
+    def refuse(self: Kernel, step: object) -> None:
         raise HostError("no")
 
     async def steps(keeper: Keeper) -> None:
