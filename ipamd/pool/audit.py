@@ -38,7 +38,6 @@ from ipamd.pool.model import (
     EniState,
     LearntLimit,
     ObservedEni,
-    PutAttachment,
     PutIntent,
     PutLimit,
 )
@@ -276,10 +275,7 @@ class Audits(Growth):
         address = self.inventory.addresses.get(ip)
         if address is None or address.state not in (AddressState.FREE, AddressState.COOLING):
             return
-        self._cools_no_more(ip)
-        attachment = recovered(ip, link, address.eni.id, now)
-        self.inventory.assign(address, attachment, now)
-        self._write(PutAttachment(attachment))
+        self._hold(address, recovered(ip, link, address.eni.id, now), now)
         self._note("attachment.recovered", "warning", ip=ip, link=link)
 
     def _find_local(self, ip: str, eni: Eni, now: float) -> None:

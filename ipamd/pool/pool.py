@@ -42,7 +42,6 @@ from ipamd.pool.model import (
     EniState,
     Limits,
     Owner,
-    PutAttachment,
     PutDrained,
     PutIntent,
     PutOwn,
@@ -176,7 +175,7 @@ class Pool(Audits):
 
     def _wanted(self, ip: str, key: AttachmentKey) -> Address | None:
         address = self.inventory.addresses.get(ip)
-        if address is None or address.eni not in self.inventory.ready():
+        if address is None or address.eni.state is not EniState.READY:
             return None
         own = address.state is AddressState.COOLING and address.last_key == key
         return address if own or address.state is AddressState.FREE else None
@@ -260,11 +259,8 @@ class Pool(Audits):
 
     def _assign(self, address: Address, key: AttachmentKey, owner: Owner, now: float) -> Attachment:
         """`address` is free, or cools and was the attachment's own."""
-        self._cools_no_more(address.ip)
-        self.forgetting.pop(address.ip, None)
         held = Attachment(key, address.ip, address.eni.id, now, owner)
-        self.inventory.assign(address, held, now)
-        self._write(PutAttachment(held))
+        self._hold(address, held, now)
         return held
 
     def _drive(self, now: float) -> None:

@@ -27,7 +27,8 @@ import math
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.backoff import action_scope
-from ipamd.pool.model import Attachment, Cooling, DropAttachment, DropCooling, PutCooling
+from ipamd.pool.inventory import Address
+from ipamd.pool.model import Attachment, Cooling, DropAttachment, DropCooling, PutAttachment, PutCooling
 from ipamd.pool.operations import Operations
 from ipamd.pool.state import FORGET, Setup
 
@@ -45,6 +46,13 @@ class Reuse(Operations):
         super().__init__(setup)
         self._pause_ends = -math.inf
         self._cooled_at = math.inf  # when the next cooldown ends
+
+    def _hold(self, address: Address, attachment: Attachment, now: float) -> None:
+        """`address` is free or cools."""
+        self._cools_no_more(address.ip)
+        self.forgetting.pop(address.ip, None)
+        self.inventory.assign(address, attachment, now)
+        self._write(PutAttachment(attachment))
 
     def _release(self, attachment: Attachment, now: float) -> None:
         address = self.inventory.unassign(attachment)
