@@ -153,11 +153,12 @@ def kind_of(action: str, code: str, status: int) -> CloudErrorKind:
 def _answered(action: str, error: ClientError) -> CloudFailure:
     described = error.response.get("Error", {})
     code, message = str(described.get("Code", "Unknown")), described.get("Message") or "no message"
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400)
+    metadata = error.response.get("ResponseMetadata", {})
+    status = metadata.get("HTTPStatusCode", 400)
     remedy = _REMEDY_OF_CODE.get(code)
     if remedy is not None:
         message = f"{remedy.format(action=action)}; EC2 says: {message}"
-    return CloudFailure(kind_of(action, code, status), action, code, message)
+    return CloudFailure(kind_of(action, code, status), action, code, message, str(metadata.get("RequestId", "")))
 
 
 def _unanswered(action: str, error: Exception) -> tuple[CloudErrorKind, str]:

@@ -165,12 +165,14 @@ class CloudErrorKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CloudFailure:
-    """An EC2 call that failed. `code` and `message` are EC2's own words, for people; decisions use `kind`."""
+    """An EC2 call that failed. `code` and `message` are EC2's own words, for people; decisions use `kind`.
+    `ec2_request` is EC2's id of the call, for AWS's support; empty when EC2 did not answer."""
 
     kind: CloudErrorKind
     action: str
     code: str
     message: str
+    ec2_request: str = ""
 
 
 @dataclass(frozen=True, slots=True)

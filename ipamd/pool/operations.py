@@ -113,7 +113,14 @@ class Operations(Links):
         for ip in created.addresses:
             self.inventory.add(ip, eni, now)
         self._write(PutIntent(attach_intent(eni, now)))
-        self._note("eni.created", "info", eni=eni.id, addresses=len(created.addresses), subnet=eni.subnet_id)
+        self._note(
+            "eni.created",
+            "info",
+            eni=eni.id,
+            addresses=len(created.addresses),
+            subnet=eni.subnet_id,
+            requests=operation.requests,
+        )
 
     def _eni_attached(self, event: on.EniAttached, now: float) -> None:
         self._attached(self._operations.pop(event.op).eni, event.attachment_id, now)
@@ -242,7 +249,8 @@ class Operations(Links):
         self.subnets.gave(eni.subnet_id)
         for ip in event.addresses:
             self.inventory.add(ip, eni, now)
-        self._note("addresses.assigned", "info", eni=eni.id, addresses=len(event.addresses))
+        addresses = len(event.addresses)
+        self._note("addresses.assigned", "info", eni=eni.id, addresses=addresses, requests=operation.requests)
 
     def _operation_done(self, event: on.OperationDone, now: float) -> None:
         operation = self._operations.pop(event.op)
@@ -298,7 +306,7 @@ class Operations(Links):
             self._note("subnet.low", "warning", subnet=eni.subnet_id, asked=asked)
             retry_at = now
         else:
-            retry_at = self._back_off(eni, failure, now)
+            retry_at = self._back_off(operation, failure, now)
         match operation.effect:
             case do.AssignAddresses():
                 eni.pending -= operation.count
@@ -360,11 +368,12 @@ class Operations(Links):
             case _:
                 eni.busy, eni.retry_at = 0, retry_at
 
-    def _back_off(self, eni: Eni, failure: CloudFailure, now: float) -> float:
+    def _back_off(self, operation: Operation, failure: CloudFailure, now: float) -> float:
+        eni = operation.eni
         scope = scope_of(failure, subnet_id=eni.subnet_id, eni_id="" if eni.id == eni.token else eni.id)
-        return self._failed(scope, failure, now).until
+        return self._failed(scope, failure, now, operation.requests).until
 
-    def _failed(self, scope: str, failure: CloudFailure, now: float) -> Backoff:
+    def _failed(self, scope: str, failure: CloudFailure, now: float, requests: str = "") -> Backoff:
         backoff = self.backoffs.failed(scope, failure, now)
         self._note(
             "ec2.failed",
@@ -374,6 +383,8 @@ class Operations(Links):
             kind=failure.kind.value,
             scope=scope,
             error=failure.message,
+            ec2_request=failure.ec2_request,
+            requests=requests,
             retry_in=round(backoff.until - now, 1),
         )
         return backoff

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 
 from ipamd.pool import effects as do
 from ipamd.pool.inventory import Eni
@@ -13,6 +14,9 @@ from ipamd.pool.state import Setup, State
 # asked to be taken away is not granted to anybody before.
 TAKES_EFFECT = 5.0
 
+# Of those who wait, so many are named in the log.
+REQUESTS_NAMED = 5
+
 
 @dataclass(slots=True)
 class Operation:
@@ -21,6 +25,7 @@ class Operation:
     since: float
     count: int = 0
     token: str = ""
+    requests: str = ""  # who waited when it was sent
 
 
 class UnderWay(State):
@@ -36,7 +41,9 @@ class UnderWay(State):
         return self._last_op
 
     def _send(self, effect: do.Operation, eni: Eni, now: float, count: int = 0, token: str = "") -> None:
-        self._operations[effect.op] = Operation(effect, eni, now, count, token)
+        bringing = isinstance(effect, do.CreateEni | do.AssignAddresses)
+        requests = self._who_waits() if bringing else ""
+        self._operations[effect.op] = Operation(effect, eni, now, count, token, requests)
         self._effects.append(effect)
 
     def _send_unbound(self, effect: do.Operation) -> None:
@@ -68,8 +75,15 @@ class UnderWay(State):
             case _:
                 return f"{slowest.effect.action} for {slowest.eni.id} has been under way for {time}"
 
+    def _who_waits(self) -> str:
+        """For the log, so that a pod's request leads to the calls that were made for it: "1f-7 1f-8 and 12 more"."""
+        first = list(islice(self.waiting, REQUESTS_NAMED))
+        more = len(self.waiting) - len(first)
+        return " ".join(first) + (f" and {more} more" if more else "")
+
     def _write(self, record: Record) -> None:
         self._effects.append(do.Write(record))
 
     def _note(self, event: str, level: str, **fields: str | int | float) -> None:
-        self._effects.append(do.Note(event, level, tuple(fields.items())))
+        """Fields that are empty are left out."""
+        self._effects.append(do.Note(event, level, tuple((k, v) for k, v in fields.items() if v != "")))

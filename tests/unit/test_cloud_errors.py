@@ -76,7 +76,8 @@ def test_codes(action: str, code: str, status: int, kind: Kind) -> None:
 
 
 def answered(code: str, message: str, status: int = 400) -> ClientError:
-    response = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    metadata = {"HTTPStatusCode": status, "RequestId": "1b3c-77"}
+    response = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": metadata}
     return ClientError(response, CREATE)
 
 
@@ -84,6 +85,7 @@ def test_ec2s_words_are_kept() -> None:
     failure = cloud_error(CREATE, answered("InsufficientFreeAddressesInSubnet", "The subnet is full.")).failure
     assert failure.action == CREATE
     assert failure.code == "InsufficientFreeAddressesInSubnet"
+    assert failure.ec2_request == "1b3c-77"
     assert failure.message == "The subnet is full."
 
 

@@ -159,3 +159,22 @@ def test_times_in_words() -> None:
     found = [span(seconds) for seconds in (-1, 0.04, 9.94, 9.96, 119, 120, 7140, 7200, 9000, 172800, 259200)]
     assert found == ["0.0 s", "0.0 s", "9.9 s", "10 s", "119 s", "2 min", "119 min", "2 h", "2 h 30 min", "2 days",
                      "3 days"]  # fmt: skip
+
+
+def test_a_call_names_the_requests_that_it_was_made_for() -> None:
+    story = Story(warm(0), Limits(2, 11))
+    story.start()
+    story.take(do.Note)
+    story.ask(*(f"r{number}" for number in range(7)))
+    first, *more = story.take(do.AssignAddresses)
+    story.feed(on.AddressesAssigned(first.op, addresses(first.count)))
+    (note,) = [note for note in story.take(do.Note) if note.event == "addresses.assigned"]
+    assert dict(note.fields)["requests"] == "r0"
+    story.fail(more[-1], CloudErrorKind.THROTTLED)
+    (note,) = [note for note in story.take(do.Note) if note.event == "ec2.failed"]
+    assert dict(note.fields)["requests"] == "r0 r1 r2 r3 r4 and 2 more"
+    story = Story(warm(3))
+    story.start()
+    story.fail(story.one(do.AssignAddresses), CloudErrorKind.THROTTLED)
+    (note,) = [note for note in story.take(do.Note) if note.event == "ec2.failed"]
+    assert "requests" not in dict(note.fields)
