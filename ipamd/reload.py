@@ -13,7 +13,8 @@ from pathlib import Path
 import structlog
 from asyncinotify import Inotify, Mask
 
-from ipamd.settings import Loaded, SettingsError
+from ipamd.config.error import SettingsError
+from ipamd.config.load import Loaded
 
 log = structlog.get_logger("ipamd.settings")
 

@@ -1,21 +1,14 @@
-"""All settings in one typed, validated tree: the single place that names, defaults and explains each of them.
-
-Order of precedence: command-line flag, environment (`IPAMD_<SECTION>_<KEY>`), file (/etc/ipamd/config.toml),
-default. `load` keeps the origin of each value, so that `ipamd config check` can say where it came from.
-"""
+"""All settings in one typed, validated tree: the single place that names, defaults and explains each of them. The
+docstring of a section is what the reference says of it. `ipamd.config` reads them."""
 
 from __future__ import annotations
 
 import ipaddress
-import json
-import os
-import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 DEFAULT_PATH = Path("/etc/ipamd/config.toml")
 ENVIRONMENT_PREFIX = "IPAMD_"
@@ -23,10 +16,6 @@ ENVIRONMENT_PREFIX = "IPAMD_"
 # The highest device index that an ENI has a table, a priority and a group for. No instance type has more ENIs on one
 # network card.
 MOST_ENIS = 15
-
-
-class SettingsError(Exception):
-    """The settings can't be used; the message names each bad key, what is wrong with it and where it came from."""
 
 
 def _cidr(text: str) -> str:
@@ -45,6 +34,8 @@ class _Section(BaseModel):
 
 
 class ApiSettings(_Section):
+    """Where the daemon listens."""
+
     socket: Path = Field(Path("/run/ipamd/ipamd.sock"), description="gRPC socket (mode 0600)")
     read_group: str = Field(
         "",
@@ -54,6 +45,8 @@ class ApiSettings(_Section):
 
 
 class PoolSettings(_Section):
+    """How many addresses are kept, and for how long. Takes effect as soon as the file is written."""
+
     warm_ips: int = Field(5, ge=0, description="addresses kept free beyond what is asked for")
     warm_enis: int = Field(0, ge=0, description="ENIs' worth of addresses kept free instead of warm_ips; 0: warm_ips")
     minimum_ips: int = Field(0, ge=0, description="addresses the node holds at least, in use or not")
@@ -73,6 +66,8 @@ class PoolSettings(_Section):
 
 
 class Ec2Settings(_Section):
+    """The EC2 API, and what new network interfaces (ENIs) are made with."""
+
     endpoint: str = Field("", description="URL of the EC2 API; empty: the region's own")
     subnets: list[str] = Field(default_factory=list, description="subnets for new ENIs; empty: the primary ENI's")
     security_groups: list[str] = Field(
@@ -90,14 +85,20 @@ class Ec2Settings(_Section):
 
 
 class ImdsSettings(_Section):
+    """The instance metadata service."""
+
     endpoint: str = Field("http://169.254.169.254", description="URL of the instance metadata service")
 
 
 class LedgerSettings(_Section):
+    """Where the daemon remembers who holds what."""
+
     path: Path = Field(Path("/run/ipamd/ledger.db"), description="SQLite file with the records")
 
 
 class CniSettings(_Section):
+    """What the daemon shares with the CNI plugin and the container runtime."""
+
     spool_dir: Path = Field(
         Path("/run/ipamd/released"), description="where the plugin leaves a DEL that the daemon did not answer"
     )
@@ -108,8 +109,8 @@ class CniSettings(_Section):
 
 
 class HostSettings(_Section):
-    """Numbers that must not clash with other software on the host. One ENI with device index i uses table,
-    rule priority and link group `table + i`, `rule_eni + i` and `table + i`."""
+    """The node's network. The numbers must be nobody else's; the ENI with device index i takes table, rule priority
+    and link group `table + i`, `rule_eni + i` and `table + i`."""
 
     table: int = Field(1500, ge=256, le=2**31, description="routing table of the pods; an ENI's is this plus i")
     rule_pods: int = Field(500, ge=1, le=32765, description="priority: lookup table pods")
@@ -130,6 +131,8 @@ class HostSettings(_Section):
 
 
 class LogSettings(_Section):
+    """What is written to the log, and how."""
+
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level written")
     format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON")
 
@@ -145,111 +148,24 @@ class Settings(_Section):
     log: LogSettings = Field(default_factory=LogSettings)
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """The settings in force and, for each dotted key that is not a default, where its value came from."""
-
-    settings: Settings
-    origins: Mapping[str, str]
-
-    def effective(self) -> Iterator[tuple[str, Any, str]]:
-        """(dotted key, value as JSON knows it, origin) of every setting."""
-        for section, values in self.settings.model_dump(mode="json").items():
-            for key, value in values.items():
-                dotted = f"{section}.{key}"
-                yield dotted, value, self.origins.get(dotted, "default")
+def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What no single setting shows: (dotted keys that are at odds, what is wrong)."""
+    yield from _marks(settings.host)
+    yield from _priorities(settings.host)
 
 
-def load(
-    path: Path | None = None,
-    *,
-    environ: Mapping[str, str] | None = None,
-    flags: Mapping[str, Any] | None = None,
-) -> Loaded:
-    """Read and validate the settings.
-
-    `path` None means the default file, which may be absent; a named file must exist. `flags` maps dotted keys
-    ("pool.warm_ips") to values. Raises `SettingsError`.
-    """
-    values: dict[str, dict[str, Any]] = {}
-    origins: dict[str, str] = {}
-
-    def put(section: str, key: str, value: Any, origin: str) -> None:
-        values.setdefault(section, {})[key] = value
-        origins[f"{section}.{key}"] = origin
-
-    for section, keys in _read_file(path).items():
-        if not isinstance(keys, dict):
-            raise SettingsError(f"{path or DEFAULT_PATH}: {section!r} is not a section; write [{section}]")
-        for key, value in keys.items():
-            put(section, key, value, str(path or DEFAULT_PATH))
-    for name, text in (os.environ if environ is None else environ).items():
-        if not name.startswith(ENVIRONMENT_PREFIX):
-            continue
-        section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
-        put(section, key, _from_text(section, key, text, name), f"environment {name}")
-    for dotted, value in (flags or {}).items():
-        section, _, key = dotted.partition(".")
-        put(section, key, value, "command line")
-
-    try:
-        settings = Settings.model_validate(values)
-    except ValidationError as error:
-        raise SettingsError("\n".join(_explain(error, origins))) from None
-    _check_marks(settings.host)
-    _check_priorities(settings.host)
-    return Loaded(settings, origins)
-
-
-def _read_file(path: Path | None) -> dict[str, Any]:
-    try:
-        with (path or DEFAULT_PATH).open("rb") as file:
-            return tomllib.load(file)
-    except FileNotFoundError:
-        if path is None:
-            return {}
-        raise SettingsError(f"{path}: no such file") from None
-    except OSError as error:
-        raise SettingsError(f"{path or DEFAULT_PATH}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path or DEFAULT_PATH}: not TOML: {error}") from None
-
-
-def _from_text(section: str, key: str, text: str, variable: str) -> Any:
-    """Environment variables hold scalars as they are; lists and tables as JSON."""
-    field = Settings.model_fields.get(section)
-    model = field.annotation if field else None
-    if not (isinstance(model, type) and issubclass(model, BaseModel)) or key not in model.model_fields:
-        return text  # unknown: validation names it
-    if get_origin(model.model_fields[key].annotation) not in (list, dict):
-        return text
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        raise SettingsError(f"{variable}: expected JSON, for instance '[\"a\"]', got {text!r}") from None
-
-
-def _explain(error: ValidationError, origins: Mapping[str, str]) -> list[str]:
-    lines = []
-    for item in error.errors():
-        dotted = ".".join(str(part) for part in item["loc"])
-        origin = origins.get(".".join(str(part) for part in item["loc"][:2]), "")
-        what = "unknown setting" if item["type"] == "extra_forbidden" else item["msg"]
-        lines.append(f"{dotted}: {what}" + (f" (from {origin})" if origin else ""))
-    return lines
-
-
-def _check_marks(host: HostSettings) -> None:
+def _marks(host: HostSettings) -> Iterator[tuple[tuple[str, ...], str]]:
+    mask, main = f"host.mark_mask {host.mark_mask:#x}", f"host.main_mark {host.main_mark:#x}"
     if host.mark_mask & host.main_mark:
-        raise SettingsError(f"host.mark_mask {host.mark_mask:#x} and host.main_mark {host.main_mark:#x} overlap")
+        yield ("host.mark_mask", "host.main_mark"), f"{mask} and {main} overlap"
     if host.main_mark & (host.main_mark - 1):
-        raise SettingsError(f"host.main_mark {host.main_mark:#x} must be a single bit")
+        yield ("host.main_mark",), f"{main} must be a single bit"
     low = host.mark_mask & -host.mark_mask
     if (host.mark_mask // low) & (host.mark_mask // low + 1):
-        raise SettingsError(f"host.mark_mask {host.mark_mask:#x} must be one run of adjacent bits")
+        yield ("host.mark_mask",), f"{mask} must be one run of adjacent bits"
 
 
-def _check_priorities(host: HostSettings) -> None:
+def _priorities(host: HostSettings) -> Iterator[tuple[tuple[str, ...], str]]:
     """The rule for pods comes first, as their addresses must win over everything; then the main bit, then the ENIs'
     marks, and last what goes by the source alone."""
     last = host.rule_eni + MOST_ENIS
@@ -260,6 +176,5 @@ def _check_priorities(host: HostSettings) -> None:
     )
     for first, lower, second, higher in order:
         if lower >= higher:
-            raise SettingsError(
-                f"{first} ({lower}) must be less than {second} ({higher}): rules are looked up in that order"
-            )
+            keys = (first.partition(" ")[0], second)
+            yield keys, f"{first} ({lower}) must be less than {second} ({higher}): rules are looked up in that order"

@@ -10,10 +10,12 @@ import textwrap
 from dataclasses import asdict
 from pathlib import Path
 
-from ipamd import settings
+from ipamd.config.error import SettingsError
+from ipamd.config.load import load
 from ipamd.ctl.command import Failed
 from ipamd.ctl.output import Answer, show
 from ipamd.doctor import Finding, State, examine, exit_code, gather
+from ipamd.settings import DEFAULT_PATH
 
 # Long texts go on in the next line, so that a table stays one on a terminal of usual width.
 _WIDTH = 100
@@ -23,15 +25,15 @@ def set_up(parser: argparse.ArgumentParser) -> None:
     parser.description = f"{parser.description} Run it as root."
     parser.epilog = "exit codes: 0 nothing to do, 1 something fails, 2 wrong command line, 3 something warns"
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help=f"the daemon's settings (default: {settings.DEFAULT_PATH})"
+        "--config", type=Path, metavar="FILE", help=f"the daemon's settings (default: {DEFAULT_PATH})"
     )
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
     try:
-        loaded = settings.load(args.config)
-    except settings.SettingsError as error:
+        loaded = load(args.config)
+    except SettingsError as error:
         raise Failed(str(error)) from None
     findings = list(examine(gather(loaded.settings)))
     show(_table(findings), args.output)

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from ipamd import settings
 from ipamd.cloud.budget import RateBudget
 from ipamd.cloud.ec2 import Ec2
 from ipamd.cloud.imds import Imds
+from ipamd.config.load import load
 from ipamd.sim import netns
 from ipamd.sim import simulate as simulate_command
 from ipamd.sim.ec2 import Delays
@@ -81,7 +81,7 @@ async def test_the_configuration_of_a_node_is_one_that_the_daemon_takes(tmp_path
     odd = tmp_path / 'a "quoted" dïr'
     async with SimulatedVpc.build(dir=odd, nodes={"n1": "m5.large"}, prefix=prefix) as vpc:
         [node] = vpc.nodes
-        loaded = settings.load(node.config, environ={}).settings
+        loaded = load(node.config, environ={}).settings
 
     assert node.dir == odd / "n1"
     assert loaded.api.socket == node.socket == odd / "n1" / "ipamd.sock"
@@ -144,7 +144,7 @@ async def test_the_daemons_own_cloud_side_works_from_a_node(
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     async with SimulatedVpc.build(dir=tmp_path, nodes={"n1": "m5.large"}, delays=QUICK, prefix=prefix) as vpc:
         [node] = vpc.nodes
-        loaded = settings.load(node.config, environ={}).settings
+        loaded = load(node.config, environ={}).settings
 
         async def grow() -> str:
             async with Imds(loaded.imds.endpoint) as imds:

@@ -16,6 +16,7 @@ ALLOWED = {
     "ipamd/cloud": ("ipamd.cloud", "ipamd.pool.model", "ipamd.settings"),
     "ipamd/host": ("cni_shim.names", "ipamd.host", "ipamd.pool.model", "ipamd.settings"),
     "ipamd/doctor": ("ipamd.doctor", "ipamd.host", "ipamd.install", "ipamd.settings"),
+    "ipamd/config": ("ipamd.config", "ipamd.settings"),
     "ipamd/ledger": ("ipamd.ledger", "ipamd.pool.model"),
     "ipamd/api": ("ipamd", "cni_shim.names"),
     "ipamd/ctl": ("ipamd", "ipamd.ctl", "ipamd.api.v1"),

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ipamd import reference
 from ipamd.__main__ import main
-from ipamd.settings import Settings, load
+from ipamd.config import reference
+from ipamd.config.load import load
+from ipamd.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 

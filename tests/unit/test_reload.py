@@ -3,8 +3,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from ipamd.config.load import Loaded, load
 from ipamd.reload import LiveSettings
-from ipamd.settings import Loaded, load
 
 
 def live(file: Path) -> LiveSettings:
@@ -48,7 +48,7 @@ async def test_a_hang_up_is_enough(tmp_path: Path) -> None:
     settings.hang_up()
     loaded = await asyncio.wait_for(change, 5)
     assert loaded.settings.pool.warm_ips == 9
-    assert loaded.origins["pool.warm_ips"] == "environment IPAMD_POOL_WARM_IPS"
+    assert str(loaded.origins["pool.warm_ips"]) == "environment IPAMD_POOL_WARM_IPS"
 
 
 async def test_what_can_not_be_used_changes_nothing_and_what_needs_a_restart_waits(tmp_path: Path) -> None:

@@ -14,18 +14,6 @@ from ipamd.settings import DEFAULT_PATH, ENVIRONMENT_PREFIX, Settings
 
 _WIDTH = 100
 
-_SECTIONS = {
-    "api": "Where the daemon listens.",
-    "pool": "How many addresses are kept, and for how long. Takes effect as soon as the file is written.",
-    "ec2": "The EC2 API, and what new network interfaces (ENIs) are made with.",
-    "imds": "The instance metadata service.",
-    "ledger": "Where the daemon remembers who holds what.",
-    "cni": "What the daemon shares with the CNI plugin and the container runtime.",
-    "host": "The node's network. The numbers must be nobody else's; the ENI with device index i takes table, rule "
-    "priority and link group `table + i`, `rule_eni + i` and `table + i`.",
-    "log": "What is written to the log, and how.",
-}
-
 
 def example() -> str:
     """A file in which every setting stands with its default, commented out."""
@@ -33,10 +21,10 @@ def example() -> str:
         f"# Settings of ipamd: {DEFAULT_PATH}. Each is commented out, and shows its default.",
         f"# Each can also come from the environment, as {ENVIRONMENT_PREFIX}<SECTION>_<KEY>.",
     ]
-    for section, fields in _sections():
-        lines += ["", *_comment(_SECTIONS[section]), f"[{section}]"]
+    for section, meaning, fields in _sections():
+        lines += ["", *_comment(meaning), f"[{section}]"]
         for key, field in fields:
-            lines += ["", *_comment(_explained(field)), f"# {key} = {_toml(_default(field))}"]
+            lines += ["", *_comment(_explained(field)), f"# {key} = {toml_value(_default(field))}"]
     return "\n".join(lines) + "\n"
 
 
@@ -46,20 +34,22 @@ def page() -> str:
         "# Settings",
         "",
         f"`{DEFAULT_PATH}`, in TOML ([an example](../config.toml.example)). Each key can also come from the",
-        f"environment as `{ENVIRONMENT_PREFIX}<SECTION>_<KEY>`, lists and tables as JSON; a flag beats the",
-        "environment, the environment the file. `ipamd config check` says what is in force and where it came from.",
-        "This page is made by `ipamd config reference`.",
+        f"environment as `{ENVIRONMENT_PREFIX}<SECTION>_<KEY>`, lists and tables as JSON, and some as a variable of",
+        "the [AWS VPC CNI](vpc-cni-settings.md). A flag beats the environment, our names beat theirs, and the",
+        "environment beats the file. `ipamd config check` says what is in force and where it came from. This page is",
+        "made by `ipamd config reference`.",
     ]
-    for section, fields in _sections():
-        lines += ["", f"## [{section}]", "", _SECTIONS[section], "", "| key | default | meaning |", "|---|---|---|"]
-        lines += [f"| `{key}` | `{_toml(_default(field))}` | {_explained(field)} |" for key, field in fields]
+    for section, meaning, fields in _sections():
+        lines += ["", f"## [{section}]", "", meaning, "", "| key | default | meaning |", "|---|---|---|"]
+        lines += [f"| `{key}` | `{toml_value(_default(field))}` | {_explained(field)} |" for key, field in fields]
     return "\n".join(lines) + "\n"
 
 
-def _sections() -> Iterator[tuple[str, list[tuple[str, FieldInfo]]]]:
+def _sections() -> Iterator[tuple[str, str, list[tuple[str, FieldInfo]]]]:
+    """Name, meaning and fields of each."""
     for name, field in Settings.model_fields.items():
         section: Any = field.annotation
-        yield name, list(section.model_fields.items())
+        yield name, " ".join(section.__doc__.split()), list(section.model_fields.items())
 
 
 def _explained(field: FieldInfo) -> str:
@@ -81,9 +71,11 @@ def _default(field: FieldInfo) -> Any:
     return to_jsonable_python(field.get_default(call_default_factory=True))
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
     """JSON is TOML for texts, numbers, booleans and lists."""
-    return "{}" if value == {} else json.dumps("" if value is None else value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml_value(item)}" for key, item in value.items()) + "}"
+    return json.dumps("" if value is None else value)
 
 
 def _comment(text: str) -> list[str]:

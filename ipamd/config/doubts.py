@@ -1,0 +1,39 @@
+"""Settings that are lawful and perhaps not meant: `ipamd config check` names them, and nothing else minds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ipamd.settings import Settings
+
+
+def doubts(settings: Settings) -> Iterator[str]:
+    pool, host = settings.pool, settings.host
+    if pool.max_pods and pool.warm_ips >= pool.max_pods and not pool.warm_enis:
+        yield (
+            f"pool.warm_ips {pool.warm_ips} is no less than pool.max_pods {pool.max_pods}: all addresses are "
+            "taken from the start, and none is ever given back"
+        )
+    if pool.max_pods and pool.minimum_ips > pool.max_pods:
+        yield f"pool.minimum_ips {pool.minimum_ips} is more than pool.max_pods {pool.max_pods}, which it is cut to"
+    if pool.warm_enis and "warm_ips" in pool.model_fields_set:
+        yield f"pool.warm_ips {pool.warm_ips} has no effect: pool.warm_enis {pool.warm_enis} takes its place"
+    if pool.warm_enis and pool.max_enis and pool.warm_enis >= pool.max_enis:
+        yield f"pool.warm_enis {pool.warm_enis} is no less than pool.max_enis {pool.max_enis}: pods leave less free"
+    if not (pool.warm_ips or pool.warm_enis or pool.minimum_ips):
+        yield "nothing is kept warm: every pod waits for EC2, a second or more"
+    if pool.cooldown < 10:
+        yield (
+            f"pool.cooldown {pool.cooldown:g}: whoever still sends to a pod that is gone, such as a load balancer "
+            "that has not noticed, reaches the next one"
+        )
+    if pool.release_delay < 60:
+        yield f"pool.release_delay {pool.release_delay:g}: each lull gives back what is soon asked for again"
+    if pool.allocate_wait > 120:
+        yield f"pool.allocate_wait {pool.allocate_wait:g}: kubelet gives up earlier (runtimeRequestTimeout, 120 s)"
+    if host.mtu and host.pod_mtu > host.mtu:
+        yield f"host.pod_mtu {host.pod_mtu} is more than host.mtu {host.mtu}: larger packets are lost or cut up"
+    if not host.snat and host.snat_exclude:
+        yield "host.snat_exclude has no effect: host.snat is false"
+    if not str(settings.ledger.path).startswith("/run/"):
+        yield f"ledger.path {settings.ledger.path} is on a disk: each commit waits for it (0.04 ms in /run)"
