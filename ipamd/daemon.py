@@ -26,6 +26,7 @@ from ipamd.api.spool import Spool, Spooled
 from ipamd.cloud.budget import RateBudget
 from ipamd.cloud.ec2 import Ec2
 from ipamd.cloud.imds import Imds
+from ipamd.cloud.permissions import Node, Permissions
 from ipamd.cloud.port import CloudError, Identity
 from ipamd.cloud.token import new_token
 from ipamd.history import History
@@ -100,10 +101,11 @@ async def _serve(live: LiveSettings, history: History, stack: AsyncExitStack) ->
     enis = await _until_answered("ec2", cloud.describe_enis)
 
     clock = Clock()
+    subnets = tuple(settings.ec2.subnets) or (identity.subnet_id,)
     pool = Pool(
         _targets(settings.pool),
         limits,
-        tuple(settings.ec2.subnets) or (identity.subnet_id,),
+        subnets,
         Random(),
         lambda: new_token(clock()),
     )
@@ -142,13 +144,17 @@ async def _serve(live: LiveSettings, history: History, stack: AsyncExitStack) ->
     # First of all whoever waits is told to ask the successor, while the server can still say it.
     stack.callback(runner.feed, on.DrainRequested())
     stack.callback(history.close)
+    permissions = Permissions()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_watch(runner))
         tasks.create_task(runner.reconciler.run())
         tasks.create_task(network.discarded.run())
         tasks.create_task(_consume(spool, runner))
         tasks.create_task(_follow(live, runner))
-        tasks.create_task(_announce(runner, changed, server, manager, settings, identity))
+        announced = tasks.create_task(_announce(runner, changed, server, manager, settings, identity))
+        if settings.ec2.check_permissions:
+            node = Node(identity, enis, subnets[0], groups, settings.ec2.cluster)
+            tasks.create_task(_examine(announced, permissions, cloud, node))
         if manager.watchdog_interval is not None:
             tasks.create_task(_heartbeat(manager, manager.watchdog_interval))
 
@@ -252,6 +258,12 @@ async def _announce(
     await server.set_serving(True)
     manager.notify("READY=1", f"STATUS={identity.instance_id}: serving")
     log.info("daemon.ready", free=counts.free, assigned=counts.assigned)
+
+
+async def _examine(ready: asyncio.Task[None], permissions: Permissions, cloud: Ec2, node: Node) -> None:
+    """Off the way to the first address: once pods can be served."""
+    await ready
+    await permissions.examine(cloud, node)
 
 
 async def _heartbeat(manager: ServiceManager, interval: float) -> None:

@@ -82,6 +82,11 @@ class Ec2Settings(_Section):
         "terminated node of it has left behind; empty: none",
     )
     timeout: float = Field(10.0, gt=0, description="seconds for one call")
+    check_permissions: bool = Field(
+        True,
+        description="ask EC2 once at start, with DryRun, which calls the role may make, and log what it may not; "
+        "CloudTrail records such questions",
+    )
 
 
 class ImdsSettings(_Section):

@@ -1,9 +1,5 @@
 """EC2 as ipamd uses it, on aiobotocore: each method of the port is typed, within the budget, timed, counted, never
-repeated.
-
-Ownership is a tag: an ENI belongs to this daemon if it carries `ipamd.io/instance` with this instance's id. Two more
-are for those whom it may outlive: when it was made, and in which cluster.
-"""
+repeated."""
 
 from __future__ import annotations
 
@@ -18,11 +14,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NotRequired, Self, TypedDict, TypeVar, cast
 
 import structlog
+from botocore import xform_name  # type: ignore[import-untyped]
 
 from ipamd.cloud.budget import RateBudget
 from ipamd.cloud.connection import Connection
 from ipamd.cloud.errors import CALL_ERRORS, cloud_error
 from ipamd.cloud.limits import limits_of
+from ipamd.cloud.ownership import CLUSTER_TAG, CREATED_TAG, INSTANCE_TAG
 from ipamd.cloud.port import CloudError, Identity, Priority
 from ipamd.cloud.token import time_of
 from ipamd.pool.model import CloudErrorKind, CreatedEni, Limits, ObservedEni
@@ -31,16 +29,18 @@ from ipamd.settings import Ec2Settings, ImdsSettings
 if TYPE_CHECKING:
     from types_aiobotocore_ec2 import EC2Client
     from types_aiobotocore_ec2.literals import InstanceTypeType
-    from types_aiobotocore_ec2.type_defs import FilterTypeDef, NetworkInterfaceTypeDef
+    from types_aiobotocore_ec2.type_defs import (
+        FilterTypeDef,
+        NetworkInterfaceTypeDef,
+        TagSpecificationTypeDef,
+        TagTypeDef,
+    )
 
 log = structlog.get_logger("ipamd.ec2")
 
 T = TypeVar("T")
 Reply = TypeVar("Reply", bound=Mapping[str, object])
 
-INSTANCE_TAG = "ipamd.io/instance"
-CREATED_TAG = "ipamd.io/created"
-CLUSTER_TAG = "ipamd.io/cluster"
 PAGE_SIZE = 1000
 # The most that a filter takes: "Filter and list your resources" in the Amazon EC2 User Guide.
 FILTER_VALUES = 200
@@ -190,22 +190,15 @@ class Ec2:
     async def create_eni(
         self, *, token: str, subnet_id: str, security_groups: tuple[str, ...], address_count: int
     ) -> CreatedEni:
-        description = f"ipamd {self._identity.instance_id}"
-        tags = {"Name": description, **self._settings.tags, **self._own_tags(token)}
         reply = await self._call(
             "CreateNetworkInterface",
             lambda ec2: ec2.create_network_interface(
                 ClientToken=token,
                 SubnetId=subnet_id,
                 Groups=list(security_groups),
-                Description=description,
+                Description=self._description,
                 SecondaryPrivateIpAddressCount=address_count,
-                TagSpecifications=[
-                    {
-                        "ResourceType": "network-interface",
-                        "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
-                    }
-                ],
+                TagSpecifications=self.marks(token),
             ),
         )
         eni = reply["NetworkInterface"]
@@ -259,6 +252,25 @@ class Ec2:
         await self._call(
             "DeleteNetworkInterface", lambda ec2: ec2.delete_network_interface(NetworkInterfaceId=eni_id)
         )
+
+    # Permissions
+
+    async def dry_run(self, action: str, parameters: Mapping[str, object]) -> None:
+        """Ask whether the call is allowed, without making it. EC2 always answers with an error: raises `CloudError`
+        with the code DryRunOperation if it would have been carried out. To return is to have done it: whoever does
+        not know DryRun is not EC2."""
+        method = xform_name(action)
+        await self._call(action, lambda ec2: getattr(ec2, method)(DryRun=True, **parameters))
+
+    def marks(self, token: str) -> list[TagSpecificationTypeDef]:
+        """TagSpecifications of a new ENI."""
+        tags = {"Name": self._description, **self._settings.tags, **self._own_tags(token)}
+        marks: list[TagTypeDef] = [{"Key": key, "Value": value} for key, value in tags.items()]
+        return [{"ResourceType": "network-interface", "Tags": marks}]
+
+    @property
+    def _description(self) -> str:
+        return f"ipamd {self._identity.instance_id}"
 
     def _own_tags(self, token: str) -> dict[str, str]:
         """The same for the same token: EC2 refuses one that comes again with other tags."""

@@ -102,10 +102,11 @@ _KIND_OF_ACTION_AND_CODE: dict[tuple[str, str], CloudErrorKind] = {
     ("UnassignPrivateIpAddresses", "InvalidParameterValue"): CloudErrorKind.INCORRECT_STATE,
 }
 
+_REMEDY_POLICY = "allow ec2:{action} in the policy of this instance's role (ipamctl iam-policy prints it)"
 _REMEDY_OF_CODE = {
-    "UnauthorizedOperation": "allow ec2:{action} in the policy of this instance's role",
-    "AccessDenied": "allow ec2:{action} in the policy of this instance's role",
-    "AccessDeniedException": "allow ec2:{action} in the policy of this instance's role",
+    "UnauthorizedOperation": _REMEDY_POLICY,
+    "AccessDenied": _REMEDY_POLICY,
+    "AccessDeniedException": _REMEDY_POLICY,
     "AuthFailure": "check the credentials, or the instance's role, that ipamd runs with",
     "InvalidClientTokenId": "check the credentials, or the instance's role, that ipamd runs with",
     "SignatureDoesNotMatch": "check the credentials that ipamd runs with, and this node's clock",
@@ -155,6 +156,8 @@ def _answered(action: str, error: ClientError) -> CloudFailure:
     code, message = str(described.get("Code", "Unknown")), described.get("Message") or "no message"
     metadata = error.response.get("ResponseMetadata", {})
     status = metadata.get("HTTPStatusCode", 400)
+    # A kilobyte for `aws sts decode-authorization-message`; CloudTrail has it, too.
+    message = message.partition("Encoded authorization failure message:")[0].rstrip()
     remedy = _REMEDY_OF_CODE.get(code)
     if remedy is not None:
         message = f"{remedy.format(action=action)}; EC2 says: {message}"

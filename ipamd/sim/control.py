@@ -152,7 +152,7 @@ class Control:
         came, outcome = time.time(), "InternalError"
         try:
             parameters = wire.decode(action, wire.encode_request(action, given))
-            result = await actions.lookup(action, parameters).perform(self._cloud, parameters)
+            result = await actions.perform(actions.lookup(action, parameters), self._cloud, parameters)
             outcome = "ok"
         except Ec2Error as error:
             outcome = error.code

@@ -181,11 +181,11 @@ def _check_nodes(dir: Path, nodes: Mapping[str, str], subnets: Sequence[ipaddres
 
 
 def _write_config(node: SimulatedNode) -> None:
-    sections: dict[str, dict[str, str]] = {
+    sections: dict[str, dict[str, object]] = {
         "api": {"socket": str(node.socket)},
         "ledger": {"path": str(node.dir / "ledger.db")},
         "cni": {"spool_dir": str(node.dir / "released"), "conf_dir": str(node.dir / "net.d")},
-        "ec2": {"endpoint": EC2_URL},
+        "ec2": {"endpoint": EC2_URL, "check_permissions": False},  # whoever counts calls counts those that matter
         "imds": {"endpoint": IMDS_URL},
     }
     for directory in ("net.d", "bin"):

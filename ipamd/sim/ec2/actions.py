@@ -49,9 +49,23 @@ def lookup(name: str, parameters: Parameters) -> Action:
         raise Ec2Error("InvalidAction", f"The action {name} is not valid for this web service.")
     if foreign := sorted(parameters.keys() - found.takes):
         raise Ec2Error("UnsupportedOperation", f"{name} is simulated without {', '.join(foreign)}")
-    if parameters.get("DryRun"):
-        raise Ec2Error("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
     return found
+
+
+async def perform(found: Action, cloud: SimulatedCloud, parameters: Parameters) -> Result:
+    """Carry the call out, or only say that it would be: a dry run of what names something unknown is refused as in
+    earnest, and nothing else is looked at. Raises `Ec2Error`."""
+    if not parameters.get("DryRun"):
+        return await found.perform(cloud, parameters)
+    for key, registry in (
+        ("NetworkInterfaceId", cloud.enis),
+        ("SubnetId", cloud.subnets),
+        ("InstanceId", cloud.instances),
+        ("AttachmentId", cloud.attachments()),
+    ):
+        if key in parameters:
+            registry.get(parameters[key])
+    raise Ec2Error("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
 
 
 @action("NetworkInterfaceIds", "Filters", "MaxResults", "NextToken")

@@ -61,12 +61,12 @@ class Ec2Api:
             raise Ec2Error("NoSuchVersion", f"The requested version {form.get('Version')} is not {wire.VERSION}")
         parameters = wire.decode(action, form)
         self._throttle.take(action, parameters)
-        fault = self._faults.take(action)
+        fault = self._faults.forbids(action) if parameters.get("DryRun") else self._faults.take(action)
         special = fault.error if fault and fault.error in (STUCK, PARTIAL) else ""
         if fault and not special and not fault.after_effect:
             await self._strike(fault, request)
         found = actions.lookup(action, parameters)
-        result = await found.perform(self._cloud, _less(parameters) if special == PARTIAL else parameters)
+        result = await actions.perform(found, self._cloud, _less(parameters) if special == PARTIAL else parameters)
         if fault and special == STUCK and not parameters.get("Force"):
             self._cloud.stick((result or parameters)["AttachmentId"], fault.delay)
         body = wire.encode(action, request_id, result)

@@ -290,6 +290,14 @@ class SimulatedCloud:
         """All that hold a place on the instance, whatever the state of their attachment."""
         return [eni for eni in self.enis if eni.attachment and eni.attachment.instance_id == instance_id]
 
+    def attachments(self) -> Registry[tuple[Eni, Attachment]]:
+        """Each by its id, with its ENI."""
+        attachments: Registry[tuple[Eni, Attachment]] = Registry("eni-attach", "attachment", "InvalidAttachmentID")
+        for eni in self.enis:
+            if eni.attachment:
+                attachments.add(eni.attachment.id, (eni, eni.attachment))
+        return attachments
+
     def instance_at(self, address: str) -> Instance | None:
         """The running instance that has this private address, on whichever of its ENIs."""
         holder = next((eni.attachment for eni in self.enis if eni.attachment and address in eni.addresses), None)
@@ -371,11 +379,7 @@ class SimulatedCloud:
             raise Ec2Error("PrivateIpAddressLimitExceeded", "Number of private addresses will exceed limit.")
 
     def _attached(self, attachment_id: str) -> tuple[Eni, Attachment]:
-        attachments: Registry[tuple[Eni, Attachment]] = Registry("eni-attach", "attachment", "InvalidAttachmentID")
-        for eni in self.enis:
-            if eni.attachment:
-                attachments.add(eni.attachment.id, (eni, eni.attachment))
-        return attachments.get(attachment_id)
+        return self.attachments().get(attachment_id)
 
     async def _finish_attach(self, eni: Eni, attachment: Attachment) -> None:
         await asyncio.sleep(self.delays.attach)

@@ -24,6 +24,7 @@ STUCK: Final = "stuck"
 HELD: Final = "held"
 PARTIAL: Final = "partial"
 OMIT: Final = "omit"
+FORBIDDEN: Final = "UnauthorizedOperation"
 
 _EC2_CODE: Final = re.compile(r"[A-Z][A-Za-z]+(\.[A-Z][A-Za-z]+)?")
 _HTTP_STATUS: Final = re.compile(r"[45]\d\d")
@@ -69,6 +70,9 @@ class Fault:
       the token of the next one: MaxResults is a page's most, and nothing promises its least.
     - `OMIT` (IMDS): metadata has no entry for the ENI `eni`; empty: for none but the primary one
       (aws/amazon-vpc-cni-k8s#1967, #3821).
+
+    A call with DryRun is befallen by `FORBIDDEN` alone, which is a permission that is not there: it tells and changes
+    nothing, and uses up no fault.
 
     All of these have to be met, in this order, before it strikes: `after` seconds have passed since it was asked
     for, `after_calls` more calls that it is for have come, and then for each call a chance of `probability`, drawn
@@ -170,9 +174,12 @@ class _Armed:
             self.fault.lasting is not None and now >= self._from + self.fault.lasting
         )
 
+    def begun(self, now: float) -> bool:
+        return now >= self._from
+
     def due(self, now: float) -> bool:
         """For one more call that the fault is for."""
-        if now < self._from:
+        if not self.begun(now):
             return False
         self._calls += 1
         return self._calls > self.fault.after_calls and self._chance.random() < self.fault.probability
@@ -213,6 +220,16 @@ class Faults:
             if armed.due(time.monotonic())
         ]
         return due[0].strike() if due else None
+
+    def forbids(self, action: str) -> Fault | None:
+        """The fault that denies this action to a dry run, which has no effect that another could disturb. None is
+        used up."""
+        denials = (
+            fault
+            for armed, fault in self._current()
+            if fault.action in (action, ANY) and fault.error == FORBIDDEN and armed.begun(time.monotonic())
+        )
+        return next(denials, None)
 
     async def suffer(self, fault: Fault, request: web.Request) -> str:
         """Let a fault's time pass; returns its error, which is for the caller to answer with. Raises `NoAnswer`."""
