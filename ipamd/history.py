@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -41,8 +41,10 @@ class History:
         self._numbers = count(1)
         self._followers: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
         self._closed = False
+        self.counts: Counter[tuple[str, str]] = Counter()  # by name and level, since the start
 
     def add(self, level: str, name: str, fields: Mapping[str, Any]) -> None:
+        self.counts[name, level] += 1
         self._events.append(Event(next(self._numbers), time.time(), level, name, fields))
         self._wake()
 

@@ -20,6 +20,7 @@ from typing import Any
 import structlog
 
 from ipamd.cloud.port import Cloud, CloudError, Identity, Priority
+from ipamd.histogram import MILLISECONDS, Histogram
 from ipamd.host import EniNetwork, HostError, HostNetwork, NodeNetwork, PodNetwork, Reconciler
 from ipamd.ledger import Ledger, LedgerError
 from ipamd.pool import effects as do
@@ -104,6 +105,7 @@ class PoolRunner:
         self._identity = identity
         self._security_groups = security_groups
         self._on_change = on_change
+        self.lag = Histogram(MILLISECONDS)  # how late the loop came to what was due
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._answers: dict[str, asyncio.Future[Any]] = {}
         self._batch: list[do.Effect] = []
@@ -115,6 +117,11 @@ class PoolRunner:
         self.reconciler = Reconciler(network, self._node_network, self._pod_at, self._device_gone, clock)
         self._retry: asyncio.TimerHandle | None = None  # set while the ledger refuses records
         self._cluster_unread = False  # what gone nodes have left could not be read the last time
+
+    @property
+    def ledger_works(self) -> bool:
+        """False while records can't be written."""
+        return self._retry is None
 
     # What callers ask
 
@@ -176,7 +183,7 @@ class PoolRunner:
         return replace(second, mismatches=lasting)
 
     async def _compare_once(self) -> Compared:
-        seen = await self._read_all(self._cloud.at(Priority.WARM), ())
+        seen = await self._read_all(self._cloud.at(Priority.WARM))
         return compare(self.pool, self._ledger.load().attachments, seen, self.clock())
 
     async def _ask(self, request: str, event: on.Event) -> Any:
@@ -213,7 +220,11 @@ class PoolRunner:
             return
         if not self._flush_scheduled:
             self._flush_scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self._flush_in_turn, time.monotonic())
+
+    def _flush_in_turn(self, due: float) -> None:
+        self.lag.observe(time.monotonic() - due)
+        self._flush()
 
     def _flush(self) -> None:
         self._flush_scheduled = False
@@ -376,14 +387,26 @@ class PoolRunner:
                 return on.AttachmentsSought(op, await self._gone())
 
     async def _audit(self, op: int, cloud: Cloud) -> on.Audited:
-        return replace(await self._read_all(cloud, await self._abandoned(cloud)), op=op)
+        abandoned = await self._abandoned(cloud)
+        return replace(await self._read_all(cloud, abandoned, self.pool.subnets.ids), op=op)
 
-    async def _read_all(self, cloud: Cloud, abandoned: Iterable[ObservedEni]) -> on.Audited:
+    async def _read_all(
+        self, cloud: Cloud, abandoned: Iterable[ObservedEni] = (), subnets: tuple[str, ...] = ()
+    ) -> on.Audited:
         enis = await cloud.describe_enis()
+        available = await self._available(cloud, subnets) if subnets else ()
         # The kernel last: an address that a pod has by now must not look unused.
         routed = await self._network.pod_routes()
         local = await self._network.local_addresses()
-        return on.Audited(0, tuple(enis), tuple(abandoned), tuple(routed.items()), local)
+        return on.Audited(0, tuple(enis), tuple(abandoned), tuple(routed.items()), local, available)
+
+    async def _available(self, cloud: Cloud, subnets: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+        """What is left in the subnets, for whoever watches them: growth itself asks only when it has to know."""
+        try:
+            return tuple((await cloud.available_addresses(subnets)).items())
+        except CloudError as error:
+            log.debug("audit.subnets_unread", code=error.failure.code, error=error.failure.message)
+            return ()
 
     async def _abandoned(self, cloud: Cloud) -> list[ObservedEni]:
         """What gone nodes of the cluster have left. It takes a permission more than this node's own ENIs do, so the

@@ -135,6 +135,21 @@ class HostSettings(_Section):
     pod_mtu: int = Field(0, ge=0, le=9216, description="of pods' interfaces alone; 0: their ENI's")
 
 
+def _listen(text: str) -> str:
+    host, separator, port = text.rpartition(":")
+    if text and not (separator and host and port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError('must be "address:port", or "" for nowhere')
+    return text
+
+
+class MetricsSettings(_Section):
+    """What Prometheus and probes read, over HTTP: /metrics, /healthz and /readyz."""
+
+    listen: Annotated[str, AfterValidator(_listen)] = Field(
+        "127.0.0.1:61678", description="address and port; empty: nowhere"
+    )
+
+
 class LogSettings(_Section):
     """What is written to the log, and how."""
 
@@ -150,6 +165,7 @@ class Settings(_Section):
     ledger: LedgerSettings = Field(default_factory=LedgerSettings)
     cni: CniSettings = Field(default_factory=CniSettings)
     host: HostSettings = Field(default_factory=HostSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
 

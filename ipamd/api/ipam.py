@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,10 +14,11 @@ import structlog
 
 from ipamd.api import cni, cni_answer
 from ipamd.api.errors import abort, abort_refused, metadata
+from ipamd.api.first_tries import FirstTries
 from ipamd.api.plan import GATEWAY, PACKED_GATEWAY, packed, plan
 from ipamd.api.v1 import ipam_pb2, ipam_pb2_grpc
 from ipamd.host import HostError, HostNetwork
-from ipamd.pool.model import Attachment
+from ipamd.pool.model import Attachment, Reason
 from ipamd.pool.outlook import unready_reason
 from ipamd.runner import PoolRunner, Refused
 from ipamd.settings import HostSettings
@@ -37,6 +39,8 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         self._runner = runner
         self._network = network
         self._settings = settings
+        self.first_tries = FirstTries()
+        self.refusals: Counter[Reason] = Counter()
 
     async def Allocate(self, request: ipam_pb2.AllocateRequest, context: Context) -> ipam_pb2.AllocateReply:
         request_id, started = _new_request_id(), time.monotonic()
@@ -50,9 +54,11 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             message = f"{what}: {call.address} was asked for and is not free on this node; ask for none to get any"
             taken = cni.InvalidCall("INVALID_CONFIG", cni.INVALID_CONFIG, message, call.version or "")
             await _abort_invalid(context, taken, request_id, for_cni=True)
+        self.first_tries.begun(call.key, call.owner, started)
         try:
             attachment = await self._runner.allocate(request_id, call.key, call.owner, wait, call.address)
         except Refused as refused:
+            self.refusals[refused.refusal.reason] += 1
             log.warning(
                 "attachment.refused",
                 **_fields(call, request_id),
@@ -64,6 +70,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             if call.version is not None:
                 error = cni_answer.refusal_error(call.version, refused.refusal, what, request_id)
             await abort_refused(context, refused.refusal, request_id, error)
+        self.first_tries.granted(call.key, call.owner, time.monotonic())
         eni = self._runner.pool.inventory.enis.get(attachment.eni_id)
         if eni is None:
             message = f"{attachment.address} is on no ENI of this node any more: delete the pod"

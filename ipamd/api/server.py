@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from ipamd.api.administration import AdministrationService
 from ipamd.api.introspection import IntrospectionService
 from ipamd.api.ipam import IpamService
+from ipamd.api.timing import CallTimes
 from ipamd.api.v1 import (
     administration_pb2,
     administration_pb2_grpc,
@@ -43,11 +44,13 @@ class ApiServer:
         ipam: IpamService,
         introspection: IntrospectionService,
         administration: AdministrationService,
+        times: CallTimes,
     ) -> None:
         self._settings = settings
+        self._times = times
         self._introspection = introspection
         self._health = health.aio.HealthServicer()
-        self._server = _server()
+        self._server = self._make()
         ipam_pb2_grpc.add_IpamServicer_to_server(ipam, self._server)
         introspection_pb2_grpc.add_IntrospectionServicer_to_server(introspection, self._server)
         administration_pb2_grpc.add_AdministrationServicer_to_server(administration, self._server)
@@ -65,11 +68,14 @@ class ApiServer:
             await self._start_reader()
 
     async def _start_reader(self) -> None:
-        self._reader = _server()
+        self._reader = self._make()
         introspection_pb2_grpc.add_IntrospectionServicer_to_server(self._introspection, self._reader)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._reader)
         _listen(self._reader, self._settings.read_socket, 0o660, "api.read_socket", _reading_group(self._settings))
         await self._reader.start()
+
+    def _make(self) -> grpc.aio.Server:
+        return grpc.aio.server(interceptors=[self._times], options=[("grpc.so_reuseport", 0)])
 
     async def set_serving(self, serving: bool) -> None:
         state = health_pb2.HealthCheckResponse
@@ -83,10 +89,6 @@ class ApiServer:
             self._settings.read_socket.unlink(missing_ok=True)
         await self._server.stop(grace)
         self._settings.socket.unlink(missing_ok=True)
-
-
-def _server() -> grpc.aio.Server:
-    return grpc.aio.server(options=[("grpc.so_reuseport", 0)])
 
 
 def _listen(server: grpc.aio.Server, path: Path, mode: int, setting: str, group: int = -1) -> None:

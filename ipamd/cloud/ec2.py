@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -23,6 +22,7 @@ from ipamd.cloud.limits import limits_of
 from ipamd.cloud.ownership import CLUSTER_TAG, CREATED_TAG, INSTANCE_TAG
 from ipamd.cloud.port import CloudError, Identity, Priority
 from ipamd.cloud.token import time_of
+from ipamd.histogram import CALLS, Histogram
 from ipamd.pool.model import CloudErrorKind, CreatedEni, Limits, ObservedEni
 from ipamd.settings import Ec2Settings, ImdsSettings
 
@@ -54,11 +54,12 @@ class _Page(TypedDict):
 class Ec2:
     """The cloud port (`ipamd.cloud.port.Cloud`) for one instance; use it as an asynchronous context manager.
 
-    `calls` counts those that were sent by action and outcome: "ok", EC2's error code, or the name of the exception.
+    `calls` has the times of those that were sent, by action and outcome: "ok", EC2's error code, or the name of the
+    exception.
     """
 
     def __init__(self, settings: Ec2Settings, imds: ImdsSettings, identity: Identity, budget: RateBudget) -> None:
-        self.calls: Counter[tuple[str, str]] = Counter()
+        self.calls: dict[tuple[str, str], Histogram] = {}
         self._settings = settings
         self._identity = identity
         self._budget = budget
@@ -307,9 +308,9 @@ class Ec2:
             outcome = failed.failure.code
             raise failed from error
         finally:
-            self.calls[action, outcome] += 1
-            elapsed = round((time.monotonic() - started) * 1000, 1)
-            log.debug("ec2.call", action=action, ms=elapsed, outcome=outcome)
+            elapsed = time.monotonic() - started
+            self.calls.setdefault((action, outcome), Histogram(CALLS)).observe(elapsed)
+            log.debug("ec2.call", action=action, ms=round(elapsed * 1000, 1), outcome=outcome)
         return found
 
 

@@ -35,5 +35,7 @@ def doubts(settings: Settings) -> Iterator[str]:
         yield f"host.pod_mtu {host.pod_mtu} is more than host.mtu {host.mtu}: larger packets are lost or cut up"
     if not host.snat and host.snat_exclude:
         yield "host.snat_exclude has no effect: host.snat is false"
+    if settings.metrics.listen.rpartition(":")[0] in ("0.0.0.0", "[::]", "::"):
+        yield f"metrics.listen {settings.metrics.listen}: everybody who reaches the node can read it, pods included"
     if not str(settings.ledger.path).startswith("/run/"):
         yield f"ledger.path {settings.ledger.path} is on a disk: each commit waits for it (0.04 ms in /run)"

@@ -90,6 +90,7 @@ COUNTERPARTS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "ADDITIONAL_ENI_TAGS": ("ec2.tags", _tags),
     "CLUSTER_NAME": ("ec2.cluster", str),
     "AWS_EC2_ENDPOINT": ("ec2.endpoint", str),
+    "DISABLE_METRICS": ("metrics.listen", lambda text: "" if _truth(text) else None),
 }
 
 # These decide together: WARM_IP_TARGET and MINIMUM_IP_TARGET put WARM_ENI_TARGET out of force.
@@ -151,7 +152,7 @@ UNNEEDED = frozenset(
     )
 )  # fmt: skip
 
-KNOWN = frozenset((*COUNTERPARTS, *TARGETS, *WITHOUT, *UNNEEDED, "ENABLE_IPv6", "DISABLE_METRICS"))
+KNOWN = frozenset((*COUNTERPARTS, *TARGETS, *WITHOUT, *UNNEEDED, "ENABLE_IPv6"))
 
 
 def translate(environ: Mapping[str, str]) -> Translation:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ipamd.histogram import MILLISECONDS, Histogram
 from ipamd.ledger import place
 from ipamd.ledger.error import LedgerError, from_os, from_sqlite, primary_code
 from ipamd.pool.model import (
@@ -113,6 +115,7 @@ class Ledger:
     def __init__(self, path: Path, connection: sqlite3.Connection, lock: int, set_aside: Path | None) -> None:
         self.path = path
         self.set_aside = set_aside
+        self.commit_times = Histogram(MILLISECONDS)
         self._connection = connection
         self._lock = lock
 
@@ -161,6 +164,7 @@ class Ledger:
     def commit(self, records: Sequence[Record]) -> None:
         """Record all of them, in this order, or none. Raises `LedgerError`."""
         connection = self._connection
+        started = time.monotonic()
         try:
             connection.execute("BEGIN IMMEDIATE")
             for record in records:
@@ -172,6 +176,7 @@ class Ledger:
             # SQLite itself ended the transaction for some errors (sqlite.org/lang_transaction.html, section 3).
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            self.commit_times.observe(time.monotonic() - started)
 
     def close(self) -> None:
         self._connection.close()

@@ -146,6 +146,8 @@ class Audits(Growth):
         self.backoffs.succeeded(action_scope(do.Audit.action))
         self._count_foreign_enis(event, now)
         self._settle_limit(now)
+        for subnet_id, available in event.available:
+            self.subnets.noted(subnet_id, available, now)
         findings = {(finding.what, finding.of): finding for finding in self._findings(event, now)}
         self._doubts = {found: self._doubts.get(found, now) for found in findings}
         for found, since in list(self._doubts.items()):

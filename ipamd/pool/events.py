@@ -146,13 +146,14 @@ class SubnetsObserved:
 @dataclass(frozen=True, slots=True)
 class Audited:
     """`enis`, `routed` and `local` as in `Started`; `abandoned` are unattached ENIs of instances of the same cluster
-    that are gone."""
+    that are gone; `available` as in `SubnetsObserved`, empty where that could not be read."""
 
     op: int
     enis: tuple[ObservedEni, ...]
     abandoned: tuple[ObservedEni, ...]
     routed: tuple[tuple[str, str], ...]
     local: frozenset[str]
+    available: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

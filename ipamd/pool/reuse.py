@@ -46,6 +46,7 @@ class Reuse(Operations):
         super().__init__(setup)
         self._pause_ends = -math.inf
         self._cooled_at = math.inf  # when the next cooldown ends
+        self.reused_early = 0  # addresses that became free before the end of their cooldown
 
     def _hold(self, address: Address, attachment: Attachment, now: float) -> None:
         """`address` is free or cools."""
@@ -146,6 +147,7 @@ class Reuse(Operations):
             self._note("conntrack.usable_again", "info")
         for ip in effect.addresses:
             if ip in released_at and self.inventory.cooling.get(ip) == released_at[ip]:
+                self.reused_early += released_at[ip] + self.targets.cooldown > now
                 self._end_cooling(ip, now)
 
     def _reuse_times(self, now: float) -> list[float]:

@@ -81,6 +81,12 @@ class Subnets:
             available = subnet.refused // 2  # the reading is older than the refusal
         return self._ask_for(subnet, available)
 
+    def noted(self, subnet_id: str, available: int, now: float) -> None:
+        """A reading that was not made because of a doubt: it settles none."""
+        subnet = self[subnet_id]
+        if not subnet.in_doubt:
+            subnet.available, subnet.read_at = available, now
+
     def unreadable(self, subnet_id: str) -> bool:
         """What to make of a subnet in doubt without a reading; false: take it for full."""
         subnet = self[subnet_id]

@@ -96,6 +96,7 @@ def test_variables_of_one_setting() -> None:
         ADDITIONAL_ENI_TAGS='{"team": "net"}',
         CLUSTER_NAME="prod",
         AWS_EC2_ENDPOINT="https://ec2.example",
+        DISABLE_METRICS="true",
     )
     found_settings = found.settings
     assert (found_settings.pool.max_enis, found_settings.pool.cooldown) == (4, 0)
@@ -103,7 +104,7 @@ def test_variables_of_one_setting() -> None:
     assert found_settings.host.snat_exclude == ["10.8.0.0/16", "10.9.0.0/16"]
     assert found_settings.log.level == "debug"
     assert found_settings.ec2.tags == {"team": "net"} and found_settings.ec2.cluster == "prod"
-    assert found_settings.ec2.endpoint == "https://ec2.example"
+    assert found_settings.ec2.endpoint == "https://ec2.example" and found_settings.metrics.listen == ""
     assert set(map(str, found.origins.values())) == {
         f"environment {variable}" for variable in vpc_cni.COUNTERPARTS
     }, "each counterpart is tried here"
@@ -233,6 +234,7 @@ def test_check_shows_what_differs_and_doubts(
         ("[pool]\nallocate_wait = 300", "kubelet"),
         ("[host]\nmtu = 1500\npod_mtu = 9001", "pod_mtu 9001"),
         ('[host]\nsnat = false\nsnat_exclude = ["10.0.0.0/8"]', "snat_exclude"),
+        ('[metrics]\nlisten = "0.0.0.0:61678"', "everybody"),
         ('[ledger]\npath = "/var/lib/ipamd/ledger.db"', "on a disk"),
     ],
 )

@@ -618,9 +618,10 @@ async def test_work_is_for_pods_while_any_wait_and_releases_never_are(build: Bui
     audit = do.Audit(PUPPET + 3)
     for effect in (*RELEASES, *WORK, audit):
         node.order(effect)
-    await until(lambda: len(node.cloud.priorities) == len(RELEASES) + len(WORK) + 1)
+    before = len(RELEASES) + len(WORK)
+    await until(lambda: len(node.cloud.priorities) > before)
     expected = Priority.POD if pods_wait else Priority.WARM
-    *work, last = node.cloud.priorities
+    work, last = node.cloud.priorities[:before], node.cloud.priorities[before]
     assert dict(work[: len(RELEASES)]) == dict.fromkeys((effect.action for effect in RELEASES), Priority.RELEASE)
     assert {priority for _, priority in work[len(RELEASES) :]} == {expected}
     assert last == (audit.action, Priority.POD if pods_wait else Priority.RELEASE), (
@@ -669,8 +670,12 @@ async def test_an_audit_reads_ec2_and_the_kernel(build: Build) -> None:
     node.network.asked.clear()
     node.network.routes["10.0.0.9"] = "ipm0"
     assert await node.outcome(do.Audit(PUPPET)) == on.Audited(
-        PUPPET, (PRIMARY,), (ABANDONED,), (("10.0.0.9", "ipm0"),), frozenset({"10.0.0.4"})
+        PUPPET, (PRIMARY,), (ABANDONED,), (("10.0.0.9", "ipm0"),), frozenset({"10.0.0.4"}), (("subnet-1", 7),)
     )
+    node.cloud.script["DescribeSubnets"] = denied("DescribeSubnets")
+    outcome = await node.outcome(do.Audit(PUPPET + 1))
+    assert isinstance(outcome, on.Audited) and outcome.enis == (PRIMARY,) and outcome.available == ()
+    node.network.asked = node.network.asked[:2]
     assert node.network.asked == ["routes", "addresses"]
 
 

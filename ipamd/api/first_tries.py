@@ -1,0 +1,44 @@
+"""How long a pod went without an address, counted from its first try.
+
+Kubelet answers a refused ADD with a new sandbox and a new ADD: each of them may fail quickly while the pod waits for
+minutes. So tries are one and the same by the pod's name, where the runtime tells it, and by the container's id where
+not.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from ipamd.histogram import SECONDS, Histogram
+from ipamd.pool.model import AttachmentKey, Owner
+
+# Pods that are remembered while they have no address; with more, the oldest are forgotten. So are those that gave up:
+# whoever comes back after an hour has begun anew.
+REMEMBERED = 1000
+FORGOTTEN_AFTER = 3600.0
+
+
+class FirstTries:
+    """`waits`: seconds from the first try to the grant, of each attachment that was granted. `now` is in seconds of a
+    clock that never goes back."""
+
+    def __init__(self) -> None:
+        self.waits = Histogram(SECONDS)
+        self._since: OrderedDict[tuple[str, ...], float] = OrderedDict()
+
+    def begun(self, key: AttachmentKey, owner: Owner, now: float) -> None:
+        while self._since and (
+            len(self._since) >= REMEMBERED or next(iter(self._since.values())) < now - FORGOTTEN_AFTER
+        ):
+            self._since.popitem(last=False)
+        self._since.setdefault(_identity(key, owner), now)
+
+    def granted(self, key: AttachmentKey, owner: Owner, now: float) -> None:
+        since = self._since.pop(_identity(key, owner), None)
+        if since is not None:
+            self.waits.observe(now - since)
+
+
+def _identity(key: AttachmentKey, owner: Owner) -> tuple[str, ...]:
+    who = (owner.pod_namespace, owner.pod_name, owner.pod_uid) if owner.pod_name else (key.container_id,)
+    return (key.network, key.ifname, *who)

@@ -1,0 +1,69 @@
+"""How long each call took, by method and outcome."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from ipamd.histogram import MILLISECONDS, SECONDS, Histogram
+
+Behaviour = Callable[[Any, Any], Awaitable[Any]]
+
+# An Allocate may wait for EC2; its bounds have to reach that far.
+_BOUNDS = tuple(sorted({*MILLISECONDS, *SECONDS}))
+
+
+class CallTimes(grpc.aio.ServerInterceptor):
+    """`times`: (method as "Ipam/Allocate", gRPC's name of the status) -> seconds. Streams are not timed: they last as
+    long as somebody looks."""
+
+    def __init__(self) -> None:
+        self.times: dict[tuple[str, str], Histogram] = {}
+        self._timed: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        method = handler_call_details.method
+        timed = self._timed.get(method)
+        if timed is not None:
+            return timed
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+        timed = grpc.unary_unary_rpc_method_handler(
+            self._around(_short(method), handler.unary_unary),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+        self._timed[method] = timed
+        return timed
+
+    def _around(self, method: str, behaviour: Behaviour) -> Behaviour:
+        async def timed(request: Any, context: Any) -> Any:
+            started = time.monotonic()
+            try:
+                return await behaviour(request, context)
+            finally:
+                code = context.code()
+                name = code.name if isinstance(code, grpc.StatusCode) else "OK"
+                self._at(method, name).observe(time.monotonic() - started)
+
+        return timed
+
+    def _at(self, method: str, code: str) -> Histogram:
+        found = self.times.get((method, code))
+        if found is None:
+            found = self.times[method, code] = Histogram(_BOUNDS)
+        return found
+
+
+def _short(method: str) -> str:
+    """Without the leading slash and the package: /ipamd.v1.Ipam/Allocate."""
+    service, _, name = method.rpartition("/")
+    return f"{service.rpartition('.')[2]}/{name}"

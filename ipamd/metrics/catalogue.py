@@ -1,0 +1,252 @@
+"""Every metric that is told: its name, kind, labels and meaning. docs/metrics.md is made from this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """`name` as it is written in a query, a histogram's without _bucket, _sum and _count."""
+
+    name: str
+    kind: Literal["gauge", "counter", "histogram", "info"]
+    meaning: str
+    labels: tuple[str, ...] = ()
+
+
+_ALL = (
+    Metric(
+        "ipamd_addresses",
+        "gauge",
+        "Addresses by state: free, assigned, cooling, releasing.",
+        ("state",),
+    ),
+    Metric(
+        "ipamd_addresses_pending",
+        "gauge",
+        "Addresses asked from EC2 and not here yet.",
+    ),
+    Metric(
+        "ipamd_addresses_foreign",
+        "gauge",
+        "Addresses on our ENIs that somebody else put there.",
+    ),
+    Metric(
+        "ipamd_addresses_max",
+        "gauge",
+        "Most addresses that may be in use at once on this node.",
+    ),
+    Metric(
+        "ipamd_addresses_wanted_free",
+        "gauge",
+        "Addresses that should be free: pool.warm_ips or warm_enis.",
+    ),
+    Metric(
+        "ipamd_addresses_room",
+        "gauge",
+        "How many more pods could get an address now, waits included.",
+    ),
+    Metric(
+        "ipamd_enis",
+        "gauge",
+        "ENIs by state.",
+        ("state",),
+    ),
+    Metric(
+        "ipamd_enis_max",
+        "gauge",
+        "Most ENIs that the node may have, the primary included.",
+    ),
+    Metric(
+        "ipamd_subnet_available_addresses",
+        "gauge",
+        "Free addresses of a subnet, as EC2 said last: after a refusal, and once an hour.",
+        ("subnet",),
+    ),
+    Metric(
+        "ipamd_waiting",
+        "gauge",
+        "ADDs that wait for an address.",
+    ),
+    Metric(
+        "ipamd_waiting_oldest_seconds",
+        "gauge",
+        "How long the oldest of them has waited; 0: none waits.",
+    ),
+    Metric(
+        "ipamd_time_to_address_seconds",
+        "histogram",
+        "From a pod's first try, over all retries, to its address.",
+    ),
+    Metric(
+        "ipamd_refusals_total",
+        "counter",
+        "Refused ADDs by reason (docs/refusals.md).",
+        ("reason",),
+    ),
+    Metric(
+        "ipamd_cooling_oldest_seconds",
+        "gauge",
+        "How long the oldest cooling address has cooled; 0: none cools.",
+    ),
+    Metric(
+        "ipamd_cooling_reused_early_total",
+        "counter",
+        "Cooling addresses given to waiting pods before pool.cooldown.",
+    ),
+    Metric(
+        "ipamd_ready",
+        "gauge",
+        "1 if a further pod could be served, at once or after a wait; else 0.",
+    ),
+    Metric(
+        "ipamd_drained",
+        "gauge",
+        "1 if an operator has drained the node.",
+    ),
+    Metric(
+        "ipamd_rpc_seconds",
+        "histogram",
+        "Calls of the gRPC services by outcome.",
+        (
+            "method",
+            "code",
+        ),
+    ),
+    Metric(
+        "ipamd_ec2_call_seconds",
+        "histogram",
+        "EC2 calls; outcome is ok or EC2's error code.",
+        (
+            "action",
+            "outcome",
+        ),
+    ),
+    Metric(
+        "ipamd_ec2_throttled_total",
+        "counter",
+        "Calls that EC2 refused for their rate.",
+        ("action",),
+    ),
+    Metric(
+        "ipamd_ec2_budget_rate",
+        "gauge",
+        "Calls a second that the node allows itself at present.",
+        ("action",),
+    ),
+    Metric(
+        "ipamd_ec2_budget_waiting",
+        "gauge",
+        "Calls that wait in the node's rate budget.",
+        (
+            "action",
+            "priority",
+        ),
+    ),
+    Metric(
+        "ipamd_ec2_budget_calls_total",
+        "counter",
+        "Calls that have left the queue.",
+        (
+            "action",
+            "priority",
+        ),
+    ),
+    Metric(
+        "ipamd_ec2_budget_delayed_total",
+        "counter",
+        "Of these, the ones that had to wait.",
+        (
+            "action",
+            "priority",
+        ),
+    ),
+    Metric(
+        "ipamd_ec2_budget_wait_seconds_total",
+        "counter",
+        "What they waited, together.",
+        (
+            "action",
+            "priority",
+        ),
+    ),
+    Metric(
+        "ipamd_backoffs",
+        "gauge",
+        "What is left alone after an error of EC2, by reason.",
+        ("reason",),
+    ),
+    Metric(
+        "ipamd_host_repairs_total",
+        "counter",
+        "Objects of the node's network put right that others had changed.",
+    ),
+    Metric(
+        "ipamd_host_disputes",
+        "gauge",
+        "Objects that somebody changes again and again.",
+    ),
+    Metric(
+        "ipamd_host_in_order",
+        "gauge",
+        "0 if the kernel refuses a part of the node's network; else 1.",
+    ),
+    Metric(
+        "ipamd_ledger_commit_seconds",
+        "histogram",
+        "Commits of the ledger.",
+    ),
+    Metric(
+        "ipamd_ledger_writable",
+        "gauge",
+        "0 while records can't be written; else 1.",
+    ),
+    Metric(
+        "ipamd_loop_lag_seconds",
+        "histogram",
+        "How late the event loop came to what was due, once a turn.",
+    ),
+    Metric(
+        "ipamd_attachments",
+        "gauge",
+        "Attachments on record, those of lost addresses included.",
+    ),
+    Metric(
+        "ipamd_events_total",
+        "counter",
+        "Events by name (docs/events.md), debug left out.",
+        (
+            "event",
+            "level",
+        ),
+    ),
+    Metric(
+        "ipamd_started_timestamp_seconds",
+        "gauge",
+        "When the daemon's pool started, in seconds since the epoch.",
+    ),
+    Metric(
+        "ipamd_build_info",
+        "info",
+        "Always 1.",
+        (
+            "version",
+            "instance_id",
+            "instance_type",
+            "availability_zone",
+        ),
+    ),
+)
+
+METRICS = {metric.name: metric for metric in _ALL}
+
+
+def page() -> str:
+    """docs/metrics.md's table."""
+    lines = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
+    for metric in _ALL:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.meaning} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,161 @@
+"""The daemon's state in Prometheus' words, read when somebody scrapes.
+
+No label has a pod's name or an address: what is told does not grow with pods.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+import ipamd
+from ipamd.api.ipam import IpamService
+from ipamd.api.timing import CallTimes
+from ipamd.cloud.budget import RateBudget
+from ipamd.cloud.ec2 import Ec2
+from ipamd.cloud.port import Identity, Priority
+from ipamd.histogram import Histogram
+from ipamd.history import History
+from ipamd.ledger import Ledger
+from ipamd.metrics.catalogue import METRICS
+from ipamd.pool.model import EniState
+from ipamd.pool.outlook import Supply, unready_reason
+from ipamd.runner import PoolRunner
+
+Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily | InfoMetricFamily
+
+_KINDS = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily, "histogram": HistogramMetricFamily}
+
+
+class DaemonCollector(Collector):
+    """For the thread of the event loop alone."""
+
+    def __init__(
+        self,
+        runner: PoolRunner,
+        service: IpamService,
+        calls: CallTimes,
+        cloud: Ec2,
+        ledger: Ledger,
+        budget: RateBudget,
+        history: History,
+        identity: Identity,
+    ) -> None:
+        self._runner = runner
+        self._service = service
+        self._calls = calls
+        self._cloud = cloud
+        self._ledger = ledger
+        self._budget = budget
+        self._history = history
+        self._identity = identity
+        self._started = runner.clock()
+
+    def collect(self) -> Iterator[Family]:
+        yield from self._pool()
+        yield from self._waits()
+        yield from self._ec2()
+        yield from self._host()
+        yield from self._daemon()
+
+    def _pool(self) -> Iterator[Family]:
+        pool, now = self._runner.pool, self._runner.clock()
+        counts, enis = pool.counts(), pool.inventory.enis.values()
+        states = ("free", "assigned", "cooling", "releasing")
+        yield _family("ipamd_addresses", (((state,), getattr(counts, state)) for state in states))
+        yield _single("ipamd_addresses_pending", counts.pending)
+        yield _single("ipamd_addresses_foreign", sum(eni.foreign for eni in enis))
+        yield _single("ipamd_addresses_max", pool.max_pods)
+        yield _single("ipamd_addresses_wanted_free", pool.headroom)
+        yield _single("ipamd_addresses_room", max(Supply(pool, now).at_least, 0) if pool.started else 0)
+        by_state = Counter(eni.state for eni in enis)
+        yield _family("ipamd_enis", (((state.value,), by_state[state]) for state in EniState))
+        yield _single("ipamd_enis_max", pool.max_enis)
+        known = ((subnet_id, pool.subnets[subnet_id].available) for subnet_id in pool.subnets.ids)
+        yield _family("ipamd_subnet_available_addresses", (((s,), free) for s, free in known if free is not None))
+        oldest = next(iter(pool.inventory.cooling.values()), now)
+        yield _single("ipamd_cooling_oldest_seconds", now - oldest)
+        yield _single("ipamd_cooling_reused_early_total", pool.reused_early)
+        yield _single("ipamd_attachments", len(pool.inventory.attachments))
+        yield _single("ipamd_ready", unready_reason(pool, now) is None)
+        yield _single("ipamd_drained", pool.drained is not None)
+        reasons = Counter(str(backoff.policy.reason) for backoff in pool.backoffs.all_active(now))
+        yield _family("ipamd_backoffs", (((reason,), count) for reason, count in reasons.items()))
+
+    def _waits(self) -> Iterator[Family]:
+        pool, now = self._runner.pool, self._runner.clock()
+        oldest = min((waiting.since for waiting in pool.waiting.values()), default=now)
+        yield _single("ipamd_waiting", len(pool.waiting))
+        yield _single("ipamd_waiting_oldest_seconds", now - oldest)
+        yield _histograms("ipamd_time_to_address_seconds", {(): self._service.first_tries.waits})
+        refusals = self._service.refusals.items()
+        yield _family("ipamd_refusals_total", (((str(reason),), count) for reason, count in refusals))
+        yield _histograms("ipamd_rpc_seconds", self._calls.times)
+
+    def _ec2(self) -> Iterator[Family]:
+        yield _histograms("ipamd_ec2_call_seconds", self._cloud.calls)
+        buckets = self._budget.view()
+        yield _family("ipamd_ec2_throttled_total", (((b.action,), b.throttled) for b in buckets))
+        yield _family("ipamd_ec2_budget_rate", (((b.action,), b.rate) for b in buckets))
+        each = [
+            (bucket, priority, (bucket.action, priority.name.lower())) for bucket in buckets for priority in Priority
+        ]
+        yield _family("ipamd_ec2_budget_waiting", ((labels, b.waiting[p]) for b, p, labels in each))
+        yield _family("ipamd_ec2_budget_calls_total", ((labels, b.waits[p].count) for b, p, labels in each))
+        yield _family("ipamd_ec2_budget_delayed_total", ((labels, b.waits[p].delayed) for b, p, labels in each))
+        yield _family("ipamd_ec2_budget_wait_seconds_total", ((labels, b.waits[p].total) for b, p, labels in each))
+
+    def _host(self) -> Iterator[Family]:
+        health = self._runner.reconciler.health()
+        yield _single("ipamd_host_repairs_total", health.repairs)
+        yield _single("ipamd_host_disputes", len(health.disputes))
+        yield _single("ipamd_host_in_order", not health.error)
+
+    def _daemon(self) -> Iterator[Family]:
+        yield _histograms("ipamd_ledger_commit_seconds", {(): self._ledger.commit_times})
+        yield _single("ipamd_ledger_writable", self._runner.ledger_works)
+        yield _histograms("ipamd_loop_lag_seconds", {(): self._runner.lag})
+        yield _family("ipamd_events_total", self._history.counts.items())
+        yield _single("ipamd_started_timestamp_seconds", self._started)
+        values = (
+            ipamd.__version__,
+            self._identity.instance_id,
+            self._identity.instance_type,
+            self._identity.availability_zone,
+        )
+        metric = METRICS["ipamd_build_info"]
+        yield InfoMetricFamily("ipamd_build", metric.meaning, value=dict(zip(metric.labels, values, strict=True)))
+
+
+def _single(name: str, value: float) -> Family:
+    return _family(name, (((), value),))
+
+
+def _family(name: str, samples: Iterable[tuple[tuple[str, ...], float]]) -> Family:
+    metric = METRICS[name]
+    family: Any = _KINDS[metric.kind](metric.name, metric.meaning, labels=metric.labels)
+    for labels, value in samples:
+        family.add_metric(labels, float(value))
+    found: Family = family
+    return found
+
+
+def _histograms(name: str, samples: Mapping[Any, Histogram]) -> Family:
+    metric = METRICS[name]
+    family = HistogramMetricFamily(metric.name, metric.meaning, labels=metric.labels)
+    for labels, histogram in samples.items():
+        buckets, below = [], 0
+        for bound, count in zip((*map(str, histogram.bounds), "+Inf"), histogram.counts, strict=True):
+            below += count
+            buckets.append((bound, below))
+        family.add_metric(labels, buckets, histogram.total)
+    return family

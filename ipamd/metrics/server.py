@@ -1,0 +1,74 @@
+"""A small HTTP server: /metrics for Prometheus, /healthz and /readyz for kubelet's probes and load balancers.
+
+It comes after all that pods wait for, and is never worth the daemon's end: if its port is taken, the log says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+
+from ipamd.metrics.collector import DaemonCollector
+from ipamd.pool.outlook import unready_reason
+from ipamd.runner import PoolRunner
+
+log = structlog.get_logger("ipamd.metrics")
+
+
+@asynccontextmanager
+async def serving(listen: str, collector: DaemonCollector, runner: PoolRunner) -> AsyncIterator[None]:
+    """`listen` is "address:port", or "[address]:port" for IPv6."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    ProcessCollector(registry=registry)
+    host, _, port = listen.rpartition(":")
+    application = web.Application()
+    application.add_routes(
+        [
+            web.get("/metrics", _Metrics(registry)),
+            web.get("/healthz", _alive),
+            web.get("/readyz", _Ready(runner)),
+        ]
+    )
+    running = web.AppRunner(application, access_log=None, handle_signals=False)
+    await running.setup()
+    try:
+        try:
+            await web.TCPSite(running, host.strip("[]"), int(port), shutdown_timeout=0.1).start()
+            log.info("metrics.serving", listen=listen)
+        except OSError as error:
+            log.error("metrics.not_served", listen=listen, error=error.strerror or str(error))
+        yield
+    finally:
+        await running.cleanup()
+
+
+class _Metrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    async def __call__(self, request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(self._registry), headers={"Content-Type": content_type})
+
+
+async def _alive(request: web.Request) -> web.Response:
+    """That it answers is the news: the loop turns. A pool that has failed ends the process."""
+    return web.Response(text="alive\n")
+
+
+class _Ready:
+    def __init__(self, runner: PoolRunner) -> None:
+        self._runner = runner
+
+    async def __call__(self, request: web.Request) -> web.Response:
+        """Whether an ADD would be served. Not for what ends or restarts a daemon: a full subnet is no reason to."""
+        refusal = unready_reason(self._runner.pool, self._runner.clock())
+        if refusal is None:
+            return web.Response(text="ready\n")
+        return web.Response(status=503, text=f"{refusal.reason}: {refusal.message}\n")
