@@ -10,11 +10,11 @@ has to say about it is asked after that wait.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -497,4 +497,16 @@ class PoolRunner:
 
 def _without_netns(attachments: Iterable[Attachment]) -> frozenset[AttachmentKey]:
     """Those whose network namespace is not there. It looks into the file system, which may take its time."""
-    return frozenset(a.key for a in attachments if not (a.owner.netns and Path(a.owner.netns).exists()))
+    return frozenset(a.key for a in attachments if not a.owner.netns or _is_gone(a.owner.netns))
+
+
+def _is_gone(path: str) -> bool:
+    """Only what is known to be gone: a path that may not be looked at is there. What it leads to is not asked, as
+    the kernel tells that of /proc/<pid>/ns/net only to those who may trace the process (ptrace(2))."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False

@@ -91,17 +91,30 @@ class ApiServer:
         self._settings.socket.unlink(missing_ok=True)
 
 
-def _listen(server: grpc.aio.Server, path: Path, mode: int, setting: str, group: int = -1) -> None:
+def _listen(server: grpc.aio.Server, path: Path, mode: int, setting: str, group: int | None = None) -> None:
     """Raises `SocketUnusable`."""
     before = os.umask(0o177)  # nobody else from its first moment on
     try:
         server.add_insecure_port(f"unix:{path}")
-        os.chown(path, -1, group)
+        if group is not None:
+            _give(path, group, setting)
         path.chmod(mode)
     except (OSError, RuntimeError) as error:
         raise SocketUnusable(f"{setting} {path} can't be served: {error}") from None
     finally:
         os.umask(before)
+
+
+def _give(path: Path, group: int, setting: str) -> None:
+    """Raises `SocketUnusable`, OSError."""
+    try:
+        os.chown(path, -1, group)
+    except PermissionError:
+        # chown(2): it takes CAP_CHOWN, which the systemd unit withholds, or to be in the group.
+        raise SocketUnusable(
+            f"{setting} {path} can't be given to the group {grp.getgrgid(group).gr_name}: let the daemon be in it, "
+            "as the drop-in readers.conf of docs/systemd.md does"
+        ) from None
 
 
 def claim(settings: ApiSettings) -> None:

@@ -3,6 +3,10 @@
 A netlink event carries the port of the socket that asked for the change. While that socket is open,
 /proc/net/netlink (netlink(7)) knows its inode, and one process has it among its files. A command such as ip(8) has
 ended by then.
+
+The files of processes with more capabilities than ours are shown only to those who may trace them (ptrace(2)), and
+the daemon's unit leaves it no power for that. Then the port itself tells: a process's first netlink socket gets its
+pid for a port, and further ones a negative number (netlink_autobind in net/netlink/af_netlink.c).
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 ENDED = "a command that has ended, such as ip"
+CLOSED = "a process that ipamd may not look into"
 PROC = Path("/proc")
 
 
@@ -22,11 +27,19 @@ def processes_behind(ports: Collection[int]) -> dict[int, str]:
     """
     told = {port: "the kernel" if port == 0 else ENDED for port in ports}
     sought = {f"socket:[{inode}]": port for port, inode in _inodes() if port in told and port != 0}
+    closed: set[int] = set()
     for pid in _likely_first(told):
         if not sought:
             break
-        for link in _sockets(pid) & sought.keys():
+        try:
+            sockets = _sockets(pid)
+        except PermissionError:
+            closed.add(pid)
+            continue
+        for link in sockets & sought.keys():
             told[sought.pop(link)] = named(pid)
+    if closed:
+        told |= {port: named(port) if port in closed else CLOSED for port in sought.values()}
     return told
 
 
@@ -60,7 +73,10 @@ def _likely_first(ports: Collection[int]) -> Iterator[int]:
 
 
 def _sockets(pid: int) -> set[str]:
+    """Raises PermissionError."""
     try:
         return {str(entry.readlink()) for entry in (PROC / str(pid) / "fd").iterdir()}
+    except PermissionError:
+        raise
     except OSError:
         return set()

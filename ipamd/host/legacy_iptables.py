@@ -88,7 +88,9 @@ def _names(family: _Family) -> list[str]:
 
 def _read(family: _Family, table: str) -> tuple[dict[int, int], bytes]:
     """(offset of the first entry -> hook, all entries). Raises OSError."""
-    with socket.socket(family.number, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW) as kernel:
+    # The kernel takes these options on any socket of the family. iptables opens a raw one, for which the daemon would
+    # need CAP_NET_RAW.
+    with socket.socket(family.number, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as kernel:
         info = _ask(kernel, family.level, _GET_INFO, table.encode().ljust(_INFO.size, b"\0"))
         _, valid, *rest = _INFO.unpack(info)
         size = rest[-1]
