@@ -30,6 +30,7 @@ from ipamd.cloud.imds import Imds
 from ipamd.cloud.permissions import Node, Permissions
 from ipamd.cloud.port import CloudError, Identity
 from ipamd.cloud.token import new_token
+from ipamd.heartbeat import heartbeat
 from ipamd.history import History
 from ipamd.host import HostError, HostNetwork
 from ipamd.host.clashes import find_clashes
@@ -166,7 +167,7 @@ async def _serve(live: LiveSettings, history: History, stack: AsyncExitStack) ->
             gauges = (runner, service, times, cloud, ledger, budget, history, identity)
             tasks.create_task(_tell_metrics(settings.metrics.listen, announced, *gauges))
         if manager.watchdog_interval is not None:
-            tasks.create_task(_heartbeat(manager, manager.watchdog_interval))
+            tasks.create_task(heartbeat(manager, manager.watchdog_interval, runner, ledger))
 
 
 async def _refuse_clashes(settings: HostSettings) -> None:
@@ -296,9 +297,3 @@ async def _examine(ready: asyncio.Task[None], permissions: Permissions, cloud: E
     """Off the way to the first address: once pods can be served."""
     await ready
     await permissions.examine(cloud, node)
-
-
-async def _heartbeat(manager: ServiceManager, interval: float) -> None:
-    while True:
-        manager.notify("WATCHDOG=1")
-        await asyncio.sleep(interval)

@@ -111,11 +111,13 @@ class PoolRunner:
         self._batch: list[do.Effect] = []
         self._owed: list[Record] = []
         self._flush_scheduled = False
+        self._turns = 0
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._subnet_cidrs = {identity.subnet_id: identity.subnet_cidr}
         self.reconciler = Reconciler(network, self._node_network, self._pod_at, self._device_gone, clock)
-        self._retry: asyncio.TimerHandle | None = None  # set while the ledger refuses records
+        self.unrecorded: LedgerError | None = None  # why the ledger refuses records, while it does
+        self._retry: asyncio.TimerHandle | None = None  # set as long
         self._cluster_unread = False  # what gone nodes have left could not be read the last time
 
     @property
@@ -259,6 +261,14 @@ class PoolRunner:
             for effect in batch:
                 self._carry_out(effect)
         self._on_change()
+        self._turns += 1
+
+    async def moves(self) -> bool:
+        """Whether an event comes through: the pool takes it, and the turn that it is in comes to its end."""
+        before = self._turns
+        self.feed(on.TimePassed())
+        await asyncio.sleep(0)  # the loop was asked for the turn's end before
+        return self._turns > before
 
     def _carry_out_unrecorded(self, batch: list[do.Effect], error: LedgerError) -> None:
         """What rests on a record does not happen: nothing is granted anew, and no EC2 call that needs an intent is
@@ -267,6 +277,7 @@ class PoolRunner:
             log.error("ledger.unwritable", error=str(error))
         else:
             self._retry.cancel()
+        self.unrecorded = error
         self._retry = asyncio.get_running_loop().call_later(LEDGER_RETRY, self._flush)
         owed = {record.attachment.key for record in self._owed if isinstance(record, PutAttachment)}
         lost: list[do.Grant] = []
@@ -292,6 +303,7 @@ class PoolRunner:
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
+            self.unrecorded = None
             log.info("ledger.writable_again")
 
     def _carry_out(self, effect: do.Effect) -> None:

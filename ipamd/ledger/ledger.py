@@ -176,7 +176,8 @@ class Ledger:
             # SQLite itself ended the transaction for some errors (sqlite.org/lang_transaction.html, section 3).
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            self.commit_times.observe(time.monotonic() - started)
+            if records:  # none: only a question whether the ledger works
+                self.commit_times.observe(time.monotonic() - started)
 
     def close(self) -> None:
         self._connection.close()

@@ -1,0 +1,46 @@
+"""The watchdog's heartbeat: each beat is the proof that the daemon moves, part by part.
+
+The loop runs this task. The pool takes an event and the turn that the event is in comes to its end, which is the way
+of every request. The ledger begins a transaction and ends it, as with every grant.
+
+What a restart would not mend is no reason for one. A ledger that refuses records (full, not writable, held by
+somebody else, a failing device) is told in the log and in each refusal, and the runner goes on without it and tries
+again; the transaction here writes nothing, so it needs no room either. Only a damaged ledger is left behind by a
+restart, which sets it aside: that ends the daemon. EC2, the metadata service and the kernel are not asked: they have
+deadlines and retries of their own. And nothing here has a deadline: on a machine that is merely busy a beat comes
+late, and how late is too late is the watchdog's to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from ipamd.ledger import Ledger, LedgerCause, LedgerError
+from ipamd.runner import PoolRunner
+from ipamd.service_manager import ServiceManager
+
+log = structlog.get_logger("ipamd.daemon")
+
+
+async def heartbeat(manager: ServiceManager, interval: float, runner: PoolRunner, ledger: Ledger) -> None:
+    """Beat every `interval` seconds. Raises `LedgerError` when the ledger is damaged."""
+    while True:
+        refusal = _asked(ledger) or runner.unrecorded
+        if refusal is not None and refusal.cause is LedgerCause.DAMAGED:
+            raise refusal
+        if await runner.moves():
+            manager.notify("WATCHDOG=1")
+        else:
+            log.error("daemon.stuck", effect="no heartbeat: the pool's turn did not come to its end")
+        await asyncio.sleep(interval)
+
+
+def _asked(ledger: Ledger) -> LedgerError | None:
+    """Why it refused."""
+    try:
+        ledger.commit(())
+    except LedgerError as error:
+        return error
+    return None
