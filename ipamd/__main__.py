@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import os
 import sys
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from dataclasses import asdict
 import ipamd
 from ipamd import install
 from ipamd.config import command as config_command
+from ipamd.install import uninstall
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
     config_command.add_parser(commands)
     install.add_parser(commands)
+    uninstall.add_parser(commands)
     if "simulate" in (argv or sys.argv) or "demo" in (argv or sys.argv) or _wants_help(argv):
         try:
             from ipamd.sim import demo, simulate
@@ -70,6 +73,8 @@ def _run(args: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         return config_command.fail("the daemon writes routes, rules and nftables: run it as root")
 
+    # systemd's watchdog sends SIGABRT: the journal then has where every thread stood.
+    faulthandler.enable()
     from ipamd import daemon
     from ipamd.api.server import SocketUnusable
     from ipamd.host import HostError

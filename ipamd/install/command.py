@@ -6,9 +6,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipamd.install.files import BIN_DIR, ETC, UNIT, UNIT_DIR, write_conflist, write_drop_ins, write_unit
-from ipamd.install.placing import InstallError
+from ipamd.install.files import (
+    BIN_DIR,
+    ETC,
+    SYSUSERS,
+    TMPFILES,
+    UNIT,
+    UNIT_DIR,
+    write_conflist,
+    write_drop_ins,
+    write_systemd_files,
+    write_unit,
+)
+from ipamd.install.placing import InstallError, below
 from ipamd.install.plugin import SOCKET, InstalledPlugin, Packaging, install_plugin
+from ipamd.install.running import booted, tell
 
 if TYPE_CHECKING:
     import argparse
@@ -19,6 +31,12 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         "install",
         help="install the CNI plugin, its configuration and the systemd unit",
         description="Install the CNI plugin on this node. A second run renews it.",
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("/"),
+        help="the node's file system, below which everything is written, for an image (default: %(default)s)",
     )
     parser.add_argument(
         "--bin-dir", type=Path, default=BIN_DIR, help="the runtime's CNI plugins (default: %(default)s)"
@@ -57,7 +75,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--systemd",
         action="store_true",
-        help=f"write {UNIT_DIR / UNIT}, and drop-ins for other managers of the network",
+        help=f"write {UNIT_DIR / UNIT} and what goes with it, and drop-ins for other managers of the network",
     )
     parser.set_defaults(run=run)
 
@@ -66,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     """Carry the command out; 1 after an error, which is on standard error."""
     try:
         plugin = install_plugin(
-            args.bin_dir,
+            below(args.root, args.bin_dir),
             args.socket,
             args.spool_dir,
             packaging=_packaging(args),
@@ -77,11 +95,10 @@ def run(args: argparse.Namespace) -> int:
         for line in _described(plugin, args.socket):
             _say(line)
         if args.conf_dir is not None:
-            _say(f"network  {write_conflist(args.conf_dir)}")
+            _say(f"network  {write_conflist(below(args.root, args.conf_dir))}")
         if args.systemd:
-            _say(f"unit     {write_unit()}")
-            _install_drop_ins()
-            _say(f"next     systemctl daemon-reload && systemctl enable --now {UNIT}")
+            _install_unit(args.root)
+            _install_drop_ins(args.root)
     except InstallError as error:
         sys.stderr.write(f"ipamd install: {error}\n")
         return 1
@@ -114,17 +131,32 @@ def _described(plugin: InstalledPlugin, socket: Path) -> list[str]:
     return lines + [f"         no choice: {reason}" for reason in plugin.passed_over]
 
 
-def _install_drop_ins() -> None:
+def _install_unit(root: Path) -> None:
     """Raises InstallError."""
-    written = write_drop_ins()
+    _say(f"unit     {write_unit(below(root, UNIT_DIR), root=root)}")
+    for path in write_systemd_files(below(root, ETC)):
+        _say(f"file     {path}")
+    if booted(root):
+        tell("systemd-sysusers", str(ETC / SYSUSERS))
+        tell("systemd-tmpfiles", "--create", str(ETC / TMPFILES))
+        tell("systemctl", "daemon-reload")
+        _say(f"next     systemctl enable {UNIT} && systemctl restart {UNIT}")
+    else:
+        _say(f"next     systemctl --root={root} enable {UNIT}")
+
+
+def _install_drop_ins(root: Path) -> None:
+    """Raises InstallError."""
+    etc = below(root, ETC)
+    written = write_drop_ins(etc)
     for path in written:
         _say(f"drop-in  {path}")
     if not written:
-        _say(f"drop-ins in {ETC}: as they should be")
-        return
-    # While it runs with its old settings it removes our rules with the next link that it configures.
-    _say("         in force once whoever reads them has: before pods run, and where it is active,")
-    _say("next     systemctl restart systemd-networkd; systemctl reload NetworkManager; udevadm control --reload")
+        _say(f"drop-ins in {etc}: as they should be")
+    elif booted(root):
+        # While it runs with its old settings it removes our rules with the next link that it configures.
+        _say("         in force once whoever reads them has: before pods run, and where it is active,")
+        _say("next     systemctl restart systemd-networkd; systemctl reload NetworkManager; udevadm control --reload")
 
 
 def _say(line: str) -> None:

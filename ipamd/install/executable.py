@@ -30,9 +30,7 @@ def find_executable(wanted: Path | None, modules: dict[str, str]) -> Path:
         _, digest = block.read(path.read_bytes())
         if digest != block.digest(modules):
             raise InstallError(f"{path} was built from other sources than this ipamd's; {_BUILD}")
-        run = subprocess.run(
-            [path], input=b"{}", env={"CNI_COMMAND": "VERSION"}, capture_output=True, timeout=30, check=False
-        )
+        run = ask_version(path)
     except block.BlockError as error:
         raise InstallError(f"{path}: {error}; {_BUILD}") from None
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -40,6 +38,13 @@ def find_executable(wanted: Path | None, modules: dict[str, str]) -> Path:
     if run.returncode or b"supportedVersions" not in run.stdout:
         raise InstallError(f"{path} does not run here: it ended with status {run.returncode}")
     return path
+
+
+def ask_version(plugin: Path) -> subprocess.CompletedProcess[bytes]:
+    """The one call of CNI's that takes no pod and no daemon. Raises OSError, subprocess.TimeoutExpired."""
+    return subprocess.run(
+        [plugin], input=b"{}", env={"CNI_COMMAND": "VERSION"}, capture_output=True, timeout=30, check=False
+    )
 
 
 def install_executable(plugin: Path, executable: Path, settings: block.Settings) -> None:

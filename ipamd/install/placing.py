@@ -1,4 +1,4 @@
-"""How a file is put in place: whole, in one step, and with a message that helps if that fails."""
+"""How a file is put in place, whole and in one step, or taken away; and a message that helps if that fails."""
 
 from __future__ import annotations
 
@@ -28,6 +28,22 @@ def replace(path: Path, content: bytes, mode: int) -> bool:
     except BaseException:
         Path(name).unlink()
         raise
+
+
+def below(root: Path, path: Path) -> Path:
+    """A path of the node whose file system is at `root`."""
+    return root / path.relative_to(path.anchor)
+
+
+def remove(path: Path) -> bool:
+    """False: it was not there. Raises InstallError."""
+    try:
+        path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise not_writable(path.parent, error) from None
+    return True
 
 
 def not_writable(folder: Path, error: OSError) -> InstallError:

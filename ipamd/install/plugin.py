@@ -1,10 +1,10 @@
-"""Installs the plugin, in the packaging asked for or in the one that starts quickest on this host."""
+"""Installs and removes the plugin, in the packaging asked for or in the one that starts quickest on this host."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
-import subprocess
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +12,10 @@ from time import perf_counter
 from typing import Literal
 
 from cni_shim.static import block
-from ipamd.install.executable import find_executable, install_executable
+from ipamd.install.executable import ask_version, find_executable, install_executable
 from ipamd.install.interpreter import Interpreter, find_interpreter, find_interpreters
-from ipamd.install.launcher import install_launcher
-from ipamd.install.placing import InstallError, not_writable
+from ipamd.install.launcher import folder_of_versions, install_launcher
+from ipamd.install.placing import InstallError, not_writable, remove
 
 PLUGIN = "ipamd-cni"
 SOCKET = Path("/run/ipamd/ipamd.sock")
@@ -88,6 +88,20 @@ def install_plugin(
         raise not_writable(bin_dir, error) from None
 
 
+def remove_plugin(bin_dir: Path) -> list[Path]:
+    """Remove it, in whichever packaging; what was there. Raises InstallError."""
+    plugin = bin_dir / PLUGIN
+    versions = folder_of_versions(plugin)
+    removed = [plugin] if remove(plugin) else []
+    try:
+        shutil.rmtree(versions)
+    except FileNotFoundError:
+        return removed
+    except OSError as error:
+        raise not_writable(bin_dir, error) from None
+    return [*removed, versions]
+
+
 def _settings(socket: Path, spool_dir: Path, log: Path | None, add_seconds: float) -> block.Settings:
     for path in (socket, spool_dir, log):
         if path is not None and not path.is_absolute():
@@ -158,9 +172,7 @@ def _measure(
 def _start(plugin: Path) -> float:
     """Milliseconds of one run. The runner's own part of it is the same for all candidates."""
     started = perf_counter()
-    run = subprocess.run(
-        [plugin], input=b"{}", env={"CNI_COMMAND": "VERSION"}, capture_output=True, timeout=30, check=False
-    )
+    run = ask_version(plugin)
     taken = (perf_counter() - started) * 1000
     if run.returncode:
         raise InstallError(

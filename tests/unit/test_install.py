@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,16 +17,21 @@ from ipamd import install
 from ipamd.__main__ import main
 from ipamd.install import (
     InstallError,
-    command,
+    files,
     find_interpreter,
     install_plugin,
     interpreter,
     write_conflist,
     write_drop_ins,
+    write_systemd_files,
     write_unit,
 )
 
 SOCKET = Path("/run/somewhere/ipamd.sock")
+SHIPPED = Path(install.__file__).parents[2] / "systemd"
+EXAMPLES = SHIPPED / "examples/ipamd.service.d"
+# What systemd-analyze lists for any service of root's, and counts as nothing.
+NO_MATTER = {"SupplementaryGroups", "RemoveIPC"}
 
 
 def run_plugin(launcher: Path, verb: str = "VERSION", **variables: str) -> subprocess.CompletedProcess[bytes]:
@@ -204,7 +210,7 @@ def test_paths_that_will_not_do(tmp_path: Path, socket: Path, spool: Path | None
 def test_folders_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     place = tmp_path / "file" / "below"
-    for write in (install_plugin, write_conflist, write_unit, write_drop_ins):
+    for write in (install_plugin, write_conflist, write_unit, write_drop_ins, write_systemd_files):
         with pytest.raises(InstallError, match=f"{tmp_path}/file.*are you root"):
             write(place)
 
@@ -250,26 +256,57 @@ def test_the_packaging_on_the_command_line(tmp_path: Path, capsys: pytest.Captur
         assert "ipamd install: " in capsys.readouterr().err
 
 
-def test_the_unit_is_sound(tmp_path: Path) -> None:
-    unit = write_unit(tmp_path, Path("/bin/true"))
+def verify(unit: Path) -> tuple[int, str]:
     run = subprocess.run(
         ["systemd-analyze", "--man=no", "--recursive-errors=no", "verify", unit],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    return run.returncode, run.stdout + run.stderr
+
+
+def test_the_unit_is_sound(tmp_path: Path) -> None:
+    unit = write_unit(tmp_path, Path("/bin/true"))
+    assert verify(unit) == (0, "")
     lines = unit.read_text().splitlines()
     assert "ExecStart=/bin/true run" in lines
-    assert {"Type=notify", "RuntimeDirectory=ipamd", "RuntimeDirectoryPreserve=yes", "Restart=on-failure"} <= set(
-        lines
-    )
+    assert {"Type=notify", "RuntimeDirectory=ipamd", "RuntimeDirectoryPreserve=yes", "Restart=always"} <= set(lines)
     # The same check finds a fault when there is one.
     unit.write_text(unit.read_text().replace("WatchdogSec", "WatchdogSecs"))
-    faulty = subprocess.run(
-        ["systemd-analyze", "--man=no", "--recursive-errors=no", "verify", unit], capture_output=True, check=False
-    )
-    assert faulty.returncode != 0 and b"WatchdogSecs" in faulty.stderr
+    code, text = verify(unit)
+    assert code != 0 and "WatchdogSecs" in text
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.conf")), ids=lambda path: path.stem)
+def test_the_examples_of_drop_ins_are_sound(tmp_path: Path, example: Path) -> None:
+    unit = write_unit(tmp_path, Path("/bin/true"))
+    place = tmp_path / "ipamd.service.d" / example.name
+    place.parent.mkdir()
+    place.write_text(example.read_text())
+    assert verify(unit) == (0, "")
+    place.write_text(f"{example.read_text()}NoSuchSetting=\n")
+    assert verify(unit)[0] != 0
+
+
+def exposure(unit: Path) -> tuple[float, set[str]]:
+    """As systemd-analyze(1) reckons it, from 0 to 10; and the settings that add to it."""
+    analyze = ("systemd-analyze", "security", "--offline=true", "--no-pager")
+    table = subprocess.run([*analyze, "--json=short", unit], capture_output=True, check=True, text=True).stdout
+    verdict = subprocess.run([*analyze, unit], capture_output=True, check=False, text=True).stdout
+    level = re.search(r"exposure level for .*?: ([0-9.]+)", verdict)
+    assert level is not None
+    return float(level[1]), {row["name"].split("=")[0] for row in json.loads(table) if row["set"] is False}
+
+
+def test_what_is_left_exposed_is_explained_in_the_unit(tmp_path: Path) -> None:
+    unit = write_unit(tmp_path, Path("/bin/true"))
+    level, exposed = exposure(unit)
+    assert level < 2
+    explained = unit.read_text().partition("still counts, and why")[2]
+    assert {name for name in exposed if name not in explained} <= NO_MATTER
+    unit.write_text("\n".join(line for line in unit.read_text().splitlines() if "SystemCall" not in line))
+    assert exposure(unit)[0] > level + 1
 
 
 def test_the_unit_runs_the_command_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,32 +314,96 @@ def test_the_unit_runs_the_command_in_use(tmp_path: Path, monkeypatch: pytest.Mo
     own.parent.mkdir()
     own.write_text("")
     monkeypatch.setattr(sys, "argv", [str(own), "install"])
+    monkeypatch.setattr(files, "HIDDEN", (tmp_path,))
+    with pytest.raises(InstallError, match=rf"does not see {tmp_path}.*/opt/ipamd"):
+        write_unit(tmp_path)
+    monkeypatch.setattr(files, "HIDDEN", ())
     assert f'ExecStart="{str(own).replace("%", "%%")}" run' in write_unit(tmp_path).read_text().splitlines()
 
 
 def test_drop_ins(tmp_path: Path) -> None:
     written = write_drop_ins(tmp_path)
-    shipped = Path(install.__file__).parents[2] / "systemd/etc"
-    assert {path.relative_to(tmp_path) for path in written} == {
+    shipped = SHIPPED / "etc"
+    others = write_systemd_files(tmp_path)
+    assert {path.relative_to(tmp_path) for path in written + others} == {
         path.relative_to(shipped) for path in shipped.rglob("*") if path.is_file()
     }
     assert all(path.read_text() == (shipped / path.relative_to(tmp_path)).read_text() for path in written)
     assert {path.stat().st_mode & 0o777 for path in written} == {0o644}
-    assert write_drop_ins(tmp_path) == []
+    assert write_drop_ins(tmp_path) == write_systemd_files(tmp_path) == []
     written[1].write_text("changed")
     assert write_drop_ins(tmp_path) == [written[1]]
 
 
-def test_the_command_tells_what_it_wrote_and_what_is_to_be_done(
+def test_what_goes_with_the_unit_does_what_it_is_for(tmp_path: Path) -> None:
+    """Asked of systemd's own programs, for the file system of an image."""
+    write_unit(tmp_path / "etc/systemd/system", Path("/bin/true"))
+    write_systemd_files(tmp_path / "etc")
+    root = f"--root={tmp_path}"
+    subprocess.run(["systemd-tmpfiles", root, "--create", "ipamd.conf"], check=True)
+    modes = {
+        name: (tmp_path / name).stat().st_mode & 0o777
+        for name in ("run/ipamd", "run/ipamd/released", "etc/cni/net.d")
+    }
+    assert modes == {"run/ipamd": 0o755, "run/ipamd/released": 0o700, "etc/cni/net.d": 0o755}
+    subprocess.run(["systemd-sysusers", root, "ipamd.conf"], check=True)
+    assert (tmp_path / "etc/group").read_text().startswith("ipamd:")
+    subprocess.run(["systemctl", root, "preset", "ipamd.service"], check=True, capture_output=True)
+    assert (tmp_path / "etc/systemd/system/multi-user.target.wants/ipamd.service").is_symlink()
+
+
+def files_below(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() or path.is_symlink()}
+
+
+def test_installed_into_an_image_twice_and_taken_out_again_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "write_unit", lambda: tmp_path / install.UNIT)
-    monkeypatch.setattr(command, "write_drop_ins", lambda: write_drop_ins(tmp_path))
-    arguments = ["install", "--bin-dir", str(tmp_path / "bin"), "--systemd"]
+    own = tmp_path / "opt/ipamd/bin/ipamd"
+    own.parent.mkdir(parents=True)
+    own.write_text("")
+    monkeypatch.setattr(sys, "argv", [str(own)])
+    monkeypatch.setattr(files, "HIDDEN", ())
+    before = files_below(tmp_path)
+    arguments = [
+        "install",
+        "--root",
+        str(tmp_path),
+        "--plugin",
+        "launcher",
+        "--conf-dir",
+        "/etc/cni/net.d",
+        "--systemd",
+    ]
     assert main(arguments) == 0
     out = capsys.readouterr().out
-    assert all(str(tmp_path / name) in out for name in install.DROP_INS)
-    assert "systemctl restart systemd-networkd" in out
+    installed = files_below(tmp_path)
+    assert {f"etc/{name}" for name in (*install.DROP_INS, files.TMPFILES, files.SYSUSERS, files.PRESET)} < installed
+    assert {
+        "opt/cni/bin/ipamd-cni",
+        "etc/systemd/system/ipamd.service",
+        "etc/cni/net.d/10-ipamd.conflist",
+    } < installed
+    assert all(str(tmp_path / "etc" / name) in out for name in install.DROP_INS)
+    assert f"systemctl --root={tmp_path} enable ipamd.service" in out
+    assert "ExecStart=/opt/ipamd/bin/ipamd run\n" in (tmp_path / "etc/systemd/system/ipamd.service").read_text()
     assert main(arguments) == 0
-    out = capsys.readouterr().out
-    assert "as they should be" in out and "networkd" not in out
+    assert "as they should be" in capsys.readouterr().out and files_below(tmp_path) == installed
+
+    subprocess.run(["systemctl", f"--root={tmp_path}", "enable", "ipamd.service"], check=True, capture_output=True)
+    others = tmp_path / "etc/cni/net.d/99-other.conflist"
+    others.write_text("{}")
+    undo = ["uninstall", "--root", str(tmp_path)]
+    assert main(undo) == 0
+    gone = {line.split()[1] for line in capsys.readouterr().out.splitlines()}
+    assert {str(tmp_path / name) for name in installed - before if "ipamd-cni.d" not in name} < gone
+    assert files_below(tmp_path) == before | {"etc/cni/net.d/99-other.conflist"}
+    assert main(undo) == 0
+    assert "nothing" in capsys.readouterr().out
+
+
+def test_what_can_not_be_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    in_the_way = tmp_path / "etc/cni/net.d/10-ipamd.conflist"
+    in_the_way.mkdir(parents=True)
+    assert main(["uninstall", "--root", str(tmp_path)]) == 1
+    assert f"ipamd uninstall: {in_the_way}: Is a directory" in capsys.readouterr().err
