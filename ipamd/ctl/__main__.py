@@ -42,6 +42,7 @@ COMMANDS = {
         "find what on this host will keep pods from working, and say what helps; no daemon needed",
     ),
     "capacity": ("capacity", "how many pods an instance type has addresses for; neither daemon nor AWS needed"),
+    "plan": ("plan", "will the subnets hold the nodes' pools, and until when; neither daemon nor AWS needed"),
     "iam-policy": ("iam_policy", "the least IAM policy that the daemon needs; neither daemon nor AWS needed"),
     "completion": ("completion", "what makes a shell complete ipamctl's words"),
 }
