@@ -4,8 +4,9 @@
 # make bench   the benchmarks
 # make check   lint and types
 # make shim    the CNI plugin as one static executable, build/ipamd-cni (gcc and libpython3.11-dev)
+# make image   the container image of deploy/image/ (podman); make image-check tries it on the VPC in a box
 # make proto   regenerate the stubs after a change in proto/
-.PHONY: setup demo test bench check shim proto
+.PHONY: setup demo test bench check shim image image-check proto
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -41,6 +42,14 @@ check: setup
 
 shim: setup
 	$(PYTHON) -m cni_shim.static.build
+
+IMAGE ?= localhost/ipamd:0.1.0
+
+image:
+	podman build -f deploy/image/Containerfile -t $(IMAGE) .
+
+image-check: setup
+	$(PYTHON) deploy/image/check.py $(IMAGE)
 
 # The stubs live in the rooms that use them: protoc is told that the .proto files stand there.
 proto: setup

@@ -126,6 +126,11 @@ class HostSettings(_Section):
     nft_table: str = Field("ipamd", pattern=r"^[a-z][a-z0-9_-]{0,30}$", description="nftables table (inet)")
     mark_mask: int = Field(0x3F, gt=0, le=2**32 - 1, description="bits of the packet mark that hold the ENI")
     main_mark: int = Field(0x40, gt=0, le=2**32 - 1, description="bit of the packet mark for the primary ENI")
+    sysctl_dir: Path = Field(
+        Path("/proc/sys/net"),
+        description="where the kernel's network settings are written; for a container whose own are read-only: the "
+        "host's, mounted into it",
+    )
     snat: bool = Field(True, description="rewrite the source of traffic that leaves the VPC to the primary address")
     snat_exclude: list[Cidr] = Field(default_factory=list, description="further destinations without SNAT")
     pod_imds: Literal["allow", "block"] = Field(

@@ -57,8 +57,6 @@ from ipamd.host.netlink import (
     number,
 )
 
-SYSCTL = Path("/proc/sys/net")
-
 
 class Kernel:
     """Of the network namespace that its methods are called in. They take microseconds, unless others keep the kernel
@@ -150,18 +148,18 @@ def _undo(what: str, kind: int, message: bytes) -> None:
             raise HostError(f"removing {what}: {error.strerror or error}") from error
 
 
-def read_sysctl(name: str) -> str:
-    """`name` is the path below /proc/sys/net. Raises `HostError`."""
+def read_sysctl(folder: Path, name: str) -> str:
+    """`folder` is /proc/sys/net or where it is mounted, `name` the path below. Raises `HostError`."""
     try:
-        return (SYSCTL / name).read_text().strip()
+        return (folder / name).read_text().strip()
     except OSError as error:
         raise _sysctl_error(name, error) from error
 
 
-def write_sysctl(name: str, value: str) -> None:
+def write_sysctl(folder: Path, name: str, value: str) -> None:
     """Raises `HostError`."""
     try:
-        (SYSCTL / name).write_text(value)
+        (folder / name).write_text(value)
     except OSError as error:
         raise _sysctl_error(f"{name}={value}", error) from error
 
@@ -169,4 +167,4 @@ def write_sysctl(name: str, value: str) -> None:
 def _sysctl_error(what: str, error: OSError) -> HostError:
     if isinstance(error, FileNotFoundError):
         return HostError(f"sysctl net/{what}: not there: its network device is gone or was just renamed")
-    return HostError(f"sysctl net/{what}: {error.strerror}: the daemon needs root and a writable /proc/sys")
+    return HostError(f"sysctl net/{what}: {error.strerror}: the daemon needs root and a writable host.sysctl_dir")

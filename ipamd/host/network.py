@@ -222,7 +222,7 @@ class HostNetwork:
                 for address, length in rtnetlink.addresses(family).items()
                 if length == (32 if family == AF_INET else 128)
             }
-        sysctls = {sysctl.name: read_sysctl(sysctl.name) for sysctl in wish.sysctls}
+        sysctls = {sysctl.name: read_sysctl(self._settings.sysctl_dir, sysctl.name) for sysctl in wish.sysctls}
         return Found(sysctls, frozenset(addresses), routes, rules, protocol, table)
 
     def _failure(self, step: Step, wish: Desired, error: HostError) -> Failure | None:
@@ -253,7 +253,7 @@ class HostNetwork:
     async def _take(self, step: Step) -> None:
         match step:
             case SetSysctl(sysctl):
-                write_sysctl(sysctl.name, sysctl.value)
+                write_sysctl(self._settings.sysctl_dir, sysctl.name, sysctl.value)
             case SetLink(change):
                 self._kernel.set_link(change)
             case AddAddress(address):
@@ -319,7 +319,7 @@ class HostNetwork:
             return
         for sysctl in wish.sysctls:
             try:
-                changed = read_sysctl(sysctl.name) != sysctl.value
+                changed = read_sysctl(self._settings.sysctl_dir, sysctl.name) != sysctl.value
             except HostError:
                 continue  # its device is going, which has an event of its own
             if changed:
