@@ -1,4 +1,5 @@
-"""`ipamd simulate vpc`: the VPC in a box as a process, for tests in any language and for trying things by hand.
+"""`ipamd simulate` and its kind `vpc`: the VPC in a box as a process, for tests in any language and for trying things
+by hand. (`ipamd.sim.policy` has the other kind.)
 
 It prints one JSON line when everything is up and removes everything on SIGTERM or SIGINT.
 """
@@ -21,6 +22,7 @@ from ipamd.sim.ec2 import Delays, Fault, Lags, Throttle
 from ipamd.sim.fabric import FabricError
 from ipamd.sim.imds import DEFAULT_HOP_LIMIT
 from ipamd.sim.netns import CommandError
+from ipamd.sim.policy import command as policy
 from ipamd.sim.vpc import SimulatedVpc, SpecError
 
 if TYPE_CHECKING:
@@ -34,7 +36,9 @@ T = TypeVar("T", Delays, Lags)
 def add_parser(subparsers: Subparsers) -> None:
     """Add the command `simulate` with its kinds."""
     simulate = subparsers.add_parser(
-        "simulate", help="a stand-in for EC2 on this machine", description="Run a stand-in for EC2 on this machine."
+        "simulate",
+        help="a stand-in for EC2 on this machine, or the pool in virtual time",
+        description="Run a stand-in for EC2 on this machine, or the pool in virtual time.",
     )
     kinds = simulate.add_subparsers(metavar="KIND", required=True)
     vpc = kinds.add_parser(
@@ -98,6 +102,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--faults", type=Path, metavar="FILE", help="faults to begin with: a JSON list, as for the control API"
     )
     vpc.set_defaults(run=run)
+    policy.add_parser(kinds)
 
 
 def run(args: argparse.Namespace) -> int:

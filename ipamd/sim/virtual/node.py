@@ -5,6 +5,7 @@ The kernel is as it should be: routes lead to exactly the pods that have an addr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -15,7 +16,7 @@ from ipamd.cloud.budget import Ticket
 from ipamd.cloud.port import CloudError, Priority
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
-from ipamd.pool.model import AttachmentKey, Owner, Targets
+from ipamd.pool.model import AttachmentKey, Owner, Reason, Targets
 from ipamd.pool.pool import Pool
 from ipamd.sim.virtual.budget import VirtualBudget
 from ipamd.sim.virtual.clock import Timer, VirtualClock
@@ -48,7 +49,10 @@ class _Asked:
 
 
 class PoolNode:
-    """`subnets` are the ids of those for new ENIs; empty: the instance's own."""
+    """`subnets` are the ids of those for new ENIs; empty: the instance's own.
+
+    `refusals` counts the ADDs that failed, by reason; `changed` is called after each event that the pool has handled.
+    """
 
     def __init__(
         self,
@@ -61,6 +65,8 @@ class PoolNode:
     ) -> None:
         self.instance = instance
         self.budget = VirtualBudget(clock)
+        self.refusals: Counter[Reason] = Counter()
+        self.changed: Callable[[], None] = lambda: None
         self._clock = clock
         self._ec2 = ec2
         self._known_subnets = {instance.subnet.id}
@@ -92,6 +98,7 @@ class PoolNode:
         self._feed(on.AllocationRequested(request, _key(pod), Owner(pod_name=pod), deadline))
 
     def delete(self, pod: str) -> None:
+        """Also of a pod that still waits: its ADD is refused."""
         self._feed(on.ReleaseRequested(f"{next(self._requests)}", _key(pod)))
 
     # As the shell of the pool
@@ -102,6 +109,7 @@ class PoolNode:
         if self._ready is not None and self.pool.can_serve():
             self._clock.call_later(0.0, self._ready)
             self._ready = None
+        self.changed()
 
     def _carry_out(self, effect: do.Effect) -> None:
         match effect:
@@ -109,7 +117,8 @@ class PoolNode:
                 pass  # the ledger and the log cost no time here
             case do.Grant(request, _):
                 self._answer(request, True)
-            case do.Refuse(request, _):
+            case do.Refuse(request, refusal):
+                self.refusals[refusal.reason] += 1
                 self._answer(request, False)
             case do.Wake(at):
                 self._set_alarm(at)
