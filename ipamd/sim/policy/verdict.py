@@ -79,7 +79,14 @@ def _idle(figures: Figures) -> float:
 def _said_of_waits(figures: Figures) -> str:
     waits = figures.waits
     lost = waits.asked - waits.served
-    return f"{waits.share:.1%} of the pods waited, {waits.max:.1f} s at most" + (f"; {lost} got none" if lost else "")
+    if not waits.share:
+        return _said_of_share(figures)
+    return f"{_said_of_share(figures)}, {waits.max:.1f} s at most" + (f"; {lost} got no address" if lost else "")
+
+
+def _said_of_share(figures: Figures) -> str:
+    share = figures.waits.share
+    return f"{share:.1%} of the pods waited" if share else "no pod waited"
 
 
 def _said_of_idle(figures: Figures) -> str:
@@ -91,7 +98,7 @@ def _said_of_calls(figures: Figures) -> str:
 
 
 def _said_of_both(figures: Figures) -> str:
-    return f"{_said_of_idle(figures)}, {figures.waits.share:.1%} of the pods waited"
+    return f"{_said_of_idle(figures)}, {_said_of_share(figures)}"
 
 
 def _none_is_good(found: Mapping[str, Figures]) -> str:
