@@ -26,7 +26,7 @@ from typing import IO, Any, Literal
 
 Kind = Literal["add", "del"]
 
-_END_OF_TIME = 1e9  # 30 years
+_END_OF_TIME = 1e8  # three years: what is more is a date
 
 
 class TraceError(Exception):
@@ -113,7 +113,7 @@ def _parse(line: str) -> TraceEvent:
         raise ValueError('expected an object, for instance {"t": 0.5, "event": "add", "id": "a"}')
     t, kind, id, pod = (values.get(name) for name in ("t", "event", "id", "pod"))
     if isinstance(t, bool) or not isinstance(t, int | float) or not 0 <= t < _END_OF_TIME:
-        raise ValueError(f'"t" must be a number of seconds, 0 or more, not {json.dumps(t)}')
+        raise ValueError(f'"t" must be the seconds since the beginning, 0 to 1e8, not {json.dumps(t)}')
     if kind not in ("add", "del"):
         raise ValueError(f'"event" must be "add" or "del", not {json.dumps(kind)}')
     if not isinstance(id, str) or not id:

@@ -119,7 +119,7 @@ def test_a_trace_is_played(policy: Run, tmp_path: Path) -> None:
         ([*SHORT, "--set", ""], 2, "--set: nothing stands after it"),
         ([*SHORT, "--hours", "0"], 2, "--hours 0: more than 0"),
         ([*SHORT, "--hours", "nan"], 2, "--hours nan: more than 0"),
-        ([*SHORT, "--pods", "0"], 2, "--pods 0: 1 to 10000"),
+        ([*SHORT, "--pods", "0"], 2, "--pods 0: 1 to 54 on m5.large, half of which it holds"),
         ([*SHORT, "--delay", "atach=1"], 2, "--delay atach=1: atach is not one of create, attach"),
         ([*SHORT, "--delay", "attach=soon"], 2, "--delay attach=soon: not a number of seconds"),
         ([*SHORT, "--delay", "attach=-1"], 2, "--delay attach=-1: give 0 to 3600 seconds"),
@@ -211,3 +211,10 @@ def test_what_no_setting_mends_is_said() -> None:
     full: Any = ran([0.0], 0, 0, ENI_LIMIT=3, ALL_COOLING=1)
     assert "(ENI_LIMIT): that takes a larger type" in warnings({"one": full, "other": full})[0]
     assert warnings({"one": full, "other": ran([0.0], 0, 0)}) == []
+
+
+def test_a_picture_that_cannot_be_written_is_named_below_the_table(policy: Run, tmp_path: Path) -> None:
+    (tmp_path / "x.png").mkdir()
+    code, out, err = policy(*SHORT, "--plot", str(tmp_path / "x.png"))
+    assert (code, err) == (1, f"ipamd simulate policy: --plot {tmp_path}/x.png: Is a directory\n")
+    assert "asked for an address" in out

@@ -44,15 +44,28 @@ ADD = '{"t": 1, "event": "add", "id": "a"}'
     [
         ("{", "x:1: not JSON: Expecting property name enclosed in double quotes at column 2"),
         ("[]", 'x:1: expected an object, for instance {"t": 0.5, "event": "add", "id": "a"}'),
-        ('{"event": "add", "id": "a"}', 'x:1: "t" must be a number of seconds, 0 or more, not null'),
-        ('{"t": -1, "event": "add", "id": "a"}', 'x:1: "t" must be a number of seconds, 0 or more, not -1'),
-        ('{"t": NaN, "event": "add", "id": "a"}', 'x:1: "t" must be a number of seconds, 0 or more, not NaN'),
+        ('{"event": "add", "id": "a"}', 'x:1: "t" must be the seconds since the beginning, 0 to 1e8, not null'),
+        (
+            '{"t": -1, "event": "add", "id": "a"}',
+            'x:1: "t" must be the seconds since the beginning, 0 to 1e8, not -1',
+        ),
+        (
+            '{"t": NaN, "event": "add", "id": "a"}',
+            'x:1: "t" must be the seconds since the beginning, 0 to 1e8, not NaN',
+        ),
         (
             f'{{"t": 1{"0" * 400}, "event": "add", "id": "a"}}',
-            'x:1: "t" must be a number of seconds, 0 or more, not 10',
+            'x:1: "t" must be the seconds since the beginning, 0 to 1e8, not 10',
+        ),
+        (
+            '{"t": 1763913600, "event": "add", "id": "a"}',
+            'x:1: "t" must be the seconds since the beginning, 0 to 1e8, not 1763913600',
         ),
         ("[" * 100_000, "x:1: not JSON that anybody wrote: nested too deeply"),
-        ('{"t": true, "event": "add", "id": "a"}', 'x:1: "t" must be a number of seconds, 0 or more, not true'),
+        (
+            '{"t": true, "event": "add", "id": "a"}',
+            'x:1: "t" must be the seconds since the beginning, 0 to 1e8, not true',
+        ),
         ('{"t": 1, "event": "ADD", "id": "a"}', 'x:1: "event" must be "add" or "del", not "ADD"'),
         ('{"t": 1, "event": [], "id": "a"}', 'x:1: "event" must be "add" or "del", not []'),
         ('{"t": 1, "event": "add", "id": ""}', 'x:1: "id" must be text that is not empty, not ""'),

@@ -36,6 +36,9 @@ _AFTERWARDS = 60.0
 # Of the addresses that the type has for pods; a rolling update needs a quarter more.
 _FILLED = 0.6
 
+# Times what the type holds: enough to see what becomes of pods for which there is no room.
+_OVERFULL = 2
+
 
 class _Wrong(Exception):
     """The command line can't be carried out; the message says why."""
@@ -106,8 +109,6 @@ def run(args: argparse.Namespace) -> int:
         return _fail(error, 2)
     except (TraceError, plot.NoPlot) as error:
         return _fail(error, 1)
-    except OSError as error:  # of the picture
-        return _fail(f"--plot {args.plot}: {error.strerror or error}", 1)
 
 
 def _fail(reason: object, code: int) -> int:
@@ -171,8 +172,8 @@ def _workload(args: argparse.Namespace, held: Limits) -> _Workload:
     if not 0 < hours <= _LONGEST:
         raise _Wrong(f"--hours {hours:g}: more than 0, at most {_LONGEST:g}")
     pods = max(1, round(held.max_pods * _FILLED)) if args.pods is None else args.pods
-    if not 0 < pods <= 10_000:
-        raise _Wrong(f"--pods {pods}: 1 to 10000")
+    if not 0 < pods <= _OVERFULL * held.max_pods:
+        raise _Wrong(f"--pods {pods}: 1 to {_OVERFULL * held.max_pods} on {args.type}, half of which it holds")
     events = made_up(args.profile, seed=args.seed, seconds=hours * 3600, pods=pods)
     about = {"profile": args.profile, "pods": pods, "hours": hours, "seed": args.seed}
     title = f"{_span(hours * 3600)} of profile {args.profile}, at most {pods} pods, seed {args.seed},"

@@ -32,7 +32,7 @@ def check(path: Path) -> None:
 
 
 def draw(path: Path, title: str, outcomes: Mapping[str, Outcome]) -> None:
-    """`outcomes` by the settings' names. Raises OSError."""
+    """`outcomes` by the settings' names. Raises `NoPlot`."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -65,7 +65,10 @@ def draw(path: Path, title: str, outcomes: Mapping[str, Outcome]) -> None:
         handles, [*labels, "a pod that waited: seconds, right"], loc="outside lower center", ncols=4, frameon=False
     )
     # Without the time of drawing, so that the same figures give the same file.
-    figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix == ".png" else {"Date": None})
+    try:
+        figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix == ".png" else {"Date": None})
+    except OSError as error:
+        raise NoPlot(f"--plot {path}: {error.strerror or error}") from None
     pyplot.close(figure)
 
 
