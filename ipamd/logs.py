@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import queue
+import select
 import sys
 import threading
 from collections.abc import Callable
@@ -19,31 +20,44 @@ from ipamd.settings import LogSettings
 # Lines that wait for a reader who has stopped reading, a few MB; more are lost, and counted.
 LINES_WAITING = 10_000
 
+# A pipe or a socket that polls as writable takes so many characters at once (pipe(7), PIPE_BUF; a fourth of it, as
+# each may take four bytes).
+AT_ONCE = 1024
+
 # Seconds that the end of the process waits for them.
 AT_THE_END = 1.0
 
 
 class Writer:
-    """A stream with a thread of its own: neither a full disk nor a reader who does not read, such as a stopped
-    journald, keeps an address from a pod. Of `structlog.WriteLogger` and `logging.StreamHandler` it knows what they
-    call."""
+    """A stream that holds nobody up: what can't be written at once, because its reader does not read, such as a
+    stopped journald, is left to a thread. A full disk loses lines, and nothing else. Of `structlog.WriteLogger` and
+    `logging.StreamHandler` it knows what they call; each of them lets one caller in at a time."""
 
     def __init__(self, stream: TextIO, on_lost: Callable[[int], None]) -> None:
         self._stream = stream
         self._on_lost = on_lost
         self._lines: queue.Queue[str | None] = queue.Queue(LINES_WAITING)
+        self._unwritten = 0  # in the queue, or in the thread's hand
+        self._lock = threading.Lock()
         self._lost = 0
+        self._poll = _watched(stream)
         self._thread = threading.Thread(target=self._write_out, name="log", daemon=True)
         self._thread.start()
 
     def write(self, text: str) -> None:
-        try:
-            self._lines.put_nowait(text)
-        except queue.Full:
-            self._lost += 1
+        if not self._unwritten and len(text) <= AT_ONCE and self._poll is not None and self._poll.poll(0):
+            self._put(text)
+            return
+        with self._lock:
+            try:
+                self._lines.put_nowait(text)
+            except queue.Full:
+                self._lost += 1
+            else:
+                self._unwritten += 1
 
     def flush(self) -> None:
-        """The thread does, as soon as it has nothing else to do."""
+        """Each line is, when it is written."""
 
     def close(self) -> None:
         try:
@@ -52,16 +66,32 @@ class Writer:
             return
         self._thread.join(AT_THE_END)
 
+    def _put(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            pass
+
     def _write_out(self) -> None:
         while (text := self._lines.get()) is not None:
-            try:
-                self._stream.write(text)
-                self._stream.flush()
-            except (OSError, ValueError):  # ValueError: the stream is closed
-                pass
-            if self._lost and self._lines.empty():
-                lost, self._lost = self._lost, 0
+            self._put(text)
+            with self._lock:
+                self._unwritten -= 1
+                lost, self._lost = (self._lost, 0) if not self._unwritten else (0, self._lost)
+            if lost:
                 self._on_lost(lost)
+
+
+def _watched(stream: TextIO) -> select.poll | None:
+    """Tells whether a line can be written without waiting; None where nothing does."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):
+        return None
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return poll
 
 
 def set_up(settings: LogSettings, history: History) -> Writer:

@@ -34,7 +34,7 @@ def unready_reason(state: State, now: float) -> Refusal | None:
 
 
 def drained() -> Refusal:
-    return Refusal(Reason.DRAINED, "this node was drained by an operator (ipamctl undrain ends it)", 60.0)
+    return Refusal(Reason.DRAINED, "this node was drained by an operator (ipamctl undrain ends it)")
 
 
 class Supply:

@@ -399,8 +399,8 @@ async def test_a_second_daemon_does_no_harm_and_says_what_is_wrong(tmp_path: Pat
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"POOL_WARM_IPS": "many"}, "pool.warm_ips: "),
-        ({"POOL_WARMTH": "5"}, "pool.warmth: unknown setting (from environment IPAMD_POOL_WARMTH)"),
+        ({"POOL_WARM_IPS": "many"}, 'IPAMD_POOL_WARM_IPS = "many": must be a whole number'),
+        ({"POOL_WARMTH": "5"}, "environment IPAMD_POOL_WARMTH: no such setting"),
         ({"CNI_SPOOL_DIR": "{dir}/config.toml"}, "cni.spool_dir "),
         ({"CNI_CONF_DIR": "{dir}/config.toml"}, "cni.conf_dir: "),
         ({"API_SOCKET": "{dir}/config.toml"}, "is no socket"),

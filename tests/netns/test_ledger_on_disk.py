@@ -78,7 +78,7 @@ def as_version_1(file: Path) -> None:
     """What that version lacked is taken away."""
     with closing(sqlite3.connect(file)) as ledger:
         ledger.executescript(
-            "DROP TABLE own; DROP TABLE learnt_limit; ALTER TABLE intents DROP COLUMN addresses;"
+            "DROP TABLE own; DROP TABLE learnt_limit; DROP TABLE drained; ALTER TABLE intents DROP COLUMN addresses;"
             "PRAGMA user_version = 1;"
         )
 

@@ -24,7 +24,7 @@ import grpc
 import pytest
 from grpc import StatusCode
 
-from ipamd.api.v1 import ipam_pb2
+from ipamd.api.v1 import administration_pb2, administration_pb2_grpc, ipam_pb2
 from ipamd.pool.model import Reason
 from ipamd.sim import netns
 from ipamd.sim.fabric import EC2_ADDRESS
@@ -253,6 +253,15 @@ async def the_daemon_is_stopped_while_a_pod_waits(
     yield stop
     await daemon.stop()
     await daemon.ready()
+
+
+@case(StatusCode.FAILED_PRECONDITION, "DRAINED", retry=False, cni_code=100)
+async def an_operator_has_drained_the_node(daemon: Daemon, vpc: SimulatedVpc) -> AsyncIterator[Meanwhile | None]:
+    await daemon.ready()
+    administration = administration_pb2_grpc.AdministrationStub(daemon.channel)
+    await administration.Drain(administration_pb2.DrainRequest(), timeout=5)
+    yield None
+    await administration.Undrain(administration_pb2.UndrainRequest(), timeout=5)
 
 
 @case(StatusCode.ABORTED, "RELEASED", retry=False, cni_code=100)

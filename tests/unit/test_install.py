@@ -207,7 +207,8 @@ def test_paths_that_will_not_do(tmp_path: Path, socket: Path, spool: Path | None
         install_plugin(tmp_path, socket, spool)
 
 
-def test_folders_that_can_not_be_written(tmp_path: Path) -> None:
+def test_folders_that_can_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "HIDDEN", ())  # wherever this is installed
     (tmp_path / "file").write_text("")
     place = tmp_path / "file" / "below"
     for write in (install_plugin, write_conflist, write_unit, write_drop_ins, write_systemd_files):
