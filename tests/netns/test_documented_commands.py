@@ -1,4 +1,4 @@
-"""Every command in README.md and docs/ is run as it stands there, on a node of the VPC in a box, or stands in the list
+"""Every command in README.md and docs/ is run as it stands there, on a node of the VPC in a box, or is in the list
 of those that can't be, with the reason. A command that is in neither way known fails this test."""
 
 from __future__ import annotations
