@@ -25,6 +25,7 @@ from ipamd.ctl.output import FORMATS
 # Name: module and what it is for, in the order of the help.
 COMMANDS = {
     "status": ("status", "the node on one screen: what needs attention, the pool, the ENIs"),
+    "top": ("top", "the same live: gauge, curves, each ENI's addresses, events"),
     "explain": ("explain", "why a pod waits, or why the pool does not grow, in plain sentences"),
     "enis": ("lists", "the network interfaces and how full they are"),
     "addresses": ("lists", "every address, its state and since when"),

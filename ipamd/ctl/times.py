@@ -33,3 +33,8 @@ def age(stamp: Timestamp, now: float) -> str:
     """How long ago `stamp` was, or how far away it is: "3m12s", "in 12s"."""
     ago = now - seconds(stamp)
     return span(ago) if ago >= 0 else f"in {span(-ago)}"
+
+
+def clock(seconds: float) -> str:
+    """Time of day, UTC: 12:00:00Z."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%SZ")
