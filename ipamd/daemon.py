@@ -138,12 +138,13 @@ async def _serve(live: LiveSettings, history: History, stack: AsyncExitStack) ->
     )
     log.info("pool.restored", enis=len(enis), attachments=len(kept.attachments), cooling=len(kept.cooling))
 
+    permissions = Permissions()
     service = IpamService(runner, network, settings.host)
     times = CallTimes()
     server = ApiServer(
         settings.api,
         service,
-        IntrospectionService(runner, network, identity, live, budget, history),
+        IntrospectionService(runner, network, identity, live, budget, history, permissions),
         AdministrationService(runner),
         times,
     )
@@ -152,7 +153,6 @@ async def _serve(live: LiveSettings, history: History, stack: AsyncExitStack) ->
     # First of all whoever waits is told to ask the successor, while the server can still say it.
     stack.callback(runner.feed, on.DrainRequested())
     stack.callback(history.close)
-    permissions = Permissions()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_watch(runner))
         tasks.create_task(runner.reconciler.run())

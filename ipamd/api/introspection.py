@@ -17,6 +17,7 @@ from ipamd.api.stamp import timestamp
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.api.v1 import introspection_pb2_grpc
 from ipamd.cloud.budget import BucketView, RateBudget
+from ipamd.cloud.permissions import Permissions
 from ipamd.cloud.port import CloudError, Identity, Priority
 from ipamd.history import LEVELS, Event, History
 from ipamd.host import Health, HostError, HostNetwork
@@ -49,8 +50,10 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
         live: LiveSettings,
         budget: RateBudget,
         history: History,
+        permissions: Permissions,
     ) -> None:
         self._runner = runner
+        self._permissions = permissions
         self._history = history
         self._explainer = Explainer(runner, network, budget, history)
         self._auditing = asyncio.Lock()
@@ -110,6 +113,10 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
             troubles=[_event(event) for event in self._history.last(TROUBLES, "warning")],
             subnets=[_subnet(pool.subnets[subnet_id]) for subnet_id in pool.subnets.ids],
             drained=None if pool.drained is None else timestamp(pool.drained),
+            denied=[
+                pb.DeniedAction(action=denied.action, consequence=denied.use.without)
+                for denied in self._permissions.denied
+            ],
         )
 
     async def GetSettings(self, request: pb.GetSettingsRequest, context: Context) -> pb.GetSettingsReply:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ipamd.api.v1 import introspection_pb2 as pb
 from tests.netns.boxed import box, control
 
 pytestmark = pytest.mark.netns
@@ -26,4 +27,7 @@ async def test_a_denied_action_is_named_once_and_pods_are_served(tmp_path: Path,
             ("ec2:DescribeSubnets", "error"),
         }
         assert all("ec2:" in event["missing"] and event["without"] for event in denied)
+        node = await daemon.introspection.GetNode(pb.GetNodeRequest(), timeout=5)
+        shown = {action.action: action.consequence for action in node.denied}
+        assert set(shown) == {"CreateNetworkInterface", "DescribeSubnets"} and all(shown.values())
         assert await daemon.address("a")
