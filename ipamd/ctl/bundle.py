@@ -38,8 +38,8 @@ def set_up(parser: argparse.ArgumentParser) -> None:
         parser,
         "The daemon's state and events, the journal of its unit, the kernel's links, rules, routes and nftables, "
         "versions, settings, what ipamctl doctor says, a copy of the records, the CNI configuration. Secrets are "
-        "taken out by their names and looks; addresses and names of pods are in it. The file is its owner's alone. What "
-        f"can't be had is noted in it, in {_PROBLEMS}. Run it as root.",
+        "taken out by their names and looks; addresses and names of pods are in it. The file is its owner's alone. "
+        f"What can't be had is noted in it, in {_PROBLEMS}. Run it as root.",
         examples={
             "ipamctl support-bundle": "ipamd-support-HOST-TIME.tar.gz in this directory",
             "ipamctl support-bundle --file /tmp/x.tar.gz": "there",

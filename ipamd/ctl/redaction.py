@@ -9,7 +9,8 @@ import re
 
 REMOVED = "REMOVED"
 
-_NAME = r"[\w.-]*(?:secret|token|passw|passphrase|credential|private[_-]?key|api[_-]?key|access[_-]?key|authorization)[\w.-]*"
+_KEY = r"(?:private|api|access|signing)[_-]?key"
+_NAME = rf"[\w.-]*(?:secret|token|passw|passphrase|credential|authorization|{_KEY})[\w.-]*"
 # A quoted value ends with its quote, another one with what can't be part of it.
 _VALUE = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s"',;&{}\[\]]+)"""
 _NAMED = re.compile(rf"""(?P<head>["']?\b{_NAME}["']?\s*(?:=|:)\s*)(?P<value>{_VALUE})""", re.IGNORECASE)
