@@ -53,14 +53,20 @@ def _wants_help(argv: list[str] | None) -> bool:
 def _run(args: argparse.Namespace) -> int:
     # Before grpc is imported: its fork handlers would slow down and endanger every subprocess (nft).
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    import structlog
+    from ipamd.startup import quick_imports
 
-    from ipamd import logs
-    from ipamd.config.error import SettingsError
-    from ipamd.config.load import load
-    from ipamd.history import History
-    from ipamd.reload import LiveSettings
-    from ipamd.settings import DEFAULT_PATH
+    with quick_imports():
+        import structlog
+
+        from ipamd import daemon, logs
+        from ipamd.api.place import SocketUnusable
+        from ipamd.config.error import SettingsError
+        from ipamd.config.load import load
+        from ipamd.history import History
+        from ipamd.host import HostError
+        from ipamd.ledger import LedgerError
+        from ipamd.reload import LiveSettings
+        from ipamd.settings import DEFAULT_PATH
 
     try:
         live = LiveSettings(lambda: load(args.config), args.config or DEFAULT_PATH)
@@ -75,10 +81,6 @@ def _run(args: argparse.Namespace) -> int:
 
     # systemd's watchdog sends SIGABRT: the journal then has where every thread stood.
     faulthandler.enable()
-    from ipamd import daemon
-    from ipamd.api.server import SocketUnusable
-    from ipamd.host import HostError
-    from ipamd.ledger import LedgerError
 
     try:
         asyncio.run(daemon.run(live, history))

@@ -12,18 +12,16 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from importlib import import_module
 from random import Random
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
 import ipamd
-from ipamd.api.administration import AdministrationService
-from ipamd.api.introspection import IntrospectionService
-from ipamd.api.ipam import IpamService
-from ipamd.api.server import ApiServer, claim
+from ipamd.api.place import claim
 from ipamd.api.spool import Spool, Spooled
-from ipamd.api.timing import CallTimes
+from ipamd.cloud import model
 from ipamd.cloud.budget import RateBudget
 from ipamd.cloud.ec2 import Ec2
 from ipamd.cloud.imds import Imds
@@ -43,7 +41,13 @@ from ipamd.reload import LiveSettings
 from ipamd.runner import Clock, PoolRunner
 from ipamd.service_manager import ServiceManager
 from ipamd.settings import HostSettings, PoolSettings, Settings
+from ipamd.startup import give_back
 from ipamd.veth import recovered_key
+
+if TYPE_CHECKING:
+    from ipamd.api.ipam import IpamService
+    from ipamd.api.server import ApiServer
+    from ipamd.api.timing import CallTimes
 
 log = structlog.get_logger("ipamd.daemon")
 
@@ -90,6 +94,8 @@ async def _serve(live: LiveSettings, history: History, stack: AsyncExitStack) ->
     claim(settings.api)
     spool = Spool(settings.cni.spool_dir)
 
+    # What the client of EC2 is made from: read while others are asked.
+    asyncio.get_running_loop().run_in_executor(None, model.warm)
     manager.notify("STATUS=asking the instance metadata service who this node is")
     imds = await stack.enter_async_context(Imds(settings.imds.endpoint))
     identity = await _until_answered("imds", imds.identity)
@@ -99,11 +105,16 @@ async def _serve(live: LiveSettings, history: History, stack: AsyncExitStack) ->
     budget = RateBudget()
     cloud = await stack.enter_async_context(Ec2(settings.ec2, settings.imds, identity, budget))
     limits = await _until_answered("ec2", lambda: cloud.instance_limits(identity.instance_type))
+    await _until_answered("ec2", cloud.connect)
+    asking = asyncio.create_task(_until_answered("ec2", cloud.describe_enis))
+    stack.callback(asking.cancel)
+    # EC2 takes some tenths of a second to answer: time for what needs no answer.
     network = HostNetwork(settings.host)
     await _refuse_clashes(settings.host)
     await network.open()
     stack.push_async_callback(network.close)
-    enis = await _until_answered("ec2", cloud.describe_enis)
+    await asyncio.to_thread(import_module, "ipamd.api.server")  # 60 ms, most of them gRPC's
+    enis = await asking
 
     clock = Clock()
     subnets = tuple(settings.ec2.subnets) or (identity.subnet_id,)
@@ -137,6 +148,12 @@ async def _serve(live: LiveSettings, history: History, stack: AsyncExitStack) ->
         )
     )
     log.info("pool.restored", enis=len(enis), attachments=len(kept.attachments), cooling=len(kept.cooling))
+
+    from ipamd.api.administration import AdministrationService
+    from ipamd.api.introspection import IntrospectionService
+    from ipamd.api.ipam import IpamService
+    from ipamd.api.server import ApiServer
+    from ipamd.api.timing import CallTimes
 
     permissions = Permissions()
     service = IpamService(runner, network, settings.host)
@@ -291,6 +308,7 @@ async def _announce(
     await server.set_serving(True)
     manager.notify("READY=1", f"STATUS={identity.instance_id}: serving")
     log.info("daemon.ready", free=counts.free, assigned=counts.assigned)
+    give_back()
 
 
 async def _examine(ready: asyncio.Task[None], permissions: Permissions, cloud: Ec2, node: Node) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import grp
 import os
-import socket
 from pathlib import Path
 
 import grpc
@@ -15,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from ipamd.api.administration import AdministrationService
 from ipamd.api.introspection import IntrospectionService
 from ipamd.api.ipam import IpamService
+from ipamd.api.place import SocketUnusable, claim, reading_group
 from ipamd.api.timing import CallTimes
 from ipamd.api.v1 import (
     administration_pb2,
@@ -31,10 +31,6 @@ SERVICES = (
     introspection_pb2.DESCRIPTOR.services_by_name["Introspection"].full_name,
     administration_pb2.DESCRIPTOR.services_by_name["Administration"].full_name,
 )
-
-
-class SocketUnusable(Exception):
-    """The socket's path can't be served; the message says why."""
 
 
 class ApiServer:
@@ -71,7 +67,7 @@ class ApiServer:
         self._reader = self._make()
         introspection_pb2_grpc.add_IntrospectionServicer_to_server(self._introspection, self._reader)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._reader)
-        _listen(self._reader, self._settings.read_socket, 0o660, "api.read_socket", _reading_group(self._settings))
+        _listen(self._reader, self._settings.read_socket, 0o660, "api.read_socket", reading_group(self._settings))
         await self._reader.start()
 
     def _make(self) -> grpc.aio.Server:
@@ -115,45 +111,3 @@ def _give(path: Path, group: int, setting: str) -> None:
             f"{setting} {path} can't be given to the group {grp.getgrgid(group).gr_name}: let the daemon be in it, "
             "as the drop-in readers.conf of docs/systemd.md does"
         ) from None
-
-
-def claim(settings: ApiSettings) -> None:
-    """Take away the sockets of a daemon that died; never those of one that lives. To be called before anything is
-    changed on the node: a second daemon on it must do no harm. Raises `SocketUnusable`."""
-    _claim(settings.socket, "api.socket")
-    if settings.read_group:
-        _reading_group(settings)
-        _claim(settings.read_socket, "api.read_socket")
-
-
-def _reading_group(settings: ApiSettings) -> int:
-    name = settings.read_group
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise SocketUnusable(
-            f"api.read_group: there is no group {name!r} on this host (groupadd --system {name})"
-        ) from None
-
-
-def _claim(path: Path, setting: str) -> None:
-    if len(os.fsencode(path)) > 107:
-        raise SocketUnusable(f"{setting} {path} is longer than the 107 bytes that a Unix socket's path may have")
-    try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if not path.exists():
-            return
-        if not path.is_socket():
-            raise SocketUnusable(f"{setting} {path} is no socket: remove it, or set another path")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(1)
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink(missing_ok=True)
-            else:
-                raise SocketUnusable(
-                    f"{setting} {path}: another ipamd serves it: stop that one, or give this one its own {setting}"
-                )
-    except OSError as error:
-        raise SocketUnusable(f"{setting} {path} can't be served: {error.strerror or error}") from None

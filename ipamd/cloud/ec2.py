@@ -82,6 +82,13 @@ class Ec2:
     ) -> None:
         await self._connection.close()
 
+    async def connect(self) -> None:
+        """Be ready to call: with credentials, and all that has to be read for the first call. Raises `CloudError`."""
+        try:
+            await self._connection.client()
+        except CALL_ERRORS as error:
+            raise cloud_error("Connect", error) from error
+
     # Reads
 
     async def instance_limits(self, instance_type: str) -> Limits:

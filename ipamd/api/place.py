@@ -1,0 +1,57 @@
+"""The places of the gRPC sockets in the file system. It needs nothing of gRPC, which takes its time to import."""
+
+from __future__ import annotations
+
+import grp
+import os
+import socket
+from pathlib import Path
+
+from ipamd.settings import ApiSettings
+
+
+class SocketUnusable(Exception):
+    """The socket's path can't be served; the message says why."""
+
+
+def claim(settings: ApiSettings) -> None:
+    """Take away the sockets of a daemon that died; never those of one that lives. To be called before anything is
+    changed on the node: a second daemon on it must do no harm. Raises `SocketUnusable`."""
+    _claim(settings.socket, "api.socket")
+    if settings.read_group:
+        reading_group(settings)
+        _claim(settings.read_socket, "api.read_socket")
+
+
+def reading_group(settings: ApiSettings) -> int:
+    """The id of the group that may look. Raises `SocketUnusable`."""
+    name = settings.read_group
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise SocketUnusable(
+            f"api.read_group: there is no group {name!r} on this host (groupadd --system {name})"
+        ) from None
+
+
+def _claim(path: Path, setting: str) -> None:
+    if len(os.fsencode(path)) > 107:
+        raise SocketUnusable(f"{setting} {path} is longer than the 107 bytes that a Unix socket's path may have")
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not path.exists():
+            return
+        if not path.is_socket():
+            raise SocketUnusable(f"{setting} {path} is no socket: remove it, or set another path")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+            else:
+                raise SocketUnusable(
+                    f"{setting} {path}: another ipamd serves it: stop that one, or give this one its own {setting}"
+                )
+    except OSError as error:
+        raise SocketUnusable(f"{setting} {path} can't be served: {error.strerror or error}") from None
