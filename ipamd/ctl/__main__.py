@@ -45,6 +45,7 @@ COMMANDS = {
     "capacity": ("capacity", "how many pods an instance type has addresses for; neither daemon nor AWS needed"),
     "plan": ("plan", "will the subnets hold the nodes' pools, and until when; neither daemon nor AWS needed"),
     "iam-policy": ("iam_policy", "the least IAM policy that the daemon needs; neither daemon nor AWS needed"),
+    "support-bundle": ("bundle", "all that helps to find a fault, in one file; no daemon needed"),
     "completion": ("completion", "what makes a shell complete ipamctl's words"),
 }
 

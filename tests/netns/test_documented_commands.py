@@ -7,6 +7,7 @@ import asyncio
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,9 +37,9 @@ ELSEWHERE = {
     "systemctl ": "tests/e2e/test_e2e_systemd.py",
     "systemd-analyze ": "tests/e2e/test_e2e_systemd.py",
     "journalctl ": "tests/e2e/test_e2e_systemd.py: a journal needs a booted systemd",
-    "kubectl ": "needs a cluster; manifests: tests/unit/test_deploy.py",
-    "podman build": "needs a registry's base image",
-    "podman run": "needs a registry's base image",
+    "sed ": "what it makes goes to kubectl",
+    "kubectl ": "needs a cluster; manifests: tests/unit/test_kubernetes.py",
+    "podman ": "needs a registry; deploy/image/check.py runs the image (make image-check)",
     "usermod ": "changes the host's users",
     "groupadd ": "changes the host's users",
 }
@@ -46,6 +47,8 @@ ELSEWHERE = {
 # Those that go on until they are told to stop, and those that ask.
 UNTIL_STOPPED = re.compile(r"^ipamctl (events .*(-f|--record)|top)\b")
 ASKS = re.compile(r"^ipamctl (release|collect|drain|undrain)\b")
+
+INTERRUPTED = 128 + signal.SIGINT
 
 # done, a mismatch or a finding, something calls for attention
 LAWFUL = (0, 1, 3)
@@ -130,6 +133,8 @@ async def test_every_command_does_what_it_says(tmp_path: Path, prefix: str) -> N
                 continue
             await stage(daemon)
             code, out, err = await shell(command, folder, bin_dir)
+            if UNTIL_STOPPED.match(command) and code == INTERRUPTED:
+                code = 0
             silent = not out and ">" not in command and not command.startswith("ipamctl events")
             if code not in LAWFUL or "usage:" in err or "Traceback" in err or (silent and "| grep" not in command):
                 failures.append(f"{page}: {command}\n  exit code {code}\n{out[-500:]}\n{err[-500:]}")

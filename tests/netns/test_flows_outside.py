@@ -69,7 +69,8 @@ def test_ports_are_random_and_not_the_clients(stage: Stage, flow: Flow) -> None:
             seen = flow(pod, stage.internet, port=client_port)
             assert seen.client_port == client_port
             ports.append(seen.port)
-    assert not set(ports) & set(range(20_000, 20_010))
+    # Each of the 30 may be one of these ten by chance: one is in a run of 200, two in one of 100,000.
+    assert sum(port in range(20_000, 20_010) for port in ports) < 2
     assert len(set(ports)) >= len(ports) - 2  # 30 of 64,512
     steps = [later - earlier for earlier, later in pairwise(ports)]
     assert sum(abs(step) > 1000 for step in steps) > len(steps) * 3 / 4
