@@ -26,8 +26,6 @@ def _pods(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> list[str]
         many = f"{len(waiting)} pods wait" if len(waiting) > 1 else "1 pod waits"
         longest = f"{who} for {times.age(first.since, now)}"
         found.append(f"{many} for an address, {longest} (why: ipamctl explain pool).")
-    elif node.counts.assigned >= node.targets.max_pods > 0:
-        found.append(f"All {node.targets.max_pods} places for pods are taken: the next pod will be refused.")
     return found
 
 

@@ -67,7 +67,7 @@ def _collect(args: argparse.Namespace) -> int:
 
 def _show_collected(released: Sequence[admin.ReleasedAttachment], output: str) -> None:
     lines = tuple(f"released {_line(each)}" for each in released) or (
-        "Every attachment's container has left traces.",
+        "Nothing to release: every attachment has its namespace or its interface, or is young.",
     )
     show(Answer([_data(each) for each in released], lines=lines, names=tuple(each.ip for each in released)), output)
 
@@ -164,7 +164,7 @@ _PURPOSES = {
     "release": "Its interface on the host goes, too, whether or not its container still runs: for what a runtime "
     f"forgot to delete. {_ASKS}",
     "collect": "The daemon does so by itself after two looks a minute apart; this is now. What has left its network "
-    f"namespace or its interface behind is never touched. {_ASKS}",
+    f"namespace or its interface behind is never touched, nor what is younger than a minute. {_ASKS}",
     "drain": "Before a node is taken away. Running pods keep their addresses, what is free goes back to EC2. It "
     "lasts across restarts of the daemon, until ipamctl undrain. Draining twice changes nothing.",
     "undrain": "It ends ipamctl drain. On a node that is not drained it changes nothing.",
