@@ -34,16 +34,16 @@ def fields(event: pb.Event) -> dict[str, Any]:
     return {name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in values}
 
 
-def line(event: pb.Event, limit: int | None = None) -> str:
-    """2026-01-31T12:00:00.125Z warning attachment.refused        pod=shop/web-0 reason=TIMEOUT
-
-    Not more than `limit` characters of it.
-    """
-    words = " ".join(f"{name}={_word(value)}" for name, value in fields(event).items())
-    at, name = times.iso(event.at, "milliseconds"), f"{printable(event.name):24}"
-    room = None if limit is None else max(0, limit - len(f"{at} warning {name} "))
+def line(event: pb.Event) -> str:
+    """2026-01-31T12:00:00.125Z warning attachment.refused        pod=shop/web-0 reason=TIMEOUT"""
     level = styled(f"{event.level:7}", _STYLES.get(event.level, "dim"))
-    return f"{at} {level} {styled(name, 'bold')} {printable(words)[:room]}".rstrip()
+    at, name = times.iso(event.at, "milliseconds"), styled(f"{printable(event.name):24}", "bold")
+    return f"{at} {level} {name} {words(event)}".rstrip()
+
+
+def words(event: pb.Event) -> str:
+    """Its fields: pod=shop/web-0 reason=TIMEOUT"""
+    return printable(" ".join(f"{name}={_word(value)}" for name, value in fields(event).items()))
 
 
 def _word(value: Any) -> str:

@@ -14,7 +14,7 @@ from itertools import islice
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.ctl import times
 from ipamd.ctl.attention import concerns
-from ipamd.ctl.event import fields
+from ipamd.ctl.event import words
 
 # A piece of a line and its style, one of `ipamd.ctl.terminal.STYLES` or "".
 Span = tuple[str, str]
@@ -245,10 +245,9 @@ def _events(events: Sequence[pb.Event], height: int) -> _Section:
         return _Section([], 0)
     lines: list[Line] = [(("events", "bold"),)]
     for event in islice(reversed(events), height):
-        words = " ".join(f"{name}={value}" for name, value in fields(event).items())
         style = {"warning": "warn", "error": "bad"}.get(event.level, "")
         at = times.clock(times.seconds(event.at))
-        lines.append(((f"{at} ", "dim"), (f"{_ascii(event.name)} ", style or "bold"), (_ascii(words), style)))
+        lines.append(((f"{at} ", "dim"), (f"{_ascii(event.name)} ", style or "bold"), (_ascii(words(event)), style)))
     return _Section(lines, 2)
 
 

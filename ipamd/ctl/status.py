@@ -17,7 +17,7 @@ from ipamd.ctl.attention import concerns
 from ipamd.ctl.command import manual
 from ipamd.ctl.connection import TIMEOUT, introspection
 from ipamd.ctl.event import datum as event_datum
-from ipamd.ctl.event import line as event_line
+from ipamd.ctl.event import words
 from ipamd.ctl.output import Answer, aligned, printable, show
 from ipamd.ctl.terminal import styled, width
 
@@ -160,8 +160,23 @@ def screen(node: pb.Node, enis: Sequence[pb.Eni], waiting: Sequence[pb.Waiting],
         last = name
     lines += ["", *_enis(enis)]
     if node.troubles:
-        lines += ["", styled("last warnings and errors", "dim")]
-        lines += [event_line(event, width) for event in node.troubles[-_TROUBLES:]]
+        lines += ["", styled("last warnings and errors", "dim"), *_troubles(node.troubles[-_TROUBLES:], now, width)]
+    return lines
+
+
+def _troubles(events: Sequence[pb.Event], now: float, width: int) -> list[str]:
+    lines = []
+    for event in events:
+        text = f"{times.age(event.at, now):>6} ago  {event.name}  {words(event)}"
+        first, *rest = textwrap.wrap(
+            printable(text),
+            width,
+            subsequent_indent=" " * 12,
+            break_on_hyphens=False,
+            max_lines=2,
+            placeholder=" ...",
+        )
+        lines += [styled(each, "bad" if event.level == "error" else "warn") for each in (first, *rest)]
     return lines
 
 

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
-import pty
-import select
 import signal
-import struct
-import subprocess
-import sys
 import termios
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import pyte
 import pytest
 
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.ctl import screen
 from tests.unit.ctl_daemon import SINCE, UNTIL, Daemon, event, ill, ipamctl, serving, well
+from tests.unit.terminal import Terminal, top
 
 ENI = pb.Eni(
     id="eni-0123456789abcdef0", primary=True, state="ready", link="ens5", free=2, assigned=3, cooling=1, pending=1,
@@ -106,79 +96,6 @@ def test_nothing_from_others_moves_the_cursor() -> None:
     bad = pb.Waiting(pod_namespace="\x1b", pod_name="\r", since=SINCE, deadline=UNTIL)
     shown = known(node, waiting=[bad], events=[event(1, "a\x1bb", pod="\x07")], enis=[pb.Eni(id="\x1b", link="\t")])
     assert all(c == " " or c.isprintable() for line in texts(shown, 120, 60) for c in line)
-
-
-class Terminal:
-    """ipamctl on a pseudo-terminal whose screen pyte draws."""
-
-    def __init__(self, socket: Path, columns: int, lines: int, **environment: str) -> None:
-        self.ours, self.theirs = pty.openpty()
-        self.screen = pyte.Screen(columns, lines)
-        self.stream = pyte.ByteStream(self.screen)
-        self.raw = b""
-        self._set_size(columns, lines)
-        self.before = termios.tcgetattr(self.theirs)
-        self.process = subprocess.Popen(
-            # The terminal is to be its session's own, so that Ctrl-C is a signal.
-            ["setsid", "--ctty", sys.executable, "-m", "ipamd.ctl", "top", "--interval", "0.1", "--socket", socket],
-            stdin=self.theirs, stdout=self.theirs, stderr=self.theirs,
-            env={**{k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")},
-                 "TERM": "xterm-256color", "LC_ALL": "C.UTF-8", **environment},
-        )  # fmt: skip
-
-    def _set_size(self, columns: int, lines: int) -> None:
-        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
-    def resize(self, columns: int, lines: int) -> None:
-        self._set_size(columns, lines)
-        self.screen.resize(lines, columns)
-        self.process.send_signal(signal.SIGWINCH)
-
-    def type(self, text: str) -> None:
-        os.write(self.ours, text.encode())
-
-    def until(self, condition: Callable[[list[str]], bool], what: str) -> list[str]:
-        end = time.monotonic() + 30
-        while not condition(self.screen.display):
-            assert time.monotonic() < end, f"{what}: {self.screen.display}"
-            self._pump(0.1)
-        return list(self.screen.display)
-
-    def shows(self, text: str) -> list[str]:
-        return self.until(lambda lines: any(text in line for line in lines), text)
-
-    def _pump(self, patience: float) -> None:
-        if select.select([self.ours], [], [], patience)[0]:
-            try:
-                self.raw += (new := os.read(self.ours, 65536))
-            except OSError as error:
-                if error.errno != errno.EIO:
-                    raise
-                return
-            self.stream.feed(new)
-
-    def ended(self) -> int:
-        code = self.process.wait(30)
-        while select.select([self.ours], [], [], 0)[0]:
-            self._pump(0)
-        return code
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        for each in (self.ours, self.theirs):
-            with suppress(OSError):
-                os.close(each)
-
-
-@contextmanager
-def top(socket: Path, columns: int = 90, lines: int = 30, **environment: str) -> Iterator[Terminal]:
-    terminal = Terminal(socket, columns, lines, **environment)
-    try:
-        yield terminal
-    finally:
-        terminal.close()
 
 
 def whole(lines: list[str], height: int) -> bool:
