@@ -57,8 +57,8 @@ def data(reply: pb.AuditReply) -> dict[str, object]:
 
 def report(reply: pb.AuditReply, width: int) -> list[str]:
     looked = (
-        f"{reply.enis} ENIs, {reply.addresses} addresses, {reply.attachments} attachments and {reply.routes} routes "
-        f"compared at {times.iso(reply.at)}"
+        f"Compared at {times.iso(reply.at)}: ENIs {reply.enis}, addresses {reply.addresses}, attachments "
+        f"{reply.attachments}, routes {reply.routes}"
     )
     if not reply.mismatches:
         return [styled("EC2, the records and the kernel say the same.", "good"), looked]

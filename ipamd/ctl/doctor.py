@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ipamd.config.error import SettingsError
 from ipamd.config.load import load
-from ipamd.ctl.command import Failed
+from ipamd.ctl.command import ATTENTION, DONE, NOT_DONE, Failed, manual
 from ipamd.ctl.output import Answer, show
 from ipamd.doctor import Finding, State, examine, exit_code, gather
 from ipamd.settings import DEFAULT_PATH
@@ -22,10 +22,22 @@ _WIDTH = 100
 
 
 def set_up(parser: argparse.ArgumentParser) -> None:
-    parser.description = f"{parser.description} Run it as root."
-    parser.epilog = "exit codes: 0 nothing to do, 1 something fails, 2 wrong command line, 3 something warns"
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help=f"the daemon's settings (default: {DEFAULT_PATH})"
+    )
+    manual(
+        parser,
+        "Each finding comes with its remedy: the file and the lines to write, or the command. It changes nothing. Run it "
+        "as root.",
+        examples={
+            "ipamctl doctor": "what has to be done stands last",
+            "ipamctl doctor -o json": "a list of objects with check, state, found, remedy",
+        },
+        codes={
+            DONE: "nothing to do",
+            NOT_DONE: "something fails, or the settings can't be read",
+            ATTENTION: "nothing fails, something warns",
+        },
     )
     parser.set_defaults(run=_run)
 

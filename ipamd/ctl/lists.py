@@ -207,10 +207,10 @@ def _plain(record: Record) -> Record:
 def _cell(column: str, value: Any, now: float) -> str:
     if isinstance(value, Timestamp):
         return times.age(value, now)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
     if column == "value":
         return json.dumps(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if column == "container_id":
         return str(value)[:SHORT_ID]
     return str(value) or "-"

@@ -70,7 +70,7 @@ def test_a_pod_that_nobody_knows_is_1(at: Path, daemon: Daemon) -> None:
 def test_an_audit_that_finds_nothing_is_0(at: Path, daemon: Daemon) -> None:
     done = ipamctl("audit", "--socket", at)
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, "EC2, the records and the kernel say the same.")
-    assert "2 ENIs, 10 addresses, 2 attachments and 2 routes compared at 2027-01-15T08:00:00Z" in done.stdout
+    assert "Compared at 2027-01-15T08:00:00Z: ENIs 2, addresses 10, attachments 2, routes 2" in done.stdout
 
 
 def test_a_mismatch_is_1_and_says_what_follows(at: Path, daemon: Daemon) -> None:
