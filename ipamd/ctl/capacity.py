@@ -10,7 +10,7 @@ import argparse
 from difflib import get_close_matches
 
 from ipamd.cloud import limits
-from ipamd.ctl.command import Failed
+from ipamd.ctl.command import NOT_DONE, Failed, manual
 from ipamd.ctl.output import Answer, show
 from ipamd.pool.model import Limits
 
@@ -31,6 +31,15 @@ def set_up(parser: argparse.ArgumentParser) -> None:
         "--fits", type=int, default=0, metavar="PODS", help="with --list: those with addresses for so many pods"
     )
     parser.add_argument("--prefixes", action="store_true", help="with a /28 prefix in the place of each address")
+    manual(
+        parser,
+        "Each ENI keeps its first address for itself; the others are for pods.",
+        examples={
+            "ipamctl capacity m5.large": "the arithmetic, and the kubelet's max-pods",
+            "ipamctl capacity --list --fits 110": "the types with room for so many pods, the smallest first",
+        },
+        codes={NOT_DONE: "no such type"},
+    )
     parser.set_defaults(run=_run)
 
 

@@ -36,7 +36,8 @@ def manual(
     """Make `--help` read like a manual page.
 
     `purpose` goes below the command's one line; `examples` maps command lines to
-    what they do; `codes` exit codes to what they mean here, where that differs from what they mean everywhere.
+    what they do; `codes` exit codes to what they mean here, where that differs from what they mean everywhere: nothing, where the
+    command never ends with that one.
     """
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     if purpose:
@@ -50,5 +51,7 @@ def manual(
         )
     meanings = {DONE: "done", NOT_DONE: "the daemon is not there or refused", USAGE: "wrong command line"}
     meanings.update(codes or {})
-    parts.append("\n".join(["exit codes:", *(f"  {code}  {text}" for code, text in sorted(meanings.items()))]))
+    parts.append(
+        "\n".join(["exit codes:", *(f"  {code}  {text}" for code, text in sorted(meanings.items()) if text)])
+    )
     parser.epilog = "\n\n".join(parts)

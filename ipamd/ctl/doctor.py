@@ -27,8 +27,8 @@ def set_up(parser: argparse.ArgumentParser) -> None:
     )
     manual(
         parser,
-        "Each finding comes with its remedy: the file and the lines to write, or the command. It changes nothing. Run it "
-        "as root.",
+        "Each finding comes with its remedy: the file and the lines to write, or the command. It changes nothing. "
+        "Run it as root.",
         examples={
             "ipamctl doctor": "what has to be done stands last",
             "ipamctl doctor -o json": "a list of objects with check, state, found, remedy",

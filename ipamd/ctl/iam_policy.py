@@ -11,14 +11,21 @@ from dataclasses import asdict
 from pydantic import ValidationError
 
 from ipamd.cloud import iam
+from ipamd.ctl.command import NOT_DONE, manual
 from ipamd.ctl.output import Answer, show
 from ipamd.settings import Ec2Settings
 
 
 def set_up(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Print the least IAM policy that the daemon needs, as JSON to be attached to the role of the nodes. "
-        "Whatever detaches, changes or deletes an interface is allowed only for those that carry ipamd's tag."
+    manual(
+        parser,
+        "JSON to be attached to the role of the nodes. Whatever detaches, changes or deletes an interface is allowed "
+        "only for those that carry ipamd's tag.",
+        examples={
+            "ipamctl iam-policy --cluster blue": "only interfaces of that ec2.cluster",
+            "ipamctl iam-policy --explain": "what each action is for",
+        },
+        codes={NOT_DONE: ""},
     )
     parser.add_argument("--cluster", type=_cluster, metavar="NAME", help="only interfaces of this ec2.cluster")
     parser.add_argument("--vpc", type=_like("vpc-[0-9a-f]{8,17}"), metavar="ID", help="only in this VPC")
