@@ -35,9 +35,8 @@ def manual(
 ) -> None:
     """Make `--help` read like a manual page.
 
-    `purpose` goes below the command's one line; `examples` maps command lines to
-    what they do; `codes` exit codes to what they mean here, where that differs from what they mean everywhere: nothing, where the
-    command never ends with that one.
+    `purpose` goes below the command's one line; `examples` maps command lines to what they do; `codes` exit codes to
+    what they mean here, where that differs from what they mean everywhere: nothing, where the command never ends so.
     """
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     if purpose:
