@@ -98,7 +98,7 @@ def explain_attachment(pool: Pool, attachment: Attachment, who: str, now: float)
         )
         explanation.advice.append("Delete the pod: its successor gets another address.")
     else:
-        where = "the primary ENI" if eni.primary else "an ENI of its own"
+        where = "the primary ENI" if eni.primary else "a secondary ENI"
         explanation.because.append(f"It is one of {eni.id}, {where} (link {eni.link or 'not known yet'}).")
         if eni.state is not EniState.READY:
             explanation.because.append(f"That ENI is {eni.state} at present.")
