@@ -108,7 +108,8 @@ class Explainer:
     def _in_the_budget(self) -> list[str]:
         """Calls that the pool has asked for and that have not been sent: their turn has not come."""
         return [
-            f"{waiting} calls of {bucket.action} wait in this node's own rate budget, {bucket.rate:.2g} a second"
+            f"{bucket.action}: {waiting} call{' waits' if waiting == 1 else 's wait'} in this node's own rate "
+            f"budget, {bucket.rate:.2g} a second"
             + (f" (EC2 has throttled it {bucket.throttled} times)." if bucket.throttled else ".")
             for bucket in self._budget.view()
             if (waiting := sum(bucket.waiting.values()))
