@@ -67,6 +67,7 @@ def _run(args: argparse.Namespace) -> int:
         from ipamd.ledger import LedgerError
         from ipamd.reload import LiveSettings
         from ipamd.settings import DEFAULT_PATH
+        from ipamd.tracing import TracingUnavailable
 
     try:
         live = LiveSettings(lambda: load(args.config), args.config or DEFAULT_PATH)
@@ -84,7 +85,7 @@ def _run(args: argparse.Namespace) -> int:
 
     try:
         asyncio.run(daemon.run(live, history))
-    except (LedgerError, HostError, SocketUnusable) as error:
+    except (LedgerError, HostError, SocketUnusable, TracingUnavailable) as error:
         return config_command.fail(str(error))
     return 0
 

@@ -42,6 +42,7 @@ from ipamd.runner import Clock, PoolRunner
 from ipamd.service_manager import ServiceManager
 from ipamd.settings import HostSettings, PoolSettings, Settings
 from ipamd.startup import give_back
+from ipamd.tracing import to_collector
 from ipamd.veth import recovered_key
 
 if TYPE_CHECKING:
@@ -127,7 +128,10 @@ async def _serve(live: LiveSettings, history: History, stack: AsyncExitStack) ->
     )
     changed = asyncio.Event()
     groups = tuple(settings.ec2.security_groups) or identity.security_groups
-    runner = PoolRunner(pool, ledger, cloud, network, identity, groups, clock, changed.set)
+    traces = to_collector(settings.tracing.endpoint, identity) if settings.tracing.endpoint else None
+    if traces is not None:
+        stack.push_async_callback(asyncio.to_thread, traces.close)
+    runner = PoolRunner(pool, ledger, cloud, network, identity, groups, clock, changed.set, traces)
     stack.push_async_callback(runner.stop, STOP_GRACE)
     stack.callback(budget.close)  # before that: what has not been sent yet is not waited for
 

@@ -41,6 +41,7 @@ from ipamd.pool.model import (
     Refusal,
 )
 from ipamd.pool.pool import COLLECT_MINIMUM_AGE, Pool
+from ipamd.tracing import NoTraces, Tracer
 from ipamd.urgency import priority_of
 from ipamd.veth import host_link
 from ipamd.witnesses import Compared, compare
@@ -96,6 +97,7 @@ class PoolRunner:
         security_groups: tuple[str, ...],
         clock: Clock,
         on_change: Callable[[], None],
+        tracer: Tracer | None = None,
     ) -> None:
         self.pool = pool
         self.clock = clock
@@ -105,6 +107,7 @@ class PoolRunner:
         self._identity = identity
         self._security_groups = security_groups
         self._on_change = on_change
+        self.tracer = tracer or NoTraces()
         self.lag = Histogram(MILLISECONDS)  # how late the loop came to what was due
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._answers: dict[str, asyncio.Future[Any]] = {}
@@ -340,7 +343,8 @@ class PoolRunner:
 
     async def _operate(self, effect: do.Operation) -> None:
         try:
-            event = await self._perform(effect)
+            with self.tracer.operation(effect.action, tuple(self.pool.waiting)):
+                event = await self._perform(effect)
         except CloudError as error:
             event = on.OperationFailed(effect.op, error.failure)
         except HostError as error:

@@ -155,6 +155,15 @@ class MetricsSettings(_Section):
     )
 
 
+class TracingSettings(_Section):
+    """OpenTelemetry traces."""
+
+    endpoint: str = Field(
+        "",
+        description="URL of a collector that takes OTLP over HTTP, such as http://127.0.0.1:4318; empty: none",
+    )
+
+
 class LogSettings(_Section):
     """What is written to the log, and how."""
 
@@ -171,6 +180,7 @@ class Settings(_Section):
     cni: CniSettings = Field(default_factory=CniSettings)
     host: HostSettings = Field(default_factory=HostSettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    tracing: TracingSettings = Field(default_factory=TracingSettings)
     log: LogSettings = Field(default_factory=LogSettings)
 
 

@@ -22,6 +22,7 @@ from ipamd.pool.model import Attachment, Reason
 from ipamd.pool.outlook import unready_reason
 from ipamd.runner import PoolRunner, Refused
 from ipamd.settings import HostSettings
+from ipamd.tracing import Facts
 from ipamd.veth import host_link, recovered_key
 
 if TYPE_CHECKING:
@@ -43,8 +44,18 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         self.refusals: Counter[Reason] = Counter()
 
     async def Allocate(self, request: ipam_pb2.AllocateRequest, context: Context) -> ipam_pb2.AllocateReply:
-        request_id, started = _new_request_id(), time.monotonic()
+        request_id = _new_request_id()
+        with self._runner.tracer.request("Allocate", request_id) as facts:
+            return await self._allocate(request, context, request_id, facts)
+
+    async def _allocate(
+        self, request: ipam_pb2.AllocateRequest, context: Context, request_id: str, facts: Facts
+    ) -> ipam_pb2.AllocateReply:
+        started = time.monotonic()
         call = await self._understand(request, context, request_id, "ADD")
+        facts.set_attribute("k8s.pod.name", call.owner.pod_name)
+        facts.set_attribute("k8s.namespace.name", call.owner.pod_namespace)
+        facts.set_attribute("container.id", call.key.container_id)
         wait = self._runner.pool.targets.allocate_wait
         if request.deadline_ms:
             wait = min(wait, request.deadline_ms / 1000)
@@ -59,6 +70,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             attachment = await self._runner.allocate(request_id, call.key, call.owner, wait, call.address)
         except Refused as refused:
             self.refusals[refused.refusal.reason] += 1
+            facts.set_attribute("ipamd.reason", refused.refusal.reason)
             log.warning(
                 "attachment.refused",
                 **_fields(call, request_id),
@@ -70,6 +82,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             if call.version is not None:
                 error = cni_answer.refusal_error(call.version, refused.refusal, what, request_id)
             await abort_refused(context, refused.refusal, request_id, error)
+        facts.set_attribute("ipamd.address", attachment.address)
         self.first_tries.granted(call.key, call.owner, time.monotonic())
         eni = self._runner.pool.inventory.enis.get(attachment.eni_id)
         if eni is None:

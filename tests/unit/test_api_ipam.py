@@ -15,6 +15,7 @@ from ipamd.api.ipam import IpamService
 from ipamd.api.v1 import ipam_pb2
 from ipamd.pool.model import Attachment, AttachmentKey, Owner, Targets
 from ipamd.settings import HostSettings
+from ipamd.tracing import NoTraces
 
 
 class Runner:
@@ -22,6 +23,7 @@ class Runner:
 
     def __init__(self) -> None:
         self.requests: list[str] = []
+        self.tracer = NoTraces()
         inventory = SimpleNamespace(enis={"eni-1": SimpleNamespace(device_index=1, mac="02:00:00:00:00:01")})
         self.pool = SimpleNamespace(inventory=inventory, targets=Targets())
 
