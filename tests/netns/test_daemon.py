@@ -276,10 +276,12 @@ async def test_a_stopping_daemon_sends_whoever_waits_to_its_successor(tmp_path: 
             daemon.ipam.Allocate(ipam_pb2.AllocateRequest(cni=cni_call(name), deadline_ms=20000)) for name in "abc"
         ]
 
-        async def queued() -> bool:
-            return (await daemon.counts()).waiting == 3
+        async def asked() -> bool:
+            """For all three at once, and EC2 is about to take its time."""
+            [fault] = await control(vpc, "faults")
+            return (await daemon.counts()).waiting == 3 and fault["struck"] == 1
 
-        await until(queued, "three wait")
+        await until(asked, "three wait for EC2")
         names = [w.container_id for w in (await daemon.introspection.ListWaiting(pb.ListWaitingRequest())).waiting]
         assert sorted(names) == ["a", "b", "c"]
         assert daemon.process is not None
