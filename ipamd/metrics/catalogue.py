@@ -240,6 +240,15 @@ _ALL = (
     ),
 )
 
+# Events (name, level) that alerts wait for. They are told from the start, as 0: to `increase()` a series that begins
+# with 1 has never risen.
+ALERTED = (
+    ("address.missing", "error"),
+    ("attachment.collected", "warning"),
+    ("attachment.recovered", "warning"),
+    ("eni.leaked", "warning"),
+)
+
 METRICS = {metric.name: metric for metric in _ALL}
 
 

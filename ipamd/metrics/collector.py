@@ -26,8 +26,8 @@ from ipamd.cloud.port import Identity, Priority
 from ipamd.histogram import Histogram
 from ipamd.history import History
 from ipamd.ledger import Ledger
-from ipamd.metrics.catalogue import METRICS
-from ipamd.pool.model import EniState
+from ipamd.metrics.catalogue import ALERTED, METRICS
+from ipamd.pool.model import EniState, Reason
 from ipamd.pool.outlook import Supply, unready_reason
 from ipamd.runner import PoolRunner
 
@@ -97,8 +97,8 @@ class DaemonCollector(Collector):
         yield _single("ipamd_waiting", len(pool.waiting))
         yield _single("ipamd_waiting_oldest_seconds", now - oldest)
         yield _histograms("ipamd_time_to_address_seconds", {(): self._service.first_tries.waits})
-        refusals = self._service.refusals.items()
-        yield _family("ipamd_refusals_total", (((str(reason),), count) for reason, count in refusals))
+        refusals = self._service.refusals
+        yield _family("ipamd_refusals_total", (((str(reason),), refusals[reason]) for reason in Reason))
         yield _histograms("ipamd_rpc_seconds", self._calls.times)
 
     def _ec2(self) -> Iterator[Family]:
@@ -124,7 +124,7 @@ class DaemonCollector(Collector):
         yield _histograms("ipamd_ledger_commit_seconds", {(): self._ledger.commit_times})
         yield _single("ipamd_ledger_writable", self._runner.ledger_works)
         yield _histograms("ipamd_loop_lag_seconds", {(): self._runner.lag})
-        yield _family("ipamd_events_total", self._history.counts.items())
+        yield _family("ipamd_events_total", (dict.fromkeys(ALERTED, 0) | self._history.counts).items())
         yield _single("ipamd_started_timestamp_seconds", self._started)
         values = (
             ipamd.__version__,

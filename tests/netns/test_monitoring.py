@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ipamd.metrics.catalogue import METRICS
+from ipamd.metrics.catalogue import ALERTED, METRICS
 from tests.e2e import debian
 from tests.netns.boxed import box
 from tests.netns.test_metrics import get
@@ -66,6 +66,14 @@ def test_what_is_asked_for_is_told() -> None:
         for labels in re.findall(r"(ipamd_\w+?)(?:_bucket|_sum|_count)?\{([^}]*)\}", expression):
             asked = set(re.findall(r"(\w+)\s*[=!]", labels[1])) - {"job", "instance", "le"}
             assert asked <= set(METRICS[labels[0]].labels), expression
+
+
+def test_the_first_event_that_an_alert_waits_for_is_a_rise() -> None:
+    asked = set()
+    for expression in (rule["expr"] for rule in RULES if "alert" in rule):
+        for events, level in re.findall(r'ipamd_events_total\{event=~?"([^"]*)",level="([^"]*)"', expression):
+            asked |= {(event, level) for event in events.split("|")}
+    assert asked == set(ALERTED), "each of them is told as 0 from the start"
 
 
 def test_the_dashboard_is_sound() -> None:
