@@ -34,6 +34,7 @@ from ipamd.host import HostError, HostNetwork
 from ipamd.host.clashes import find_clashes
 from ipamd.install import InstallError, write_conflist
 from ipamd.ledger import Ledger
+from ipamd.metrics.sources import Sources
 from ipamd.pool import events as on
 from ipamd.pool.model import Cooling, DropAttachment, PutCooling, Record, Targets
 from ipamd.pool.pool import Pool
@@ -46,9 +47,7 @@ from ipamd.tracing import to_collector
 from ipamd.veth import recovered_key
 
 if TYPE_CHECKING:
-    from ipamd.api.ipam import IpamService
     from ipamd.api.server import ApiServer
-    from ipamd.api.timing import CallTimes
 
 log = structlog.get_logger("ipamd.daemon")
 
@@ -185,8 +184,8 @@ async def _serve(live: LiveSettings, history: History, stack: AsyncExitStack) ->
             node = Node(identity, enis, subnets[0], groups, settings.ec2.cluster)
             tasks.create_task(_examine(announced, permissions, cloud, node))
         if settings.metrics.listen:
-            gauges = (runner, service, times, cloud, ledger, budget, history, identity)
-            tasks.create_task(_tell_metrics(settings.metrics.listen, announced, *gauges))
+            sources = Sources(runner, service, times, cloud, ledger, budget, history, identity)
+            tasks.create_task(_tell_metrics(settings.metrics.listen, announced, sources))
         if manager.watchdog_interval is not None:
             tasks.create_task(heartbeat(manager, manager.watchdog_interval, runner, ledger))
 
@@ -200,25 +199,13 @@ async def _refuse_clashes(settings: HostSettings) -> None:
         raise HostError("something on this host is in the way:\n" + "\n".join(map(str, clashes)))
 
 
-async def _tell_metrics(
-    listen: str,
-    announced: asyncio.Task[None],
-    runner: PoolRunner,
-    service: IpamService,
-    times: CallTimes,
-    cloud: Ec2,
-    ledger: Ledger,
-    budget: RateBudget,
-    history: History,
-    identity: Identity,
-) -> None:
+async def _tell_metrics(listen: str, announced: asyncio.Task[None], sources: Sources) -> None:
     """Imported only now, when pods are served: it takes 20 ms and 4 MiB."""
     await asyncio.wait((announced,), timeout=METRICS_AFTER)
     from ipamd.metrics.collector import DaemonCollector
     from ipamd.metrics.server import serving
 
-    collector = DaemonCollector(runner, service, times, cloud, ledger, budget, history, identity)
-    async with serving(listen, collector, runner):
+    async with serving(listen, DaemonCollector(sources), sources.runner):
         await asyncio.Event().wait()
 
 

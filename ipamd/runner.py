@@ -123,11 +123,6 @@ class PoolRunner:
         self._retry: asyncio.TimerHandle | None = None  # set as long
         self._cluster_unread = False  # what gone nodes have left could not be read the last time
 
-    @property
-    def ledger_works(self) -> bool:
-        """False while records can't be written."""
-        return self._retry is None
-
     # What callers ask
 
     async def allocate(
@@ -165,8 +160,7 @@ class PoolRunner:
         """Raises `Refused` when the runner has failed."""
         if self.failed.done():
             raise Refused(GIVEN_UP)
-        self.feed(event)
-        await asyncio.sleep(0)  # the end of this turn, and its commit, come first
+        await self._feed_through(event)
 
     async def vanished(self) -> list[Attachment]:
         """Attachments that have left no trace, and are old enough not to be in the middle of their ADD. Raises
@@ -269,9 +263,13 @@ class PoolRunner:
     async def moves(self) -> bool:
         """Whether an event comes through: the pool takes it, and the turn that it is in comes to its end."""
         before = self._turns
-        self.feed(on.TimePassed())
-        await asyncio.sleep(0)  # the loop was asked for the turn's end before
+        await self._feed_through(on.TimePassed())
         return self._turns > before
+
+    async def _feed_through(self, event: on.Event) -> None:
+        """The turn that the event is in has ended, and its records are committed, when this returns."""
+        self.feed(event)
+        await asyncio.sleep(0)  # the loop was asked for the turn's end before
 
     def _carry_out_unrecorded(self, batch: list[do.Effect], error: LedgerError) -> None:
         """What rests on a record does not happen: nothing is granted anew, and no EC2 call that needs an intent is
@@ -343,7 +341,7 @@ class PoolRunner:
 
     async def _operate(self, effect: do.Operation) -> None:
         try:
-            with self.tracer.operation(effect.action, tuple(self.pool.waiting)):
+            with self.tracer.operation(effect.action, self.pool.waiting):
                 event = await self._perform(effect)
         except CloudError as error:
             event = on.OperationFailed(effect.op, error.failure)

@@ -18,18 +18,12 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 import ipamd
-from ipamd.api.ipam import IpamService
-from ipamd.api.timing import CallTimes
-from ipamd.cloud.budget import RateBudget
-from ipamd.cloud.ec2 import Ec2
-from ipamd.cloud.port import Identity, Priority
+from ipamd.cloud.port import Priority
 from ipamd.histogram import Histogram
-from ipamd.history import History
-from ipamd.ledger import Ledger
 from ipamd.metrics.catalogue import ALERTED, METRICS
+from ipamd.metrics.sources import Sources
 from ipamd.pool.model import EniState, Reason
 from ipamd.pool.outlook import Supply, unready_reason
-from ipamd.runner import PoolRunner
 
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily | InfoMetricFamily
 
@@ -39,26 +33,9 @@ _KINDS = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily, "histogram
 class DaemonCollector(Collector):
     """For the thread of the event loop alone."""
 
-    def __init__(
-        self,
-        runner: PoolRunner,
-        service: IpamService,
-        calls: CallTimes,
-        cloud: Ec2,
-        ledger: Ledger,
-        budget: RateBudget,
-        history: History,
-        identity: Identity,
-    ) -> None:
-        self._runner = runner
-        self._service = service
-        self._calls = calls
-        self._cloud = cloud
-        self._ledger = ledger
-        self._budget = budget
-        self._history = history
-        self._identity = identity
-        self._started = runner.clock()
+    def __init__(self, sources: Sources) -> None:
+        self._of = sources
+        self._started = sources.runner.clock()
 
     def collect(self) -> Iterator[Family]:
         yield from self._pool()
@@ -68,7 +45,7 @@ class DaemonCollector(Collector):
         yield from self._daemon()
 
     def _pool(self) -> Iterator[Family]:
-        pool, now = self._runner.pool, self._runner.clock()
+        pool, now = self._of.runner.pool, self._of.runner.clock()
         counts, enis = pool.counts(), pool.inventory.enis.values()
         states = ("free", "assigned", "cooling", "releasing")
         yield _family("ipamd_addresses", (((state,), getattr(counts, state)) for state in states))
@@ -92,18 +69,18 @@ class DaemonCollector(Collector):
         yield _family("ipamd_backoffs", (((reason,), count) for reason, count in reasons.items()))
 
     def _waits(self) -> Iterator[Family]:
-        pool, now = self._runner.pool, self._runner.clock()
+        pool, now = self._of.runner.pool, self._of.runner.clock()
         oldest = min((waiting.since for waiting in pool.waiting.values()), default=now)
         yield _single("ipamd_waiting", len(pool.waiting))
         yield _single("ipamd_waiting_oldest_seconds", now - oldest)
-        yield _histograms("ipamd_time_to_address_seconds", {(): self._service.first_tries.waits})
-        refusals = self._service.refusals
+        yield _histograms("ipamd_time_to_address_seconds", {(): self._of.service.first_tries.waits})
+        refusals = self._of.service.refusals
         yield _family("ipamd_refusals_total", (((str(reason),), refusals[reason]) for reason in Reason))
-        yield _histograms("ipamd_rpc_seconds", self._calls.times)
+        yield _histograms("ipamd_rpc_seconds", self._of.calls.times)
 
     def _ec2(self) -> Iterator[Family]:
-        yield _histograms("ipamd_ec2_call_seconds", self._cloud.calls)
-        buckets = self._budget.view()
+        yield _histograms("ipamd_ec2_call_seconds", self._of.cloud.calls)
+        buckets = self._of.budget.view()
         yield _family("ipamd_ec2_throttled_total", (((b.action,), b.throttled) for b in buckets))
         yield _family("ipamd_ec2_budget_rate", (((b.action,), b.rate) for b in buckets))
         each = [
@@ -115,22 +92,22 @@ class DaemonCollector(Collector):
         yield _family("ipamd_ec2_budget_wait_seconds_total", ((labels, b.waits[p].total) for b, p, labels in each))
 
     def _host(self) -> Iterator[Family]:
-        health = self._runner.reconciler.health()
+        health = self._of.runner.reconciler.health()
         yield _single("ipamd_host_repairs_total", health.repairs)
         yield _single("ipamd_host_disputes", len(health.disputes))
         yield _single("ipamd_host_in_order", not health.error)
 
     def _daemon(self) -> Iterator[Family]:
-        yield _histograms("ipamd_ledger_commit_seconds", {(): self._ledger.commit_times})
-        yield _single("ipamd_ledger_writable", self._runner.ledger_works)
-        yield _histograms("ipamd_loop_lag_seconds", {(): self._runner.lag})
-        yield _family("ipamd_events_total", (dict.fromkeys(ALERTED, 0) | self._history.counts).items())
+        yield _histograms("ipamd_ledger_commit_seconds", {(): self._of.ledger.commit_times})
+        yield _single("ipamd_ledger_writable", self._of.runner.unrecorded is None)
+        yield _histograms("ipamd_loop_lag_seconds", {(): self._of.runner.lag})
+        yield _family("ipamd_events_total", (dict.fromkeys(ALERTED, 0) | self._of.history.counts).items())
         yield _single("ipamd_started_timestamp_seconds", self._started)
         values = (
             ipamd.__version__,
-            self._identity.instance_id,
-            self._identity.instance_type,
-            self._identity.availability_zone,
+            self._of.identity.instance_id,
+            self._of.identity.instance_type,
+            self._of.identity.availability_zone,
         )
         metric = METRICS["ipamd_build_info"]
         yield InfoMetricFamily("ipamd_build", metric.meaning, value=dict(zip(metric.labels, values, strict=True)))
