@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -36,39 +38,31 @@ class AdministrationService(administration_pb2_grpc.AdministrationServicer):
         key = AttachmentKey(request.network, request.container_id, request.ifname)
         if key not in self._runner.pool.inventory.attachments:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"{key} holds no address: see ipamctl pods")
-        try:
+        async with _told(context):
             # As in a DEL: nothing of the container may use the address any more when somebody else gets it.
             await asyncio.to_thread(discard, host_link(key))
             released = await self._release(key)
-        except (HostError, Refused) as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         if released is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"{key} was released by its runtime meanwhile")
         return _released(released)
 
     async def CollectVanished(self, request: pb.CollectVanishedRequest, context: Context) -> pb.CollectVanishedReply:
-        try:
+        async with _told(context):
             gone = await self._runner.vanished()
             if not request.only_look:
                 gone = [released for attachment in gone if (released := await self._release(attachment.key))]
-        except (HostError, Refused) as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         return pb.CollectVanishedReply(released=[_released(attachment) for attachment in gone])
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainReply:
-        try:
+        async with _told(context):
             await self._runner.drain()
-        except Refused as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         pool = self._runner.pool
         since = None if pool.drained is None else timestamp(pool.drained)
         return pb.DrainReply(since=since, attachments=len(pool.inventory.attachments))
 
     async def Undrain(self, request: pb.UndrainRequest, context: Context) -> pb.UndrainReply:
-        try:
+        async with _told(context):
             await self._runner.undrain()
-        except Refused as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         return pb.UndrainReply()
 
     async def _release(self, key: AttachmentKey) -> Attachment | None:
@@ -76,6 +70,15 @@ class AdministrationService(administration_pb2_grpc.AdministrationServicer):
         if released is not None:
             log.info("attachment.released", key=str(key), ip=released.address, by="operator")
         return released
+
+
+@asynccontextmanager
+async def _told(context: Context) -> AsyncIterator[None]:
+    """What the kernel or the runner refuses is the caller's to know."""
+    try:
+        yield
+    except (HostError, Refused) as error:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
 
 
 def _released(attachment: Attachment) -> pb.ReleasedAttachment:
