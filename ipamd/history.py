@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice, takewhile
 from typing import Any
 
 # Some hundred bytes each.
@@ -53,13 +53,8 @@ class History:
 
     def last(self, most: int, level: str = "info") -> list[Event]:
         """The latest of at least that level, oldest first."""
-        found: list[Event] = []
-        for event in reversed(tuple(self._events)):
-            if len(found) == most:
-                break
-            if event.at_least(level):
-                found.append(event)
-        return found[::-1]
+        fitting = (event for event in self._latest_first() if event.at_least(level))
+        return list(islice(fitting, most))[::-1]
 
     @property
     def newest(self) -> int:
@@ -89,12 +84,10 @@ class History:
         self._wake()
 
     def _after(self, number: int) -> list[Event]:
-        found: list[Event] = []
-        for event in reversed(tuple(self._events)):
-            if event.number <= number:
-                break
-            found.append(event)
-        return found[::-1]
+        return list(takewhile(lambda event: event.number > number, self._latest_first()))[::-1]
+
+    def _latest_first(self) -> Iterator[Event]:
+        return reversed(tuple(self._events))  # a copy: another thread may add to them meanwhile
 
     def _wake(self) -> None:
         for changed, loop in tuple(self._followers.items()):

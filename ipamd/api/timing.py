@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -21,7 +23,7 @@ class CallTimes(grpc.aio.ServerInterceptor):
     long as somebody looks."""
 
     def __init__(self) -> None:
-        self.times: dict[tuple[str, str], Histogram] = {}
+        self.times: defaultdict[tuple[str, str], Histogram] = defaultdict(partial(Histogram, _BOUNDS))
         self._timed: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -52,15 +54,9 @@ class CallTimes(grpc.aio.ServerInterceptor):
             finally:
                 code = context.code()
                 name = code.name if isinstance(code, grpc.StatusCode) else "OK"
-                self._at(method, name).observe(time.monotonic() - started)
+                self.times[method, name].observe(time.monotonic() - started)
 
         return timed
-
-    def _at(self, method: str, code: str) -> Histogram:
-        found = self.times.get((method, code))
-        if found is None:
-            found = self.times[method, code] = Histogram(_BOUNDS)
-        return found
 
 
 def _short(method: str) -> str:

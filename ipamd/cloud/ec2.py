@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -59,7 +60,7 @@ class Ec2:
     """
 
     def __init__(self, settings: Ec2Settings, imds: ImdsSettings, identity: Identity, budget: RateBudget) -> None:
-        self.calls: dict[tuple[str, str], Histogram] = {}
+        self.calls: defaultdict[tuple[str, str], Histogram] = defaultdict(partial(Histogram, CALLS))
         self._settings = settings
         self._identity = identity
         self._budget = budget
@@ -316,7 +317,7 @@ class Ec2:
             raise failed from error
         finally:
             elapsed = time.monotonic() - started
-            self.calls.setdefault((action, outcome), Histogram(CALLS)).observe(elapsed)
+            self.calls[action, outcome].observe(elapsed)
             log.debug("ec2.call", action=action, ms=round(elapsed * 1000, 1), outcome=outcome)
         return found
 
