@@ -49,7 +49,7 @@ def compare(pool: Pool, recorded: Iterable[Attachment], seen: Audited, now: floa
     mismatches = (
         *_enis(pool, seen),
         *_addresses(pool, seen),
-        *_records(pool, records, now),
+        *_records(pool, records),
         *_routes(pool, records, routes, now),
     )
     ours = [eni for eni in seen.enis if eni.owned or eni.primary]
@@ -114,7 +114,7 @@ def _addresses(pool: Pool, seen: Audited) -> Iterator[Mismatch]:
                 )  # fmt: skip
 
 
-def _records(pool: Pool, records: dict[str, Attachment], now: float) -> Iterator[Mismatch]:
+def _records(pool: Pool, records: dict[str, Attachment]) -> Iterator[Mismatch]:
     """What the ledger has against what the daemon has in memory: a restart would go by the former."""
     memory = {attachment.address: attachment for attachment in pool.inventory.attachments.values()}
     for ip in sorted(memory.keys() | records.keys()):

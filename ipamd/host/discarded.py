@@ -60,19 +60,20 @@ def discard(name: str) -> None:
     payload = netlink.IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, IFF_UP)  # changes this flag, to: not set
     payload += netlink.attribute(IFLA_IFNAME, name.encode() + b"\0")
     payload += netlink.attribute(IFLA_GROUP, struct.pack("=I", DISCARDED_GROUP))
-    try:
-        netlink.change(socket.NETLINK_ROUTE, netlink.RTM_NEWLINK, payload)
-    except OSError as error:
-        if error.errno != errno.ENODEV:
-            raise HostError(f"{name} can't be set down: {error.strerror or error}") from error
+    _change(netlink.RTM_NEWLINK, payload, f"{name} can't be set down")
 
 
 def _delete_group(group: int) -> None:
     """Delete every link of the group; that there is none is fine. Raises `HostError`."""
     payload = netlink.IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
     payload += netlink.attribute(IFLA_GROUP, struct.pack("=I", group))
+    _change(netlink.RTM_DELLINK, payload, "pairs of gone pods can't be deleted")
+
+
+def _change(kind: int, payload: bytes, failure: str) -> None:
+    """That the link is gone is fine. Raises `HostError`, which begins with `failure`."""
     try:
-        netlink.change(socket.NETLINK_ROUTE, netlink.RTM_DELLINK, payload)
+        netlink.change(socket.NETLINK_ROUTE, kind, payload)
     except OSError as error:
         if error.errno != errno.ENODEV:
-            raise HostError(f"pairs of gone pods can't be deleted: {error.strerror or error}") from error
+            raise HostError(f"{failure}: {error.strerror or error}") from error

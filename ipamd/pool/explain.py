@@ -50,12 +50,8 @@ def explain_pool(pool: Pool, now: float) -> Explanation:
     explanation = _verdict(pool, counts, now)
     explanation.numbers = _numbers(pool, counts, now)
     if pool.started:
-        explanation.because.append(_arithmetic(pool, counts))
-        if pool.drained is None:
-            explanation.because += [_room(pool), *_held_back(pool, now), *_subnets(pool, now)]
+        _add_circumstances(explanation, pool, counts, now)
         explanation.because += _others(pool)
-        explanation.next += _under_way(pool, now) + _to_come(pool, counts, now)
-        explanation.advice += _advice(pool, now)
     return explanation
 
 
@@ -76,13 +72,10 @@ def explain_waiting(pool: Pool, waiting: Waiting, who: str, now: float) -> Expla
         )
     else:
         explanation.because.append("No address that is on the way is for it yet.")
-    explanation.because += [_arithmetic(pool, counts), _room(pool)]
-    explanation.because += _held_back(pool, now) + _subnets(pool, now)
-    explanation.next += _under_way(pool, now) + _to_come(pool, counts, now)
+    _add_circumstances(explanation, pool, counts, now)
     explanation.next.append(
         f"If none has come in {span(waiting.deadline - now)}, it is refused, and the runtime tries again."
     )
-    explanation.advice += _advice(pool, now)
     return explanation
 
 
@@ -103,6 +96,15 @@ def explain_attachment(pool: Pool, attachment: Attachment, who: str, now: float)
         if eni.state is not EniState.READY:
             explanation.because.append(f"That ENI is {eni.state} at present.")
     return explanation
+
+
+def _add_circumstances(explanation: Explanation, pool: Pool, counts: Counts, now: float) -> None:
+    """What the pool's state has to do with it, whoever asks."""
+    explanation.because.append(_arithmetic(pool, counts))
+    if pool.drained is None:
+        explanation.because += [_room(pool), *_held_back(pool, now), *_subnets(pool, now)]
+    explanation.next += _under_way(pool, now) + _to_come(pool, counts, now)
+    explanation.advice += _advice(pool, now)
 
 
 def _verdict(pool: Pool, counts: Counts, now: float) -> Explanation:
