@@ -21,17 +21,6 @@ from ipamd.ctl.attention import concerns
 from tests.unit.ctl_daemon import SINCE, UNTIL, Daemon, answer, attachment, ill, ipamctl, serving, well
 
 
-@pytest.fixture
-def at(tmp_path: Path) -> Path:
-    return tmp_path / "s"
-
-
-@pytest.fixture
-def daemon(at: Path) -> Iterator[Daemon]:
-    with serving(at) as answers:
-        yield answers
-
-
 def test_status_as_json_has_the_promised_keys(at: Path, daemon: Daemon) -> None:
     daemon.node = ill()
     shown = answer(at, "status")

@@ -6,7 +6,6 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,7 @@ from ipamd.api.v1 import administration_pb2 as admin
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.ctl.changes import chosen, consequences
 from ipamd.ctl.command import Failed
-from tests.unit.ctl_daemon import SINCE, Daemon, answer, attachment, ipamctl, serving
-
-
-@pytest.fixture
-def at(tmp_path: Path) -> Path:
-    return tmp_path / "s"
-
-
-@pytest.fixture
-def daemon(at: Path) -> Iterator[Daemon]:
-    with serving(at) as answers:
-        yield answers
+from tests.unit.ctl_daemon import SINCE, Daemon, answer, attachment, ipamctl
 
 
 def said(text: str, *words: str | Path) -> tuple[int, str, str]:

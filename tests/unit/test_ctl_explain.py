@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -11,7 +10,7 @@ import pytest
 
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.ctl import explain
-from tests.unit.ctl_daemon import SINCE, Daemon, ipamctl, serving
+from tests.unit.ctl_daemon import SINCE, Daemon, ipamctl
 
 WAITS = pb.Explanation(
     state="waiting",
@@ -21,17 +20,6 @@ WAITS = pb.Explanation(
     advice=["Add a subnet."],
     numbers={"waiting": 5, "free": 0},
 )
-
-
-@pytest.fixture
-def at(tmp_path: Path) -> Path:
-    return tmp_path / "s"
-
-
-@pytest.fixture
-def daemon(at: Path) -> Iterator[Daemon]:
-    with serving(at) as answers:
-        yield answers
 
 
 def test_an_explanation_is_paragraphs_within_the_width() -> None:
