@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import botocore.session
@@ -93,10 +94,14 @@ async def shell(line: str, folder: Path, bin_dir: Path) -> tuple[int, str, str]:
         line = f"script -qec {shlex.quote(line)} /dev/null"
     process = await asyncio.create_subprocess_exec(
         "/bin/sh", "-c", line, cwd=folder, env=environ, stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
-    async with asyncio.timeout(60):
-        out, err = await process.communicate(b"y\n" if asking else b"")
+    try:
+        async with asyncio.timeout(60):
+            out, err = await process.communicate(b"y\n" if asking else b"")
+    finally:
+        with suppress(ProcessLookupError):  # as a rule nobody of its group is left
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 

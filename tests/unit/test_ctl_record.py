@@ -91,7 +91,10 @@ def test_the_command_writes_a_whole_trace(tmp_path: Path, name: str, number: sig
             daemon.coming.put(None)
             assert "has gone" in process.stderr.readline()
             process.send_signal(number)
-            assert process.wait(20) == 0
+            try:
+                assert process.wait(20) == 0
+            finally:
+                process.kill()  # one that heeds no signal is not waited for
             assert process.stderr.read().startswith(f"{file}: 2 adds and 0 dels in ")
     assert [(each.event, each.pod) for each in trace.read(file)] == [("add", "shop/web-1"), ("add", "shop/web-9")]
 

@@ -1,0 +1,12 @@
+"""For all tests."""
+
+from __future__ import annotations
+
+import signal
+
+
+def pytest_configure() -> None:
+    """Who starts the tests in the background of a script has them ignore SIGINT, and all that they start with them
+    (POSIX, "Shell Command Language", 2.11): they could not be shown to end by it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
