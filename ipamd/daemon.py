@@ -28,6 +28,7 @@ from ipamd.cloud.imds import Imds
 from ipamd.cloud.permissions import Node, Permissions
 from ipamd.cloud.port import CloudError, Identity
 from ipamd.cloud.token import new_token
+from ipamd.conditions import Conditions
 from ipamd.heartbeat import heartbeat
 from ipamd.history import History
 from ipamd.host import HostError, HostNetwork
@@ -159,12 +160,13 @@ async def _serve(live: LiveSettings, history: History, stack: AsyncExitStack) ->
     from ipamd.api.timing import CallTimes
 
     permissions = Permissions()
+    conditions = Conditions()
     service = IpamService(runner, network, settings.host)
     times = CallTimes()
     server = ApiServer(
         settings.api,
         service,
-        IntrospectionService(runner, network, identity, live, budget, history, permissions),
+        IntrospectionService(runner, network, identity, live, budget, history, permissions, conditions),
         AdministrationService(runner),
         times,
     )
@@ -184,7 +186,7 @@ async def _serve(live: LiveSettings, history: History, stack: AsyncExitStack) ->
             node = Node(identity, enis, subnets[0], groups, settings.ec2.cluster)
             tasks.create_task(_examine(announced, permissions, cloud, node))
         if settings.metrics.listen:
-            sources = Sources(runner, service, times, cloud, ledger, budget, history, identity)
+            sources = Sources(runner, service, times, cloud, ledger, budget, history, identity, conditions)
             tasks.create_task(_tell_metrics(settings.metrics.listen, announced, sources))
         if manager.watchdog_interval is not None:
             tasks.create_task(heartbeat(manager, manager.watchdog_interval, runner, ledger))
@@ -205,7 +207,7 @@ async def _tell_metrics(listen: str, announced: asyncio.Task[None], sources: Sou
     from ipamd.metrics.collector import DaemonCollector
     from ipamd.metrics.server import serving
 
-    async with serving(listen, DaemonCollector(sources), sources.runner):
+    async with serving(listen, DaemonCollector(sources), sources.runner, sources.conditions):
         await asyncio.Event().wait()
 
 

@@ -19,6 +19,7 @@ from ipamd.api.v1 import introspection_pb2_grpc
 from ipamd.cloud.budget import BucketView, RateBudget
 from ipamd.cloud.permissions import Permissions
 from ipamd.cloud.port import CloudError, Identity, Priority
+from ipamd.conditions import Conditions
 from ipamd.history import LEVELS, Event, History
 from ipamd.host import Health, HostError, HostNetwork
 from ipamd.ledger import LedgerError
@@ -51,7 +52,9 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
         budget: RateBudget,
         history: History,
         permissions: Permissions,
+        conditions: Conditions,
     ) -> None:
+        self._conditions = conditions
         self._runner = runner
         self._permissions = permissions
         self._history = history
@@ -116,6 +119,10 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
             denied=[
                 pb.DeniedAction(action=denied.action, consequence=denied.use.without)
                 for denied in self._permissions.denied
+            ],
+            conditions=[
+                pb.Condition(name=condition.name, text=condition.text, since=timestamp(condition.since))
+                for condition in self._conditions.active()
             ],
         )
 

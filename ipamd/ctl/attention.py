@@ -10,7 +10,13 @@ from ipamd.ctl import times
 
 def concerns(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> list[str]:
     """Empty: all is well."""
-    return [*_pods(node, waiting, now), *_cloud(node, now), *_network(node.host, now), *_room(node)]
+    return [
+        *_pods(node, waiting, now),
+        *(condition.text for condition in node.conditions),
+        *_cloud(node, now),
+        *_network(node.host, now),
+        *_room(node),
+    ]
 
 
 def _pods(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> list[str]:

@@ -83,6 +83,7 @@ def data(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> dict[str, 
             for b in node.backoffs
         ],
         "denied": [{"action": d.action, "consequence": d.consequence} for d in node.denied],
+        "conditions": [{"name": c.name, "text": c.text, "since": times.iso(c.since)} for c in node.conditions],
         "budget": [
             {
                 **{name: getattr(bucket, name) for name in BUCKET},

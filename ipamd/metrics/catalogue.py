@@ -223,6 +223,12 @@ _ALL = (
         ),
     ),
     Metric(
+        "ipamd_condition",
+        "gauge",
+        "1 while something lasts that is wrong beside the main job; else 0.",
+        ("condition",),
+    ),
+    Metric(
         "ipamd_started_timestamp_seconds",
         "gauge",
         "When the daemon's pool started, in seconds since the epoch.",

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 import ipamd
 from ipamd.cloud.port import Priority
+from ipamd.conditions import KINDS
 from ipamd.histogram import Histogram
 from ipamd.metrics.catalogue import ALERTED, METRICS
 from ipamd.metrics.sources import Sources
@@ -102,6 +103,8 @@ class DaemonCollector(Collector):
         yield _single("ipamd_ledger_writable", self._of.runner.unrecorded is None)
         yield _histograms("ipamd_loop_lag_seconds", {(): self._of.runner.lag})
         yield _family("ipamd_events_total", (dict.fromkeys(ALERTED, 0) | self._of.history.counts).items())
+        active = {condition.name for condition in self._of.conditions.active()}
+        yield _family("ipamd_condition", (((name,), name in active) for name in KINDS))
         yield _single("ipamd_started_timestamp_seconds", self._started)
         values = (
             ipamd.__version__,

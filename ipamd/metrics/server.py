@@ -13,6 +13,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
+from ipamd.conditions import Conditions
 from ipamd.metrics.collector import DaemonCollector
 from ipamd.pool.outlook import unready_reason
 from ipamd.runner import PoolRunner
@@ -21,7 +22,9 @@ log = structlog.get_logger("ipamd.metrics")
 
 
 @asynccontextmanager
-async def serving(listen: str, collector: DaemonCollector, runner: PoolRunner) -> AsyncIterator[None]:
+async def serving(
+    listen: str, collector: DaemonCollector, runner: PoolRunner, conditions: Conditions
+) -> AsyncIterator[None]:
     """`listen` is "address:port", or "[address]:port" for IPv6."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
@@ -42,7 +45,13 @@ async def serving(listen: str, collector: DaemonCollector, runner: PoolRunner) -
             await web.TCPSite(running, host.strip("[]"), int(port), shutdown_timeout=0.1).start()
             log.info("metrics.serving", listen=listen)
         except OSError as error:
-            log.error("metrics.not_served", listen=listen, error=error.strerror or str(error))
+            reason = error.strerror or str(error)
+            conditions.begin(
+                "metrics.not_served",
+                f"Metrics are not served at {listen}: {reason}. Free that port, or set metrics.listen.",
+                listen=listen,
+                error=reason,
+            )
         yield
     finally:
         await running.cleanup()

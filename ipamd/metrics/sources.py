@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ipamd.cloud.budget import RateBudget
     from ipamd.cloud.ec2 import Ec2
     from ipamd.cloud.port import Identity
+    from ipamd.conditions import Conditions
     from ipamd.history import History
     from ipamd.ledger import Ledger
     from ipamd.runner import PoolRunner
@@ -26,3 +27,4 @@ class Sources:
     budget: RateBudget
     history: History
     identity: Identity
+    conditions: Conditions

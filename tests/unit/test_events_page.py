@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ipamd.conditions import KINDS
+
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ("debug", "info", "warning", "error", "exception")
 
@@ -46,7 +48,14 @@ def test_the_page_has_them_all() -> None:
     # The one name that is put together: ipamd/daemon.py asks both until they answer.
     written.remove("f'{who}.unavailable'")
     written |= {"ec2.unavailable", "imds.unavailable"}
+    written |= {*KINDS, "condition.ended"}
     page = (ROOT / "docs" / "events.md").read_text()
     rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     listed = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert written == listed, (sorted(written - listed), sorted(listed - written))
+
+
+def test_each_condition_has_a_row_in_their_order() -> None:
+    section = (ROOT / "docs" / "events.md").read_text().partition("## Conditions")[2]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    assert rows == [f"| `{name}` | {kind.level} | {kind.meaning} |" for name, kind in KINDS.items()]

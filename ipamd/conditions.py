@@ -1,0 +1,66 @@
+"""What is wrong now and not with the main job: kept until it is over, for `status`, metrics and alerts.
+
+An event tells that something happened and is soon forgotten. A settings file that can't be read, a port that is taken
+or a watch that could not be made last, and nothing else shows them. None of them ends the daemon: whoever meets one
+says `begin`, goes on with a fallback, and says `end` once it is over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import structlog
+
+log = structlog.get_logger("ipamd.conditions")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """`meaning` is a phrase for the pages and the metric; `level` is the level of the event at its beginning."""
+
+    level: Literal["warning", "error"]
+    meaning: str
+
+
+# By name, worst first: the order in which they are shown. The name is also that of the event at the beginning.
+KINDS: Mapping[str, Kind] = {
+    "metrics.not_served": Kind("error", "the address of `metrics.listen` can't be served"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """`text`: what is wrong and what to do about it, in sentences. `since`: seconds since the epoch."""
+
+    name: str
+    text: str
+    since: float
+
+
+class Conditions:
+    """For the thread of the event loop alone."""
+
+    def __init__(self) -> None:
+        self._now: dict[str, Condition] = {}
+
+    def begin(self, name: str, text: str, **fields: Any) -> None:
+        """Say it once: the same text again is no event, another text is one and keeps the time of the beginning.
+        `fields` go into the event. Raises KeyError when `name` is not in `KINDS`."""
+        level = KINDS[name].level
+        known = self._now.get(name)
+        if known is not None and known.text == text:
+            return
+        self._now[name] = Condition(name, text, time.time() if known is None else known.since)
+        getattr(log, level)(name, text=text, **fields)
+
+    def end(self, name: str) -> None:
+        """It is over, or never was."""
+        if (known := self._now.pop(name, None)) is not None:
+            log.info("condition.ended", condition=name, lasted=round(time.time() - known.since, 1))
+
+    def active(self) -> list[Condition]:
+        """Worst first."""
+        return [self._now[name] for name in KINDS if name in self._now]
