@@ -6,6 +6,7 @@ from __future__ import annotations
 import grp
 import os
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -45,7 +46,7 @@ class ApiServer:
         self._settings = settings
         self._times = times
         self._introspection = introspection
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         self._server = self._make()
         ipam_pb2_grpc.add_IpamServicer_to_server(ipam, self._server)
         introspection_pb2_grpc.add_IntrospectionServicer_to_server(introspection, self._server)
@@ -85,6 +86,18 @@ class ApiServer:
             self._settings.read_socket.unlink(missing_ok=True)
         await self._server.stop(grace)
         self._settings.socket.unlink(missing_ok=True)
+
+
+class _Health(health.aio.HealthServicer):
+    """With the method List, which the library leaves out: each call of it ended in a traceback in the log."""
+
+    async def List(self, request: Any, context: Any) -> Any:
+        return health_pb2.HealthListResponse(  # type: ignore[attr-defined] # its stubs are older
+            statuses={
+                service: await self.Check(health_pb2.HealthCheckRequest(service=service), context)
+                for service in ("", *SERVICES)
+            }
+        )
 
 
 def _listen(server: grpc.aio.Server, path: Path, mode: int, setting: str, group: int | None = None) -> None:

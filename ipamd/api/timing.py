@@ -24,26 +24,24 @@ class CallTimes(grpc.aio.ServerInterceptor):
 
     def __init__(self) -> None:
         self.times: defaultdict[tuple[str, str], Histogram] = defaultdict(partial(Histogram, _BOUNDS))
-        self._timed: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._timed: dict[grpc.RpcMethodHandler[Any, Any], grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        method = handler_call_details.method
-        timed = self._timed.get(method)
-        if timed is not None:
-            return timed
+        # The server is asked for each call: which methods it has is what authorises its caller.
         handler = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler
-        timed = grpc.unary_unary_rpc_method_handler(
-            self._around(_short(method), handler.unary_unary),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
-        self._timed[method] = timed
+        timed = self._timed.get(handler)
+        if timed is None:
+            timed = self._timed[handler] = grpc.unary_unary_rpc_method_handler(
+                self._around(_short(handler_call_details.method), handler.unary_unary),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
         return timed
 
     def _around(self, method: str, behaviour: Behaviour) -> Behaviour:

@@ -1,0 +1,104 @@
+"""Who may call what: the two sockets share services, timing and an event loop, and no authority."""
+
+from __future__ import annotations
+
+import asyncio
+import grp
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from ipamd.api.server import ApiServer
+from ipamd.api.timing import CallTimes
+from ipamd.api.v1 import administration_pb2, introspection_pb2, ipam_pb2
+from ipamd.settings import ApiSettings
+
+FILES = (ipam_pb2, administration_pb2, introspection_pb2, health_pb2, reflection_pb2)
+SERVICES = [service for file in FILES for service in file.DESCRIPTOR.services_by_name.values()]
+METHODS = [method for service in SERVICES for method in service.methods]
+READABLE = {
+    introspection_pb2.DESCRIPTOR.services_by_name["Introspection"],
+    *health_pb2.DESCRIPTOR.services_by_name.values(),
+}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> ApiSettings:
+    group = grp.getgrgid(os.getgid()).gr_name
+    return ApiSettings(socket=tmp_path / "root.sock", read_socket=tmp_path / "read.sock", read_group=group)
+
+
+def test_the_read_socket_has_no_method_that_root_called_before(settings: ApiSettings) -> None:
+    on_root, on_read = asyncio.run(_call_all(settings, settings.socket, settings.read_socket))
+    assert {name for name, code in on_root.items() if code is grpc.StatusCode.UNIMPLEMENTED} == set()
+    may = {method.full_name for method in METHODS if method.containing_service in READABLE}
+    assert {name for name, code in on_read.items() if code is not grpc.StatusCode.UNIMPLEMENTED} == may
+
+
+def test_calls_of_both_sockets_are_timed_by_method_and_outcome(settings: ApiSettings) -> None:
+    times = CallTimes()
+    asyncio.run(_call_all(settings, settings.socket, settings.read_socket, times=times))
+    assert times.times["Introspection/GetNode", "OK"].count == 2
+    assert times.times["Ipam/Allocate", "OK"].count == 1
+
+
+async def _call_all(
+    settings: ApiSettings, *sockets: Path, times: CallTimes | None = None
+) -> list[dict[str, grpc.StatusCode]]:
+    """By method, the outcome of a call with an empty request: of every method, one socket after the other."""
+    ipam, introspection, administration = (_Service(SERVICES[index]) for index in (0, 2, 1))
+    server = ApiServer(settings, ipam, introspection, administration, times or CallTimes())  # type: ignore[arg-type]
+    await server.start()
+    try:
+        outcomes = []
+        for socket in sockets:
+            async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+                outcomes.append({method.full_name: await _call(channel, method) for method in METHODS})
+        return outcomes
+    finally:
+        await server.stop(0)
+
+
+async def _call(channel: Any, method: MethodDescriptor) -> grpc.StatusCode:
+    """Of a stream the first reply decides."""
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    try:
+        if not method.server_streaming:
+            await channel.unary_unary(path)(b"")
+        elif method.client_streaming:
+            await anext(aiter(channel.stream_stream(path)(iter([b""]))))
+        else:
+            await anext(aiter(channel.unary_stream(path)(b"")))
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+class _Service:
+    """Every method of a service, answering with an empty reply."""
+
+    def __init__(self, service: ServiceDescriptor) -> None:
+        for method in service.methods:
+            setattr(self, method.name, _stream(method) if method.server_streaming else _single(method))
+
+
+def _single(method: MethodDescriptor) -> Callable[[Any, Any], Any]:
+    async def answer(request: Any, context: Any) -> Any:
+        return GetMessageClass(method.output_type)()
+
+    return answer
+
+
+def _stream(method: MethodDescriptor) -> Callable[[Any, Any], AsyncIterator[Any]]:
+    async def answer(request: Any, context: Any) -> AsyncIterator[Any]:
+        yield GetMessageClass(method.output_type)()
+
+    return answer
