@@ -72,7 +72,8 @@ def _check(args: argparse.Namespace) -> int:
         return fail(str(error))
     found = [*doubts(loaded.settings), *(f"{u.variable}={u.value}: {u.meaning}" for u in loaded.unsupported)]
     if args.output == "json":
-        sys.stdout.write(json.dumps({"settings": _as_data(loaded), "doubts": found}, indent=2) + "\n")
+        data = {"settings": _as_data(loaded), "doubts": found, "service_links": loaded.service_links}
+        sys.stdout.write(json.dumps(data, indent=2) + "\n")
         return 0
     rows = [row for row in _as_data(loaded) if args.all or row["origin"] != "default"]
     widths = [max((len(str(row[column])) for row in rows), default=0) for column in ("key", "value")]
@@ -86,6 +87,12 @@ def _check(args: argparse.Namespace) -> int:
     sys.stdout.write(f"The settings can be used; {how}.\n")
     for doubt in found:
         sys.stdout.write(f"Doubtful: {doubt}.\n")
+    if loaded.service_links:
+        names = ", ".join(sorted(loaded.service_links))
+        sys.stdout.write(
+            f"Ignored, because Kubernetes sets them for a Service: {names} (enableServiceLinks: false in the pod's "
+            "specification leaves them out).\n"
+        )
     return 0
 
 

@@ -40,17 +40,18 @@ def complaints(error: ValidationError, located: Callable[[tuple[str, ...]], Orig
     for details in error.errors():
         path = tuple(str(part) for part in details["loc"])
         origin = located(path)
-        from_environment = origin is not None and origin.source.startswith("environment ")
         name = ".".join(path)
+        variable = ""
         if origin is not None:
-            name = str(origin) if from_environment else f"{origin}: {name}"
-        yield _complaint(name, path, details, from_environment)
+            variable = origin.source.removeprefix("environment ") if origin.source.startswith("environment ") else ""
+            name = str(origin) if variable else f"{origin}: {name}"
+        yield _complaint(name, path, details, variable)
 
 
-def _complaint(name: str, path: tuple[str, ...], details: ErrorDetails, from_environment: bool) -> str:
+def _complaint(name: str, path: tuple[str, ...], details: ErrorDetails, variable: str) -> str:
     kind = details["type"]
     if kind == "extra_forbidden":
-        return f"{name}: {_unknown(path, from_environment)}"
+        return f"{name}: {_unknown(path, details['input'], variable)}"
     if kind in ("model_type", "model_attributes_type"):
         return f"{name} = {_shown(details['input'])}: it is a section: write [{path[0]}], and its keys below"
     if kind == "value_error":
@@ -63,16 +64,37 @@ def _complaint(name: str, path: tuple[str, ...], details: ErrorDetails, from_env
     return f"{name} = {_shown(details['input'])}: {allowed}" + (f" ({meaning})" if meaning else "")
 
 
-def _unknown(path: tuple[str, ...], from_environment: bool) -> str:
+def _unknown(path: tuple[str, ...], value: Any, variable: str) -> str:
+    """`variable`: the one of the environment that it comes from."""
     if len(path) == 1:
-        near = get_close_matches(path[0], Settings.model_fields, n=1)
-        sections = ", ".join(f"[{name}]" for name in Settings.model_fields)
-        return "no such section; " + (f"did you mean [{near[0]}]?" if near else f"there are {sections}")
+        return _no_section(path[0], value, variable)
     meant = nearest(".".join(path[:2]))
     if not meant:
         return "no such setting; ipamd config reference lists them"
-    suggested = ENVIRONMENT_PREFIX + meant.replace(".", "_").upper() if from_environment else meant
-    return f"no such setting; did you mean {suggested}?"
+    return f"no such setting; did you mean {_variable(meant) if variable else meant}?"
+
+
+def _no_section(name: str, value: Any, variable: str) -> str:
+    """A key that lacks its section looks like one: `warm_ips = 3` above all sections, or IPAMD_WARM_IPS."""
+    key = variable.removeprefix(ENVIRONMENT_PREFIX).lower() if variable else name
+    if variable or not isinstance(value, dict):
+        homes = [section for section, fields in _sections() if key in fields]
+        if homes and variable:
+            return f"no such setting; did you mean {' or '.join(_variable(f'{home}.{key}') for home in homes)}?"
+        if homes:
+            return f"no such section; the key {key} belongs below [{'] or ['.join(homes)}]"
+    if variable:
+        like = nearest(key.replace("_", ".", 1))
+        return "no such setting; " + (
+            f"did you mean {_variable(like)}?" if like else "ipamd config reference lists them"
+        )
+    near = get_close_matches(name, Settings.model_fields, n=1)
+    sections = ", ".join(f"[{section}]" for section in Settings.model_fields)
+    return "no such section; " + (f"did you mean [{near[0]}]?" if near else f"there are {sections}")
+
+
+def _variable(dotted: str) -> str:
+    return ENVIRONMENT_PREFIX + dotted.replace(".", "_").upper()
 
 
 def nearest(dotted: str) -> str:

@@ -20,17 +20,25 @@ from ipamd.config import vpc_cni
 from ipamd.config.error import Origin, SettingsError
 from ipamd.config.explain import complaints
 from ipamd.config.lines import line_of
+from ipamd.config.service_links import is_service_link
+from ipamd.config.text import Unreadable, read
 from ipamd.settings import DEFAULT_PATH, ENVIRONMENT_PREFIX, Settings, contradictions
+
+# A ConfigMap holds no more; and a daemon that reads the file while it serves must not take seconds for it.
+MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The settings in force; for each dotted key that is not a default, where its value came from; and the variables
-    of the AWS VPC CNI that are set and have no counterpart."""
+    """The settings in force; for each dotted key that is not a default, where its value came from; the file that was
+    read, if there was one; and of the environment what does not become a setting: variables of the AWS VPC CNI
+    without a counterpart, and names of variables that Kubernetes sets for Services."""
 
     settings: Settings
     origins: Mapping[str, Origin]
+    file: Path | None = None
     unsupported: tuple[vpc_cni.Unsupported, ...] = ()
+    service_links: tuple[str, ...] = ()
 
     def effective(self) -> Iterator[tuple[str, Any, str]]:
         """(dotted key, value as JSON knows it, origin) of every setting."""
@@ -62,7 +70,10 @@ class _Sources:
         if origin is not None and origin.source != self.file:
             return origin
         line = line_of(self.text, path[:2]) or line_of(self.text, path[:1])
-        return Origin(self.file, line) if line else origin
+        if line or origin is not None:
+            return Origin(self.file, line) if line else origin
+        # A whole section is wrong, and the file does not have it: the first variable or flag that names it.
+        return next((found for key, found in self.origins.items() if key.startswith(f"{path[0]}.")), None)
 
 
 def load(
@@ -78,24 +89,13 @@ def load(
     """
     environ = os.environ if environ is None else environ
     sources = _Sources(file=str(path or DEFAULT_PATH))
-    _read_file(path, sources)
-    lines: list[str] = []
+    file = _read_file(path, sources)
     theirs = vpc_cni.translate(environ)
     for dotted, (value, variable) in theirs.values.items():
         section, _, key = dotted.partition(".")
         sources.put(section, key, value, Origin(f"environment {variable}"))
-    lines += theirs.errors
-    for name, text in environ.items():
-        if name.startswith(ENVIRONMENT_PREFIX):
-            section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
-            try:
-                value = _from_text(section, key, text)
-            except json.JSONDecodeError:
-                lines.append(
-                    f"environment {name} = {text}: must be JSON, for instance {_EXAMPLES[_kind(section, key)]}"
-                )
-                continue
-            sources.put(section, key, value, Origin(f"environment {name}"))
+    links = tuple(name for name, value in environ.items() if is_service_link(name, value))
+    lines = theirs.errors + _read_environment(environ, links, sources)
     for dotted, value in (flags or {}).items():
         section, _, key = dotted.partition(".")
         sources.put(section, key, value, Origin("command line"))
@@ -108,29 +108,48 @@ def load(
         lines.append(f"{where}: {problem}" if where else problem)
     if lines:
         raise SettingsError("\n".join(lines))
-    return Loaded(settings, sources.origins, theirs.unsupported)
+    return Loaded(settings, sources.origins, file, theirs.unsupported, links)
 
 
 _EXAMPLES = {list: '\'["a", "b"]\'', dict: '\'{"team": "net"}\''}
 
 
-def _read_file(path: Path | None, sources: _Sources) -> None:
+def _read_environment(environ: Mapping[str, str], ignored: tuple[str, ...], sources: _Sources) -> list[str]:
+    """Returns what is wrong."""
+    lines = []
+    for name, text in environ.items():
+        if not name.startswith(ENVIRONMENT_PREFIX) or name in ignored:
+            continue
+        section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
+        try:
+            value = _from_text(section, key, text)
+        except (ValueError, RecursionError):
+            lines.append(f"environment {name} = {text}: must be JSON, for instance {_EXAMPLES[_kind(section, key)]}")
+            continue
+        sources.put(section, key, value, Origin(f"environment {name}"))
+    return lines
+
+
+def _read_file(path: Path | None, sources: _Sources) -> Path | None:
+    """The file that was read; None when there is none, which the default file need not be."""
     file = path or DEFAULT_PATH
     try:
-        sources.text = file.read_text(encoding="utf-8")
+        sources.text = read(file, MOST_BYTES)
         document = tomllib.loads(sources.text)
     except FileNotFoundError:
         if path is None:
-            return
+            return None
         raise SettingsError(f"{path}: no such file") from None
-    except OSError as error:
-        raise SettingsError(f"{file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{file}: not TOML: {error}") from None
+    except Unreadable as error:
+        raise SettingsError(f"{file}: {error}") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise SettingsError(f"{file}: not TOML: {why}") from None
     for section, keys in document.items():
         sources.values[section] = keys
         for key in keys if isinstance(keys, dict) else ():
             sources.origins[f"{section}.{key}"] = Origin(str(file))
+    return file
 
 
 def _kind(section: str, key: str) -> Any:

@@ -107,3 +107,31 @@ def test_the_line_is_that_of_the_key_whatever_stands_around_it(keys: list[str], 
     for key in keys:
         expected = next(number for number, line in enumerate(text.splitlines(), 1) if line.startswith(f"{key} ="))
         assert line_of(text, ("pool", key)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("warm_ips = 3", "c.toml:1: warm_ips: no such section; the key warm_ips belongs below [pool]"),
+        ("endpoint = ''", "no such section; the key endpoint belongs below [ec2] or [imds] or [tracing]"),
+        ("[warm_ips]\nx = 1", "c.toml:1: warm_ips: no such section; there are [api]"),
+        ("[polo]\nx = 1", "did you mean [pool]?"),
+    ],
+)
+def test_a_key_without_its_section_is_sent_home(tmp_path: Path, text: str, complaint: str) -> None:
+    (found,) = complaints(tmp_path, text)
+    assert complaint in found
+
+
+@pytest.mark.parametrize(
+    ("variable", "complaint"),
+    [
+        ("IPAMD_WARM_IPS", "no such setting; did you mean IPAMD_POOL_WARM_IPS?"),
+        ("IPAMD_SOCKET", "no such setting; did you mean IPAMD_API_SOCKET?"),
+        ("IPAMD_POLE_WARM_IPS", "no such setting; did you mean IPAMD_POOL_WARM_IPS?"),
+        ("IPAMD_QQQ_ZZZ", "no such setting; ipamd config reference lists them"),
+        ("IPAMD_X", "no such setting; ipamd config reference lists them"),
+    ],
+)
+def test_a_variable_of_no_section_is_named(tmp_path: Path, variable: str, complaint: str) -> None:
+    assert complaints(tmp_path, "", **{variable: "3"}) == [f"environment {variable}: {complaint}"]

@@ -70,6 +70,7 @@ def test_the_names_meet(objects: dict[str, Any], pod: Any) -> None:
 def test_nothing_of_the_kubernetes_api_is_handed_over(objects: dict[str, Any], pod: Any) -> None:
     assert objects["ServiceAccount"]["automountServiceAccountToken"] is False
     assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False, "variables of a Service called ipamd look like settings"
 
 
 def test_the_paths_are_those_that_host_and_plugin_know(
