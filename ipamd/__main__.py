@@ -60,6 +60,7 @@ def _run(args: argparse.Namespace) -> int:
 
         from ipamd import daemon, logs
         from ipamd.api.place import SocketUnusable
+        from ipamd.conditions import Conditions
         from ipamd.config.error import SettingsError
         from ipamd.config.load import load
         from ipamd.history import History
@@ -69,8 +70,9 @@ def _run(args: argparse.Namespace) -> int:
         from ipamd.settings import DEFAULT_PATH
         from ipamd.tracing import TracingUnavailable
 
+    conditions = Conditions()
     try:
-        live = LiveSettings(lambda: load(args.config), args.config or DEFAULT_PATH)
+        live = LiveSettings(lambda: load(args.config), args.config or DEFAULT_PATH, conditions)
     except SettingsError as error:
         return config_command.fail(str(error))
     history = History()
@@ -84,7 +86,7 @@ def _run(args: argparse.Namespace) -> int:
     faulthandler.enable()
 
     try:
-        asyncio.run(daemon.run(live, history))
+        asyncio.run(daemon.run(live, history, conditions))
     except (LedgerError, HostError, SocketUnusable, TracingUnavailable) as error:
         return config_command.fail(str(error))
     return 0

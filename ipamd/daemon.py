@@ -61,7 +61,7 @@ METRICS_AFTER = 5.0
 T = TypeVar("T")
 
 
-async def run(live: LiveSettings, history: History) -> None:
+async def run(live: LiveSettings, history: History, conditions: Conditions) -> None:
     """Serve until SIGTERM or SIGINT. Raises `LedgerError`, `HostError`, `SocketUnusable`, and whatever a fault of
     the daemon's own raised."""
     stopping = asyncio.Event()
@@ -70,7 +70,7 @@ async def run(live: LiveSettings, history: History) -> None:
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, live.hang_up)
     async with AsyncExitStack() as stack:
-        serving = asyncio.ensure_future(_serve(live, history, stack))
+        serving = asyncio.ensure_future(_serve(live, history, conditions, stack))
         until = asyncio.ensure_future(stopping.wait())
         await asyncio.wait((serving, until), return_when=asyncio.FIRST_COMPLETED)
         until.cancel()
@@ -84,7 +84,7 @@ async def run(live: LiveSettings, history: History) -> None:
             raise error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
 
 
-async def _serve(live: LiveSettings, history: History, stack: AsyncExitStack) -> None:
+async def _serve(live: LiveSettings, history: History, conditions: Conditions, stack: AsyncExitStack) -> None:
     settings = live.loaded.settings
     manager = ServiceManager()
     log.info("daemon.starting", version=ipamd.__version__, pid=os.getpid(), socket=str(settings.api.socket))
@@ -160,7 +160,6 @@ async def _serve(live: LiveSettings, history: History, stack: AsyncExitStack) ->
     from ipamd.api.timing import CallTimes
 
     permissions = Permissions()
-    conditions = Conditions()
     service = IpamService(runner, network, settings.host)
     times = CallTimes()
     server = ApiServer(

@@ -1,18 +1,22 @@
 """Settings that change while the daemon runs: on SIGHUP, and when somebody writes the file.
 
 The pool's targets take effect at once. Everything else is bound to sockets, files and the kernel at start: a change
-there is named in the log and waits for a restart. A file that can't be used changes nothing.
+there waits for a restart. A file that can't be used changes nothing now, and would keep the daemon from its next
+start. Both last until somebody acts, so both are conditions.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 from asyncinotify import Inotify, Mask
 
+from ipamd.conditions import Conditions
 from ipamd.config.error import SettingsError
 from ipamd.config.load import Loaded
 
@@ -29,13 +33,22 @@ def is_live(key: str) -> bool:
     return key.partition(".")[0] in LIVE_SECTIONS
 
 
-class LiveSettings:
-    """`load` reads everything anew; `path` is the file to watch. Raises `SettingsError` when made from bad ones."""
+# What changes when a file is written, replaced, removed, or made (un)readable.
+_ALTERED = Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | Mask.ATTRIB
 
-    def __init__(self, load: Callable[[], Loaded], path: Path) -> None:
+
+class LiveSettings:
+    """`load` reads everything anew; `path` is the file to watch. Raises `SettingsError` when made from bad ones.
+
+    `loaded` are the settings in force: what needs a restart is as it was at the start.
+    """
+
+    def __init__(self, load: Callable[[], Loaded], path: Path, conditions: Conditions) -> None:
         self._load = load
         self._path = path
+        self._conditions = conditions
         self._hangup = asyncio.Event()
+        self._rejected = False
         self.loaded = load()
 
     def hang_up(self) -> None:
@@ -45,12 +58,16 @@ class LiveSettings:
     async def changes(self) -> AsyncIterator[Loaded]:
         """The settings in force, each time that something in them changed."""
         with Inotify() as inotify:
-            if self._path.parent.is_dir():
-                # The directory: editors and Kubernetes replace files instead of writing them.
-                inotify.add_watch(self._path.parent, Mask.CLOSE_WRITE | Mask.MOVED_TO)
+            # The directory: editors and Kubernetes replace files instead of writing them. The file itself may be
+            # somewhere else, behind a symbolic link.
+            for directory in {self._path.parent, Path(os.path.realpath(self._path)).parent}:
+                if directory.is_dir():
+                    inotify.add_watch(directory, _ALTERED)
+            if await self._read():  # written between the start and the watch
+                yield self.loaded
             while True:
                 await self._wait(inotify)
-                if self._read():
+                if await self._read():
                     yield self.loaded
 
     async def _wait(self, inotify: Inotify) -> None:
@@ -65,28 +82,57 @@ class LiveSettings:
             await asyncio.gather(hangup, written, return_exceptions=True)
         self._hangup.clear()
 
-    def _read(self) -> bool:
+    async def _read(self) -> bool:
+        """Take over what can change while the daemon runs. True: the settings in force, or their origins, changed."""
         before = self.loaded
         try:
-            after = self._load()
+            after = await asyncio.to_thread(self._load)
         except SettingsError as error:
-            log.error("settings.rejected", error=str(error), path=str(self._path))
+            self._reject(
+                f"The next start of the daemon would fail: {_brief(str(error))}. It goes on with the settings that "
+                "it has; `ipamd config check` lists all that is wrong."
+            )
             return False
+        if before.file is not None and after.file is None:
+            # An editor may be about to write it again, and nobody removes it to have the defaults at once.
+            self._reject(
+                f"The settings file {self._path} is gone, and the next start of the daemon would use the defaults. "
+                "It goes on with the settings that it has; put the file back (an empty one means the defaults)."
+            )
+            return False
+        self._accept()
         changed = _difference(before, after)
-        if not changed and dict(before.origins) == dict(after.origins):
-            return False
-        live = [key for key in changed if is_live(key)]
-        waiting = [key for key in changed if not is_live(key)]
-        if live:
+        if live := [key for key in changed if is_live(key)]:
             log.info("settings.changed", keys=live)
-        if waiting:
-            log.warning("settings.need_restart", keys=waiting)
-        # What needs a restart stays as it is in force, whatever the file says by now.
+        self._wait_for_restart([key for key in changed if not is_live(key)])
         settings = before.settings.model_copy(update={name: getattr(after.settings, name) for name in LIVE_SECTIONS})
         kept = {key: origin for key, origin in before.origins.items() if not is_live(key)}
         fresh = {key: origin for key, origin in after.origins.items() if is_live(key)}
-        self.loaded = Loaded(settings, {**kept, **fresh})
-        return True
+        self.loaded = replace(before, settings=settings, origins={**kept, **fresh}, file=after.file)
+        return self.loaded != before
+
+    def _reject(self, text: str) -> None:
+        self._rejected = True
+        self._conditions.begin("settings.rejected", text, path=str(self._path))
+
+    def _accept(self) -> None:
+        if self._rejected:
+            self._rejected = False
+            log.info("settings.accepted", path=str(self._path))
+        self._conditions.end("settings.rejected")
+
+    def _wait_for_restart(self, keys: list[str]) -> None:
+        if keys:
+            text = f"Settings changed and wait for a restart of the daemon: {', '.join(keys)}."
+            self._conditions.begin("settings.need_restart", text, keys=keys)
+        else:
+            self._conditions.end("settings.need_restart")
+
+
+def _brief(complaints: str) -> str:
+    """The first one, and how many more there are."""
+    first, *others = complaints.splitlines()
+    return f"{first} (and {len(others)} more)" if others else first
 
 
 def _difference(before: Loaded, after: Loaded) -> list[str]:

@@ -29,6 +29,9 @@ DROP_INS = (
     "NetworkManager/conf.d/50-ipamd.conf",
 )
 
+# The command that the shipped unit starts and reloads by.
+_SHIPPED_COMMAND = "/usr/bin/ipamd"
+
 # The unit has an empty /home, /root and /tmp (ProtectHome=, PrivateTmp= in systemd.exec(5)).
 HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))
 
@@ -60,14 +63,12 @@ def write_unit(unit_dir: Path = UNIT_DIR, command: Path | None = None, root: Pat
     """Write the systemd unit for `command`, by default the `ipamd` command in use, as seen by the node whose file
     system is at `root`. Raises InstallError."""
     executable = _systemd_quoted(str(command or _own_command(root)))
-    lines = [
-        f"ExecStart={executable} run" if line.startswith("ExecStart=") else line
-        for line in _shipped(UNIT, f"lib/systemd/system/{UNIT}").read_text().splitlines()
-    ]
+    shipped = _shipped(UNIT, f"lib/systemd/system/{UNIT}").read_text()
+    unit = shipped.replace(f"={_SHIPPED_COMMAND} ", f"={executable} ")
     path = unit_dir / UNIT
     try:
         unit_dir.mkdir(parents=True, exist_ok=True)
-        replace(path, "\n".join([*lines, ""]).encode(), 0o644)
+        replace(path, unit.encode(), 0o644)
     except OSError as error:
         raise not_writable(unit_dir, error) from None
     return path

@@ -272,6 +272,9 @@ def test_the_unit_is_sound(tmp_path: Path) -> None:
     assert verify(unit) == (0, "")
     lines = unit.read_text().splitlines()
     assert "ExecStart=/bin/true run" in lines
+    # Settings that can't be used fail the reload before the daemon hears of it.
+    reloads = [line for line in lines if line.startswith("ExecReload=")]
+    assert reloads == ["ExecReload=/bin/true config check", "ExecReload=/bin/kill -HUP $MAINPID"]
     assert {"Type=notify", "RuntimeDirectory=ipamd", "RuntimeDirectoryPreserve=yes", "Restart=always"} <= set(lines)
     # The same check finds a fault when there is one.
     unit.write_text(unit.read_text().replace("WatchdogSec", "WatchdogSecs"))
