@@ -10,12 +10,16 @@ import sys
 from dataclasses import asdict
 
 import ipamd
-from ipamd import install
+from ipamd import install, streams
 from ipamd.config import command as config_command
 from ipamd.install import uninstall
 
 
 def main(argv: list[str] | None = None) -> int:
+    return streams.run("ipamd", lambda: _carry_out(argv))
+
+
+def _carry_out(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="ipamd", description="VPC addresses for containers on EC2.")
     parser.add_argument("--version", action="version", version=f"ipamd {ipamd.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -12,15 +12,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from pathlib import Path
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import ipamd
-from ipamd.ctl.command import DEFAULT_SOCKET, Failed
+from ipamd import streams
+from ipamd.ctl.command import Failed
 from ipamd.ctl.output import FORMATS
+from ipamd.ctl.sockets import DEFAULT_SOCKET, daemon_socket
 
 # Name: module and what it is for, in the order of the help.
 COMMANDS = {
@@ -64,23 +66,23 @@ exit codes:
   0  done
   1  not done: the daemon is not there or refused; audit: a mismatch; doctor: something fails
   2  wrong command line
-  3  done, and it calls for attention: doctor, explain
+  3  done, and it calls for attention: status, doctor, explain
   4  audit: it could not be told"""
 
 
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
-    args = make_parser(words).parse_args(words, argparse.Namespace(socket=DEFAULT_SOCKET, output="table"))
+    return streams.run("ipamctl", lambda: _carry_out(words))
+
+
+def _carry_out(words: Sequence[str]) -> int:
+    args = make_parser(words).parse_args(words, argparse.Namespace(socket=None, output="table"))
     try:
+        args.socket = args.socket or daemon_socket()
         code: int = args.run(args)
-        sys.stdout.flush()
     except Failed as failure:
         print(*(f"ipamctl: {line}" for line in str(failure).splitlines()), sep="\n", file=sys.stderr)
         return failure.code
-    except BrokenPipeError:
-        # `ipamctl pods | head`: the reader has seen enough. What is left in the buffer goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return code
 
 
@@ -92,7 +94,7 @@ def make_parser(wanted: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentP
         type=Path,
         default=argparse.SUPPRESS,
         metavar="S",
-        help=f"the daemon's (default: {DEFAULT_SOCKET})",
+        help=f"the daemon's (default: what IPAMD_API_SOCKET or its settings say, or {DEFAULT_SOCKET})",
     )
     common.add_argument("-o", "--output", choices=FORMATS, default=argparse.SUPPRESS, help="(default: table)")
     parser = argparse.ArgumentParser(

@@ -5,11 +5,8 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Mapping
-from pathlib import Path
 
 from ipamd.ctl.terminal import width
-
-DEFAULT_SOCKET = Path("/run/ipamd/ipamd.sock")
 
 # Exit codes. 2, a wrong command line, is argparse's.
 DONE, NOT_DONE, USAGE, ATTENTION, UNKNOWN = 0, 1, 2, 3, 4

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import socket as unix
+import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +16,15 @@ import grpc
 from ipamd.api.v1.administration_pb2_grpc import AdministrationStub
 from ipamd.api.v1.introspection_pb2_grpc import IntrospectionStub
 from ipamd.ctl.command import Failed
+from ipamd.ctl.sockets import DEFAULT_SOCKET, read_socket
 
 # Seconds for an answer that the daemon has in memory.
 TIMEOUT = 5.0
 # Seconds for one that it asks EC2 or the kernel for.
 LONG_TIMEOUT = 60.0
 
-# Beside the main socket, for a group that may look: setting api.read_group.
-READ_SOCKET = "read.sock"
+_REMEDY_ABSENT = "Is it running? (systemctl status ipamd; another place: --socket)"
+_REMEDY_DENIED = "Use sudo, or have api.read_group name a group of yours (docs/config.md): its members may look."
 
 
 class Unavailable(Failed):
@@ -44,8 +48,7 @@ def administration(socket: Path) -> Iterator[tuple[IntrospectionStub, Administra
 
 def readable(socket: Path) -> Path:
     """The socket that reads only, where this user may open that one alone."""
-    beside = socket.with_name(READ_SOCKET)
-    if socket.exists() and not _may_open(socket) and beside.exists():
+    if not _may_open(socket) and _may_open(beside := read_socket(socket)):
         return beside
     return socket
 
@@ -64,33 +67,83 @@ def failure(error: grpc.RpcError, socket: Path) -> Failed:
     said = str(error.details() if isinstance(error, grpc.Call) else error)
     # gRPC has one code for a daemon that is not there and for one that says it can't at the moment.
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-        if not socket.exists():
-            why = "there is no such socket"
-        elif not _may_open(socket):
-            why = "you may not open it (try as root)"
-        elif not listening(socket):
-            why = "nobody answers"
-        else:
-            return Unavailable(said)
-        return Unavailable(
-            f"no daemon at {socket}: {why}. Is it running? (systemctl status ipamd; another place: --socket)"
-        )
+        return _obstacle(socket) or Unavailable(said)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return Failed(f"the daemon at {socket} did not answer in time")
+        return Failed(f"the daemon at {socket} did not answer in time ({_listener(socket)})")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return Failed(
-            f"the daemon at {socket} does not know this command: it is of another version than ipamctl, restart it"
+            f"{_listener(socket)} at {socket} does not know this command: it is another program, or an ipamd of "
+            "another version (restart it)"
         )
     return Failed(said)
 
 
+def _obstacle(socket: Path) -> Failed | None:
+    """Why no daemon can be asked there: `Unavailable` where one may come. None: one can be asked."""
+    try:
+        mode = socket.stat().st_mode
+    except FileNotFoundError:
+        return Unavailable(f"no daemon at {socket}: there is no such socket. {_REMEDY_ABSENT}")
+    except PermissionError:
+        return Failed(f"{socket}: permission denied: its folder is closed to this user. {_REMEDY_DENIED}")
+    except OSError as error:
+        return Failed(f"{socket} can't be a socket: {error.strerror}")
+    if not stat.S_ISSOCK(mode):
+        return Failed(f"{socket} is no socket: name the daemon's with --socket ({DEFAULT_SOCKET} is usual)")
+    if not _may_open(socket):
+        return Failed(f"{socket}: permission denied: it belongs to {_owners(socket)}. {_REMEDY_DENIED}")
+    if not listening(socket):
+        return Unavailable(f"no daemon at {socket}: nobody answers. {_REMEDY_ABSENT}")
+    if not _speaks_grpc(socket):
+        who = _listener(socket)
+        return Failed(f"{who} at {socket} does not answer as ipamd does: is that the socket of another program?")
+    return None
+
+
+def _owners(socket: Path) -> str:
+    status = socket.stat()
+    try:
+        group = grp.getgrgid(status.st_gid).gr_name
+    except KeyError:
+        group = str(status.st_gid)
+    # The mode says whether the group may write, which is what connect(2) asks for.
+    return f"group {group}, and this user is not in it" if status.st_mode & stat.S_IWGRP else "root"
+
+
 def listening(socket: Path) -> bool:
     """Whether somebody takes connections there, who may all the same refuse what is asked."""
+    return _peer(socket) is not None
+
+
+def _peer(socket: Path) -> int | None:
+    """The process id of who listens, 0 when it is in another namespace; None: nobody does (unix(7), SO_PEERCRED)."""
     with unix.socket(unix.AF_UNIX, unix.SOCK_STREAM) as probe:
         probe.settimeout(1)
         try:
             probe.connect(str(socket))
         except OSError:
+            return None
+        pid: int = struct.unpack("3i", probe.getsockopt(unix.SOL_SOCKET, unix.SO_PEERCRED, 12))[0]
+        return pid
+
+
+def _listener(socket: Path) -> str:
+    """Who listens there, as far as can be seen: "process containerd (pid 412)"."""
+    pid = _peer(socket)
+    if not pid:
+        return "the process"
+    try:
+        return f"process {Path(f'/proc/{pid}/comm').read_text().strip()} (pid {pid})"
+    except OSError:
+        return f"process {pid}"
+
+
+def _speaks_grpc(socket: Path) -> bool:
+    """Whether an HTTP/2 server greets within a second."""
+    with grpc.insecure_channel(f"unix:{socket}") as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=1)
+        except grpc.FutureTimeoutError:
             return False
     return True
 

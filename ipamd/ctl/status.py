@@ -9,13 +9,14 @@ import argparse
 import textwrap
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.ctl import times
 from ipamd.ctl.attention import concerns
-from ipamd.ctl.command import manual
-from ipamd.ctl.connection import TIMEOUT, introspection
+from ipamd.ctl.command import ATTENTION, DONE, NOT_DONE, Failed, manual
+from ipamd.ctl.connection import TIMEOUT, Unavailable, introspection
 from ipamd.ctl.event import datum as event_datum
 from ipamd.ctl.event import words
 from ipamd.ctl.output import Answer, aligned, printable, show
@@ -29,6 +30,11 @@ TARGETS = (
 BUCKET = ("action", "rate", "tokens", "waiting", "throttled")
 WAITS = ("waiting", "count", "delayed", "total", "longest")
 
+# The seconds of --wait without a time, and those between two looks.
+_WAIT, _PAUSE = 300.0, 0.5
+
+Reading = tuple[pb.Node, Sequence[pb.Eni], Sequence[pb.Waiting]]
+
 # Warnings and errors that one screen has room for; the daemon knows more (ipamctl events --level warning).
 _TROUBLES = 5
 
@@ -41,21 +47,60 @@ def set_up(parser: argparse.ArgumentParser) -> None:
         examples={
             "ipamctl status": "one screen",
             "ipamctl status -o json": "the same for programs; the keys stay",
+            "ipamctl status --wait 2m": "in a boot script: go on once the node can serve pods",
             "watch ipamctl status": "again and again; ipamctl top shows more",
         },
+        codes={
+            DONE: "nothing needs attention",
+            NOT_DONE: "the daemon is not there or refused; with --wait: the node is not ready in time",
+            ATTENTION: "something needs attention: the first lines say what",
+        },
+    )
+    parser.add_argument(
+        "--wait",
+        nargs="?",
+        type=times.duration,
+        const=_WAIT,
+        metavar="TIME",
+        help="wait until the node can serve pods, at most so long: 90s, 5m (the default), 1h",
     )
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    with introspection(args.socket) as stub:
-        node = stub.GetNode(pb.GetNodeRequest(), timeout=TIMEOUT)
-        enis = stub.ListEnis(pb.ListEnisRequest(), timeout=TIMEOUT).enis
-        waiting = stub.ListWaiting(pb.ListWaitingRequest(), timeout=TIMEOUT).waiting
+    node, enis, waiting = _read(args.socket) if args.wait is None else _read_once_ready(args.socket, args.wait)
     now = time.time()
     lines = screen(node, enis, waiting, now, width()) if args.output == "table" else []
-    show(Answer(data(node, waiting, now), lines=tuple(lines)), args.output)
-    return 0
+    found = data(node, waiting, now)
+    show(Answer(found, lines=tuple(lines)), args.output)
+    return ATTENTION if found["attention"] else DONE
+
+
+def _read(socket: Path) -> Reading:
+    """Raises `Failed`."""
+    with introspection(socket) as stub:
+        return (
+            stub.GetNode(pb.GetNodeRequest(), timeout=TIMEOUT),
+            stub.ListEnis(pb.ListEnisRequest(), timeout=TIMEOUT).enis,
+            stub.ListWaiting(pb.ListWaitingRequest(), timeout=TIMEOUT).waiting,
+        )
+
+
+def _read_once_ready(socket: Path, at_most: float) -> Reading:
+    """`at_most` is in seconds. Raises `Failed` when the node is not ready by then."""
+    until = time.monotonic() + at_most
+    while True:
+        try:
+            reading = _read(socket)
+        except Unavailable as absent:
+            obstacle = str(absent)
+        else:
+            if reading[0].ready:
+                return reading
+            obstacle = f"the daemon is there, but not ready: {reading[0].not_ready_reason}"
+        if time.monotonic() >= until:
+            raise Failed(f"not ready after {times.span(at_most)}: {obstacle}")
+        time.sleep(_PAUSE)
 
 
 def data(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> dict[str, Any]:

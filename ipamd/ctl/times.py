@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def seconds(stamp: Timestamp) -> float:
@@ -38,3 +41,12 @@ def age(stamp: Timestamp, now: float) -> str:
 def clock(seconds: float) -> str:
     """Time of day, UTC: 12:00:00Z."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%SZ")
+
+
+def duration(text: str) -> float:
+    """Seconds, from "90", "90s", "5m", "1.5h" or "2d". Raises ValueError."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
+    length = float(number) * _UNITS[unit]
+    if not (math.isfinite(length) and length >= 0):
+        raise ValueError(text)
+    return length

@@ -151,8 +151,10 @@ def _draw(watcher: _Watcher) -> None:
     lines = screen.render(known, size.columns, size.lines, ascii_only=_ascii_only())
     # Over what is there, line by line: clearing the whole screen first would flicker.
     text = "\r\n".join(f"{_painted(line)}\x1b[K" for line in lines)
-    sys.stdout.write(f"\x1b[H{text}\x1b[J")
-    sys.stdout.flush()
+    # Past the buffer of standard output: what a signal left in it would come after the screen was put back.
+    rest = f"\x1b[H{text}\x1b[J".encode(sys.stdout.encoding, "replace")
+    while rest:
+        rest = rest[os.write(sys.stdout.fileno(), rest) :]
 
 
 def _painted(line: screen.Line) -> str:

@@ -99,21 +99,21 @@ async def test_a_node_that_is_short_of_addresses_and_one_that_is_drained(tmp_pat
         status = await data(daemon, "status")
         assert status["attention"] == []
         await add(daemon, "web-3")
-        assert (await data(daemon, "status"))["attention"] == [
+        assert (await data(daemon, "status", code=3))["attention"] == [
             "Not ready: POD_LIMIT: 3 addresses are in use, as many as pool.max_pods allows"
         ]
         with pytest.raises(grpc.aio.AioRpcError, match="3 addresses are in use"):
             await add(daemon, "late")
         refused = await data(daemon, "explain", "pod", "shop/late", code=3)
         assert refused["state"] == "refused"
-        assert "attachment.refused" in await ipamctl(daemon, "status")
+        assert "attachment.refused" in await ipamctl(daemon, "status", code=3)
 
         drained = await data(daemon, "drain")
         assert drained["attachments"] == 3
         assert (await data(daemon, "explain", "pool", code=3))["state"] == "drained"
-        assert "Drained by an operator" in await ipamctl(daemon, "status")
+        assert "Drained by an operator" in await ipamctl(daemon, "status", code=3)
         await ipamctl(daemon, "undrain")
-        assert (await data(daemon, "status"))["drained"] is None
+        assert (await data(daemon, "status", code=3))["drained"] is None
 
 
 async def test_an_audit_and_a_bundle_with_the_daemon_and_without(tmp_path: Path, prefix: str) -> None:

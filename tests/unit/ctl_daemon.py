@@ -210,7 +210,7 @@ def ipamctl(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, **options)
 
 
-def answer(socket: Path, *words: str) -> Any:
+def answer(socket: Path, *words: str, code: int = 0) -> Any:
     done = ipamctl("--socket", socket, "-o", "json", *words)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (code, "")
     return json.loads(done.stdout)
