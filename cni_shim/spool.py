@@ -11,7 +11,7 @@ from time import time_ns
 
 def leave(directory: str, host_ifname: str, request: bytes) -> None:
     """Raises OSError when it can't be written."""
-    _make(directory)
+    make_folder(directory, 0o700)
     name = "%s-%d-%d" % (host_ifname, time_ns(), getpid())
     hidden = "%s/.%s" % (directory, name)
     descriptor = open(hidden, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
@@ -28,15 +28,16 @@ def leave(directory: str, host_ifname: str, request: bytes) -> None:
         raise
 
 
-def _make(directory: str) -> None:
-    """After a boot /run is empty, and the daemon that makes the directory may never have run."""
+def make_folder(path: str, mode: int) -> None:
+    """After a boot /run is empty, and the daemon that makes its folders may never have run. Those above are made for
+    everybody to pass through. Raises OSError."""
     try:
-        mkdir(directory, 0o700)
+        mkdir(path, mode)
     except FileExistsError:
         pass
     except FileNotFoundError:
-        parent = directory.rstrip("/").rpartition("/")[0]
+        parent = path.rstrip("/").rpartition("/")[0]
         if not parent:
             raise
-        _make(parent)
-        _make(directory)
+        make_folder(parent, 0o755)
+        make_folder(path, mode)

@@ -2,48 +2,105 @@
 
 A runtime that is killed in the middle of an ADD leaves the plugin running; restarted, it sends a DEL which can
 arrive while that ADD still works (seen with containerd). A DEL that went through first would release an address that
-the ADD then plumbs. So each run binds an abstract Unix socket that carries the interface's name: such a name belongs
-to the network namespace, needs no file, and is free again when its owner ends, however it ends.
+the ADD then plumbs. So each run locks one byte of a file beside the daemon's socket: the byte whose number is the
+interface's. The kernel frees it when its owner ends, however it ends, and no run leaves a file of its own.
 
-A DEL that finds the name taken sends its owner a datagram. An ADD looks for one before and after it plumbs, and
-undoes itself: also one that was stopped for so long that the DEL did not wait for its end.
+A DEL that finds the byte locked changes the interface's mark, a byte at the beginning of the same file. An ADD
+compares the mark before and after it plumbs with what it was at its start, and undoes itself if it changed: also an
+ADD that was stopped for so long that the DEL did not wait for its end.
+
+Only root can open the file. A name in a namespace that others share, such as that of an abstract socket, can be taken
+and used by every process in it.
 """
 
-import _socket
-from errno import EADDRINUSE
+from errno import EACCES, EAGAIN, EPERM
+from posix import (
+    F_TLOCK,
+    O_CLOEXEC,
+    O_CREAT,
+    O_NOFOLLOW,
+    O_RDWR,
+    close,
+    fstat,
+    geteuid,
+    lockf,
+    lseek,
+    open,
+    posix_fallocate,
+    pread,
+    pwrite,
+)
 from time import monotonic, sleep
+
+FILE = "turns"
+
+# Bytes that can be locked: every file system takes a position of 32 bits. Two interfaces that share a byte or a mark
+# cost a wait or an ADD at worst, which the runtime repeats.
+LOCKS = 1 << 32
+
+# Bytes for marks. They are on disk before the first lock: to change one needs no space, so that a DEL can do it when
+# the disk is full.
+MARKS = 65536
 
 _PAUSE = 0.01  # seconds between attempts
 
 
-def take(host_ifname: str, until: float, overtake: bool = False) -> _socket.socket | None:
-    """Wait for the turn. It lasts as long as the socket that is returned; None: another run still had it at `until`
-    (a time of `time.monotonic`). `overtake`: whoever has it is told to give up."""
-    name = b"\0ipamd-cni/" + host_ifname.encode()
-    token = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
-    told = False
-    while True:
-        try:
-            token.bind(name)
-            return token
-        except OSError as error:
-            if error.errno != EADDRINUSE:
-                raise
-        if overtake and not told:
+class Turn:
+    """It lasts as long as the process, or until `close`."""
+
+    def __init__(self, folder: str, host_ifname: str) -> None:
+        """Raises OSError when the file can't be used; it is made when it is missing, and so is the folder."""
+        self._number = int(host_ifname.removeprefix("ipm"), 16)
+        self._descriptor = _open(folder)
+        self._mark = self._read_mark()
+
+    def take(self, until: float, overtake: bool = False) -> bool:
+        """Wait for the turn. False: another run still had it at `until` (a time of `time.monotonic`). `overtake`:
+        tell that run to give up."""
+        while True:
+            lseek(self._descriptor, self._number % LOCKS, 0)
             try:
-                token.sendto(b"DEL", name)
-                told = True
-            except OSError:  # it has just ended, or others have told it already
-                pass
-        if monotonic() >= until:
-            token.close()
-            return None
-        sleep(_PAUSE)
+                lockf(self._descriptor, F_TLOCK, 1)
+                return True
+            except OSError as error:
+                if error.errno not in (EACCES, EAGAIN):
+                    raise
+            if overtake:
+                overtake = False
+                mark = self._read_mark() or b"\0"
+                pwrite(self._descriptor, bytes([(mark[0] + 1) % 256]), self._number % MARKS)
+            if monotonic() >= until:
+                return False
+            sleep(_PAUSE)
+
+    def overtaken(self) -> bool:
+        """Whether a DEL came for what this run is making."""
+        return self._read_mark() != self._mark
+
+    def close(self) -> None:
+        close(self._descriptor)
+
+    def _read_mark(self) -> bytes:
+        return pread(self._descriptor, 1, self._number % MARKS)
 
 
-def overtaken(token: _socket.socket) -> bool:
-    """Whether a DEL came for what the owner of the turn is making."""
+def _open(folder: str) -> int:
+    path = "%s/%s" % (folder, FILE)
+    flags = O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC
     try:
-        return bool(token.recv(8))
-    except BlockingIOError:
-        return False
+        descriptor = open(path, flags, 0o600)
+    except FileNotFoundError:  # after a boot the daemon, which makes the folder, may not have run yet
+        from cni_shim import spool
+
+        spool.make_folder(folder, 0o755)
+        descriptor = open(path, flags, 0o600)
+    try:
+        status = fstat(descriptor)
+        if status.st_uid != geteuid() or status.st_mode & 0o077:
+            raise PermissionError(EPERM, "it is not root's alone: remove it")
+        if status.st_size < MARKS:
+            posix_fallocate(descriptor, 0, MARKS)  # changes nothing that is there already
+    except OSError:
+        close(descriptor)
+        raise
+    return descriptor

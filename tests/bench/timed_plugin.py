@@ -62,6 +62,6 @@ def import_and_time_the_rest() -> None:
 main._import_the_rest = import_and_time_the_rest
 main._read_config = closing("read the configuration", main._read_config)
 main.unary = closing("wait for the daemon", main.unary)
-turn.take = closing("check the namespace, take the turn", turn.take)
+turn.Turn.take = closing("check the namespace, take the turn", turn.Turn.take)  # type: ignore[method-assign]
 main.protobuf.Plan = closing("read the plan", main.protobuf.Plan)  # type: ignore[misc]
 main.main()

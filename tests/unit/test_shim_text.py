@@ -5,15 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-import secrets
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from cni_shim import errors, names, spool, turn
+from cni_shim import errors, names, spool
 
 
 @pytest.mark.parametrize(
@@ -87,34 +85,6 @@ def test_spool_that_can_not_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(OSError, match="No space"):
         spool.leave(str(tmp_path / "released"), "ipm1", b"x")
     assert list((tmp_path / "released").iterdir()) == []
-
-
-def test_turn() -> None:
-    name = f"ipm{secrets.token_hex(6)}"
-    token = turn.take(name, time.monotonic())
-    assert token is not None
-    assert turn.take(name, time.monotonic() + 0.05) is None
-    other = turn.take(name + "x", time.monotonic())
-    assert other is not None
-    other.close()
-    token.close()
-    again = turn.take(name, time.monotonic())
-    assert again is not None
-    again.close()
-
-
-def test_who_has_the_turn_is_told_that_it_is_over() -> None:
-    name = f"ipm{secrets.token_hex(6)}"
-    token = turn.take(name, time.monotonic())
-    assert token is not None
-    assert turn.take(name, time.monotonic() + 0.05) is None
-    assert not turn.overtaken(token), "another ADD only waits"
-    assert turn.take(name, time.monotonic() + 0.05, overtake=True) is None
-    assert turn.overtaken(token)
-    token.close()
-    after = turn.take(name, time.monotonic(), overtake=True)
-    assert after is not None and not turn.overtaken(after)
-    after.close()
 
 
 def run_main(before: str, stdin: int | None = None, **environment: str) -> subprocess.Popen[bytes]:
