@@ -1,6 +1,6 @@
 """What one ADD and one DEL cost, from exec to exit: the installed plugin beside what there is instead.
 
-    python tests/bench/bench_plugin.py [--rounds 40] [--bursts 7] [--json FILE]      (as root)
+    python tests/bench/bench_plugin.py [--rounds 40] [--bursts 7] [--beside FILE] [--json FILE]      (as root)
 
 Compared are the plugin in its packagings, Debian's ptp with host-local (Go, no daemon), and `naive_plugin`, the same
 plugin as one writes it first. Ours ask the real daemon on a node of the VPC in a box, whose pool is warm; all run in
@@ -29,6 +29,7 @@ from typing import Any
 import naive_plugin
 from output import write_lines
 
+from cni_shim.static import block
 from cni_shim.static.build import BuildError, build
 from ipamd.install import InstallError, install_plugin
 from ipamd.sim import netns
@@ -36,6 +37,7 @@ from ipamd.sim.demo_node import Node
 from ipamd.sim.vpc import SimulatedVpc
 
 DEBIAN_PLUGINS = Path("/usr/lib/cni")
+BESIDE = "beside (--beside), static"
 YARDSTICK = "ptp + host-local"
 BURST = 32
 POOL = f"\n[pool]\nwarm_ips = {2 * BURST}\ncooldown = 0\n"
@@ -45,20 +47,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40, help="of one at a time (default: %(default)s)")
     parser.add_argument("--bursts", type=int, default=7, help=f"rounds of {BURST} at once (default: %(default)s)")
+    parser.add_argument(
+        "--beside", type=Path, metavar="FILE", help="also a static executable of another version (`make shim` there)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write each measurement as a line of JSON")
     args = parser.parse_args()
     if os.geteuid() != 0 or not (DEBIAN_PLUGINS / "ptp").exists():
         parser.error(f"needs root and {DEBIAN_PLUGINS / 'ptp'} (Debian: containernetworking-plugins)")
-    found = asyncio.run(measure(args.rounds, args.bursts))
+    found = asyncio.run(measure(args.rounds, args.bursts, args.beside))
     print(f"{table(found)}\n\n{breakdown(found['parts'])}")
     if args.json:
         rows = [{"bench": f"plugin {kind}", **row} for kind in ("alone", "bursts", "parts") for row in found[kind]]
         write_lines(args.json, rows)
 
 
-async def measure(rounds: int, bursts: int) -> dict[str, Any]:
+async def measure(rounds: int, bursts: int, beside: Path | None) -> dict[str, Any]:
     async with node_with_daemon() as node, pods(node, BURST) as paths:
-        cases = make_cases(node)
+        cases = make_cases(node, beside)
         wanted = {
             "cases": cases,
             "pods": paths,
@@ -112,7 +117,7 @@ async def pods(node: Node, number: int) -> AsyncIterator[list[str]]:
             await netns.delete(name)
 
 
-def make_cases(node: Node) -> list[dict[str, Any]]:
+def make_cases(node: Node, beside: Path | None) -> list[dict[str, Any]]:
     folder = node.spec.dir
     launcher = install_plugin(folder / "launcher", node.spec.socket).launcher
     ours = {"type": "ipamd-cni", "name": "ipamd", "socket": str(node.spec.socket)}
@@ -125,6 +130,8 @@ def make_cases(node: Node) -> list[dict[str, Any]]:
         cases.append(case(folder, "ipamd-cni, static", static.launcher, ours))
     except (BuildError, InstallError) as error:
         print(f"without the static executable: {error}")
+    if beside is not None:
+        cases.append(case(folder, BESIDE, another(folder / "beside", beside, node.spec.socket), ours))
     naive = folder / "naive"
     naive.write_text(f"#!{sys.executable}\n{Path(naive_plugin.__file__).read_text()}")
     naive.chmod(0o755)
@@ -134,6 +141,14 @@ def make_cases(node: Node) -> list[dict[str, Any]]:
         case(folder, YARDSTICK, DEBIAN_PLUGINS / "ptp", {"type": "ptp", "name": "bench", "ipam": ipam}),
         case(folder, "naive Python", naive, ours, slow=True),
     ]
+
+
+def another(plugin: Path, executable: Path, socket: Path) -> Path:
+    """The static executable of another version, with this node's paths in it."""
+    settings = block.Settings(str(socket), str(socket.parent / "released"), "", 35.0)
+    plugin.write_bytes(block.fill(executable.read_bytes(), settings))
+    plugin.chmod(0o755)
+    return plugin
 
 
 def timed_plugin(node: Node) -> dict[str, Any]:
@@ -169,7 +184,23 @@ def table(found: dict[str, Any]) -> str:
         words = [figures(rows, verb, of(found["bursts"], YARDSTICK)) for verb in ("ADD", "DEL")]
         lines.append(f"  {name:22} {words[0]}   {words[1]}   {cost(rows)}")
     lines.append("gone: from the end of the last DEL until no link is left; all CPU: of ADD, DEL and the daemon")
-    return "\n".join(lines)
+    return "\n".join([*lines, *beside(found)])
+
+
+def beside(found: dict[str, Any]) -> list[str]:
+    """How today's static executable compares with the other version: medians over rounds."""
+    lines = []
+    for kind in ("alone", "bursts"):
+        other = {row["round"]: row for row in of(found[kind], BESIDE)}
+        rows = [row for row in of(found[kind], "ipamd-cni, static") if row["round"] in other]
+        if rows:
+            ratios = {
+                verb: median(row[verb]["ms"] / other[row["round"]][verb]["ms"] for row in rows)
+                for verb in ("ADD", "DEL")
+            }
+            words = ", ".join(f"{verb} {ratio:.3f}" for verb, ratio in ratios.items())
+            lines.append(f"static, {kind}: of the other version's time {words} ({len(rows)} rounds)")
+    return lines
 
 
 def cost(rows: list[dict[str, Any]]) -> str:
