@@ -104,7 +104,7 @@ async def _serve(live: LiveSettings, history: History, conditions: Conditions, s
 
     manager.notify("STATUS=asking EC2 for this node's network interfaces")
     budget = RateBudget()
-    cloud = await stack.enter_async_context(Ec2(settings.ec2, settings.imds, identity, budget))
+    cloud = await stack.enter_async_context(Ec2(settings.ec2, settings.imds, identity, budget, conditions))
     limits = await _until_answered("ec2", lambda: cloud.instance_limits(identity.instance_type))
     await _until_answered("ec2", cloud.connect)
     asking = asyncio.create_task(_until_answered("ec2", cloud.describe_enis))

@@ -15,6 +15,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 )
 
 from ipamd.cloud import model
+from ipamd.cloud.wire import Parsers, check_answer
 from ipamd.settings import Ec2Settings, ImdsSettings
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Connection:
         self._region = region
         self._session = AioSession()
         self._session.register_component("data_loader", model.loader())
+        self._session.register_component("response_parser_factory", Parsers())
         self._session.set_config_variable("ec2_metadata_service_endpoint", imds.endpoint)
         self._session.set_config_variable("ec2_metadata_v1_disabled", True)
         self._session.set_config_variable("metadata_service_timeout", CREDENTIALS_TIMEOUT)
@@ -77,6 +79,8 @@ class Connection:
             opening = self._session.create_client(
                 "ec2", region_name=self._region, endpoint_url=self._settings.endpoint or None, config=config
             )
-            return cast("EC2Client", await self._stack.enter_async_context(opening))
+            client = cast("EC2Client", await self._stack.enter_async_context(opening))
         except ValueError as error:
             raise InvalidConfigError(error_msg=str(error)) from error
+        client.meta.events.register("before-parse.ec2.*", check_answer)
+        return client

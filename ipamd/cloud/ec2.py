@@ -8,6 +8,7 @@ import copy
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
@@ -16,13 +17,17 @@ from typing import TYPE_CHECKING, NotRequired, Self, TypedDict, TypeVar, cast
 import structlog
 from botocore import xform_name  # type: ignore[import-untyped]
 
+from ipamd.cloud import replies
 from ipamd.cloud.budget import RateBudget
 from ipamd.cloud.connection import Connection
 from ipamd.cloud.errors import CALL_ERRORS, cloud_error
 from ipamd.cloud.limits import limits_of
 from ipamd.cloud.ownership import CLUSTER_TAG, CREATED_TAG, INSTANCE_TAG
 from ipamd.cloud.port import CloudError, Identity, Priority
+from ipamd.cloud.replies import AnyShape, UnreadableReply
+from ipamd.cloud.sightings import Item, Sightings
 from ipamd.cloud.token import time_of
+from ipamd.conditions import Conditions
 from ipamd.histogram import CALLS, Histogram
 from ipamd.pool.model import CloudErrorKind, CreatedEni, Limits, ObservedEni
 from ipamd.settings import Ec2Settings, ImdsSettings
@@ -32,7 +37,6 @@ if TYPE_CHECKING:
     from types_aiobotocore_ec2.literals import InstanceTypeType
     from types_aiobotocore_ec2.type_defs import (
         FilterTypeDef,
-        NetworkInterfaceTypeDef,
         TagSpecificationTypeDef,
         TagTypeDef,
     )
@@ -40,7 +44,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("ipamd.ec2")
 
 T = TypeVar("T")
-Reply = TypeVar("Reply", bound=Mapping[str, object])
+AnyPage = TypeVar("AnyPage", bound=replies.Page)
 
 PAGE_SIZE = 1000
 # The most that a filter takes: "Filter and list your resources" in the Amazon EC2 User Guide.
@@ -59,12 +63,20 @@ class Ec2:
     exception.
     """
 
-    def __init__(self, settings: Ec2Settings, imds: ImdsSettings, identity: Identity, budget: RateBudget) -> None:
+    def __init__(
+        self,
+        settings: Ec2Settings,
+        imds: ImdsSettings,
+        identity: Identity,
+        budget: RateBudget,
+        conditions: Conditions | None = None,
+    ) -> None:
         self.calls: defaultdict[tuple[str, str], Histogram] = defaultdict(partial(Histogram, CALLS))
         self._settings = settings
         self._identity = identity
         self._budget = budget
         self._connection = Connection(settings, imds, identity.region)
+        self._sightings = Sightings(identity, conditions)
         self._subnet_cidrs: dict[str, str] = {identity.subnet_id: identity.subnet_cidr}
         self._priority = Priority.POD
         self._before: Callable[[], Awaitable[None]] | None = None
@@ -96,51 +108,75 @@ class Ec2:
         known = limits_of(instance_type)
         if known is not None:
             return known
-        newer = cast("InstanceTypeType", instance_type)
+        action, newer = "DescribeInstanceTypes", cast("InstanceTypeType", instance_type)
         reply = await self._call(
-            "DescribeInstanceTypes", lambda ec2: ec2.describe_instance_types(InstanceTypes=[newer])
+            action, lambda ec2: ec2.describe_instance_types(InstanceTypes=[newer]), replies.InstanceTypes
         )
-        network = reply["InstanceTypes"][0]["NetworkInfo"]
-        card = next(card for card in network["NetworkCards"] if card["NetworkCardIndex"] == 0)
-        return Limits(card["MaximumNetworkInterfaces"], network["Ipv4AddressesPerInterface"])
+        with self._reading(action):
+            network = _only(reply.instance_types, f"instance type {instance_type}").network_info
+            cards = [card for card in network.network_cards if card.network_card_index == 0]
+            card = _only(cards, f"network card 0 of instance type {instance_type}")
+        return Limits(card.maximum_network_interfaces, network.ipv4_addresses_per_interface)
 
     async def describe_enis(self) -> list[ObservedEni]:
         instance = self._identity.instance_id
         # In this order, so that an ENI that is being attached meanwhile is in one of the two.
         tagged = await self._describe([{"Name": f"tag:{INSTANCE_TAG}", "Values": [instance]}])
         attached = await self._describe([{"Name": "attachment.instance-id", "Values": [instance]}])
-        enis = {eni["NetworkInterfaceId"]: eni for eni in tagged if not eni.get("Attachment")}
-        enis |= {eni["NetworkInterfaceId"]: eni for eni in attached}
-        return [_observed(eni, instance) for eni in enis.values()]
+        shown = {replies.id_of(eni, "NetworkInterfaceId") for eni in attached}
+        unattached = [
+            eni
+            for eni in tagged
+            if not eni.get("Attachment") and replies.id_of(eni, "NetworkInterfaceId") not in shown
+        ]
+        with self._reading("DescribeNetworkInterfaces"):
+            return self._sightings.all_of([*unattached, *attached])
 
     async def describe_eni(self, eni_id: str) -> ObservedEni | None:
+        action = "DescribeNetworkInterfaces"
         try:
             reply = await self._call(
-                "DescribeNetworkInterfaces", lambda ec2: ec2.describe_network_interfaces(NetworkInterfaceIds=[eni_id])
+                action,
+                lambda ec2: ec2.describe_network_interfaces(NetworkInterfaceIds=[eni_id]),
+                replies.NetworkInterfaces,
             )
         except CloudError as error:
             if error.failure.kind is CloudErrorKind.NOT_FOUND:
                 return None
             raise
-        return next((_observed(eni, self._identity.instance_id) for eni in reply["NetworkInterfaces"]), None)
+        with self._reading(action):
+            seen = [self._sightings.one(item) for item in reply.network_interfaces]
+            return _only([eni for eni in seen if eni.id == eni_id], eni_id) if seen else None
 
     async def subnet_cidr(self, subnet_id: str) -> str:
         known = self._subnet_cidrs.get(subnet_id)
         if known is None:
-            reply = await self._call("DescribeSubnets", lambda ec2: ec2.describe_subnets(SubnetIds=[subnet_id]))
-            known = self._subnet_cidrs[subnet_id] = reply["Subnets"][0]["CidrBlock"]
+            action = "DescribeSubnets"
+            reply = await self._call(action, lambda ec2: ec2.describe_subnets(SubnetIds=[subnet_id]), replies.Subnets)
+            with self._reading(action):
+                found = [replies.read(replies.Subnet, item, subnet_id) for item in reply.subnets]
+                subnet = _only([one for one in found if one.subnet_id == subnet_id], subnet_id)
+            known = self._subnet_cidrs[subnet_id] = subnet.cidr_block
         return known
 
     async def available_addresses(self, subnet_ids: tuple[str, ...]) -> dict[str, int]:
         # By filter, because one id that EC2 does not know would fail the whole call.
+        action = "DescribeSubnets"
         available: dict[str, int] = {}
         for filters in _among("subnet-id", subnet_ids):
             pages = await self._pages(
-                "DescribeSubnets", filters, lambda chosen, page, ec2: ec2.describe_subnets(Filters=chosen, **page)
+                action,
+                filters,
+                lambda chosen, page, ec2: ec2.describe_subnets(Filters=chosen, **page),
+                replies.Subnets,
             )
-            available |= {
-                found["SubnetId"]: found["AvailableIpAddressCount"] for p in pages for found in p["Subnets"]
-            }
+            with self._reading(action):
+                found = [
+                    replies.read(replies.SubnetRoom, item, replies.id_of(item, "SubnetId") or "a subnet")
+                    for page in pages
+                    for item in page.subnets
+                ]
+            available |= {subnet.subnet_id: subnet.available_ip_address_count for subnet in found}
         return available
 
     async def describe_abandoned(self) -> list[ObservedEni]:
@@ -151,47 +187,56 @@ class Ec2:
         unattached = await self._describe(
             [{"Name": f"tag:{CLUSTER_TAG}", "Values": [cluster]}, {"Name": "status", "Values": ["available"]}]
         )
-        others = [(eni, maker) for eni in unattached if (maker := _tags(eni).get(INSTANCE_TAG, own)) != own]
+        others = [(eni, maker) for eni in unattached if (maker := replies.tags_of(eni).get(INSTANCE_TAG, own)) != own]
         # Asked after the ENIs: who made one of them was there before, so whoever is missing now is gone.
-        there = await self._instances(sorted({maker for _, maker in others}))
-        return [_observed(eni, own) for eni, maker in others if maker not in there]
+        there = await self._instances(sorted({maker for _, maker in others if maker}))
+        return self._sightings.of_others(eni for eni, maker in others if maker and maker not in there)
 
     async def _instances(self, ids: list[str]) -> set[str]:
         """Those of them that EC2 still has: for an hour or so it also shows the ones that are gone."""
         there: set[str] = set()
         for filters in _among("instance-id", ids):
             pages = await self._pages(
-                "DescribeInstances", filters, lambda chosen, page, ec2: ec2.describe_instances(Filters=chosen, **page)
+                "DescribeInstances",
+                filters,
+                lambda chosen, page, ec2: ec2.describe_instances(Filters=chosen, **page),
+                replies.Instances,
             )
             there |= {
-                instance["InstanceId"]
+                instance.instance_id
                 for page in pages
-                for reservation in page["Reservations"]
-                for instance in reservation["Instances"]
-                if instance["State"]["Name"] != "terminated"
+                for reservation in page.reservations
+                for instance in reservation.instances
+                if instance.state.name != "terminated"
             }
         return there
 
-    async def _describe(self, filters: list[FilterTypeDef]) -> list[NetworkInterfaceTypeDef]:
+    async def _describe(self, filters: list[FilterTypeDef]) -> list[Item]:
         pages = await self._pages(
             "DescribeNetworkInterfaces",
             filters,
             lambda chosen, page, ec2: ec2.describe_network_interfaces(Filters=chosen, **page),
+            replies.NetworkInterfaces,
         )
-        return [eni for page in pages for eni in page["NetworkInterfaces"]]
+        return [eni for page in pages for eni in page.network_interfaces]
 
     async def _pages(
         self,
         action: str,
         filters: list[FilterTypeDef],
-        ask: Callable[[list[FilterTypeDef], _Page, EC2Client], Awaitable[Reply]],
-    ) -> list[Reply]:
+        ask: Callable[[list[FilterTypeDef], _Page, EC2Client], Awaitable[object]],
+        shape: type[AnyPage],
+    ) -> list[AnyPage]:
         """All pages, each a call; one that filters have emptied may still name a next one."""
-        pages = [await self._call(action, partial(ask, filters, {"MaxResults": PAGE_SIZE}))]
-        while token := str(pages[-1].get("NextToken") or ""):
-            pages.append(
-                await self._call(action, partial(ask, filters, {"MaxResults": PAGE_SIZE, "NextToken": token}))
-            )
+        pages = [await self._call(action, partial(ask, filters, {"MaxResults": PAGE_SIZE}), shape)]
+        followed: set[str] = set()
+        while token := pages[-1].next_token:
+            if token in followed:
+                with self._reading(action):
+                    raise UnreadableReply(f"EC2's reply names page {replies.shown(token)} again: it would never end")
+            followed.add(token)
+            next_page: _Page = {"MaxResults": PAGE_SIZE, "NextToken": token}
+            pages.append(await self._call(action, partial(ask, filters, next_page), shape))
         return pages
 
     # Mutations
@@ -199,8 +244,9 @@ class Ec2:
     async def create_eni(
         self, *, token: str, subnet_id: str, security_groups: tuple[str, ...], address_count: int
     ) -> CreatedEni:
+        action = "CreateNetworkInterface"
         reply = await self._call(
-            "CreateNetworkInterface",
+            action,
             lambda ec2: ec2.create_network_interface(
                 ClientToken=token,
                 SubnetId=subnet_id,
@@ -209,14 +255,14 @@ class Ec2:
                 SecondaryPrivateIpAddressCount=address_count,
                 TagSpecifications=self.marks(token),
             ),
+            replies.CreatedInterface,
         )
-        eni = reply["NetworkInterface"]
-        addresses = _secondary(eni)
+        with self._reading(action):
+            eni = replies.read(replies.NewInterface, reply.network_interface, "the new interface")
+        addresses = eni.secondary_addresses
         if len(addresses) != address_count:
-            log.warning("ec2.other_count", eni=eni["NetworkInterfaceId"], asked=address_count, got=len(addresses))
-        return CreatedEni(
-            eni["NetworkInterfaceId"], eni["MacAddress"], eni["SubnetId"], eni["PrivateIpAddress"], addresses
-        )
+            log.warning("ec2.other_count", eni=eni.network_interface_id, asked=address_count, got=len(addresses))
+        return CreatedEni(eni.network_interface_id, eni.mac_address, eni.subnet_id, eni.private_ip_address, addresses)
 
     async def attach_eni(self, eni_id: str, device_index: int) -> str:
         reply = await self._call(
@@ -224,8 +270,9 @@ class Ec2:
             lambda ec2: ec2.attach_network_interface(
                 NetworkInterfaceId=eni_id, InstanceId=self._identity.instance_id, DeviceIndex=device_index
             ),
+            replies.Attached,
         )
-        return reply["AttachmentId"]
+        return reply.attachment_id
 
     async def set_delete_on_termination(self, eni_id: str, attachment_id: str) -> None:
         await self._call(
@@ -233,6 +280,7 @@ class Ec2:
             lambda ec2: ec2.modify_network_interface_attribute(
                 NetworkInterfaceId=eni_id, Attachment={"AttachmentId": attachment_id, "DeleteOnTermination": True}
             ),
+            replies.Anything,
         )
 
     async def assign_addresses(self, eni_id: str, count: int) -> tuple[str, ...]:
@@ -241,8 +289,9 @@ class Ec2:
             lambda ec2: ec2.assign_private_ip_addresses(
                 NetworkInterfaceId=eni_id, SecondaryPrivateIpAddressCount=count
             ),
+            replies.AssignedAddresses,
         )
-        return tuple(assigned["PrivateIpAddress"] for assigned in reply["AssignedPrivateIpAddresses"])
+        return tuple(assigned.private_ip_address for assigned in reply.assigned_private_ip_addresses)
 
     async def unassign_addresses(self, eni_id: str, addresses: tuple[str, ...]) -> None:
         await self._call(
@@ -250,16 +299,21 @@ class Ec2:
             lambda ec2: ec2.unassign_private_ip_addresses(
                 NetworkInterfaceId=eni_id, PrivateIpAddresses=list(addresses)
             ),
+            replies.Anything,
         )
 
     async def detach_eni(self, attachment_id: str) -> None:
         await self._call(
-            "DetachNetworkInterface", lambda ec2: ec2.detach_network_interface(AttachmentId=attachment_id)
+            "DetachNetworkInterface",
+            lambda ec2: ec2.detach_network_interface(AttachmentId=attachment_id),
+            replies.Anything,
         )
 
     async def delete_eni(self, eni_id: str) -> None:
         await self._call(
-            "DeleteNetworkInterface", lambda ec2: ec2.delete_network_interface(NetworkInterfaceId=eni_id)
+            "DeleteNetworkInterface",
+            lambda ec2: ec2.delete_network_interface(NetworkInterfaceId=eni_id),
+            replies.Anything,
         )
 
     # Permissions
@@ -269,7 +323,7 @@ class Ec2:
         with the code DryRunOperation if it would have been carried out. To return is to have done it: whoever does
         not know DryRun is not EC2."""
         method = xform_name(action)
-        await self._call(action, lambda ec2: getattr(ec2, method)(DryRun=True, **parameters))
+        await self._call(action, lambda ec2: getattr(ec2, method)(DryRun=True, **parameters), replies.Anything)
 
     def marks(self, token: str) -> list[TagSpecificationTypeDef]:
         """TagSpecifications of a new ENI."""
@@ -293,25 +347,32 @@ class Ec2:
 
     # One call
 
-    async def _call(self, action: str, send: Callable[[EC2Client], Awaitable[T]]) -> T:
-        """Raises `CloudError`, and nothing else for whatever EC2, the network or the credentials do."""
+    async def _call(
+        self, action: str, send: Callable[[EC2Client], Awaitable[object]], shape: type[AnyShape]
+    ) -> AnyShape:
+        """The reply as this shape. Raises `CloudError`, and nothing else for whatever EC2, the network or the
+        credentials do."""
         async with self._budget.admit(action, self._priority):
-            try:
-                client = await self._connection.client()
-            except CALL_ERRORS as error:
-                raise cloud_error(action, error) from error
+            client = await self._client(action)
             if self._before is not None:
                 await self._before()
-            return await self._sent(action, send(client))
+            return await self._sent(action, send(client), shape)
 
-    async def _sent(self, action: str, answer: Awaitable[T]) -> T:
+    async def _client(self, action: str) -> EC2Client:
+        try:
+            return await self._connection.client()
+        except CALL_ERRORS as error:
+            raise cloud_error(action, error) from error
+
+    async def _sent(self, action: str, answer: Awaitable[object], shape: type[AnyShape]) -> AnyShape:
         outcome = "cancelled"
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._settings.timeout):
-                found = await answer
+                reply = await answer
+            found = replies.read(shape, reply, action)
             outcome = "ok"
-        except CALL_ERRORS as error:
+        except Exception as error:  # botocore, its parser and aiohttp promise no set of exceptions
             failed = cloud_error(action, error)
             outcome = failed.failure.code
             raise failed from error
@@ -321,6 +382,14 @@ class Ec2:
             log.debug("ec2.call", action=action, ms=round(elapsed * 1000, 1), outcome=outcome)
         return found
 
+    @contextmanager
+    def _reading(self, action: str) -> Iterator[None]:
+        """Around what takes a reply apart that came well."""
+        try:
+            yield
+        except UnreadableReply as error:
+            raise cloud_error(action, error) from error
+
 
 def _among(name: str, ids: Sequence[str]) -> Iterator[list[FilterTypeDef]]:
     """Filters for these ids, each with as many as it takes."""
@@ -328,43 +397,8 @@ def _among(name: str, ids: Sequence[str]) -> Iterator[list[FilterTypeDef]]:
         yield [{"Name": name, "Values": list(ids[start : start + FILTER_VALUES])}]
 
 
-def _observed(eni: NetworkInterfaceTypeDef, instance_id: str) -> ObservedEni:
-    """One item of DescribeNetworkInterfaces' reply. An ENI attached elsewhere is not ours, whatever its tag."""
-    attachment = eni.get("Attachment")
-    tags = _tags(eni)
-    tagged = tags.get(INSTANCE_TAG) == instance_id
-    here = attachment is not None and attachment.get("InstanceId") == instance_id
-    index = attachment["DeviceIndex"] if attachment else None
-    return ObservedEni(
-        id=eni["NetworkInterfaceId"],
-        mac=eni["MacAddress"],
-        subnet_id=eni["SubnetId"],
-        primary_ip=eni.get("PrivateIpAddress", ""),  # an EFA-only interface has none
-        addresses=_secondary(eni),
-        device_index=index,
-        attachment_id=attachment["AttachmentId"] if attachment else "",
-        attachment_status=attachment["Status"] if attachment else "",
-        owned=tagged and (attachment is None or here),
-        primary=here and index == 0 and attachment is not None and attachment.get("NetworkCardIndex", 0) == 0,
-        delete_on_termination=attachment["DeleteOnTermination"] if attachment else True,
-        created_at=_seconds(tags.get(CREATED_TAG, "")),
-    )
-
-
-def _tags(eni: NetworkInterfaceTypeDef) -> dict[str, str]:
-    return {tag["Key"]: tag["Value"] for tag in eni.get("TagSet", ())}
-
-
-def _seconds(text: str) -> float | None:
-    """Since the epoch, from ISO 8601; None when it is not that, or does not say its offset from UTC."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return None if moment.tzinfo is None else moment.timestamp()
-
-
-def _secondary(eni: NetworkInterfaceTypeDef) -> tuple[str, ...]:
-    return tuple(
-        address["PrivateIpAddress"] for address in eni.get("PrivateIpAddresses", ()) if not address["Primary"]
-    )
+def _only(found: Sequence[T], what: str) -> T:
+    """The first of what was asked for. Raises `UnreadableReply`."""
+    if not found:
+        raise UnreadableReply(f"EC2's reply lacks {what}")
+    return found[0]

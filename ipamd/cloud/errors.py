@@ -8,6 +8,8 @@ a mutation that is repeated by mistake costs addresses.
 
 from __future__ import annotations
 
+import re
+
 import aiohttp
 from botocore.exceptions import (  # type: ignore[import-untyped]
     BotoCoreError,
@@ -25,9 +27,11 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
 from ipamd.cloud.port import CloudError
+from ipamd.cloud.replies import UnreadableReply
+from ipamd.cloud.wire import NotEc2
 from ipamd.pool.model import CloudErrorKind, CloudFailure
 
-# What a call through botocore may raise. `TimeoutError` is our own limit on the whole call.
+# What the way to a call may raise. `TimeoutError` is our own limit on the whole call.
 CALL_ERRORS = (BotoCoreError, ClientError, ResponseParserError, aiohttp.ClientError, TimeoutError)
 
 _KIND_OF_CODE: dict[str, CloudErrorKind] = {
@@ -102,6 +106,9 @@ _KIND_OF_ACTION_AND_CODE: dict[tuple[str, str], CloudErrorKind] = {
     ("UnassignPrivateIpAddresses", "InvalidParameterValue"): CloudErrorKind.INCORRECT_STATE,
 }
 
+LONGEST_WORDS = 600
+_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
 _REMEDY_POLICY = "allow ec2:{action} in the policy of this instance's role (ipamctl iam-policy prints it)"
 _REMEDY_OF_CODE = {
     "UnauthorizedOperation": _REMEDY_POLICY,
@@ -123,6 +130,8 @@ _REMEDY_CREDENTIALS = (
 )
 _REMEDY_CONNECTION = "check this node's way to EC2: route, NAT or VPC endpoint, DNS, security group, and ec2.endpoint"
 _REMEDY_TIME = "check this node's way to EC2, or raise ec2.timeout"
+_REMEDY_REPLY = "check ec2.endpoint; if it is EC2's own, please report this. ipamd asks again"
+_REMEDY_ANOTHER = "check ec2.endpoint, and what answers in EC2's place (proxy, load balancer, captive portal)"
 _REMEDY_SETTINGS = "check the settings under [ec2] and the AWS configuration of this machine"
 
 
@@ -131,7 +140,7 @@ def is_mutating(action: str) -> bool:
 
 
 def cloud_error(action: str, error: Exception) -> CloudError:
-    """The typed error of an EC2 call that raised one of `CALL_ERRORS`."""
+    """The typed error of an EC2 call that raised this, whatever it is."""
     if isinstance(error, ClientError):
         return CloudError(_answered(action, error))
     kind, remedy = _unanswered(action, error)
@@ -153,11 +162,13 @@ def kind_of(action: str, code: str, status: int) -> CloudErrorKind:
 
 def _answered(action: str, error: ClientError) -> CloudFailure:
     described = error.response.get("Error", {})
-    code, message = str(described.get("Code", "Unknown")), described.get("Message") or "no message"
+    code, message = str(described.get("Code", "")), described.get("Message") or "no message"
+    if _CODE.fullmatch(code) is None:
+        code, message = "Unknown", f"{bounded(code)}: {message}"
     metadata = error.response.get("ResponseMetadata", {})
     status = metadata.get("HTTPStatusCode", 400)
     # A kilobyte for `aws sts decode-authorization-message`; CloudTrail has it, too.
-    message = message.partition("Encoded authorization failure message:")[0].rstrip()
+    message = bounded(str(message).partition("Encoded authorization failure message:")[0].rstrip())
     remedy = _REMEDY_OF_CODE.get(code)
     if remedy is not None:
         message = f"{remedy.format(action=action)}; EC2 says: {message}"
@@ -177,13 +188,37 @@ def _unanswered(action: str, error: Exception) -> tuple[CloudErrorKind, str]:
             # aiobotocore also raises it for a reset in the middle of a call; aiohttp's own error tells them apart.
             connecting = isinstance(error.kwargs.get("error"), aiohttp.ClientConnectorError)
             return (CloudErrorKind.TRANSIENT if connecting else unknown), _REMEDY_CONNECTION
-        case HTTPClientError() | aiohttp.ClientError() | ResponseParserError():
+        case ResponseParserError():
+            return unknown, _REMEDY_REPLY
+        case HTTPClientError() | aiohttp.ClientError():
             return unknown, _REMEDY_CONNECTION
         case TimeoutError():
             return unknown, _REMEDY_TIME
-        case _:
+        case UnreadableReply():
+            return unknown, _REMEDY_REPLY
+        case NotEc2():
+            return _kind_of_another(action, error.status, unknown), _REMEDY_ANOTHER
+        case BotoCoreError():
             return CloudErrorKind.INVALID, _REMEDY_SETTINGS
+        case _:
+            # The parser's, as a rule; what was wrong with the call itself was found before it was sent.
+            return unknown, _REMEDY_REPLY
+
+
+def _kind_of_another(action: str, status: int, unknown: CloudErrorKind) -> CloudErrorKind:
+    """Of an answer that is not EC2's: who refuses (3xx, 4xx) has passed nothing on."""
+    if 300 <= status < 500 and status != 429:
+        return CloudErrorKind.TRANSIENT
+    return unknown if status < 300 else kind_of(action, str(status), status)
 
 
 def _words(error: Exception) -> str:
-    return "no answer in time" if type(error) is TimeoutError else str(error) or type(error).__name__
+    if type(error) is TimeoutError:
+        return "no answer in time"
+    # A parser's error ends with the whole of what it could not parse.
+    return bounded(str(error)) or type(error).__name__
+
+
+def bounded(text: str) -> str:
+    """Somebody else's words, so long that they fit into a line of the log and a pod's event."""
+    return text if len(text) <= LONGEST_WORDS else text[:LONGEST_WORDS] + "..."
