@@ -9,6 +9,7 @@ from ipamd.cloud.budget import RateBudget
 from ipamd.history import KEPT, Event, History
 from ipamd.host import HostError, HostNetwork
 from ipamd.pool.explain import Explanation, explain_attachment, explain_pool, explain_waiting, span
+from ipamd.pool.explain_address import explain_address
 from ipamd.pool.model import Attachment, AttachmentKey, Owner
 from ipamd.pool.state import Waiting
 from ipamd.runner import PoolRunner
@@ -16,6 +17,9 @@ from ipamd.veth import host_link
 
 # What the log says of one attachment, and the state that it is in then.
 ENDS = {"attachment.refused": "refused", "attachment.released": "released", "attachment.collected": "released"}
+
+# Former holders of an address that are named, the latest first.
+_HOLDERS = 5
 
 
 class Explainer:
@@ -38,10 +42,34 @@ class Explainer:
         none, what became of the last one. Empty: nothing is known of it."""
         pool, now = self._runner.pool, self._runner.clock()
         waiting = [w for w in pool.waiting.values() if _fits(named, w.key, w.owner)]
-        attached = [a for a in pool.inventory.attachments.values() if _fits(named, a.key, a.owner)]
+        attached = [
+            a
+            for a in pool.inventory.attachments.values()
+            if named in (a.address, host_link(a.key)) or _fits(named, a.key, a.owner)
+        ]
         found = [self._waiting(each, now) for each in waiting]
         found += [await self._attached(each, now) for each in attached]
         return found or [self._ended(event, named) for event in self._last_of(named)]
+
+    async def address(self, ip: str) -> list[Explanation]:
+        """Who has it, or what it is on this node, and who had it before. Empty: nothing is known of it."""
+        found = [
+            await self._attached(attachment, self._runner.clock())
+            for attachment in self._runner.pool.inventory.attachments.values()
+            if attachment.address == ip
+        ]
+        if not found and (explanation := explain_address(self._runner.pool, ip, self._runner.clock())) is not None:
+            found.append(explanation)
+        before = [self._held(event) for event in self._history.last(KEPT) if _gave_up(event, ip)]
+        if not found and before:
+            found.append(Explanation("gone", f"No ENI of this node has {ip} now."))
+        for explanation in found:
+            explanation.because += before[:-_HOLDERS:-1]
+        return found
+
+    def _held(self, event: Event) -> str:
+        pod, container = _subject(event.fields)
+        return f"Before, {pod or f'container {container[:12]}'} had it until {self._ago(event)} ago."
 
     def _waiting(self, waiting: Waiting, now: float) -> Explanation:
         explanation = explain_waiting(self._runner.pool, waiting, _who(waiting.key, waiting.owner), now)
@@ -116,6 +144,10 @@ class Explainer:
         ]
 
 
+def _gave_up(event: Event, ip: str) -> bool:
+    return event.name in ("attachment.released", "attachment.collected") and event.fields.get("ip") == ip
+
+
 def _who(key: AttachmentKey, owner: Owner) -> str:
     what = f"Pod {owner.pod_namespace}/{owner.pod_name}" if owner.pod_name else f"Container {key.container_id[:12]}"
     return f"{what} ({key.ifname})"
@@ -127,11 +159,17 @@ def _fits(named: str, key: AttachmentKey, owner: Owner) -> bool:
     return key.container_id.startswith(named)
 
 
-def _named_in(named: str, fields: Mapping[str, object]) -> bool:
-    """`pod` is namespace/name, `container` the beginning of an id, `key` network/id/interface."""
+def _subject(fields: Mapping[str, object]) -> tuple[str, str]:
+    """Whom an event is about: namespace/name of the pod, and the beginning of the container's id; either may be
+    empty. An event has them as `pod` and `container`, or as `key`: network/id/interface."""
     pod, container = str(fields.get("pod", "")), str(fields.get("container", ""))
     if not container and len(parts := str(fields.get("key", "")).split("/")) == 3:
         container = parts[1]
+    return pod, container
+
+
+def _named_in(named: str, fields: Mapping[str, object]) -> bool:
+    pod, container = _subject(fields)
     if pod and named in (pod, pod.partition("/")[2]):
         return True
     return bool(container) and (container.startswith(named) or named.startswith(container))

@@ -38,6 +38,15 @@ if TYPE_CHECKING:
 # Warnings and errors that one page shows.
 TROUBLES = 5
 
+_NO_SUCH_POD = (
+    "no such pod waits or has an address here. It may be on another node (kubectl get pod -o wide), or its runtime "
+    "did not call the plugin (crictl pods, journalctl -u containerd)"
+)
+_NO_SUCH_ADDRESS = (
+    "no ENI of this node has this address. Another node or another service of the VPC may have it (aws ec2 "
+    "describe-network-interfaces --filters Name=addresses.private-ip-address,Values={})"
+)
+
 # Seconds for which an audit's answer serves whoever asks next: each costs calls of EC2.
 AUDIT_LASTS = 5.0
 
@@ -195,17 +204,22 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
                 yield _event(event)
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.Explanation:
-        if request.WhichOneof("subject") != "pod":
-            return _explanation(self._explainer.pool())
-        if not request.pod:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "which pod? Its name, or its container's id")
-        found = await self._explainer.pods(request.pod)
+        match request.WhichOneof("subject"):
+            case "address":
+                found = await self._explainer.address(request.address)
+                unknown = _NO_SUCH_ADDRESS.format(request.address)
+            case "pod" if request.pod:
+                found = await self._explainer.pods(request.pod)
+                unknown = _NO_SUCH_POD
+            case "pod":
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "which pod? Its name, or its container's id")
+            case _:
+                return _explanation(self._explainer.pool())
         if not found:
-            message = (
-                f"{request.pod}: no such pod waits or has an address, and the last {len(self._history)} events don't "
-                "name it: did its runtime call the plugin at all? (crictl ps, journalctl -u containerd)"
-            )
-            await context.abort(grpc.StatusCode.NOT_FOUND, message)
+            where = f"this node is {self._identity.instance_id} ({self._identity.primary_ip})"
+            subject = request.address or request.pod
+            seen = f"none of the last {len(self._history)} events names it"
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"{subject}: {unknown}; {where}; {seen}")
         return _explanation(*found)
 
     async def Audit(self, request: pb.AuditRequest, context: Context) -> pb.AuditReply:

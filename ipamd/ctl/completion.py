@@ -7,9 +7,11 @@ import argparse
 from ipamd.ctl.command import DONE, manual
 
 SHELLS = ("bash", "zsh", "fish")
+_PODS = "ipamctl waiting -o name 2>/dev/null; ipamctl pods -o name 2>/dev/null"
 # Arguments whose values the daemon knows: command and argument -> what prints them, one on a line.
 _ASKED = {
-    ("explain", "name"): "ipamctl waiting -o name 2>/dev/null; ipamctl pods -o name 2>/dev/null",
+    ("explain", "subject"): f"echo pod; echo pool; {_PODS}; ipamctl addresses -o name 2>/dev/null",
+    ("explain", "name"): _PODS,
     ("release", "attachment"): "ipamctl pods -o name 2>/dev/null",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Iterable
+from ipaddress import ip_address
 
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.ctl.command import ATTENTION, DONE, NOT_DONE, USAGE, Failed, manual
@@ -13,23 +14,28 @@ from ipamd.ctl.output import Answer, printable, show
 from ipamd.ctl.terminal import styled, width
 
 # States in which nobody needs to do anything.
-_WELL = {"attached", "released", "steady", "growing", "shrinking"}
+_WELL = {"attached", "released", "steady", "growing", "shrinking", "free", "cooling", "releasing", "own", "gone"}
 # Longer lines are hard to read, however wide the terminal is.
 _WIDEST = 100
 
 
 def set_up(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("subject", choices=("pod", "pool"), help="one pod, or the node's pool of addresses")
     parser.add_argument(
-        "name", nargs="?", metavar="NAME|CONTAINER", help="namespace/pod, pod, or the beginning of a container's id"
+        "subject",
+        metavar="pool|pod|NAME",
+        help="the node's pool of addresses, an address, or a pod: namespace/pod, its name, the beginning of its "
+        "container's id, the host's end of its veth pair",
     )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="of the pod, after the word pod")
     examples = {
         "ipamctl explain pod shop/web-0": "why it has no address yet, or how it got it",
         "ipamctl explain pod 3f9ab2": "the same, by the beginning of the container's id",
+        "ipamctl explain 10.0.3.17": "who has this address, and who had it before",
+        "ipamctl explain ipm54aefac1b17b": "which pod this interface of the host leads to",
         "ipamctl explain pool": "why the pool grows, shrinks, or does neither",
     }
     codes = {
-        NOT_DONE: "no such pod; or the daemon is not there or refused",
+        NOT_DONE: "no such pod or address here; or the daemon is not there or refused",
         ATTENTION: "it waits, was refused, or something holds the pool back",
     }
     purpose = "What is the case, what it rests on, what will happen next and when, and what to do."
@@ -38,13 +44,34 @@ def set_up(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if (args.subject == "pod") != (args.name is not None):
-        raise Failed("say which pod: ipamctl explain pod NAME; or ipamctl explain pool", USAGE)
-    request = pb.ExplainRequest(pod=args.name) if args.subject == "pod" else pb.ExplainRequest(pool=pb.PoolSubject())
+    request = _request(args.subject, args.name)
     with introspection(args.socket) as stub:
         said: pb.Explanation = stub.Explain(request, timeout=TIMEOUT)
     show(Answer(data(said), lines=tuple(paragraphs(said, min(width(), _WIDEST)))), args.output)
     return DONE if said.state in _WELL else ATTENTION
+
+
+def _request(subject: str, name: str | None) -> pb.ExplainRequest:
+    """Raises `Failed`."""
+    if subject == "pool":
+        if name is not None:
+            raise Failed("the pool has no name: ipamctl explain pool; of a pod: ipamctl explain pod NAME", USAGE)
+        return pb.ExplainRequest(pool=pb.PoolSubject())
+    if subject == "pod":
+        if name is None:
+            raise Failed("say which pod: ipamctl explain pod NAME", USAGE)
+        subject = name
+    elif name is not None:
+        raise Failed(f"{subject} {name}: explain one thing at a time, or write: ipamctl explain pod NAME", USAGE)
+    return pb.ExplainRequest(address=subject) if _is_address(subject) else pb.ExplainRequest(pod=subject)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def data(said: pb.Explanation) -> dict[str, object]:

@@ -125,6 +125,35 @@ async def test_a_pod_is_explained_while_it_waits_when_it_was_refused_and_when_it
         assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+async def test_an_address_is_explained_by_its_holders(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix, POOL_WARM_IPS=1, POOL_COOLDOWN=60) as (daemon, _):
+        await daemon.ready()
+        granted = await daemon.ipam.Allocate(ipam_pb2.AllocateRequest(cni=cni_call("web")), timeout=20)
+        address = ".".join(map(str, granted.address))
+
+        async def what(subject: pb.ExplainRequest) -> pb.Explanation:
+            reply: pb.Explanation = await daemon.introspection.Explain(subject, timeout=5)
+            return reply
+
+        for subject in (
+            pb.ExplainRequest(address=address),
+            pb.ExplainRequest(pod=address),
+            pb.ExplainRequest(pod=host_ifname("web", "eth0")),
+        ):
+            held = await what(subject)
+            assert held.state == "attached" and held.headline.startswith(f"Pod shop/web (eth0) has {address}")
+        await daemon.release("web")
+        cooling = await what(pb.ExplainRequest(address=address))
+        assert cooling.state == "cooling" and "web had it until " in cooling.because[-1]
+        (eni,) = (await daemon.introspection.ListEnis(pb.ListEnisRequest())).enis
+        assert (await what(pb.ExplainRequest(address=eni.primary_ip))).state == "own"
+        with pytest.raises(grpc.aio.AioRpcError, match="no ENI of this node has this address") as unknown:
+            await what(pb.ExplainRequest(address="192.0.2.7"))
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+        with pytest.raises(grpc.aio.AioRpcError, match=r"may be on another node .* this node is i-"):
+            await what(pb.ExplainRequest(pod="shop/elsewhere"))
+
+
 async def test_an_audit_finds_what_differs_and_nothing_else(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix, POOL_WARM_IPS=3) as (daemon, vpc):
         await daemon.ready()

@@ -49,6 +49,32 @@ def test_explain_pool_ends_with_its_state(at: Path, daemon: Daemon, state: str, 
     assert daemon.requests == [pb.ExplainRequest(pool=pb.PoolSubject())]
 
 
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (("10.0.0.9",), pb.ExplainRequest(address="10.0.0.9")),
+        (("pod", "10.0.0.9"), pb.ExplainRequest(address="10.0.0.9")),
+        (("shop/web-0",), pb.ExplainRequest(pod="shop/web-0")),
+        (("ipm54aefac1b17b",), pb.ExplainRequest(pod="ipm54aefac1b17b")),
+        (("pod", "pool"), pb.ExplainRequest(pod="pool")),
+    ],
+)
+def test_explain_finds_out_what_kind_of_thing_is_named(
+    at: Path, daemon: Daemon, words: tuple[str, ...], asked: pb.ExplainRequest
+) -> None:
+    assert ipamctl("explain", *words, "--socket", at).returncode == 0
+    assert daemon.requests == [asked]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [(("pool", "x"), "the pool has no name"), (("pod",), "say which pod"), (("pods", "x"), "explain one thing")],
+)
+def test_explain_says_which_word_is_wrong(words: tuple[str, ...], complaint: str) -> None:
+    done = ipamctl("explain", *words)
+    assert done.returncode == 2 and complaint in done.stderr
+
+
 def test_a_pod_that_nobody_knows_is_1(at: Path, daemon: Daemon) -> None:
     daemon.error = (grpc.StatusCode.NOT_FOUND, "no pod web-9")
     done = ipamctl("explain", "pod", "web-9", "--socket", at)

@@ -379,12 +379,14 @@ class Event(_message.Message):
     def __init__(self, number: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., level: _Optional[str] = ..., name: _Optional[str] = ..., fields: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("pod", "pool")
+    __slots__ = ("pod", "pool", "address")
     POD_FIELD_NUMBER: _ClassVar[int]
     POOL_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
     pod: str
     pool: PoolSubject
-    def __init__(self, pod: _Optional[str] = ..., pool: _Optional[_Union[PoolSubject, _Mapping]] = ...) -> None: ...
+    address: str
+    def __init__(self, pod: _Optional[str] = ..., pool: _Optional[_Union[PoolSubject, _Mapping]] = ..., address: _Optional[str] = ...) -> None: ...
 
 class PoolSubject(_message.Message):
     __slots__ = ()

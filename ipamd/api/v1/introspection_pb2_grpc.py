@@ -131,7 +131,8 @@ class IntrospectionServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """Why a pod waits, was refused, or has its address; or why the pool grows, or does not. NOT_FOUND: no such pod.
+        """Why a pod waits, was refused, or has its address; why the pool grows, or does not; what an address is.
+        NOT_FOUND: no such pod or address on this node.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
