@@ -72,11 +72,12 @@ class Disturbance:
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A step that the kernel refused. `eni` is the id of the ENI that it concerns; with `pod` it concerns a single
-    pod, with neither the whole node."""
+    pod, with neither the whole node. `every_pod`: no pod's packets get through without it."""
 
     error: HostError
     eni: str = ""
     pod: bool = False
+    every_pod: bool = False
 
 
 @dataclass(slots=True)
@@ -245,10 +246,17 @@ class HostNetwork:
             own = device is not None and (
                 device.index == index or (isinstance(step, SetSysctl) and f"/{device.name}/" in step.subject.name)
             )
-            number = self._settings.table + eni.device_index
+            # The primary ENI has no table of its own: the pods' table has that number.
+            number = None if eni.primary else self._settings.table + eni.device_index
             if own or (isinstance(step, (AddRule, DeleteRule)) and step.subject.table == number):
                 return Failure(error, eni.eni_id)
-        return Failure(error)
+        match step:
+            case SetSysctl() | AddRule():
+                return Failure(error, every_pod=True)
+            case LoadTable(table):  # one that is there and older serves the pods that are there
+                return Failure(error, every_pod=not self._nftables.is_there(table.name))
+            case _:
+                return Failure(error)
 
     async def _take(self, step: Step) -> None:
         match step:

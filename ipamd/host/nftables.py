@@ -184,9 +184,13 @@ class Nftables:
         """Whether this process was one of the last that were started here."""
         return process in self._processes
 
-    async def _list(self, name: str) -> str:
+    def is_there(self, name: str) -> bool:
+        """Whether the kernel has a table of this name, whatever is in it. Raises `HostError`."""
         # Not by `nft list tables`, which reads all elements of everybody's sets: 0.5 s beside 50,000 of kube-proxy's.
-        if not any((table.family, table.name) == ("inet", name) for table in others.tables()):
+        return any((table.family, table.name) == ("inet", name) for table in others.tables())
+
+    async def _list(self, name: str) -> str:
+        if not self.is_there(name):
             return ""
         return await self._nft("-s", "-n", "list", "table", "inet", name)
 

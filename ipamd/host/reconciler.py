@@ -30,6 +30,8 @@ GATHER = 0.1
 AUDIT, AUDIT_JITTER = 600.0, 60.0
 # Seconds from a repair that the kernel refused to the next try: doubled each time.
 FIRST_RETRY, LONGEST_RETRY = 1.0, 30.0
+# Seconds for which the kernel has to refuse what every pod needs before the node counts as broken.
+BROKEN_AFTER = 20.0
 
 UNKNOWN = "somebody unknown"
 
@@ -49,7 +51,8 @@ class Health:
 
 
 class Reconciler:
-    """`node` tells what the node should serve, `on_device_gone` is told the id of an ENI whose device vanished."""
+    """`node` tells what the node should serve, `on_device_gone` is told the id of an ENI whose device vanished, and
+    `on_look` is called after each look at the kernel."""
 
     def __init__(
         self,
@@ -58,11 +61,13 @@ class Reconciler:
         pod_at: Callable[[str], PodNetwork | None],
         on_device_gone: Callable[[str], None],
         clock: Callable[[], float],
+        on_look: Callable[[], None] = lambda: None,
     ) -> None:
         self._network = network
         self._node = node
         self._on_device_gone = on_device_gone
         self._clock = clock
+        self._on_look = on_look
         self._lock = asyncio.Lock()
         self._disputes = Disputes()
         self._signs: dict[str, Disturbance] = {}  # of each object the first
@@ -70,6 +75,7 @@ class Reconciler:
         self._repairs = 0
         self._last: tuple[float, str, str] | None = None
         self._error = ""
+        self._lacking: tuple[float, str] | None = None  # what every pod needs and the kernel refuses, since when
         # Points in time: the next look without a reason, the next try of what the kernel refused, and the next repair
         # of what is disputed.
         self._audit_at = clock() + _until_audit()
@@ -121,6 +127,14 @@ class Reconciler:
         at, what, by = self._last or (None, "", "")
         return Health(self._repairs, at, what, by, self._disputes.open(), self._error)
 
+    @property
+    def broken(self) -> str:
+        """What the kernel has refused for a while now although every pod needs it; empty when there is nothing. A
+        kernel that can't be read is not known to be broken."""
+        if self._lacking is None or self._clock() < self._lacking[0] + BROKEN_AFTER:
+            return ""
+        return self._lacking[1]
+
     def _next_look(self) -> float:
         """When to look at the kernel, if nobody disturbs anything until then."""
         times = (self._audit_at, self._retry_at, self._withheld_until, self._disputes.calm_at())
@@ -140,6 +154,10 @@ class Reconciler:
         elif self._error:
             log.info("host.in_order_again")
             self._error, self._retry_at, self._retry_after = "", None, 0.0
+        lacking = next((str(failure.error) for failure in applied.failed if failure.every_pod), "")
+        since = self._clock() if self._lacking is None else self._lacking[0]
+        self._lacking = (since, lacking) if lacking else None
+        self._on_look()
 
     def _refused(self, error: HostError) -> None:
         now = self._clock()

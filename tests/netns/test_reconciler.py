@@ -34,6 +34,7 @@ from ipamd.host import (
 from ipamd.host.culprit import processes_behind
 from ipamd.host.desired import Rule
 from ipamd.host.kernel import Kernel
+from ipamd.host.nftables import Nftables
 from ipamd.sim import netns
 from tests.netns.node_stage import ENIS, NODE, Topology
 
@@ -337,6 +338,76 @@ def test_what_can_not_be_repaired_keeps_nothing_else_and_is_told_once(
         assert keeper.reconciler.health().repairs == 4, "what was refused before is nobody's deed"
 
     refused = False
+    kept(stage, steps)
+
+
+@pytest.mark.parametrize(
+    ("table", "broken"), [(1500, True), (1501, False)], ids=["the rule of all pods", "the rule of one ENI"]
+)
+def test_a_node_is_broken_when_every_pod_lacks_something_for_long(
+    stage: Topology, monkeypatch: pytest.MonkeyPatch, table: int, broken: bool
+) -> None:
+    monkeypatch.setattr(reconciler, "BROKEN_AFTER", 1000.0)
+    add_rule = Kernel.add_rule
+    refused = False
+
+    def refuse(self: Kernel, rule: Rule) -> None:
+        if refused and rule.table == table:
+            raise HostError("no")
+        add_rule(self, rule)
+
+    monkeypatch.setattr(Kernel, "add_rule", refuse)
+
+    async def steps(keeper: Keeper) -> None:
+        nonlocal refused
+        refused = True
+        stage.ip(stage.node, f"rule delete prio {500 if broken else table}")
+        await keeper.until(lambda: bool(keeper.events("host.unrepaired")), "told")
+        looks = keeper.looks
+        assert keeper.reconciler.broken == ""  # it may pass
+        await keeper.until(lambda: keeper.looks > looks, "tried again")
+        monkeypatch.setattr(reconciler, "BROKEN_AFTER", 0.0)
+        assert keeper.reconciler.broken == ("no" if broken else "")
+        refused = False
+        await keeper.until(lambda: bool(keeper.events("host.in_order_again")), "in order again")
+        assert keeper.reconciler.broken == ""
+
+    kept(stage, steps)
+
+
+def test_a_kernel_that_can_not_be_read_is_not_known_to_be_broken(
+    stage: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "BROKEN_AFTER", 0.0)
+
+    async def fail(self: Nftables, table: object) -> bool:
+        raise HostError("nft list did not end within 10 s")
+
+    async def steps(keeper: Keeper) -> None:
+        monkeypatch.setattr(Nftables, "holds", fail)
+        stage.ip(stage.node, "rule delete prio 500")
+        await keeper.until(lambda: bool(keeper.events("host.unrepaired")), "told")
+        assert keeper.reconciler.broken == "" and keeper.reconciler.health().error
+
+    kept(stage, steps)
+
+
+def test_an_older_table_in_place_serves_the_pods_that_are_there(
+    stage: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "BROKEN_AFTER", 0.0)
+
+    async def fail(self: Nftables, table: object) -> None:
+        raise HostError("nft -f failed")
+
+    async def steps(keeper: Keeper) -> None:
+        monkeypatch.setattr(Nftables, "load", fail)
+        stage.nft(stage.node, "add element inet ipamd inside { 198.51.100.0/24 }\n")
+        await keeper.until(lambda: bool(keeper.events("host.unrepaired")), "told")
+        assert keeper.reconciler.broken == ""
+        stage.nft(stage.node, "delete table inet ipamd\n")
+        await keeper.until(lambda: bool(keeper.reconciler.broken), "the table is gone")
+
     kept(stage, steps)
 
 
