@@ -28,7 +28,8 @@ ANSWER_SECONDS = 1.0  # ...this part of it for the daemon to say that its time w
 DELETE_SECONDS = 5.0
 RELEASE_SECONDS = 3.0  # for the daemon's answer; nobody listening is found out at once
 TURN_SECONDS = 1.0  # a DEL's wait for an ADD that is plumbing (milliseconds); one that waits for an address it ends
-ASK_SECONDS = 5.0  # CHECK and STATUS
+ASK_SECONDS = 5.0  # CHECK
+STATUS_SECONDS = 2.0  # a runtime asks for it within its own status, every few seconds
 COLLECT_SECONDS = 30.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.25  # seconds between attempts to reach the daemon
 
@@ -283,7 +284,14 @@ def check(invocation: Invocation, deadline: float) -> None:
 
 
 def status(invocation: Invocation, deadline: float) -> None:
-    _ask(b"/ipamd.v1.Ipam/Ready", invocation.call(container=False, netns=False), deadline, errors.NOT_AVAILABLE)
+    """A node that serves needs no daemon to say so. The daemon is asked why one does not, and about a configuration
+    whose version the plugin does not know."""
+    from cni_shim import served
+
+    call = invocation.call(container=False, netns=False)
+    known = b'"%s"' % errors.version_of(invocation.config).encode() in SUPPORTED_VERSIONS
+    if not (known and served.since_boot(installed.SOCKET)):
+        _ask(b"/ipamd.v1.Ipam/Ready", call, deadline, errors.NOT_AVAILABLE)
 
 
 def collect(invocation: Invocation, deadline: float) -> None:
@@ -348,8 +356,8 @@ VERBS: "dict[bytes, tuple[Callable[[Invocation, float], str | None], float | Non
     b"DEL": (delete, DELETE_SECONDS),
     b"CHECK": (check, ASK_SECONDS),
     b"GC": (collect, COLLECT_SECONDS),
-    b"STATUS": (status, ASK_SECONDS),
-    b"VERSION": (version, ASK_SECONDS),
+    b"STATUS": (status, STATUS_SECONDS),
+    b"VERSION": (version, STATUS_SECONDS),
 }
 
 

@@ -1,5 +1,5 @@
 """What the daemon and the plugin call things without having told each other: a veth pair's host end, computed alike
-for a plan and for a DEL, and the link group of pairs that are out of service.
+for a plan and for a DEL, the link group of pairs that are out of service, and the record that the node serves.
 
 DEL has to find the interface when the daemon is away and the runtime has forgotten the result of ADD, so the name
 follows from what every DEL carries. FNV-1a, because importing hashlib costs more than the rest of a DEL.
@@ -26,3 +26,8 @@ def host_ifname(container_id: str, ifname: str) -> str:
     """`ipm` and 12 hexadecimal digits: 15 characters, the most that the kernel takes (IFNAMSIZ - 1)."""
     value = fnv1a_64(container_id.encode() + b"\0" + ifname.encode())
     return "ipm%012x" % ((value >> 48) ^ (value & _MASK_48))
+
+
+def served_record(socket: str) -> str:
+    """The file for cni_shim/served.py, beside the daemon's socket."""
+    return socket + ".served"

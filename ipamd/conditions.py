@@ -28,6 +28,9 @@ class Kind:
 # By name, worst first: the order in which they are shown. The name is also that of the event at the beginning.
 KINDS: Mapping[str, Kind] = {
     "settings.rejected": Kind("error", "the settings on disk can't be used, or their file is gone"),
+    "serving.unrecorded": Kind(
+        "error", "the record that this node serves can't be written; without it a restart shows as a node not ready"
+    ),
     "ec2.strange_interface": Kind("warning", "an interface of somebody else that EC2 describes in no usable way"),
     "metrics.not_served": Kind("error", "the address of `metrics.listen` can't be served"),
     "settings.need_restart": Kind("warning", "settings changed that take effect with the next start"),

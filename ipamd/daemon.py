@@ -42,6 +42,8 @@ from ipamd.pool.pool import Pool
 from ipamd.reload import LiveSettings
 from ipamd.runner import Clock, PoolRunner
 from ipamd.service_manager import ServiceManager
+from ipamd.serving import Record as ServedRecord
+from ipamd.serving import Serving
 from ipamd.settings import HostSettings, PoolSettings, Settings
 from ipamd.startup import give_back
 from ipamd.tracing import to_collector
@@ -160,12 +162,14 @@ async def _serve(live: LiveSettings, history: History, conditions: Conditions, s
     from ipamd.api.timing import CallTimes
 
     permissions = Permissions()
-    service = IpamService(runner, network, settings.host)
+    serving = Serving(runner, ServedRecord(settings.api.socket), conditions, changed)
+    stack.callback(serving.close)
+    service = IpamService(runner, network, settings.host, serving)
     times = CallTimes()
     server = ApiServer(
         settings.api,
         service,
-        IntrospectionService(runner, network, identity, live, budget, history, permissions, conditions),
+        IntrospectionService(runner, network, identity, live, budget, history, permissions, conditions, serving),
         AdministrationService(runner),
         times,
     )
@@ -180,12 +184,13 @@ async def _serve(live: LiveSettings, history: History, conditions: Conditions, s
         tasks.create_task(network.discarded.run())
         tasks.create_task(_consume(spool, runner))
         tasks.create_task(_follow(live, runner))
-        announced = tasks.create_task(_announce(runner, changed, server, manager, settings, identity))
+        announced = tasks.create_task(_announce(runner, serving, server, manager, settings, identity))
+        tasks.create_task(_follow_serving(announced, serving, server, manager, identity))
         if settings.ec2.check_permissions:
             node = Node(identity, enis, subnets[0], groups, settings.ec2.cluster)
             tasks.create_task(_examine(announced, permissions, cloud, node))
         if settings.metrics.listen:
-            sources = Sources(runner, service, times, cloud, ledger, budget, history, identity, conditions)
+            sources = Sources(runner, service, times, cloud, ledger, budget, history, identity, conditions, serving)
             tasks.create_task(_tell_metrics(settings.metrics.listen, announced, sources))
         if manager.watchdog_interval is not None:
             tasks.create_task(heartbeat(manager, manager.watchdog_interval, runner, ledger))
@@ -206,7 +211,7 @@ async def _tell_metrics(listen: str, announced: asyncio.Task[None], sources: Sou
     from ipamd.metrics.collector import DaemonCollector
     from ipamd.metrics.server import serving
 
-    async with serving(listen, DaemonCollector(sources), sources.runner, sources.conditions):
+    async with serving(listen, DaemonCollector(sources), sources.serving, sources.conditions):
         await asyncio.Event().wait()
 
 
@@ -280,17 +285,18 @@ async def _release_spooled(spooled: Spooled, runner: PoolRunner) -> None:
 
 async def _announce(
     runner: PoolRunner,
-    changed: asyncio.Event,
+    serving: Serving,
     server: ApiServer,
     manager: ServiceManager,
     settings: Settings,
     identity: Identity,
 ) -> None:
     """Say that the node can serve, once it can: to systemd, to health checks, and to the runtime by the conflist."""
-    while not runner.pool.can_serve():
-        changed.clear()
-        await changed.wait()
+    async for obstacle in serving.changes():
+        if obstacle is None:
+            break
     counts = runner.pool.counts()
+    serving.record()  # before the conflist: a runtime that has seen that asks for STATUS
     if settings.cni.conf_dir is not None:
         try:
             conflist = write_conflist(settings.cni.conf_dir)
@@ -301,6 +307,26 @@ async def _announce(
     manager.notify("READY=1", f"STATUS={identity.instance_id}: serving")
     log.info("daemon.ready", free=counts.free, assigned=counts.assigned)
     give_back()
+
+
+async def _follow_serving(
+    announced: asyncio.Task[None], serving: Serving, server: ApiServer, manager: ServiceManager, identity: Identity
+) -> None:
+    """Say each time that the daemon can do its work no longer, or again."""
+    await announced
+    told = True
+    async for obstacle in serving.changes():
+        if obstacle is None and told:
+            continue
+        told = obstacle is None
+        serving.record()
+        await server.set_serving(told)
+        if obstacle is None:
+            manager.notify(f"STATUS={identity.instance_id}: serving")
+            log.info("daemon.serving_again")
+        else:
+            manager.notify(f"STATUS={identity.instance_id}: {obstacle}")
+            log.error("daemon.not_serving", reason=obstacle.reason, message=obstacle.message)
 
 
 async def _examine(ready: asyncio.Task[None], permissions: Permissions, cloud: Ec2, node: Node) -> None:

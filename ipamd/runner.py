@@ -40,6 +40,7 @@ from ipamd.pool.model import (
     Record,
     Refusal,
 )
+from ipamd.pool.outlook import would_refuse
 from ipamd.pool.pool import COLLECT_MINIMUM_AGE, Pool
 from ipamd.tracing import NoTraces, Tracer
 from ipamd.urgency import priority_of
@@ -118,7 +119,7 @@ class PoolRunner:
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._subnet_cidrs = {identity.subnet_id: identity.subnet_cidr}
-        self.reconciler = Reconciler(network, self._node_network, self._pod_at, self._device_gone, clock)
+        self.reconciler = Reconciler(network, self._node_network, self._pod_at, self._device_gone, clock, on_change)
         self.unrecorded: LedgerError | None = None  # why the ledger refuses records, while it does
         self._retry: asyncio.TimerHandle | None = None  # set as long
         self._cluster_unread = False  # what gone nodes have left could not be read the last time
@@ -161,6 +162,10 @@ class PoolRunner:
         if self.failed.done():
             raise Refused(GIVEN_UP)
         await self._feed_through(event)
+
+    def would_refuse(self) -> Refusal | None:
+        """What an ADD that came now would be told; None when it would get an address."""
+        return would_refuse(self.pool, self.clock(), "" if self.unrecorded is None else str(self.unrecorded))
 
     async def vanished(self) -> list[Attachment]:
         """Attachments that have left no trace, and are old enough not to be in the middle of their ADD. Raises

@@ -30,7 +30,7 @@ class Explainer:
         self._history = history
 
     def pool(self) -> Explanation:
-        explanation = explain_pool(self._runner.pool, self._runner.clock())
+        explanation = explain_pool(self._runner.pool, self._runner.clock(), str(self._runner.unrecorded or ""))
         explanation.because += self._in_the_budget()
         if broken := self._runner.reconciler.health().error:
             explanation.because.append(f"This node's network is not in order: {broken}.")

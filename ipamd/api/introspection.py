@@ -25,10 +25,10 @@ from ipamd.host import Health, HostError, HostNetwork
 from ipamd.ledger import LedgerError
 from ipamd.pool.explain import Explanation
 from ipamd.pool.inventory import Eni
-from ipamd.pool.outlook import unready_reason
 from ipamd.pool.subnets import Subnet
 from ipamd.reload import LiveSettings, is_live
 from ipamd.runner import PoolRunner
+from ipamd.serving import Serving
 from ipamd.veth import host_link
 
 if TYPE_CHECKING:
@@ -62,8 +62,10 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
         history: History,
         permissions: Permissions,
         conditions: Conditions,
+        serving: Serving,
     ) -> None:
         self._conditions = conditions
+        self._serving = serving
         self._runner = runner
         self._permissions = permissions
         self._history = history
@@ -80,7 +82,7 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
     async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.Node:
         pool, now = self._pool, self._runner.clock()
         counts, targets, limits = pool.counts(), pool.targets, pool.limits
-        unready = unready_reason(pool, now)
+        obstacle, refusal = self._serving.obstacle(), self._runner.would_refuse()
         return pb.Node(
             instance_id=self._identity.instance_id,
             instance_type=self._identity.instance_type,
@@ -109,8 +111,9 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
             ),
             max_enis=limits.max_enis,
             addresses_per_eni=limits.secondary_per_eni,
-            ready=unready is None,
-            not_ready_reason="" if unready is None else f"{unready.reason}: {unready.message}",
+            ready=obstacle is None,
+            not_ready_reason="" if obstacle is None else str(obstacle),
+            would_refuse="" if refusal is None else f"{refusal.reason}: {refusal.message}",
             backoffs=[
                 pb.Backoff(
                     scope=backoff.scope,

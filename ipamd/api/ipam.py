@@ -13,14 +13,14 @@ import grpc
 import structlog
 
 from ipamd.api import cni, cni_answer
-from ipamd.api.errors import abort, abort_refused, metadata
+from ipamd.api.errors import abort, abort_refused
 from ipamd.api.first_tries import FirstTries
 from ipamd.api.plan import GATEWAY, PACKED_GATEWAY, packed, plan
 from ipamd.api.v1 import ipam_pb2, ipam_pb2_grpc
 from ipamd.host import HostError, HostNetwork
 from ipamd.pool.model import Attachment, Reason
-from ipamd.pool.outlook import unready_reason
 from ipamd.runner import PoolRunner, Refused
+from ipamd.serving import Serving
 from ipamd.settings import HostSettings
 from ipamd.tracing import Facts
 from ipamd.veth import host_link, recovered_key
@@ -34,10 +34,17 @@ log = structlog.get_logger("ipamd.api")
 _PROCESS = secrets.token_hex(4)
 _numbers = count(1)
 
+# CNI specification 1.1.0, "STATUS": 51 says that pods which are there may be cut off, too.
+_STATUS_CODES = {
+    "NOT_READY": cni_answer.PLUGIN_NOT_AVAILABLE,
+    "NETWORK_BROKEN": cni_answer.LIMITED_CONNECTIVITY,
+}
+
 
 class IpamService(ipam_pb2_grpc.IpamServicer):
-    def __init__(self, runner: PoolRunner, network: HostNetwork, settings: HostSettings) -> None:
+    def __init__(self, runner: PoolRunner, network: HostNetwork, settings: HostSettings, serving: Serving) -> None:
         self._runner = runner
+        self._serving = serving
         self._network = network
         self._settings = settings
         self.first_tries = FirstTries()
@@ -173,17 +180,10 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
                 version = cni.understand_network(request.cni).version
             except cni.InvalidCall as error:
                 await _abort_invalid(context, error, request_id, for_cni=True)
-        refusal = unready_reason(self._runner.pool, self._runner.clock())
-        if refusal is not None:
-            text = _cni_error(version, cni_answer.PLUGIN_NOT_AVAILABLE, refusal.reason, refusal.message, request_id)
-            # Asked for its state, even a stopping daemon answers it: the plugin has nothing to wait for.
-            numbers = metadata(refusal)
+        if (obstacle := self._serving.obstacle()) is not None:
+            text = _cni_error(version, _STATUS_CODES[obstacle.reason], obstacle.reason, obstacle.message, request_id)
             code = grpc.StatusCode.UNAVAILABLE
-            await abort(context, code, refusal.reason, refusal.message, numbers, request_id, text)
-        if broken := self._runner.reconciler.health().error:
-            reason, message = "NETWORK_BROKEN", f"this node's network can't be put in order: {broken}"
-            text = _cni_error(version, cni_answer.LIMITED_CONNECTIVITY, reason, message, request_id)
-            await abort(context, grpc.StatusCode.UNAVAILABLE, reason, message, {}, request_id, text)
+            await abort(context, code, obstacle.reason, obstacle.message, {}, request_id, text)
         return ipam_pb2.ReadyReply(free=self._runner.pool.counts().free, request_id=request_id)
 
     async def _understand(

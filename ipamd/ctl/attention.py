@@ -26,6 +26,8 @@ def _pods(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> list[str]
         found.append(f"Drained by an operator {since} ago: no pod gets an address here (ipamctl undrain ends it).")
     elif not node.ready:
         found.append(f"Not ready: {node.not_ready_reason}")
+    elif node.would_refuse:
+        found.append(f"A further pod would be refused: {node.would_refuse}")
     if waiting:
         first = min(waiting, key=lambda w: times.seconds(w.since))
         who = f"{first.pod_namespace}/{first.pod_name}" if first.pod_name else f"container {first.container_id[:12]}"

@@ -99,7 +99,13 @@ _ALL = (
     Metric(
         "ipamd_ready",
         "gauge",
-        "1 if a further pod could be served, at once or after a wait; else 0.",
+        "1 if the daemon can do its work on this node, which may be full; else 0.",
+    ),
+    Metric(
+        "ipamd_would_refuse",
+        "gauge",
+        "1 while an ADD that came now would be refused for this reason; else 0.",
+        ("reason",),
     ),
     Metric(
         "ipamd_drained",

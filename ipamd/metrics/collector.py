@@ -24,7 +24,7 @@ from ipamd.histogram import Histogram
 from ipamd.metrics.catalogue import ALERTED, METRICS
 from ipamd.metrics.sources import Sources
 from ipamd.pool.model import EniState, Reason
-from ipamd.pool.outlook import Supply, unready_reason
+from ipamd.pool.outlook import Supply
 
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily | InfoMetricFamily
 
@@ -64,7 +64,10 @@ class DaemonCollector(Collector):
         yield _single("ipamd_cooling_oldest_seconds", now - oldest)
         yield _single("ipamd_cooling_reused_early_total", pool.reused_early)
         yield _single("ipamd_attachments", len(pool.inventory.attachments))
-        yield _single("ipamd_ready", unready_reason(pool, now) is None)
+        yield _single("ipamd_ready", self._of.serving.obstacle() is None)
+        refusal = self._of.runner.would_refuse()
+        told = None if refusal is None else refusal.reason
+        yield _family("ipamd_would_refuse", (((str(reason),), reason is told) for reason in Reason))
         yield _single("ipamd_drained", pool.drained is not None)
         reasons = Counter(str(backoff.policy.reason) for backoff in pool.backoffs.all_active(now))
         yield _family("ipamd_backoffs", (((reason,), count) for reason, count in reasons.items()))

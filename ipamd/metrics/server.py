@@ -15,15 +15,14 @@ from prometheus_client.exposition import choose_encoder
 
 from ipamd.conditions import Conditions
 from ipamd.metrics.collector import DaemonCollector
-from ipamd.pool.outlook import unready_reason
-from ipamd.runner import PoolRunner
+from ipamd.serving import Serving
 
 log = structlog.get_logger("ipamd.metrics")
 
 
 @asynccontextmanager
 async def serving(
-    listen: str, collector: DaemonCollector, runner: PoolRunner, conditions: Conditions
+    listen: str, collector: DaemonCollector, serving: Serving, conditions: Conditions
 ) -> AsyncIterator[None]:
     """`listen` is "address:port", or "[address]:port" for IPv6."""
     registry = CollectorRegistry(auto_describe=False)
@@ -35,7 +34,7 @@ async def serving(
         [
             web.get("/metrics", _Metrics(registry)),
             web.get("/healthz", _alive),
-            web.get("/readyz", _Ready(runner)),
+            web.get("/readyz", _Ready(serving)),
         ]
     )
     running = web.AppRunner(application, access_log=None, handle_signals=False)
@@ -72,12 +71,12 @@ async def _alive(request: web.Request) -> web.Response:
 
 
 class _Ready:
-    def __init__(self, runner: PoolRunner) -> None:
-        self._runner = runner
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
 
     async def __call__(self, request: web.Request) -> web.Response:
-        """Whether an ADD would be served. Not for what ends or restarts a daemon: a full subnet is no reason to."""
-        refusal = unready_reason(self._runner.pool, self._runner.clock())
-        if refusal is None:
+        """Whether the daemon can do its work: also on a full node, where no rollout of ipamd should hang."""
+        obstacle = self._serving.obstacle()
+        if obstacle is None:
             return web.Response(text="ready\n")
-        return web.Response(status=503, text=f"{refusal.reason}: {refusal.message}\n")
+        return web.Response(status=503, text=f"{obstacle}\n")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ipamd.history import History
     from ipamd.ledger import Ledger
     from ipamd.runner import PoolRunner
+    from ipamd.serving import Serving
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +29,4 @@ class Sources:
     history: History
     identity: Identity
     conditions: Conditions
+    serving: Serving

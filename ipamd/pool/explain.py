@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ipamd.pool import effects as do
 from ipamd.pool.backoff import Backoff
 from ipamd.pool.model import Attachment, Counts, EniState, Reason
-from ipamd.pool.outlook import Supply, unready_reason
+from ipamd.pool.outlook import Supply, would_refuse
 from ipamd.pool.pool import Pool
 from ipamd.pool.state import ARRIVING, Waiting
 
@@ -45,12 +45,13 @@ class Explanation:
     numbers: dict[str, float] = field(default_factory=dict)
 
 
-def explain_pool(pool: Pool, now: float) -> Explanation:
+def explain_pool(pool: Pool, now: float, unrecorded: str = "") -> Explanation:
+    """`unrecorded`: why the ledger takes no records; empty when it does."""
     counts = pool.counts()
-    explanation = _verdict(pool, counts, now)
+    explanation = _verdict(pool, counts, now, unrecorded)
     explanation.numbers = _numbers(pool, counts, now)
     if pool.started:
-        _add_circumstances(explanation, pool, counts, now)
+        _add_circumstances(explanation, pool, counts, now, unrecorded)
         explanation.because += _others(pool)
     return explanation
 
@@ -98,16 +99,18 @@ def explain_attachment(pool: Pool, attachment: Attachment, who: str, now: float)
     return explanation
 
 
-def _add_circumstances(explanation: Explanation, pool: Pool, counts: Counts, now: float) -> None:
+def _add_circumstances(
+    explanation: Explanation, pool: Pool, counts: Counts, now: float, unrecorded: str = ""
+) -> None:
     """What the pool's state has to do with it, whoever asks."""
     explanation.because.append(_arithmetic(pool, counts))
     if pool.drained is None:
         explanation.because += [_room(pool), *_held_back(pool, now), *_subnets(pool, now)]
     explanation.next += _under_way(pool, now) + _to_come(pool, counts, now)
-    explanation.advice += _advice(pool, now)
+    explanation.advice += _advice(pool, now, unrecorded)
 
 
-def _verdict(pool: Pool, counts: Counts, now: float) -> Explanation:
+def _verdict(pool: Pool, counts: Counts, now: float, unrecorded: str) -> Explanation:
     if not pool.started:
         return Explanation("starting", "The daemon has not learnt its ENIs yet: it asks EC2 for them.")
     if pool.drained is not None:
@@ -117,7 +120,7 @@ def _verdict(pool: Pool, counts: Counts, now: float) -> Explanation:
             "goes back to EC2.",
         )
     short = max(_wanted(pool, counts) - counts.free - counts.pending, 0)
-    refusal = unready_reason(pool, now)
+    refusal = would_refuse(pool, now, unrecorded)
     if refusal is not None:
         return Explanation("blocked", f"No further pod can get an address: {refusal.message}.")
     obstacles = pool.backoffs.all_active(now)
@@ -284,9 +287,9 @@ def _to_come(pool: Pool, counts: Counts, now: float) -> list[str]:
     return found
 
 
-def _advice(pool: Pool, now: float) -> list[str]:
+def _advice(pool: Pool, now: float, unrecorded: str) -> list[str]:
     reasons = [backoff.policy.reason for backoff in pool.backoffs.all_active(now)]
-    refusal = unready_reason(pool, now)
+    refusal = would_refuse(pool, now, unrecorded)
     if refusal is not None:
         reasons.insert(0, refusal.reason)
     return [ADVICE[reason] for reason in dict.fromkeys(reasons) if reason in ADVICE]

@@ -20,17 +20,25 @@ GROWTH = (CREATE, ATTACH, ASSIGN, do.DescribeEni.action, do.ConfigureLink.action
 LONGEST_MESSAGE = 600
 
 
-def unready_reason(state: State, now: float) -> Refusal | None:
-    """Why an allocation that came now could not be served; None when it could, at once or after a wait."""
+def would_refuse(state: State, now: float, unrecorded: str = "") -> Refusal | None:
+    """What an ADD that came now would be told; None when it would get an address, at once or after a wait. Whether
+    the daemon can do its work at all is another question: `serving.not_serving`.
+
+    `unrecorded`: why the ledger takes no records; empty when it does.
+    """
     if not state.started:
         return Refusal(Reason.NOT_READY, "the daemon has not learnt its ENIs yet", 1.0)
     if state.draining:
         return Refusal(Reason.DRAINING, "the daemon is stopping", 1.0)
     if state.drained is not None:
         return drained()
-    if Supply(state, now).until(now + state.targets.allocate_wait) > len(state.waiting):
-        return None
-    return why(state, now)
+    if Supply(state, now).until(now + state.targets.allocate_wait) <= len(state.waiting):
+        return why(state, now)
+    return unwritable(unrecorded) if unrecorded else None
+
+
+def unwritable(error: str) -> Refusal:
+    return Refusal(Reason.LEDGER_UNWRITABLE, f"the grant can't be recorded: {error}", 5.0)
 
 
 def drained() -> Refusal:

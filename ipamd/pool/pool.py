@@ -211,8 +211,7 @@ class Pool(Audits):
                 address = self.inventory.unassign(attachment)
                 if address is not None:
                     self.inventory.free_again(address, now)
-            refusal = Refusal(Reason.LEDGER_UNWRITABLE, f"the grant can't be recorded: {event.message}", 5.0)
-            self._effects.append(do.Refuse(grant.request, refusal))
+            self._effects.append(do.Refuse(grant.request, outlook.unwritable(event.message)))
 
     # Settling
 

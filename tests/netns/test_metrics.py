@@ -84,9 +84,10 @@ async def test_a_scrape_tells_what_happened(tmp_path: Path, prefix: str) -> None
         samples = await scrape(daemon)
         assert value(samples, "ipamd_refusals_total", reason="NOT_AUTHORIZED") == 1
         assert value(samples, "ipamd_backoffs", reason="NOT_AUTHORIZED") >= 1
-        assert value(samples, "ipamd_ready") == 0
-        code, text = await get(daemon, "/readyz")
-        assert code == 503 and text.startswith("NOT_AUTHORIZED: ")
+        assert value(samples, "ipamd_ready") == 1
+        assert value(samples, "ipamd_would_refuse", reason="NOT_AUTHORIZED") == 1
+        assert value(samples, "ipamd_would_refuse", reason="ENI_LIMIT") == 0
+        assert await get(daemon, "/readyz") == (200, "ready\n")
         assert await get(daemon, "/healthz") == (200, "alive\n")
         told = {name for name, _ in samples}
         assert {name for name in METRICS if not any(t.startswith(name) for t in told)} <= {

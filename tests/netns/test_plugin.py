@@ -22,6 +22,7 @@ import pytest
 from cni_shim.names import DISCARDED_GROUP, host_ifname
 from ipamd.api.v1 import ipam_pb2, ipam_pb2_grpc
 from ipamd.install import InstalledPlugin, install_plugin
+from ipamd.serving import Record
 from ipamd.sim import netns
 from tests.executable import static_executable
 
@@ -642,6 +643,34 @@ async def test_relays(node: Node, daemon: Daemon, verb: str, method: str) -> Non
 
 async def test_status_without_a_daemon(node: Node) -> None:
     assert (await node.cni("STATUS")).error["code"] == 50
+
+
+async def test_status_of_a_node_that_has_served_needs_no_daemon(node: Node, daemon: Daemon) -> None:
+    record = Record(node.socket)
+    record.write()
+    daemon.refusal = (grpc.StatusCode.UNAVAILABLE, "full", '{"cniVersion":"1.1.0","code":50,"msg":"full"}')
+    good = await node.cni("STATUS")
+    assert (good.status, good.out, good.err) == (0, b"", b"") and daemon.calls == []
+    await node.servers[0].stop(None)
+    assert (await node.cni("STATUS")).status == 0
+    record.path.write_text("00000000-0000-0000-0000-000000000000\n")  # written before a reboot
+    assert (await node.cni("STATUS")).error["code"] == 50
+
+
+async def test_status_asks_the_daemon_about_an_unknown_version(node: Node, daemon: Daemon) -> None:
+    Record(node.socket).write()
+    daemon.refusal = (grpc.StatusCode.INVALID_ARGUMENT, "version", '{"cniVersion":"9.9","code":1,"msg":"version"}')
+    assert (await node.cni("STATUS", b'{"cniVersion":"9.9","name":"n"}')).error["code"] == 1
+
+
+async def test_status_ends_soon_beside_a_socket_that_hangs(node: Node) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as silent:
+        silent.bind(str(node.socket))
+        silent.listen(1)
+        error = (await node.cni("STATUS")).error
+        assert error["code"] == 50 and "no answer within" in error["msg"]
+        Record(node.socket).write()
+        assert (await node.cni("STATUS")).status == 0
 
 
 async def test_status_of_a_daemon_that_stops(node: Node, daemon: Daemon) -> None:

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from ipamd.api.ipam import IpamService
 from ipamd.api.v1 import ipam_pb2
 from ipamd.pool.model import Attachment, AttachmentKey, Owner, Targets
+from ipamd.pool.serving import NotServing
 from ipamd.settings import HostSettings
 from ipamd.tracing import NoTraces
 
@@ -41,9 +42,9 @@ class Runner:
 ATTACHMENT = ipam_pb2.Attachment(container_id="job-1", ifname="net0", netns="/run/netns/j", pod_name="job")
 
 
-def service(runner: Runner) -> Any:
-    network = SimpleNamespace(mtu=lambda mac: 9001)
-    return IpamService(cast(Any, runner), cast(Any, network), HostSettings())
+def service(runner: Runner, obstacle: NotServing | None = None) -> Any:
+    network, serving = SimpleNamespace(mtu=lambda mac: 9001), SimpleNamespace(obstacle=lambda: obstacle)
+    return IpamService(cast(Any, runner), cast(Any, network), HostSettings(), cast(Any, serving))
 
 
 async def test_the_log_follows_the_answer() -> None:
@@ -83,19 +84,15 @@ class Context:
         raise Aborted
 
 
-async def test_status_tells_of_a_network_that_can_not_be_put_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("reason", "number"), [("NOT_READY", 50), ("NETWORK_BROKEN", 51)])
+async def test_ready_answers_with_the_obstacle_and_its_cni_code(reason: Any, number: int) -> None:
     runner: Any = Runner()
-    runner.clock = lambda: 0.0
     runner.pool.counts = lambda: SimpleNamespace(free=3)
-    health = SimpleNamespace(error="")
-    runner.reconciler = SimpleNamespace(health=lambda: health)
-    monkeypatch.setattr("ipamd.api.ipam.unready_reason", lambda pool, now: None)
-    call = ipam_pb2.CniCall(config=b'{"cniVersion":"1.1.0","name":"ipamd"}')
+    request = ipam_pb2.ReadyRequest(cni=ipam_pb2.CniCall(config=b'{"cniVersion":"1.1.0","name":"ipamd"}'))
     context = Context()
-    assert (await service(runner).Ready(ipam_pb2.ReadyRequest(cni=call), context)).free == 3
-    health.error = "rule 1501 lookup 1501: the kernel's words"
+    assert (await service(runner).Ready(request, context)).free == 3
     with pytest.raises(Aborted):
-        await service(runner).Ready(ipam_pb2.ReadyRequest(cni=call), context)
+        await service(runner, NotServing(reason, "the kernel's words")).Ready(request, context)
     error = json.loads(context.metadata["ipamd-cni-error"])
-    assert (context.code, error["code"]) == (grpc.StatusCode.UNAVAILABLE, 51)
-    assert health.error in error["msg"] and "NETWORK_BROKEN" in error["details"]
+    assert (context.code, error["code"]) == (grpc.StatusCode.UNAVAILABLE, number)
+    assert error["msg"] == "the kernel's words" and reason in error["details"]

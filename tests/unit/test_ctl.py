@@ -67,6 +67,17 @@ def test_a_node_that_is_well_says_so_in_a_few_lines() -> None:
     assert not any(word in line for line in lines for word in ("network", "EC2  ", "last warnings"))
 
 
+def test_a_full_node_is_ready_and_says_that_it_is_full() -> None:
+    node = well()
+    node.would_refuse = "ENI_LIMIT: all 27 addresses are in use"
+    lines = screen(node)
+    assert lines[0].endswith("ready") and not lines[0].endswith("not ready")
+    assert lines[2] == "! A further pod would be refused: ENI_LIMIT: all 27 addresses are in use"
+    shown = status.data(node, (), UNTIL.seconds)
+    assert (shown["ready"], shown["not_ready_reason"]) == (True, None)
+    assert shown["would_refuse"] == node.would_refuse and shown["attention"]
+
+
 def test_what_needs_attention_comes_first_and_in_words() -> None:
     node = ill()
     what, by = "rule 1501 lookup 1501", "systemd-network (pid 412)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.model import Attachment, AttachmentKey, DropDrained, PutDrained, Reason
-from ipamd.pool.outlook import unready_reason
+from ipamd.pool.outlook import would_refuse
 from tests.unit.story import Story, addresses, observed, warm
 
 
@@ -39,7 +39,7 @@ def test_new_pods_and_those_that_wait_are_refused_until_it_ends() -> None:
     assert story.one(do.Refuse).refusal.reason is Reason.DRAINED
     story.ask("late")
     assert story.one(do.Refuse).refusal.reason is Reason.DRAINED
-    refusal = unready_reason(story.pool, story.now)
+    refusal = would_refuse(story.pool, story.now)
     assert refusal is not None and refusal.reason is Reason.DRAINED and "ipamctl undrain" in refusal.message
     story.feed(on.Undrained())
     assert DropDrained() in [write.record for write in story.take(do.Write)]

@@ -14,7 +14,7 @@ from ipamd.pool.model import (
     Reason,
     Targets,
 )
-from ipamd.pool.outlook import unready_reason
+from ipamd.pool.outlook import would_refuse
 from tests.unit.story import Story, addresses, full_node, observed, warm
 
 
@@ -132,9 +132,9 @@ def test_at_the_pod_limit_neither_cooling_nor_ec2_is_blamed() -> None:
 def test_a_free_address_beyond_the_pod_limit_does_not_make_the_node_ready() -> None:
     story = Story(warm(0, max_pods=1))
     story.start(observed("eni-0", 0, *addresses(2)))
-    assert unready_reason(story.pool, story.now) is None
+    assert would_refuse(story.pool, story.now) is None
     story.ask("a")
-    refusal = unready_reason(story.pool, story.now)
+    refusal = would_refuse(story.pool, story.now)
     assert refusal is not None and refusal.reason is Reason.POD_LIMIT
 
 
@@ -157,7 +157,7 @@ def test_a_time_out_without_error_is_called_one() -> None:
 def test_before_the_inventory_is_known_requests_wait() -> None:
     story = Story(warm(0))
     story.ask("a", wait=2.0)
-    assert (reason := unready_reason(story.pool, story.now)) and reason.reason is Reason.NOT_READY
+    assert (reason := would_refuse(story.pool, story.now)) and reason.reason is Reason.NOT_READY
     story.pass_time(2.0)
     assert story.one(do.Refuse).refusal.reason is Reason.NOT_READY
 

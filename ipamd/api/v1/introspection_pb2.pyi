@@ -15,7 +15,7 @@ class GetNodeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("instance_id", "instance_type", "availability_zone", "version", "started", "counts", "targets", "max_enis", "addresses_per_eni", "ready", "not_ready_reason", "backoffs", "budget", "host", "troubles", "subnets", "drained", "denied", "conditions")
+    __slots__ = ("instance_id", "instance_type", "availability_zone", "version", "started", "counts", "targets", "max_enis", "addresses_per_eni", "ready", "not_ready_reason", "backoffs", "budget", "host", "troubles", "subnets", "drained", "denied", "conditions", "would_refuse")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_TYPE_FIELD_NUMBER: _ClassVar[int]
     AVAILABILITY_ZONE_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,7 @@ class Node(_message.Message):
     DRAINED_FIELD_NUMBER: _ClassVar[int]
     DENIED_FIELD_NUMBER: _ClassVar[int]
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    WOULD_REFUSE_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     instance_type: str
     availability_zone: str
@@ -54,7 +55,8 @@ class Node(_message.Message):
     drained: _timestamp_pb2.Timestamp
     denied: _containers.RepeatedCompositeFieldContainer[DeniedAction]
     conditions: _containers.RepeatedCompositeFieldContainer[Condition]
-    def __init__(self, instance_id: _Optional[str] = ..., instance_type: _Optional[str] = ..., availability_zone: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., targets: _Optional[_Union[Targets, _Mapping]] = ..., max_enis: _Optional[int] = ..., addresses_per_eni: _Optional[int] = ..., ready: _Optional[bool] = ..., not_ready_reason: _Optional[str] = ..., backoffs: _Optional[_Iterable[_Union[Backoff, _Mapping]]] = ..., budget: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., host: _Optional[_Union[HostNetwork, _Mapping]] = ..., troubles: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., drained: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., denied: _Optional[_Iterable[_Union[DeniedAction, _Mapping]]] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ...) -> None: ...
+    would_refuse: str
+    def __init__(self, instance_id: _Optional[str] = ..., instance_type: _Optional[str] = ..., availability_zone: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., targets: _Optional[_Union[Targets, _Mapping]] = ..., max_enis: _Optional[int] = ..., addresses_per_eni: _Optional[int] = ..., ready: _Optional[bool] = ..., not_ready_reason: _Optional[str] = ..., backoffs: _Optional[_Iterable[_Union[Backoff, _Mapping]]] = ..., budget: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., host: _Optional[_Union[HostNetwork, _Mapping]] = ..., troubles: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., drained: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., denied: _Optional[_Iterable[_Union[DeniedAction, _Mapping]]] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., would_refuse: _Optional[str] = ...) -> None: ...
 
 class Condition(_message.Message):
     __slots__ = ("name", "text", "since")

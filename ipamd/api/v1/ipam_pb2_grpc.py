@@ -104,8 +104,9 @@ class IpamServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Ready(self, request, context):
-        """Whether an ADD that came now could be served (CNI STATUS). Answers from memory.
-        UNAVAILABLE          the reason why not
+        """Whether the daemon can do its work on this node (CNI STATUS). A node without a free address is one where it can.
+        UNAVAILABLE          NOT_READY: no address for a pod since the node's boot. NETWORK_BROKEN: the kernel refuses
+        what every pod needs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
