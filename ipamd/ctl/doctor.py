@@ -6,9 +6,12 @@ Exit codes: 0 nothing to do, 1 something fails or the settings can't be read, 3 
 from __future__ import annotations
 
 import argparse
+import logging
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
+
+import structlog
 
 from ipamd.config.error import SettingsError
 from ipamd.config.load import load
@@ -47,6 +50,8 @@ def _run(args: argparse.Namespace) -> int:
         loaded = load(args.config)
     except SettingsError as error:
         raise Failed(str(error)) from None
+    # The daemon's parts that ask EC2 log as they do in the daemon; here the findings say it.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     findings = list(examine(gather(loaded.settings)))
     show(_table(findings), args.output)
     return exit_code(findings)

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ipamd.doctor import imds
+from ipamd.doctor import cloud_facts, imds, node_facts
+from ipamd.doctor.cloud_facts import CloudAnswer
 from ipamd.doctor.imds import Answer
+from ipamd.doctor.node_facts import NodeFacts
 from ipamd.host import HostError, others
 from ipamd.host.clashes import Clash, find_clashes
 from ipamd.host.desired import POD_LINK_PREFIX
@@ -67,6 +69,8 @@ class Facts:
     clashes: tuple[Clash, ...] = ()
     unreadable: str = ""
     metadata: Answer = field(default_factory=Answer)
+    cloud: CloudAnswer = field(default_factory=lambda: CloudAnswer(failed="identity"))
+    node: NodeFacts = field(default_factory=NodeFacts)
 
     @property
     def pods(self) -> tuple[AnyLink, ...]:
@@ -86,6 +90,7 @@ class Facts:
 def gather(settings: Settings, root: Path = Path("/")) -> Facts:
     """Blocks for up to some seconds. Raises nothing: what could not be read says so among the facts."""
     metadata = imds.ask(settings.imds.endpoint)
+    node = node_facts.gather(settings, root)
     nft = shutil.which("nft") or ""
     base = Facts(
         root,
@@ -96,6 +101,8 @@ def gather(settings: Settings, root: Path = Path("/")) -> Facts:
         legacy_tables=_legacy_tables(),
         nft=nft,
         metadata=metadata,
+        node=node,
+        cloud=cloud_facts.ask(settings, node.daemon, answers=metadata.status == 200),
     )
     try:
         links, routes = tuple(others.links()), tuple(others.routes())

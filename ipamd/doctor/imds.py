@@ -15,6 +15,7 @@ import struct
 import time
 import urllib.parse
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 TIMEOUT = 2.0
 _ETH_P_IP = 0x0800  # linux/if_ether.h
@@ -24,12 +25,14 @@ _OUTGOING = 4  # PACKET_OUTGOING, linux/if_packet.h
 @dataclass(frozen=True, slots=True)
 class Answer:
     """`status` of the PUT, 0 without an answer, and then `error` says why. `ttl` of the answer as it came in, None
-    if it could not be told. `macs` of the instance's ENIs, empty if they could not be read."""
+    if it could not be told. `macs` of the instance's ENIs, empty if they could not be read. `skew`: seconds by which
+    this host's clock is ahead of the service's, None if that gave no date."""
 
     status: int = 0
     error: str = "not asked"
     ttl: int | None = None
     macs: frozenset[str] = frozenset()
+    skew: float | None = None
 
 
 def ask(endpoint: str) -> Answer:
@@ -38,14 +41,16 @@ def ask(endpoint: str) -> Answer:
     host, port = url.hostname or "", url.port or 80
     packets = _packets(host)
     try:
-        status, token = _request("PUT", host, port, "/latest/api/token", "X-aws-ec2-metadata-token-ttl-seconds", "60")
+        status, token, skew = _request(
+            "PUT", host, port, "/latest/api/token", "X-aws-ec2-metadata-token-ttl-seconds", "60"
+        )
         ttl = _ttl(packets, host, port) if packets is not None else None
         if status != 200:
-            return Answer(status, "", ttl)
+            return Answer(status, "", ttl, skew=skew)
         path = "/latest/meta-data/network/interfaces/macs/"
-        listed, text = _request("GET", host, port, path, "X-aws-ec2-metadata-token", token)
+        listed, text, _ = _request("GET", host, port, path, "X-aws-ec2-metadata-token", token)
         macs = frozenset(line.strip("/ ").lower() for line in text.split()) if listed == 200 else frozenset()
-        return Answer(status, "", ttl, macs)
+        return Answer(status, "", ttl, macs, skew)
     except (OSError, http.client.HTTPException) as error:
         return Answer(0, str(error) or type(error).__name__)
     finally:
@@ -53,15 +58,24 @@ def ask(endpoint: str) -> Answer:
             packets.close()
 
 
-def _request(method: str, host: str, port: int, path: str, header: str, value: str) -> tuple[int, str]:
-    """Raises OSError, HTTPException."""
+def _request(method: str, host: str, port: int, path: str, header: str, value: str) -> tuple[int, str, float | None]:
+    """Status, body, and by how many seconds our clock is ahead of the Date of the answer. Raises OSError,
+    HTTPException."""
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
     try:
         connection.request(method, path, headers={header: value})
         response = connection.getresponse()
-        return response.status, response.read(1 << 16).decode(errors="replace")
+        body = response.read(1 << 16).decode(errors="replace")
+        return response.status, body, _skew(response.getheader("Date"))
     finally:
         connection.close()
+
+
+def _skew(date: str | None) -> float | None:
+    try:
+        return time.time() - parsedate_to_datetime(date or "").timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _packets(host: str) -> socket.socket | None:

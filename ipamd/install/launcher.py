@@ -13,6 +13,7 @@ plugin that is running or starts in between has one whole version, whatever come
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -21,15 +22,17 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cni_shim.static import block
 from ipamd.install.placing import InstallError, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cni_shim.static.block import Settings
     from ipamd.install.interpreter import Interpreter
 
 MODULES = "ipamd_cni_modules.pyc"
+# Beside it: the settings and the digest of the sources, for `ipamctl doctor`.
+STAMP = "installed.json"
 # BINPRM_BUF_SIZE less its final newline, execve(2): before Linux 5.1, and since.
 SHORT_SHEBANG, LONGEST_SHEBANG = 127, 255
 
@@ -79,7 +82,7 @@ py_compile.compile("bundle", "ipamd_cni_modules.pyc", "ipamd_cni_modules", True,
 """
 
 
-def install_launcher(plugin: Path, python: Interpreter, modules: dict[str, str], settings: Settings) -> Path:
+def install_launcher(plugin: Path, python: Interpreter, modules: dict[str, str], settings: block.Settings) -> Path:
     """Install it as `plugin`; the folder of its file of modules. Raises InstallError, OSError."""
     site = (
         '"""What `ipamd install` fixed for this node."""\n\n'
@@ -94,7 +97,8 @@ def install_launcher(plugin: Path, python: Interpreter, modules: dict[str, str],
         raise InstallError(f"{python.path}: a path of this length can't stand in a script's first line")
     versions.mkdir(parents=True, exist_ok=True)
     versions.chmod(0o755)
-    _compile(python, sources, versions / digest)
+    stamp = json.dumps({"sources": block.digest(modules), "settings": settings._asdict()})
+    _compile(python, sources, stamp, versions / digest)
     before = used_before(plugin)
     replace(plugin, text.encode(), 0o755)
     remove_versions(plugin, keep=lambda name: name == digest or name in before)
@@ -128,7 +132,7 @@ def remove_versions(plugin: Path, keep: Callable[[str], bool]) -> None:
         versions.rmdir()
 
 
-def _compile(python: Interpreter, sources: dict[str, str], target: Path) -> None:
+def _compile(python: Interpreter, sources: dict[str, str], stamp: str, target: Path) -> None:
     """Compile into `target`, which appears whole. Its name follows from its content, so an existing one is right."""
     if target.is_dir():
         return
@@ -151,6 +155,8 @@ def _compile(python: Interpreter, sources: dict[str, str], target: Path) -> None
         made.mkdir()
         made.chmod(0o755)
         (work / MODULES).rename(made / MODULES).chmod(0o644)
+        (made / STAMP).write_text(stamp)
+        (made / STAMP).chmod(0o644)
         try:
             made.rename(target)
         except OSError:

@@ -9,17 +9,41 @@ from typing import Any
 
 import pytest
 
-from ipamd.doctor import CHECKS, Finding, State, examine, exit_code, kernel, managers, metadata, neighbours
+from cni_shim.static.block import Settings as PluginSettings
+from ipamd.cloud.port import Identity
+from ipamd.doctor import (
+    CHECKS,
+    Finding,
+    State,
+    cloud,
+    examine,
+    exit_code,
+    kernel,
+    managers,
+    metadata,
+    neighbours,
+    node,
+)
+from ipamd.doctor.cloud_facts import CloudAnswer
 from ipamd.doctor.facts import Eni, Facts
 from ipamd.doctor.imds import Answer
+from ipamd.doctor.node_facts import Kubelet, NodeFacts
 from ipamd.host.clashes import Clash
 from ipamd.host.others import AnyChain, AnyLink, AnyRoute, AnyTable
 from ipamd.install import write_drop_ins
+from ipamd.install.installed import Installed
 from ipamd.settings import Settings
 
 PRIMARY = Eni(AnyLink(2, "ens5", "02:00:00:00:10:00", 9001, 0), True, "ena")
 SECONDARY = Eni(AnyLink(3, "ens6", "02:00:00:00:10:01", 9001, 0), False, "ena")
 POD = AnyLink(7, "ipm0123456789a", "0a:59:00:00:00:01", 9001, 1501, "veth")
+
+IDENTITY = Identity(
+    instance_id="i-1", instance_type="m5.large", region="eu-central-1", availability_zone="eu-central-1a",
+    primary_mac="02:00:00:00:10:00", primary_eni_id="eni-1", primary_ip="10.0.0.4", subnet_id="subnet-1",
+    subnet_cidr="10.0.0.0/24", vpc_id="vpc-1", vpc_cidrs=("10.0.0.0/16",), security_groups=("sg-1",),
+)  # fmt: skip
+PLUGIN_SETTINGS = PluginSettings("/run/ipamd/ipamd.sock", "/run/ipamd/released", "", 35.0)
 
 
 @pytest.fixture
@@ -33,7 +57,15 @@ def healthy(tmp_path: Path) -> Facts:
         sysctls={"ipv4/ip_forward": "1", "ipv6/conf/all/disable_ipv6": "0", "ipv4/conf/all/rp_filter": "0"},
         mac_origins={POD.name: "3"},
         nft="/usr/sbin/nft",
-        metadata=Answer(200, "", 2),
+        metadata=Answer(200, "", 2, skew=0.2),
+        cloud=CloudAnswer(IDENTITY, enis=2),
+        node=NodeFacts(
+            ledger_free=64 << 20,
+            tracked=(900, 262144),
+            plugin=Installed(PLUGIN_SETTINGS, current=True),
+            plugin_path=Path("/opt/cni/bin/ipamd-cni"),
+            kubelet=Kubelet(29, "maxPods in /etc/kubelet.yaml"),
+        ),
     )
 
 
@@ -111,6 +143,81 @@ def test_each_check_finds_its_trouble(
 ) -> None:
     finding = only(check, replace(healthy, **changed))
     assert finding.state == state and words in finding.found
+
+
+@pytest.mark.parametrize(
+    ("check", "answer", "state", "words"),
+    [
+        (cloud.credentials, CloudAnswer(IDENTITY, "credentials", "NoCredentials: none"), "fail", "none"),
+        (cloud.credentials, CloudAnswer(failed="identity"), "note", "not looked for"),
+        (cloud.ec2, CloudAnswer(IDENTITY, "EC2", "Unreachable: timed out"), "fail", "timed out"),
+        (cloud.ec2, CloudAnswer(IDENTITY, "credentials", "none"), "note", "for want of credentials"),
+        (cloud.ec2, CloudAnswer(failed="identity"), "note", "for want of an identity"),
+        (cloud.ec2, CloudAnswer(IDENTITY, enis=1), "ok", "in eu-central-1: this node has 1 ENI"),
+        (cloud.proxy, CloudAnswer(proxies={"HTTPS_PROXY": "http://p:1"}), "note", "NO_PROXY is not set"),
+        (cloud.proxy, CloudAnswer(proxies={"NO_PROXY": "*"}), "ok", "none"),
+    ],
+)
+def test_each_answer_of_ec2_has_its_finding(
+    healthy: Facts, check: Any, answer: CloudAnswer, state: str, words: str
+) -> None:
+    finding = only(check, replace(healthy, cloud=answer))
+    assert finding.state == state and words in finding.found
+
+
+@pytest.mark.parametrize(
+    ("skew", "state", "words"),
+    [
+        (None, "note", "could not tell"), (4.0, "ok", "agrees"), (-4.0, "ok", "agrees"), (60.0, "warn", "60 s ahead"),
+        (-60.0, "warn", "60 s behind"), (86400.0, "fail", "EC2 refuses"), (-300.0, "fail", "EC2 refuses"),
+    ],
+)  # fmt: skip
+def test_a_clock_is_judged_by_what_ec2_accepts(healthy: Facts, skew: float | None, state: str, words: str) -> None:
+    finding = only(cloud.clock, replace(healthy, metadata=Answer(200, "", 2, skew=skew)))
+    assert finding.state == state and words in finding.found
+
+
+@pytest.mark.parametrize(
+    ("check", "changed", "state", "words"),
+    [
+        (node.metrics_port, {"port_owner": "aws-k8s-agent (pid 7)"}, "warn", "taken by aws-k8s-agent (pid 7)"),
+        (node.metrics_port, {"port_owner": "ipamd (pid 7)", "port_is_ours": True}, "ok", "the daemon's"),
+        (node.plugin, {"plugin": None}, "fail", "is not there"),
+        (node.plugin, {"plugin_path": None}, "note", "no folder"),
+        (node.plugin, {"plugin": Installed(problem="is not executable")}, "fail", "is not executable"),
+        (node.plugin, {"plugin": Installed(PLUGIN_SETTINGS, current=False)}, "warn", "another version"),
+        (node.plugin, {"plugin": Installed()}, "note", "does not tell its version"),
+        (
+            node.plugin,
+            {"plugin": Installed(PLUGIN_SETTINGS._replace(socket="/run/x.sock"), current=True)},
+            "fail",
+            "calls /run/x.sock, but api.socket is /run/ipamd/ipamd.sock",
+        ),
+        (node.ledger_space, {"ledger_free": None}, "note", "could not tell"),
+        (node.ledger_space, {"ledger_free": 4096}, "fail", "4 KiB free"),
+        (node.ledger_space, {"ledger_free": 5 << 20}, "warn", "5 MiB free"),
+        (node.ledger_space, {"ledger_read_only": True}, "fail", "read-only"),
+        (node.tracked_connections, {"tracked": None}, "ok", "no connections"),
+        (node.tracked_connections, {"tracked": (90, 100)}, "warn", "90 of 100"),
+        (node.tracked_connections, {"tracked": (99, 100)}, "fail", "dropped"),
+        (node.max_pods, {"kubelet": None}, "ok", "no kubelet"),
+        (node.max_pods, {"kubelet": Kubelet(110, "its default")}, "warn", "has addresses for 27 pods"),
+    ],
+)
+def test_each_fact_of_the_node_has_its_finding(
+    healthy: Facts, check: Any, changed: dict[str, Any], state: str, words: str
+) -> None:
+    finding = only(check, replace(healthy, node=replace(healthy.node, **changed)))
+    assert finding.state == state and words in finding.found
+
+
+def test_max_pods_heed_the_pools_own_limits(healthy: Facts) -> None:
+    fewer = with_settings(healthy, pool={"max_pods": 10})
+    finding = only(node.max_pods, fewer)
+    assert finding.state == State.WARN and "set maxPods: 12" in finding.remedy
+    assert only(node.max_pods, with_settings(healthy, pool={"max_enis": 1})).state == State.WARN
+    unknown = replace(healthy, cloud=CloudAnswer(failed="identity"))
+    assert only(node.max_pods, unknown).state == State.NOTE
 
 
 def test_the_larger_rp_filter_counts(healthy: Facts) -> None:

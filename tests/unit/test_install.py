@@ -52,7 +52,10 @@ def test_a_plugin_that_runs(tmp_path: Path) -> None:
     assert json.loads(run.stdout)["cniVersion"] == "0.4.0"
     assert plugin.launcher == tmp_path / "opt" / "bin" / "ipamd-cni"
     assert sorted(path.name for path in plugin.launcher.parent.iterdir()) == ["ipamd-cni", "ipamd-cni.d"]
-    assert plugin.modules and [path.name for path in plugin.modules.iterdir()] == ["ipamd_cni_modules.pyc"]
+    assert plugin.modules and sorted(path.name for path in plugin.modules.iterdir()) == [
+        "installed.json",
+        "ipamd_cni_modules.pyc",
+    ]
     modes = {path: path.stat().st_mode & 0o777 for path in tmp_path.joinpath("opt/bin").rglob("*")}
     assert all(mode == (0o644 if path.suffix == ".pyc" else 0o755) for path, mode in modes.items())
     shebang = plugin.launcher.read_text().splitlines()[0]

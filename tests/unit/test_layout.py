@@ -15,7 +15,7 @@ ALLOWED = {
     "ipamd/pool": ("ipamd.pool",),
     "ipamd/cloud": ("ipamd.cloud", "ipamd.conditions", "ipamd.histogram", "ipamd.pool.model", "ipamd.settings"),
     "ipamd/host": ("cni_shim.names", "ipamd.host", "ipamd.pool.model", "ipamd.settings"),
-    "ipamd/doctor": ("ipamd.doctor", "ipamd.host", "ipamd.install", "ipamd.settings"),
+    "ipamd/doctor": ("ipamd.cloud", "ipamd.doctor", "ipamd.host", "ipamd.install", "ipamd.settings"),
     "ipamd/config": ("ipamd.config", "ipamd.settings"),
     "ipamd/ledger": ("ipamd.histogram", "ipamd.ledger", "ipamd.pool.model"),
     "ipamd/api": ("ipamd", "cni_shim.names"),

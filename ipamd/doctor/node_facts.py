@@ -1,0 +1,181 @@
+"""What the daemon and its pods live on: port, plugin, disk, connection tracking, and how many pods the kubelet
+believes to fit."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from ipamd.install import BIN_DIR, PLUGIN
+from ipamd.install.installed import Installed, installed
+from ipamd.install.placing import below
+from ipamd.settings import Settings
+
+# Where runtimes look for plugins: containerd and CRI-O, Debian's podman, Fedora's.
+BIN_DIRS = (BIN_DIR, Path("/usr/lib/cni"), Path("/usr/libexec/cni"))
+
+# The kubelet's own default (KubeletConfiguration v1beta1, maxPods).
+KUBELET_MAX_PODS = 110
+
+
+@dataclass(frozen=True, slots=True)
+class Kubelet:
+    """`origin`: where its limit on pods comes from: a flag, a file, or its default."""
+
+    max_pods: int
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """`daemon`: the process id of who serves `api.socket`, None if nobody does. `port_owner`: who listens at
+    `metrics.listen`, as "name (pid 12)", empty if nobody does; `port_is_ours`: it is that daemon. `plugin`: None if
+    there is no file; `plugin_path`: where it is or should be, None where no folder for plugins is seen, as from
+    within the DaemonSet's pod. `ledger_free`: bytes on the file system of `ledger.path`, None if it can't be told;
+    `ledger_read_only`: it takes no writes. `tracked`: connections and their limit, None without the module."""
+
+    daemon: int | None = None
+    port_owner: str = ""
+    port_is_ours: bool = False
+    plugin: Installed | None = None
+    plugin_path: Path | None = None
+    ledger_free: int | None = None
+    ledger_read_only: bool = False
+    tracked: tuple[int, int] | None = None
+    kubelet: Kubelet | None = None
+
+
+def gather(settings: Settings, root: Path) -> NodeFacts:
+    """Raises nothing."""
+    daemon = _peer(settings.api.socket)
+    owner = _listener(settings.metrics.listen)
+    plugin = _plugin(root)
+    free, read_only = _space(settings.ledger.path)
+    return NodeFacts(
+        daemon,
+        _named(owner) if owner is not None else "",
+        owner is not None and owner == daemon,
+        installed(below(root, plugin)) if plugin is not None else None,
+        plugin,
+        free,
+        read_only,
+        _tracked(),
+        _kubelet(root),
+    )
+
+
+def _plugin(root: Path) -> Path | None:
+    folders = [folder for folder in BIN_DIRS if below(root, folder).is_dir()]
+    there = [folder / PLUGIN for folder in folders if below(root, folder / PLUGIN).exists()]
+    return next(iter(there or [folder / PLUGIN for folder in folders]), None)
+
+
+def _peer(path: Path) -> int | None:
+    """unix(7), SO_PEERCRED."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return None
+        pid: int = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        return pid
+
+
+def _listener(listen: str) -> int | None:
+    """The process id of who listens at the port of "address:port", in this network namespace; 0: it can't be told."""
+    port = listen.rpartition(":")[2]
+    if not port.isdigit():
+        return None
+    inodes = set(_listening(int(port)))
+    if not inodes:
+        return None
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if str(descriptor.readlink()) in wanted:
+                return int(descriptor.parts[2])
+        except OSError:
+            continue  # it has ended meanwhile
+    return 0
+
+
+def _listening(port: int) -> Iterator[str]:
+    """Inodes of the sockets that listen there; proc(5), /proc/net/tcp: state 0A is LISTEN."""
+    for name in ("tcp", "tcp6"):
+        for line in _text(Path("/proc/net") / name).splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                yield fields[9]
+
+
+def _named(pid: int) -> str:
+    return (
+        f"{_text(Path(f'/proc/{pid}/comm')).strip() or 'a process'} (pid {pid})" if pid else "a process unseen here"
+    )
+
+
+def _space(ledger: Path) -> tuple[int | None, bool]:
+    """Of the folder that is to hold it, or the nearest one that is there."""
+    folder = next((each for each in ledger.parents if each.is_dir()), None)
+    if folder is None:
+        return None, False
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize, bool(status.f_flag & os.ST_RDONLY)
+
+
+def _tracked() -> tuple[int, int] | None:
+    folder = Path("/proc/sys/net/netfilter")
+    count, most = _text(folder / "nf_conntrack_count"), _text(folder / "nf_conntrack_max")
+    return (int(count), int(most)) if count and most else None
+
+
+def _kubelet(root: Path) -> Kubelet | None:
+    """None: no kubelet runs here."""
+    for command in (root / "proc").glob("[0-9]*/cmdline"):
+        words = _text(command).split("\0")
+        if Path(words[0]).name == "kubelet":
+            return _limit(words[1:], root)
+    return None
+
+
+def _limit(flags: list[str], root: Path) -> Kubelet:
+    """A flag wins over the files, and of these the last that names it (kubelet --config, --config-dir)."""
+    if (value := _flag(flags, "--max-pods")).isdigit():
+        return Kubelet(int(value), "--max-pods")
+    found = Kubelet(KUBELET_MAX_PODS, "its default")
+    files = [Path(name)] if (name := _flag(flags, "--config")) else []
+    if folder := _flag(flags, "--config-dir"):
+        files += (Path("/") / path.relative_to(root) for path in sorted(below(root, Path(folder)).glob("*.conf")))
+    for file in files:
+        try:
+            document = yaml.safe_load(_text(below(root, file)))
+        except yaml.YAMLError:
+            continue
+        if isinstance(document, dict) and isinstance(most := document.get("maxPods"), int):
+            found = Kubelet(most, f"maxPods in {file}")
+    return found
+
+
+def _flag(words: list[str], name: str) -> str:
+    """As --name=value or --name value; the last one wins."""
+    value = ""
+    for index, word in enumerate(words):
+        if word.startswith(f"{name}="):
+            value = word.partition("=")[2]
+        elif word == name and index + 1 < len(words):
+            value = words[index + 1]
+    return value
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").rstrip("\n")
+    except OSError:
+        return ""
