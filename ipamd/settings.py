@@ -19,7 +19,10 @@ MOST_ENIS = 15
 
 
 def _cidr(text: str) -> str:
-    return str(ipaddress.IPv4Network(text))
+    network = ipaddress.IPv4Network(text, strict=False)
+    if ipaddress.IPv4Interface(text).ip != network.network_address:
+        raise ValueError(f"{text} has host bits set; the network is {network}")
+    return str(network)
 
 
 def _empty_is_none(value: Any) -> Any:

@@ -6,6 +6,7 @@ code where that says more. docs/vpc-cni-settings.md is the table of all of them.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -75,6 +76,15 @@ def _tags(text: str) -> dict[str, Any]:
     return tags
 
 
+def _networks(text: str) -> list[str]:
+    """Go's ParseCIDR, which they use, takes an address with a length for its network: 10.1.2.3/8 is 10.0.0.0/8."""
+    try:
+        found = [ipaddress.IPv4Network(cidr.strip(), strict=False) for cidr in text.split(",") if cidr.strip()]
+    except ValueError as error:
+        raise _Unreadable(f"must be IPv4 networks with commas between them ({error})") from None
+    return [str(network) for network in found]
+
+
 # Variables that have a setting of ours to themselves: its name, and how the value is read. None: leaves the default.
 COUNTERPARTS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "MAX_ENI": ("pool.max_enis", _at_least_one),
@@ -84,7 +94,7 @@ COUNTERPARTS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "AWS_VPC_K8S_CNI_EXTERNALSNAT": ("host.snat", lambda text: not _truth(text)),
     "AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS": (
         "host.snat_exclude",
-        lambda text: [cidr.strip() for cidr in text.split(",") if cidr.strip()],
+        _networks,
     ),
     "AWS_VPC_K8S_CNI_LOGLEVEL": ("log.level", _log_level),
     "ADDITIONAL_ENI_TAGS": ("ec2.tags", _tags),

@@ -43,6 +43,11 @@ def networkd_foreign(facts: Facts) -> Iterator[Finding]:
     yield fail(check, effect, remedy) if not kept["ManageForeignRoutingPolicyRules"] else warn(check, effect, remedy)
 
 
+# Defaults of [DHCPv4]; UseGateway= is as UseRoutes=. The main table by its names and its number (rtnetlink(7)).
+_DHCP = {"UseRoutes": "yes", "UseGateway": "yes", "RouteTable": "main"}
+_MAIN = ("main", "254", "")
+
+
 def networkd_links(facts: Facts) -> Iterator[Finding]:
     """A .network file for any Ethernet device means also secondary ENIs and the host's ends of pods' veths."""
     check = "networkd: our links"
@@ -64,15 +69,24 @@ def networkd_links(facts: Facts) -> Iterator[Finding]:
             f"write /etc/systemd/network/05-ipamd-enis.network: [Match] Driver=ena ixgbevf vif Name=!{facts.primary} "
             "[Link] Unmanaged=yes, then networkctl reload"
         )
-        rival = last(matched[1], "Network", "DHCP").lower() in ("yes", "true", "ipv4", "1", "on")
-        rival = rival and last(matched[1], "DHCPv4", "UseRoutes", "yes") in ("yes", "true", "1", "on")
-        if rival:
+        if _rivals(matched[1]):
             found = f"{matched[0]} has DHCP on {eni.link.name}, a secondary ENI: a second default route for the host"
             troubles.append(fail(check, found, remedy))
         else:
             found = f"{matched[0]} matches {eni.link.name}, a secondary ENI: its addresses are taken for foreign"
             troubles.append(warn(check, found, remedy))
     yield from troubles or [ok(check, "no .network file matches secondary ENIs or the links of pods")]
+
+
+def _rivals(sections: Sections) -> bool:
+    """Whether DHCP brings a default route into the main table: systemd.network(5), section [DHCPv4]."""
+    dhcp = {key: last(sections, "DHCPv4", key, default) for key, default in _DHCP.items()}
+    return (
+        last(sections, "Network", "DHCP").lower() in ("yes", "true", "ipv4", "1", "on")
+        and truthy(dhcp["UseRoutes"])
+        and truthy(dhcp["UseGateway"])
+        and dhcp["RouteTable"] in _MAIN
+    )
 
 
 def mac_policy(facts: Facts) -> Iterator[Finding]:

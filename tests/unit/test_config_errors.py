@@ -50,8 +50,8 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
             'c.toml:5: pool.cooldown = "long": must be a number (seconds before a released address is used again)',
             "c.toml:7: pole: no such section; did you mean [pool]?",
             "c.toml:10: host.mtu = 99999: must be at most 9216 (of ENIs, and of pods' interfaces; 0: the ENI's own)",
-            'c.toml:11: host.snat_exclude.1 = "10.0.0.1/8": 10.0.0.1/8 has host bits set (further destinations '
-            "without SNAT)",
+            'c.toml:11: host.snat_exclude.1 = "10.0.0.1/8": 10.0.0.1/8 has host bits set; the network is '
+            "10.0.0.0/8 (further destinations without SNAT)",
             'c.toml:15: host.snat = "maybe": must be true or false (rewrite the source of traffic that leaves the '
             "VPC to the primary address)",
             "c.toml:17: log.level = \"loud\": must be one of 'debug', 'info', 'warning' or 'error' (least severe "

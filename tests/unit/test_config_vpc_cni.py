@@ -125,7 +125,7 @@ def test_ours_beats_theirs_beats_the_file(tmp_path: Path) -> None:
         ("AWS_VPC_K8S_CNI_EXTERNALSNAT", "yes", "must be true or false"),
         ("AWS_VPC_K8S_CNI_LOGLEVEL", "loud", "must be one of debug"),
         ("ADDITIONAL_ENI_TAGS", "[]", "must be JSON"),
-        ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "10.0.0.1/8", "host bits set"),
+        ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "10.0.0.0/33", "must be IPv4 networks"),
         ("IP_COOLDOWN_PERIOD", "-1", "must be at least 0"),
         ("ENABLE_IPv6", "true", "can't serve an IPv6 cluster"),
     ],
@@ -133,6 +133,11 @@ def test_ours_beats_theirs_beats_the_file(tmp_path: Path) -> None:
 def test_a_bad_value_is_named_by_its_variable(variable: str, value: str, words: str) -> None:
     with pytest.raises(SettingsError, match=f"environment {variable} = .*{words}"):
         settings(**{variable: value})
+
+
+def test_an_address_with_a_length_is_its_network_as_in_go() -> None:
+    found = settings(AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS="10.1.2.3/8, 172.16.0.0/12")
+    assert found.settings.host.snat_exclude == ["10.0.0.0/8", "172.16.0.0/12"]
 
 
 def test_what_has_no_counterpart_is_named_if_it_asks_for_something() -> None:
