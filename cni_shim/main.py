@@ -206,16 +206,25 @@ def _undo(host: "Socket", host_ifname: bytes, call: bytes, deadline: float) -> s
 
 
 def delete(invocation: Invocation, deadline: float) -> None:
-    from cni_shim import netlink, plumbing
+    from cni_shim import namespace, netlink, plumbing
 
     call = invocation.call(container=True, netns=False)
     name = invocation.host_ifname()
+    netns = namespace.find_netns(invocation.variable("CNI_NETNS", False))
     _end_add(name)
     try:
         host = netlink.Socket()
-        plumbing.discard(host, name.encode())
-        if not _release_or_spool(call, name, deadline, strict=True):
-            plumbing.detach(host, name.encode())  # nobody else is there to do it
+        peer = plumbing.discard(host, name.encode(), netns)
+        freed = not peer
+
+        def free() -> None:
+            nonlocal freed
+            freed = freed or plumbing.free_name(netns, peer)
+
+        # The pair is deleted by the daemon, or here where nobody else does it or the name can't be freed without.
+        told = _release_or_spool(call, name, deadline, strict=True, meanwhile=free)
+        if not (told and freed):
+            plumbing.detach(host, name.encode())
     except netlink.NetlinkError as error:
         raise CniError(
             errors.KERNEL_REFUSED, str(error), "the address stays reserved; DEL has to be repeated"
@@ -239,14 +248,18 @@ def _turns_folder() -> str:
     return installed.SOCKET.rpartition("/")[0]
 
 
-def _release_or_spool(call: bytes, name: str, deadline: float, strict: bool = False) -> bool:
+def _release_or_spool(
+    call: bytes, name: str, deadline: float, strict: bool = False, meanwhile: "Callable[[], None] | None" = None
+) -> bool:
     """Give the address back, now or by a file in the spool. Whether the daemon was told.
 
     `strict`: a request that the daemon can't understand is an error (a DEL with a broken configuration).
+    `meanwhile` uses the time that the daemon takes.
     """
     request = protobuf.request(call)
+    last = min(deadline, monotonic() + RELEASE_SECONDS)
     try:
-        unary(installed.SOCKET, b"/ipamd.v1.Ipam/Release", request, min(deadline, monotonic() + RELEASE_SECONDS))
+        unary(installed.SOCKET, b"/ipamd.v1.Ipam/Release", request, last, meanwhile)
         return True
     except CallError as error:
         if isinstance(error, Refused) and error.status == INVALID_ARGUMENT:

@@ -35,6 +35,16 @@ def open_netns(path: bytes) -> int:
     raise CniError(INVALID_ENVIRONMENT, problem, "CNI_NETNS has to name the network namespace of the container")
 
 
+def find_netns(path: bytes) -> int:
+    """The same for a DEL: -1 when there is no such namespace any more, or none was named."""
+    if not path:
+        return -1
+    try:
+        return open_netns(path)
+    except CniError:
+        return -1
+
+
 def find_setns() -> "Callable[[int, int], int | None]":
     """setns(2): in `posix` since Python 3.12, before that in the C library.
 

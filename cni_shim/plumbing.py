@@ -5,8 +5,8 @@ costs a grace period of the kernel (15 ms). The host's socket is opened before t
 namespace and stays in the host's, so that undoing works from either side; the process never goes back, it ends.
 """
 
-from errno import EAFNOSUPPORT, EEXIST, ENODEV, ENOENT
-from posix import O_CLOEXEC, O_WRONLY, close, open, write
+from errno import EAFNOSUPPORT, EBUSY, EEXIST, ENODEV, ENOENT
+from posix import O_CLOEXEC, O_RDONLY, O_WRONLY, close, open, read, write
 
 from cni_shim import namespace, netlink
 from cni_shim.errors import KERNEL_REFUSED, CniError
@@ -15,6 +15,9 @@ from cni_shim.names import DISCARDED_GROUP
 TYPE_CHECKING = False  # as in `typing`, which is not imported
 if TYPE_CHECKING:
     from cni_shim.protobuf import Plan
+
+# What the container's end of a pair is called from DEL until it is deleted; the kernel picks the number.
+_FREED = b"gone%d"
 
 # Tries to make a pair whose predecessor the daemon may be deleting at the same moment.
 _ATTEMPTS = 3
@@ -26,14 +29,15 @@ def attach(host: netlink.Socket, plan: "Plan", netns: int) -> bytes:
     link = _create_pair(host, plan, netns)
     _ignore_router_advertisements(plan.host_ifname)
     host.perform(
-        netlink.set_link_up(link.index),
+        netlink.set_link_up(link.index, netlink.IPV4_DEVCONF_FORWARDING, 1),
         netlink.host_route(link.index, plan.address, plan.table, plan.route_protocol),
     )
     namespace.enter(netns)
+    _answer_arp()
     container = netlink.Socket()
     index = link.peer_index
     steps = (
-        netlink.set_link_up(index),
+        netlink.set_link_up(index, netlink.IPV4_DEVCONF_ARP_IGNORE, 0),
         netlink.add_address(index, plan.address, plan.prefix_length),
         netlink.permanent_neighbour(index, plan.gateway, plan.host_mac),
         netlink.gateway_route(index, plan.gateway),
@@ -90,18 +94,49 @@ def _create_pair(host: netlink.Socket, plan: "Plan", netns: int) -> netlink.Link
     return netlink.Link(found.answer)
 
 
-def discard(host: netlink.Socket, host_ifname: bytes) -> None:
-    """Cut the pair off; the daemon deletes it in a moment, with others. That it is gone already is fine. Raises
-    NetlinkError."""
-    _perform_or_gone(host, netlink.discard_link(host_ifname, DISCARDED_GROUP))
+def discard(host: netlink.Socket, host_ifname: bytes, netns: int) -> int:
+    """Cut the pair off; the daemon deletes it in a moment, with others. That it is gone already is fine. `netns` is a
+    descriptor of the container's namespace, -1 when there is none.
+
+    Returns the index of the container's end, for `free_name`; 0 when nothing is left there to be freed. Raises
+    NetlinkError.
+    """
+    steps = [netlink.discard_link(host_ifname, DISCARDED_GROUP)]
+    if netns >= 0:
+        steps += [netlink.get_link(host_ifname), netlink.get_netns_id(netns)]
+    discarded, *found = host.attempt(*steps)
+    if discarded.errno not in (0, ENODEV):
+        raise netlink.NetlinkError(steps[0], discarded)
+    if not found or found[0].errno or found[1].errno:
+        return 0
+    link = netlink.Link(found[0].answer)
+    # In another namespace the same index is somebody else's.
+    return link.peer_index if 0 <= link.peer_netns == netlink.netns_id(found[1].answer) else 0
+
+
+def free_name(netns: int, index: int) -> bool:
+    """Let the container's end of a discarded pair give its name and address free: the next ADD in that namespace need
+    not wait until the pair is deleted. Moves the process into the namespace. Whether it is done; when it is not, to
+    delete the pair helps.
+    """
+    address, rename = netlink.delete_first_address(index), netlink.rename_link(index, _FREED)
+    try:
+        namespace.enter(netns)
+        container = netlink.Socket()
+        # With its last address the link loses its routes, too.
+        _, more, renamed = container.attempt(address, address, rename)
+        while not more.errno:  # another plugin has added some
+            (more,) = container.attempt(address)
+        if renamed.errno == EBUSY:  # kernels before 6.2 rename no link that is up
+            _, renamed = container.attempt(netlink.set_link_down(index), rename)
+    except (CniError, netlink.NetlinkError, OSError):
+        return False
+    return renamed.errno in (0, ENODEV)
 
 
 def detach(host: netlink.Socket, host_ifname: bytes) -> None:
     """Delete the pair, and with it its routes. That it is gone already is fine. Raises NetlinkError."""
-    _perform_or_gone(host, netlink.delete_link(host_ifname))
-
-
-def _perform_or_gone(host: netlink.Socket, step: netlink.Step) -> None:
+    step = netlink.delete_link(host_ifname)
     (outcome,) = host.attempt(step)
     if outcome.errno not in (0, ENODEV):
         raise netlink.NetlinkError(step, outcome)
@@ -113,17 +148,35 @@ def _ignore_router_advertisements(host_ifname: bytes) -> None:
     Not by `disable_ipv6`: while another process holds the kernel's lock of network devices, a write to that one tries
     again without a pause. With 32 ADDs at once it took half of their CPU time, 4 ms each.
     """
+    path = b"/proc/sys/net/ipv6/conf/" + host_ifname + b"/accept_ra"
+    _write(path, b"0", "ignore router advertisements on the host's interface")
+
+
+def _answer_arp() -> None:
+    """The host has to be answered when it asks for the container's address. A new namespace inherits the host's IPv4
+    settings, and from `arp_ignore` 2 on (Documentation/networking/ip-sysctl.rst) a container whose address is a
+    network of its own answers nobody. What counts is the larger of the value for all and the interface's."""
+    path = b"/proc/sys/net/ipv4/conf/all/arp_ignore"
     try:
-        descriptor = open(b"/proc/sys/net/ipv6/conf/" + host_ifname + b"/accept_ra", O_WRONLY | O_CLOEXEC)
+        descriptor = open(path, O_RDONLY | O_CLOEXEC)
+    except OSError:  # no /proc here
+        return
+    strict = read(descriptor, 8).strip() not in (b"0", b"1")
+    close(descriptor)
+    if strict:
+        _write(path, b"1", "let the container answer ARP")
+
+
+def _write(path: bytes, value: bytes, what: str) -> None:
+    """A setting that does not exist, as with a kernel without IPv6, is none. Raises CniError."""
+    try:
+        descriptor = open(path, O_WRONLY | O_CLOEXEC)
+        try:
+            write(descriptor, value)
+        finally:
+            close(descriptor)
     except OSError as error:
-        if error.errno == ENOENT:  # as above
-            return
-        raise CniError(
-            KERNEL_REFUSED,
-            "ignore router advertisements on the host's interface: %s" % error.strerror,
-            "/proc/sys has to be writable for the plugin",
-        ) from None
-    try:
-        write(descriptor, b"0")
-    finally:
-        close(descriptor)
+        if error.errno != ENOENT:
+            raise CniError(
+                KERNEL_REFUSED, "%s: %s" % (what, error.strerror), "/proc/sys has to be writable for the plugin"
+            ) from None

@@ -288,6 +288,85 @@ async def test_del_removes_everything_and_may_come_again(node: Node, daemon: Dae
     assert not node.spool.exists()
 
 
+def _strict(namespace: str, **values: int) -> None:
+    netns.write_sysctls(namespace, {f"ipv4/conf/{name.replace('__', '/')}": value for name, value in values.items()})
+
+
+async def test_host_end_forwards_with_default_off(node: Node, daemon: Daemon) -> None:
+    """Packets that are to leave the node: the host forwards what comes in by a link that forwards."""
+    await netns.ip_batch(
+        node.host,
+        ["link add up0 type veth peer up1", "link set up0 up", "link set up1 up", "address add 10.88.0.1/24 dev up0"],
+    )
+    netns.write_sysctls(node.host, {"ipv4/ip_forward": 1})
+    _strict(node.host, default__forwarding=0)
+    assert (await node.cni("ADD")).status == 0
+    route = await node.ip(node.host, "route", "get", "10.88.0.9", "from", POD_ADDRESS, "iif", HOST_LINK)
+    assert route[0]["dev"] == "up0"
+
+
+@pytest.mark.parametrize("strictness", [2, 8])
+@pytest.mark.parametrize("scope", ["all", "default"])
+async def test_container_answers_arp_where_hosts_hardly_do(
+    node: Node, daemon: Daemon, scope: str, strictness: int
+) -> None:
+    _strict(node.pod, **{f"{scope}__arp_ignore": strictness})
+    assert (await node.cni("ADD")).status == 0
+    await node.ping(node.host, POD_ADDRESS)
+
+
+@pytest.mark.parametrize("ifname", ["eth0", "net1"])
+async def test_name_and_address_are_free_when_del_returns(node: Node, daemon: Daemon, ifname: str) -> None:
+    """Without any daemon that deletes the pair meanwhile."""
+    daemon.plan = plan(ifname=ifname, host_ifname=host_ifname(CONTAINER, ifname))
+    assert (await node.cni("ADD", IFNAME=ifname)).status == 0
+    await netns.ip_batch(node.pod, [f"address add 10.9.9.9/24 dev {ifname}"])
+    assert (await node.cni("DEL", IFNAME=ifname)).status == 0
+    assert await node.pod_links() == ["gone0"]
+    assert await node.ip(node.pod, "-4", "address") == []
+    assert await node.ip(node.pod, "-4", "route", "show", "table", "all") == []
+    await netns.ip_batch(node.pod, [f"link add {ifname} type veth peer other"])
+    assert await node.host_links() == [host_ifname(CONTAINER, ifname)]
+    await node.sweep()
+    assert sorted(await node.pod_links()) == sorted([ifname, "other"])
+
+
+async def test_add_for_another_container_right_after_del(node: Node, daemon: Daemon) -> None:
+    names = [f"{number:064x}" for number in range(25)]
+    daemon.plans = {name: plan(host_ifname=host_ifname(name, "eth0")) for name in names}
+    for name in names:
+        added = await node.cni("ADD", CONTAINERID=name)
+        assert added.status == 0, added
+        await node.ping(node.pod, HOST_ADDRESS)
+        assert (await node.cni("DEL", CONTAINERID=name)).status == 0
+    assert await node.bare()
+
+
+async def test_del_without_a_daemon_frees_the_name(node: Node, daemon: Daemon) -> None:
+    assert (await node.cni("ADD")).status == 0
+    for server in node.servers:
+        await server.stop(None)
+    assert (await node.cni("DEL")).status == 0
+    assert await node.pod_links() == [] and await node.host_links() == []
+
+
+async def test_del_leaves_another_namespaces_links_alone(node: Node, daemon: Daemon, prefix: str) -> None:
+    """CNI_NETNS may lead to another namespace by now: the same index there is somebody else's."""
+    assert (await node.cni("ADD")).status == 0
+    (ours,) = [link["ifindex"] for link in await node.ip(node.pod, "link") if link["ifname"] == "eth0"]
+    other = f"{prefix}o"
+    await netns.create(other)
+    try:
+        link = f"link add eth0 index {ours} type veth peer other index {ours + 1}"
+        await netns.ip_batch(other, [link, "address add 10.9.9.9/24 dev eth0"])
+        assert (await node.cni("DEL", NETNS=str(netns.DIRECTORY / other))).status == 0
+        (found,) = [link for link in await node.ip(other, "-4", "address") if link["ifindex"] == ours]
+        assert found["ifname"] == "eth0" and found["addr_info"][0]["local"] == "10.9.9.9"
+    finally:
+        await netns.delete(other)
+    assert await node.bare()
+
+
 async def test_a_repeated_add_builds_it_anew(node: Node, daemon: Daemon) -> None:
     await node.cni("ADD")
     assert (await node.cni("ADD")).status == 0
@@ -576,7 +655,7 @@ async def test_nothing_passes_a_pair_that_is_out_of_service(node: Node, daemon: 
     await node.ping(node.pod, HOST_ADDRESS)
     assert (await node.cni("DEL")).status == 0
     (old,) = await node.ip(node.host, "link", "show", HOST_LINK)
-    assert await node.pod_links() == ["eth0"], "the pair is still there"
+    assert await node.pod_links() == ["gone0"], "the pair is still there"
     heir = f"{node.pod}2"
     await netns.create(heir)
     try:
@@ -585,7 +664,17 @@ async def test_nothing_passes_a_pair_that_is_out_of_service(node: Node, daemon: 
         assert (await node.cni("ADD", CONTAINERID="heir", NETNS=str(netns.DIRECTORY / heir))).status == 0
         await node.ping(node.host, POD_ADDRESS)
         before = await node.received(HOST_LINK)
-        # From the old container, which still has the address and believes to be connected: not one packet.
+        # From the old container, even if it takes the address again: not one packet.
+        await netns.ip_batch(
+            node.pod,
+            [
+                "link set gone0 up",
+                f"address add {POD_ADDRESS}/32 dev gone0",
+                "route add 169.254.1.1 dev gone0 scope link",
+                "route add default via 169.254.1.1",
+                f"neighbour replace 169.254.1.1 lladdr {HOST_MAC} dev gone0",
+            ],
+        )
         command = ("ip", "netns", "exec", node.pod, "ping", "-n", "-q", "-c3", "-i0.05", "-W1", HOST_ADDRESS)
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
         assert await process.wait() == 1

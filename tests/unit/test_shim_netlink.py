@@ -12,6 +12,7 @@ from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
+from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from cni_shim import netlink
@@ -101,9 +102,25 @@ CASES = {
         encoded(ifinfmsg(), 16, 0, {"flags": 0, "change": 1}, [("IFLA_IFNAME", "ipmx"), ("IFLA_GROUP", 77)]),
     ),
     "set_link_up": (
-        netlink.set_link_up(70000),
-        encoded(ifinfmsg(), 16, 0, {"index": 70000, "flags": 1, "change": 1}, []),
+        netlink.set_link_up(70000, netlink.IPV4_DEVCONF_ARP_IGNORE, 1),
+        # IFLA_AF_SPEC of AF_INET with IFLA_INET_CONF, which pyroute2 does not write
+        pack("=IHHII", 52, 16, REQUEST_ACK, 9, 0)
+        + pack("=BBHiII", 0, 0, 0, 70000, 1, 1)
+        + pack("=HHHHHHHHI", 20, 26, 16, 2, 12, 1, 8, 19, 1),
     ),
+    "set_link_down": (
+        netlink.set_link_down(70000),
+        encoded(ifinfmsg(), 16, 0, {"index": 70000, "flags": 0, "change": 1}, []),
+    ),
+    "rename_link": (
+        netlink.rename_link(70000, b"gone%d"),
+        encoded(ifinfmsg(), 16, 0, {"index": 70000}, [("IFLA_IFNAME", "gone%d")]),
+    ),
+    "delete_first_address": (
+        netlink.delete_first_address(70000),
+        encoded(ifaddrmsg(), 21, 0, {"family": 2, "index": 70000}, []),
+    ),
+    "get_netns_id": (netlink.get_netns_id(7), encoded(nsidmsg(), 90, 0, {}, [("NETNSA_FD", 7)])),
     "add_address": (
         netlink.add_address(5, packed(ADDRESS), 32),
         encoded(
