@@ -31,9 +31,23 @@ KINDS: Mapping[str, Kind] = {
     "serving.unrecorded": Kind(
         "error", "the record that this node serves can't be written; without it a restart shows as a node not ready"
     ),
-    "ec2.strange_interface": Kind("warning", "an interface of somebody else that EC2 describes in no usable way"),
+    "conflist.not_written": Kind(
+        "error", "the runtime's network configuration can't be written to `cni.conf_dir`: tried again"
+    ),
+    "spool.unusable": Kind("error", "the folder of DELs, or a file in it, can't be read or removed: tried again"),
+    "host.not_watched": Kind("error", "the node's network is not watched and not repaired: tried again"),
+    "host.links_left": Kind("error", "the interfaces of gone pods are not removed: tried again"),
+    "api.readers_not_served": Kind("error", "the group `api.read_group` can't be served at `api.read_socket`"),
     "metrics.not_served": Kind("error", "the address of `metrics.listen` can't be served"),
+    "ec2.strange_interface": Kind("warning", "an interface of somebody else that EC2 describes in no usable way"),
+    "iam.unexamined": Kind("warning", "the dry run of the role's permissions failed"),
     "settings.need_restart": Kind("warning", "settings changed that take effect with the next start"),
+    "settings.polled": Kind(
+        "warning", "the kernel does not tell of changes to the settings file: it is looked at every 30 s"
+    ),
+    "settings.not_followed": Kind("warning", "changes of the settings file take no effect: tried again"),
+    "spool.polled": Kind("warning", "the kernel does not tell of new DELs in the spool: it is looked at every 5 s"),
+    "tracing.off": Kind("warning", "`tracing.endpoint` is set and no trace is sent"),
 }
 
 

@@ -24,9 +24,9 @@ class ServiceManager:
     def notify(self, *states: str) -> None:
         if not self._address:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
                 sock.connect(self._address)
                 sock.sendall("\n".join(states).encode())
-            except OSError:
-                return  # systemd went away or restarts: it will find out by itself
+        except OSError:
+            return  # systemd went away or restarts, or no descriptor is left: it will find out by itself

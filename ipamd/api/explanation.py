@@ -41,11 +41,11 @@ class Explainer:
         """One for each interface that fits the name: those that wait first, then those that are attached; if there is
         none, what became of the last one. Empty: nothing is known of it."""
         pool, now = self._runner.pool, self._runner.clock()
-        waiting = [w for w in pool.waiting.values() if _fits(named, w.key, w.owner)]
+        waiting = [w for w in pool.waiting.values() if fits(named, w.key, w.owner)]
         attached = [
             a
             for a in pool.inventory.attachments.values()
-            if named in (a.address, host_link(a.key)) or _fits(named, a.key, a.owner)
+            if named in (a.address, host_link(a.key)) or fits(named, a.key, a.owner)
         ]
         found = [self._waiting(each, now) for each in waiting]
         found += [await self._attached(each, now) for each in attached]
@@ -72,7 +72,7 @@ class Explainer:
         return f"Before, {pod or f'container {container[:12]}'} had it until {self._ago(event)} ago."
 
     def _waiting(self, waiting: Waiting, now: float) -> Explanation:
-        explanation = explain_waiting(self._runner.pool, waiting, _who(waiting.key, waiting.owner), now)
+        explanation = explain_waiting(self._runner.pool, waiting, who(waiting.key, waiting.owner), now)
         explanation.because += self._in_the_budget()
         if refusals := self._refusals(waiting.owner):
             last = refusals[-1]
@@ -83,7 +83,7 @@ class Explainer:
         return explanation
 
     async def _attached(self, attachment: Attachment, now: float) -> Explanation:
-        explanation = explain_attachment(self._runner.pool, attachment, _who(attachment.key, attachment.owner), now)
+        explanation = explain_attachment(self._runner.pool, attachment, who(attachment.key, attachment.owner), now)
         link = host_link(attachment.key)
         try:
             via = (await self._network.pod_routes()).get(attachment.address)
@@ -148,12 +148,12 @@ def _gave_up(event: Event, ip: str) -> bool:
     return event.name in ("attachment.released", "attachment.collected") and event.fields.get("ip") == ip
 
 
-def _who(key: AttachmentKey, owner: Owner) -> str:
+def who(key: AttachmentKey, owner: Owner) -> str:
     what = f"Pod {owner.pod_namespace}/{owner.pod_name}" if owner.pod_name else f"Container {key.container_id[:12]}"
     return f"{what} ({key.ifname})"
 
 
-def _fits(named: str, key: AttachmentKey, owner: Owner) -> bool:
+def fits(named: str, key: AttachmentKey, owner: Owner) -> bool:
     if owner.pod_name and named in (owner.pod_name, f"{owner.pod_namespace}/{owner.pod_name}"):
         return True
     return key.container_id.startswith(named)

@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from google.protobuf.struct_pb2 import Struct
 
 import ipamd
 from ipamd.api.explanation import Explainer
 from ipamd.api.stamp import timestamp
+from ipamd.api.standing import StandingService, attachment_info, told
 from ipamd.api.v1 import introspection_pb2 as pb
-from ipamd.api.v1 import introspection_pb2_grpc
 from ipamd.cloud.budget import BucketView, RateBudget
 from ipamd.cloud.permissions import Permissions
 from ipamd.cloud.port import CloudError, Identity, Priority
 from ipamd.conditions import Conditions
-from ipamd.history import LEVELS, Event, History
+from ipamd.history import History
 from ipamd.host import Health, HostError, HostNetwork
 from ipamd.ledger import LedgerError
-from ipamd.pool.explain import Explanation
 from ipamd.pool.inventory import Eni
 from ipamd.pool.subnets import Subnet
-from ipamd.reload import LiveSettings, is_live
+from ipamd.process.start import Start
+from ipamd.reload import LiveSettings
 from ipamd.runner import PoolRunner
 from ipamd.serving import Serving
-from ipamd.veth import host_link
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
-
-# Warnings and errors that one page shows.
-TROUBLES = 5
 
 _NO_SUCH_POD = (
     "no such pod waits or has an address here. It may be on another node (kubectl get pod -o wide), or its runtime "
@@ -51,7 +44,7 @@ _NO_SUCH_ADDRESS = (
 AUDIT_LASTS = 5.0
 
 
-class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
+class IntrospectionService(StandingService):
     def __init__(
         self,
         runner: PoolRunner,
@@ -62,20 +55,19 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
         history: History,
         permissions: Permissions,
         conditions: Conditions,
+        start: Start,
         serving: Serving,
     ) -> None:
-        self._conditions = conditions
+        super().__init__(live, history, conditions, start)
         self._serving = serving
         self._runner = runner
         self._permissions = permissions
-        self._history = history
         self._explainer = Explainer(runner, network, budget, history)
         self._auditing = asyncio.Lock()
         self._audited: pb.AuditReply | None = None
         self._audited_at = 0.0
         self._pool = runner.pool
         self._identity = identity
-        self._live = live
         self._budget = budget
         self._started = runner.clock()
 
@@ -125,25 +117,15 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
             ],
             budget=[_bucket(bucket) for bucket in self._budget.view()],
             host=_host(self._runner.reconciler.health()),
-            troubles=[_event(event) for event in self._history.last(TROUBLES, "warning")],
+            troubles=self._troubles(),
             subnets=[_subnet(pool.subnets[subnet_id]) for subnet_id in pool.subnets.ids],
             drained=None if pool.drained is None else timestamp(pool.drained),
             denied=[
                 pb.DeniedAction(action=denied.action, consequence=denied.use.without)
                 for denied in self._permissions.denied
             ],
-            conditions=[
-                pb.Condition(name=condition.name, text=condition.text, since=timestamp(condition.since))
-                for condition in self._conditions.active()
-            ],
-        )
-
-    async def GetSettings(self, request: pb.GetSettingsRequest, context: Context) -> pb.GetSettingsReply:
-        return pb.GetSettingsReply(
-            settings=[
-                pb.Setting(key=key, value=json.dumps(value), origin=origin, live=is_live(key))
-                for key, value, origin in self._live.loaded.effective()
-            ]
+            conditions=self._lasting(),
+            start=self._under_way(),
         )
 
     async def ListEnis(self, request: pb.ListEnisRequest, context: Context) -> pb.ListEnisReply:
@@ -160,22 +142,7 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
 
     async def ListAttachments(self, request: pb.ListAttachmentsRequest, context: Context) -> pb.ListAttachmentsReply:
         return pb.ListAttachmentsReply(
-            attachments=[
-                pb.AttachmentInfo(
-                    network=a.key.network,
-                    container_id=a.key.container_id,
-                    ifname=a.key.ifname,
-                    ip=a.address,
-                    eni=a.eni_id,
-                    pod_name=a.owner.pod_name,
-                    pod_namespace=a.owner.pod_namespace,
-                    pod_uid=a.owner.pod_uid,
-                    netns=a.owner.netns,
-                    since=timestamp(a.since),
-                    host_ifname=host_link(a.key),
-                )
-                for a in self._pool.inventory.attachments.values()
-            ]
+            attachments=[attachment_info(a) for a in self._pool.inventory.attachments.values()]
         )
 
     async def ListWaiting(self, request: pb.ListWaitingRequest, context: Context) -> pb.ListWaitingReply:
@@ -195,17 +162,6 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
             ]
         )
 
-    async def WatchEvents(self, request: pb.WatchEventsRequest, context: Context) -> AsyncIterator[pb.Event]:
-        level = request.level or "info"
-        if level not in LEVELS:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"level {level!r}: info, warning or error")
-        seen = self._history.newest
-        for event in self._history.last(request.last, level):
-            yield _event(event)
-        if request.follow:
-            async for event in self._history.follow(seen, level):
-                yield _event(event)
-
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.Explanation:
         match request.WhichOneof("subject"):
             case "address":
@@ -217,13 +173,13 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
             case "pod":
                 await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "which pod? Its name, or its container's id")
             case _:
-                return _explanation(self._explainer.pool())
+                return told(self._explainer.pool())
         if not found:
             where = f"this node is {self._identity.instance_id} ({self._identity.primary_ip})"
             subject = request.address or request.pod
             seen = f"none of the last {len(self._history)} events names it"
             await context.abort(grpc.StatusCode.NOT_FOUND, f"{subject}: {unknown}; {where}; {seen}")
-        return _explanation(*found)
+        return told(*found)
 
     async def Audit(self, request: pb.AuditRequest, context: Context) -> pb.AuditReply:
         async with self._auditing:
@@ -244,35 +200,6 @@ class IntrospectionService(introspection_pb2_grpc.IntrospectionServicer):
                 routes=compared.routes,
             )
             return self._audited
-
-
-def _event(event: Event) -> pb.Event:
-    fields = Struct()
-    fields.update({key: _plain(value) for key, value in event.fields.items()})
-    return pb.Event(number=event.number, at=timestamp(event.at), level=event.level, name=event.name, fields=fields)
-
-
-def _plain(value: Any) -> Any:
-    """As protobuf's Struct takes it."""
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else str(value)
-
-
-def _explanation(first: Explanation, *more: Explanation) -> pb.Explanation:
-    """Of several, as a pod with two interfaces has them, the others follow the first."""
-    for other in more:
-        first.because += [other.headline, *other.because]
-        first.next += other.next
-        first.advice += other.advice
-    return pb.Explanation(
-        state=first.state,
-        headline=first.headline,
-        because=first.because,
-        next=list(dict.fromkeys(first.next)),
-        advice=list(dict.fromkeys(first.advice)),
-        numbers=first.numbers,
-    )
 
 
 def _subnet(subnet: Subnet) -> pb.Subnet:

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,7 +19,7 @@ from ipamd.api.first_tries import FirstTries
 from ipamd.api.plan import GATEWAY, PACKED_GATEWAY, packed, plan
 from ipamd.api.v1 import ipam_pb2, ipam_pb2_grpc
 from ipamd.host import HostError, HostNetwork
-from ipamd.pool.model import Attachment, Reason
+from ipamd.pool.model import Attachment, AttachmentKey, Reason, Refusal
 from ipamd.runner import PoolRunner, Refused
 from ipamd.serving import Serving
 from ipamd.settings import HostSettings
@@ -41,17 +42,30 @@ _STATUS_CODES = {
 }
 
 
+# Called with each ADD's attachment, and awaited, before the pool is asked.
+BeforeGrant = Callable[[AttachmentKey], Awaitable[None]]
+
+
 class IpamService(ipam_pb2_grpc.IpamServicer):
-    def __init__(self, runner: PoolRunner, network: HostNetwork, settings: HostSettings, serving: Serving) -> None:
+    def __init__(
+        self,
+        runner: PoolRunner,
+        network: HostNetwork,
+        settings: HostSettings,
+        serving: Serving,
+        before_grant: BeforeGrant,
+        refusals: Counter[Reason],
+    ) -> None:
         self._runner = runner
         self._serving = serving
         self._network = network
         self._settings = settings
+        self._before_grant = before_grant
         self.first_tries = FirstTries()
-        self.refusals: Counter[Reason] = Counter()
+        self._refusals = refusals
 
     async def Allocate(self, request: ipam_pb2.AllocateRequest, context: Context) -> ipam_pb2.AllocateReply:
-        request_id = _new_request_id()
+        request_id = new_request_id()
         with self._runner.tracer.request("Allocate", request_id) as facts:
             return await self._allocate(request, context, request_id, facts)
 
@@ -59,7 +73,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         self, request: ipam_pb2.AllocateRequest, context: Context, request_id: str, facts: Facts
     ) -> ipam_pb2.AllocateReply:
         started = time.monotonic()
-        call = await self._understand(request, context, request_id, "ADD")
+        call = await understand(request, context, request_id, "ADD")
         facts.set_attribute("k8s.pod.name", call.owner.pod_name)
         facts.set_attribute("k8s.namespace.name", call.owner.pod_namespace)
         facts.set_attribute("container.id", call.key.container_id)
@@ -71,24 +85,15 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         if call.address and pool.can_serve() and not pool.can_give(call.address, call.key):
             message = f"{what}: {call.address} was asked for and is not free on this node; ask for none to get any"
             taken = cni.InvalidCall("INVALID_CONFIG", cni.INVALID_CONFIG, message, call.version or "")
-            await _abort_invalid(context, taken, request_id, for_cni=True)
+            await abort_invalid(context, taken, request_id, for_cni=True)
         self.first_tries.begun(call.key, call.owner, started)
         try:
+            await self._before_grant(call.key)
             attachment = await self._runner.allocate(request_id, call.key, call.owner, wait, call.address)
         except Refused as refused:
-            self.refusals[refused.refusal.reason] += 1
+            self._refusals[refused.refusal.reason] += 1
             facts.set_attribute("ipamd.reason", refused.refusal.reason)
-            log.warning(
-                "attachment.refused",
-                **_fields(call, request_id),
-                reason=refused.refusal.reason,
-                message=refused.refusal.message,
-                waited_ms=_ms_since(started),
-            )
-            error = None
-            if call.version is not None:
-                error = cni_answer.refusal_error(call.version, refused.refusal, what, request_id)
-            await abort_refused(context, refused.refusal, request_id, error)
+            await refuse(context, call, refused.refusal, request_id, started)
         facts.set_attribute("ipamd.address", attachment.address)
         self.first_tries.granted(call.key, call.owner, time.monotonic())
         eni = self._runner.pool.inventory.enis.get(attachment.eni_id)
@@ -110,8 +115,8 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         return reply
 
     async def Release(self, request: ipam_pb2.ReleaseRequest, context: Context) -> ipam_pb2.ReleaseReply:
-        request_id = _new_request_id()
-        call = await self._understand(request, context, request_id, "DEL")
+        request_id = new_request_id()
+        call = await understand(request, context, request_id, "DEL")
         try:
             attachment = await self._runner.release(request_id, call.key, recovered_key(call.key))
         except Refused as refused:
@@ -127,8 +132,8 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         return reply
 
     async def Check(self, request: ipam_pb2.CheckRequest, context: Context) -> ipam_pb2.CheckReply:
-        request_id = _new_request_id()
-        call = await self._understand(request, context, request_id, "CHECK")
+        request_id = new_request_id()
+        call = await understand(request, context, request_id, "CHECK")
         held = self._runner.pool.inventory.attachments
         attachment = held.get(call.key) or held.get(recovered_key(call.key))
         if attachment is None:
@@ -155,7 +160,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         )
 
     async def Collect(self, request: ipam_pb2.CollectRequest, context: Context) -> ipam_pb2.CollectReply:
-        request_id = _new_request_id()
+        request_id = new_request_id()
         if request.WhichOneof("caller") == "valid":
             network = request.valid.network or cni.DEFAULT_NETWORK
             valid = frozenset((a.container_id, a.ifname) for a in request.valid.attachments)
@@ -163,7 +168,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             try:
                 network, valid = cni.understand_collection(request.cni)
             except cni.InvalidCall as error:
-                await _abort_invalid(context, error, request_id, for_cni=True)
+                await abort_invalid(context, error, request_id, for_cni=True)
         try:
             collected = await self._runner.collect(request_id, network, valid)
         except Refused as refused:
@@ -173,35 +178,18 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         return ipam_pb2.CollectReply(released=len(collected), request_id=request_id)
 
     async def Ready(self, request: ipam_pb2.ReadyRequest, context: Context) -> ipam_pb2.ReadyReply:
-        request_id = _new_request_id()
+        request_id = new_request_id()
         version = None
         if request.HasField("cni"):
             try:
                 version = cni.understand_network(request.cni).version
             except cni.InvalidCall as error:
-                await _abort_invalid(context, error, request_id, for_cni=True)
+                await abort_invalid(context, error, request_id, for_cni=True)
         if (obstacle := self._serving.obstacle()) is not None:
             text = _cni_error(version, _STATUS_CODES[obstacle.reason], obstacle.reason, obstacle.message, request_id)
             code = grpc.StatusCode.UNAVAILABLE
             await abort(context, code, obstacle.reason, obstacle.message, {}, request_id, text)
         return ipam_pb2.ReadyReply(free=self._runner.pool.counts().free, request_id=request_id)
-
-    async def _understand(
-        self,
-        request: ipam_pb2.AllocateRequest | ipam_pb2.ReleaseRequest | ipam_pb2.CheckRequest,
-        context: Context,
-        request_id: str,
-        verb: cni.Verb,
-    ) -> cni.Call:
-        caller = request.WhichOneof("caller")
-        try:
-            return cni.understand(
-                request.cni if caller == "cni" else None,
-                request.attachment if caller == "attachment" else None,
-                verb,
-            )
-        except cni.InvalidCall as error:
-            await _abort_invalid(context, error, request_id, for_cni=caller == "cni")
 
     async def _abort_broken(self, context: Context, call: cni.Call, message: str, request_id: str) -> NoReturn:
         reason, code = "ATTACHMENT_BROKEN", grpc.StatusCode.FAILED_PRECONDITION
@@ -209,7 +197,39 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         await abort(context, code, reason, message, {}, request_id, text)
 
 
-async def _abort_invalid(context: Context, error: cni.InvalidCall, request_id: str, *, for_cni: bool) -> NoReturn:
+async def understand(
+    request: ipam_pb2.AllocateRequest | ipam_pb2.ReleaseRequest | ipam_pb2.CheckRequest,
+    context: Context,
+    request_id: str,
+    verb: cni.Verb,
+) -> cni.Call:
+    caller = request.WhichOneof("caller")
+    try:
+        return cni.understand(
+            request.cni if caller == "cni" else None,
+            request.attachment if caller == "attachment" else None,
+            verb,
+        )
+    except cni.InvalidCall as error:
+        await abort_invalid(context, error, request_id, for_cni=caller == "cni")
+
+
+async def refuse(context: Context, call: cni.Call, refusal: Refusal, request_id: str, started: float) -> NoReturn:
+    """End an ADD that came at `started`, by the monotonic clock."""
+    log.warning(
+        "attachment.refused",
+        **_fields(call, request_id),
+        reason=refusal.reason,
+        message=refusal.message,
+        waited_ms=_ms_since(started),
+    )
+    error = None
+    if call.version is not None:
+        error = cni_answer.refusal_error(call.version, refusal, f"no address for {_who(call)}", request_id)
+    await abort_refused(context, refusal, request_id, error)
+
+
+async def abort_invalid(context: Context, error: cni.InvalidCall, request_id: str, *, for_cni: bool) -> NoReturn:
     log.warning("call.invalid", reason=error.reason, message=str(error), request_id=request_id)
     version = error.version if for_cni else None
     text = _cni_error(version, error.code, error.reason, str(error), request_id)
@@ -223,7 +243,7 @@ def _cni_error(version: str | None, code: int, reason: str, message: str, reques
     return cni_answer.error_object(version, code, message, f"reason={reason} request_id={request_id}")
 
 
-def _new_request_id() -> str:
+def new_request_id() -> str:
     return f"{_PROCESS}-{next(_numbers)}"
 
 

@@ -18,9 +18,11 @@ def claim(settings: ApiSettings) -> None:
     """Take away the sockets of a daemon that died; never those of one that lives. To be called before anything is
     changed on the node: a second daemon on it must do no harm. Raises `SocketUnusable`."""
     _claim(settings.socket, "api.socket")
-    if settings.read_group:
-        reading_group(settings)
-        _claim(settings.read_socket, "api.read_socket")
+
+
+def claim_reading(settings: ApiSettings) -> None:
+    """The same of the socket for those who may look."""
+    _claim(settings.read_socket, "api.read_socket")
 
 
 def reading_group(settings: ApiSettings) -> int:
@@ -39,6 +41,8 @@ def _claim(path: Path, setting: str) -> None:
         raise SocketUnusable(f"{setting} {path} is longer than the 107 bytes that a Unix socket's path may have")
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise SocketUnusable(f"{setting} {path} can't be served: {path.parent} can't be written")
         if not path.exists():
             return
         if not path.is_socket():

@@ -3,8 +3,11 @@ that may look."""
 
 from __future__ import annotations
 
+import asyncio
 import grp
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from ipamd.api.administration import AdministrationService
-from ipamd.api.introspection import IntrospectionService
-from ipamd.api.ipam import IpamService
-from ipamd.api.place import SocketUnusable, claim, reading_group
+from ipamd.api.place import SocketUnusable, claim, claim_reading, reading_group
 from ipamd.api.timing import CallTimes
 from ipamd.api.v1 import (
     administration_pb2,
@@ -25,6 +25,7 @@ from ipamd.api.v1 import (
     ipam_pb2,
     ipam_pb2_grpc,
 )
+from ipamd.process.supervision import Unserved
 from ipamd.settings import ApiSettings
 
 SERVICES = (
@@ -34,45 +35,86 @@ SERVICES = (
 )
 
 
-class ApiServer:
-    def __init__(
-        self,
-        settings: ApiSettings,
-        ipam: IpamService,
-        introspection: IntrospectionService,
-        administration: AdministrationService,
-        times: CallTimes,
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Who answers the calls. While the daemon starts it is somebody else than afterwards."""
+
+    ipam: ipam_pb2_grpc.IpamServicer
+    introspection: introspection_pb2_grpc.IntrospectionServicer
+    administration: administration_pb2_grpc.AdministrationServicer
+
+
+class _Methods(grpc.GenericRpcHandler):
+    """The methods of one server. Servicers are added as to a server, and may be replaced while it serves: a call that
+    has begun is ended by the one that it began with."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        return self._handlers.get(details.method)
+
+    def add_registered_method_handlers(
+        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
+        self._handlers.update({f"/{service}/{name}": handler for name, handler in handlers.items()})
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """The same once more, in another form."""
+
+
+class ApiServer:
+    """`use` says who answers; it comes before `start`."""
+
+    def __init__(self, settings: ApiSettings, times: CallTimes) -> None:
         self._settings = settings
         self._times = times
-        self._introspection = introspection
+        self._claimed = False
         self._health = _Health()
-        self._server = self._make()
-        ipam_pb2_grpc.add_IpamServicer_to_server(ipam, self._server)
-        introspection_pb2_grpc.add_IntrospectionServicer_to_server(introspection, self._server)
-        administration_pb2_grpc.add_AdministrationServicer_to_server(administration, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._methods, self._readable = _Methods(), _Methods()
+        self._server = self._make(self._methods)
+        for methods in (self._methods, self._readable):
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)  # type: ignore[arg-type]
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
-        self._reader: grpc.aio.Server | None = None
+
+    def use(self, services: Services) -> None:
+        """Calls that come from now on are answered by these."""
+        for methods in (self._methods, self._readable):
+            introspection_pb2_grpc.add_IntrospectionServicer_to_server(services.introspection, methods)
+        ipam_pb2_grpc.add_IpamServicer_to_server(services.ipam, self._methods)
+        administration_pb2_grpc.add_AdministrationServicer_to_server(services.administration, self._methods)
 
     async def start(self) -> None:
-        """Raises `SocketUnusable`."""
+        """Raises `SocketUnusable`; `stop` is due either way."""
         claim(self._settings)
+        self._claimed = True
         _listen(self._server, self._settings.socket, 0o600, "api.socket")
         await self._server.start()
         await self.set_serving(False)
-        if self._settings.read_group:
-            await self._start_reader()
 
-    async def _start_reader(self) -> None:
-        self._reader = self._make()
-        introspection_pb2_grpc.add_IntrospectionServicer_to_server(self._introspection, self._reader)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._reader)
-        _listen(self._reader, self._settings.read_socket, 0o660, "api.read_socket", reading_group(self._settings))
-        await self._reader.start()
+    async def serve_readers(self, well: Callable[[], None]) -> None:
+        """Serve the group that may look until cancelled; `well` is called once it is served. Raises `Unserved`."""
+        path = self._settings.read_socket
+        server = self._make(self._readable)
+        try:
+            group = reading_group(self._settings)
+            claim_reading(self._settings)
+            try:
+                _listen(server, path, 0o660, "api.read_socket", group)
+                await server.start()
+                well()
+                await asyncio.Event().wait()
+            finally:
+                path.unlink(missing_ok=True)
+        except SocketUnusable as error:
+            raise Unserved(f"The reading group is not served: {error}.", socket=str(path)) from None
+        finally:
+            await server.stop(0)
 
-    def _make(self) -> grpc.aio.Server:
-        return grpc.aio.server(interceptors=[self._times], options=[("grpc.so_reuseport", 0)])
+    def _make(self, methods: _Methods) -> grpc.aio.Server:
+        server = grpc.aio.server(interceptors=[self._times], options=[("grpc.so_reuseport", 0)])
+        server.add_generic_rpc_handlers((methods,))
+        return server
 
     async def set_serving(self, serving: bool) -> None:
         state = health_pb2.HealthCheckResponse
@@ -81,11 +123,9 @@ class ApiServer:
 
     async def stop(self, grace: float) -> None:
         await self._health.enter_graceful_shutdown()
-        if self._reader is not None:
-            await self._reader.stop(grace)
-            self._settings.read_socket.unlink(missing_ok=True)
         await self._server.stop(grace)
-        self._settings.socket.unlink(missing_ok=True)
+        if self._claimed:
+            self._settings.socket.unlink(missing_ok=True)
 
 
 class _Health(health.aio.HealthServicer):

@@ -1,22 +1,24 @@
 """DELs that the plugin could not deliver: it leaves each as a file holding a serialized `ReleaseRequest`.
 
-The daemon applies them at start, before anything is granted, and on sight afterwards. The plugin makes the
-directory when it is missing, so does this side, and both go on when somebody removes it meanwhile.
+Whatever else lies in the folders is moved aside or passed over: no file there may stop or hold up the daemon. A file
+is applied before its attachment is granted anew, and removed before anything else happens. So a file always means
+what is held now, and no clock is asked whether it does.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from asyncinotify import Inotify, Mask
-from google.protobuf.message import DecodeError
 
 from ipamd.api import cni
 from ipamd.api.v1 import ipam_pb2
-from ipamd.host import HostError
 from ipamd.pool.model import AttachmentKey
 
 log = structlog.get_logger("ipamd.spool")
@@ -24,87 +26,177 @@ log = structlog.get_logger("ipamd.spool")
 # A file that makes no sense is kept for whoever wants to know why, out of the way of the next look.
 REJECTED = ".rejected"
 
+# Bytes of one request: the daemon takes 1 MiB of network configuration, the kernel 128 KiB for each variable.
+LARGEST = 2 << 20
+
+# Files and bytes of one look. The event loop does nothing else meanwhile.
+BATCH, BATCH_BYTES = 256, 8 << 20
+
+# Trouble of this process or machine, not of the file that was opened.
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR, errno.EAGAIN}
+
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
+    """`age`: seconds since the DEL, by a clock that nobody sets; 0 when the file's name does not say."""
+
     file: Path
+    inode: int
     key: AttachmentKey
-    released_at: float
+    age: float
+
+
+class _Odd(Exception):
+    """The file is no release; the message says why."""
 
 
 class Spool:
-    """The directory of releases. Every method raises `HostError` when it can't be used."""
+    """The folders of releases: the configured one, which comes first, and where else a plugin may leave some."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._make()
+    def __init__(self, *directories: Path) -> None:
+        self.directories = tuple(dict.fromkeys(directories))
+        self._made: set[Path] = set()
+        self._ignored: dict[Path, int] = {}  # inodes of what can't be removed or renamed, and was dealt with
+        self._failed: dict[Path, str] = {}  # folders that can't be used, and why
 
-    def read(self) -> list[Spooled]:
-        """Everything that waits, oldest first. A file is a plugin's whole word: it was renamed into place."""
-        found = []
-        for file in self._files():
-            if file.name.startswith(".") or file.suffix == REJECTED:
-                continue
+    def make(self) -> None:
+        """Make the folders that are missing."""
+        for directory in self.directories:
             try:
-                found.append(_understand(file))
+                directory.mkdir(mode=0o700, parents=True)
+            except FileExistsError:
+                if directory.is_dir():
+                    self._failed.pop(directory, None)
+                else:
+                    self._failed[directory] = os.strerror(errno.ENOTDIR)
+            except OSError as error:
+                self._failed[directory] = error.strerror or str(error)
+            else:
+                self._failed.pop(directory, None)
+                if directory in self._made:
+                    log.warning("spool.removed", directory=str(directory))
+            self._made.add(directory)
+
+    def read(self, link: str = "") -> list[Spooled]:
+        """What waits, oldest first, but not more than a batch; with `link`, the host link of an attachment, only what
+        the plugin left for that one. A file is a plugin's whole word: it was renamed into place."""
+        found: list[Spooled] = []
+        odd: list[tuple[Path, str]] = []
+        size = 0
+        for file, inode in self._files(f"{link}-" if link else ""):
+            try:
+                raw = _contents(file)
+                size += len(raw)
+                found.append(Spooled(file, inode, _understand(raw), _age(file.name)))
             except FileNotFoundError:
                 continue
-            except (OSError, DecodeError, cni.InvalidCall) as error:
-                log.error("spool.rejected", file=str(file), error=str(error))
-                self._reject(file)
-        return sorted(found, key=lambda spooled: spooled.released_at)
+            except _Odd as error:
+                self._reject(file, inode)
+                odd.append((file, str(error)))
+            except OSError as error:
+                self._failed[file.parent] = error.strerror or str(error)
+            if len(found) + len(odd) >= BATCH or size >= BATCH_BYTES:
+                break
+        if odd:
+            file, reason = odd[0]
+            log.error("spool.rejected", file=str(file)[:500], error=reason[:500], files=len(odd))
+        return sorted(found, key=lambda spooled: -spooled.age)
 
     def done(self, spooled: Spooled) -> None:
+        """It was applied. If it can't be removed, it is passed over from now on."""
         try:
             spooled.file.unlink(missing_ok=True)
-        except OSError as error:
-            raise self._unusable(error) from None
+        except OSError:
+            self._ignored[spooled.file] = spooled.inode
 
-    async def watch(self) -> AsyncIterator[list[Spooled]]:
-        """What waits now, and again whenever a file arrives."""
-        while True:
-            with Inotify() as inotify:
-                self._make()
-                try:
-                    inotify.add_watch(self._directory, Mask.MOVED_TO | Mask.CLOSE_WRITE | Mask.ONLYDIR)
-                except OSError as error:
-                    raise self._unusable(error) from None
-                yield self.read()
-                async for event in inotify:
-                    if Mask.IGNORED in event.mask:
-                        log.warning("spool.removed", directory=str(self._directory))
-                        break
-                    yield self.read()
-
-    def _files(self) -> list[Path]:
+    def waits(self, spooled: Spooled) -> bool:
+        """Whether it is still to be applied: somebody else may have done so since it was read."""
         try:
-            return list(self._directory.iterdir())
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise self._unusable(error) from None
+            return spooled.file.lstat().st_ino == spooled.inode and spooled.file not in self._ignored
+        except OSError:
+            return False
 
-    def _reject(self, file: Path) -> None:
+    def trouble(self) -> str:
+        """What keeps the spool from its work, in sentences; empty: nothing."""
+        texts = [f"The folder of DELs {folder} can't be used: {why}." for folder, why in self._failed.items()]
+        if self._ignored:
+            first = next(iter(self._ignored))
+            texts.append(f"{len(self._ignored)} files in it can't be removed, for instance {str(first)[:200]}.")
+        if texts:
+            texts.append("DELs that came while no daemon answered may be lost; their addresses are collected later.")
+        return " ".join(texts)
+
+    def _files(self, prefix: str) -> Iterator[tuple[Path, int]]:
+        for directory in self.directories:
+            try:
+                with os.scandir(directory) as entries:
+                    there = {Path(entry.path): entry.inode() for entry in entries if entry.name.startswith(prefix)}
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._failed[directory] = error.strerror or str(error)
+                continue
+            self._failed.pop(directory, None)
+            if not prefix:
+                self._forget(directory, there)
+            for file, inode in there.items():
+                if not file.name.startswith(".") and file.suffix != REJECTED and self._ignored.get(file) != inode:
+                    yield file, inode
+
+    def _forget(self, directory: Path, there: dict[Path, int]) -> None:
+        """Somebody removed what could not be removed."""
+        for file in [f for f, inode in self._ignored.items() if f.parent == directory and there.get(f) != inode]:
+            del self._ignored[file]
+
+    def _reject(self, file: Path, inode: int) -> None:
+        name = os.fsencode(file.name)
+        if len(name) + len(REJECTED) > 255:  # NAME_MAX
+            name = name[:200] + b"-%d" % inode
         try:
-            file.rename(file.with_name(file.name + REJECTED))
-        except OSError as error:
-            raise self._unusable(error) from None
-
-    def _make(self) -> None:
-        try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._unusable(error) from None
-
-    def _unusable(self, error: OSError) -> HostError:
-        return HostError(f"cni.spool_dir {self._directory} can't be used: {error.strerror or error}; set another one")
+            file.rename(file.with_name(os.fsdecode(name) + REJECTED))
+        except OSError:
+            self._ignored[file] = inode
 
 
-def _understand(file: Path) -> Spooled:
-    raw = file.read_bytes()
-    request = ipam_pb2.ReleaseRequest.FromString(raw)
-    caller = request.WhichOneof("caller")
-    call = cni.understand(
-        request.cni if caller == "cni" else None, request.attachment if caller == "attachment" else None, "DEL"
-    )
-    return Spooled(file, call.key, file.stat().st_mtime)
+def _contents(file: Path) -> bytes:
+    """Raises `_Odd` for what is no regular file of a possible size, FileNotFoundError when it has just gone, and
+    OSError for trouble that has nothing to do with the file. Opening it waits for nobody."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in _PASSING:
+            raise
+        raise _Odd(error.strerror or str(error)) from None
+    try:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise _Odd("it is no regular file")
+        if facts.st_size > LARGEST:
+            raise _Odd(f"it has {facts.st_size} bytes, and a release at most {LARGEST}")
+        return os.read(descriptor, LARGEST)
+    finally:
+        os.close(descriptor)
+
+
+def _understand(raw: bytes) -> AttachmentKey:
+    """Raises `_Odd`, whatever the contents are."""
+    try:
+        request = ipam_pb2.ReleaseRequest.FromString(raw)
+        caller = request.WhichOneof("caller")
+        call = cni.understand(
+            request.cni if caller == "cni" else None, request.attachment if caller == "attachment" else None, "DEL"
+        )
+    except Exception as error:
+        raise _Odd(str(error) or type(error).__name__) from None
+    return call.key
+
+
+def _age(name: str) -> float:
+    """The plugin names a file LINK-NANOSECONDS-PID, by CLOCK_MONOTONIC, which all processes of one boot share."""
+    parts = name.rsplit("-", 2)
+    if len(parts) != 3 or not (parts[1].isascii() and parts[1].isdecimal()) or len(parts[1]) > 20:
+        return 0.0
+    # What lies in the future is of another boot, or of a plugin that put the wall clock there.
+    return max((time.monotonic_ns() - int(parts[1])) / 1e9, 0.0)

@@ -24,6 +24,8 @@ def _pods(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> list[str]
     if node.HasField("drained"):
         since = times.age(node.drained, now)
         found.append(f"Drained by an operator {since} ago: no pod gets an address here (ipamctl undrain ends it).")
+    elif node.HasField("start"):
+        found.append(f"Starting: {starting(node.start, now)}")
     elif not node.ready:
         found.append(f"Not ready: {node.not_ready_reason}")
     elif node.would_refuse:
@@ -35,6 +37,13 @@ def _pods(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> list[str]
         longest = f"{who} for {times.age(first.since, now)}"
         found.append(f"{many} for an address, {longest} (why: ipamctl explain pool).")
     return found
+
+
+def starting(start: pb.Start, now: float) -> str:
+    text = f"{start.text} for {times.age(start.since, now)}"
+    if start.tries:
+        text += f", {start.tries} {'try' if start.tries == 1 else 'tries'}; last answer: {start.last_error}"
+    return text
 
 
 def _cloud(node: pb.Node, now: float) -> list[str]:

@@ -79,11 +79,10 @@ def _run(args: argparse.Namespace) -> int:
 def _read(socket: Path) -> Reading:
     """Raises `Failed`."""
     with introspection(socket) as stub:
-        return (
-            stub.GetNode(pb.GetNodeRequest(), timeout=TIMEOUT),
-            stub.ListEnis(pb.ListEnisRequest(), timeout=TIMEOUT).enis,
-            stub.ListWaiting(pb.ListWaitingRequest(), timeout=TIMEOUT).waiting,
-        )
+        node = stub.GetNode(pb.GetNodeRequest(), timeout=TIMEOUT)
+        # A daemon that has not learnt who its node is has not learnt its ENIs either.
+        enis = stub.ListEnis(pb.ListEnisRequest(), timeout=TIMEOUT).enis if node.instance_id else ()
+        return node, enis, stub.ListWaiting(pb.ListWaitingRequest(), timeout=TIMEOUT).waiting
 
 
 def _read_once_ready(socket: Path, at_most: float) -> Reading:
@@ -114,6 +113,7 @@ def data(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> dict[str, 
         "ready": node.ready,
         "not_ready_reason": node.not_ready_reason or None,
         "would_refuse": node.would_refuse or None,
+        "start": _start(node.start) if node.HasField("start") else None,
         "drained": times.iso(node.drained) if node.HasField("drained") else None,
         **{name: getattr(node.counts, name) for name in COUNTS},
         "targets": {name: getattr(node.targets, name) for name in TARGETS},
@@ -139,6 +139,16 @@ def data(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> dict[str, 
         ],
         "host": _host(node.host),
         "troubles": [event_datum(event) for event in node.troubles],
+    }
+
+
+def _start(start: pb.Start) -> dict[str, Any]:
+    return {
+        "phase": start.phase,
+        "text": start.text,
+        "since": times.iso(start.since),
+        "tries": start.tries,
+        "last_error": start.last_error or None,
     }
 
 
@@ -168,7 +178,10 @@ def screen(node: pb.Node, enis: Sequence[pb.Eni], waiting: Sequence[pb.Waiting],
     up = times.span(now - times.seconds(node.started))
     counts, targets = node.counts, node.targets
     state = "drained" if node.HasField("drained") else "ready" if node.ready else "not ready"
-    head = f"{node.instance_id}  {node.instance_type}  {node.availability_zone}  ipamd {node.version}, up {up}"
+    if node.HasField("start"):
+        state = "starting"
+    place = f"{node.instance_id}  {node.instance_type}  {node.availability_zone}  " if node.instance_id else ""
+    head = f"{place}ipamd {node.version}, up {up}"
     lines = [f"{styled(head, 'bold')}  {styled(state, 'good' if state == 'ready' else 'bad')}", ""]
     found = concerns(node, waiting, now)
     for concern in found:
@@ -176,6 +189,8 @@ def screen(node: pb.Node, enis: Sequence[pb.Eni], waiting: Sequence[pb.Waiting],
         lines += [styled(f"! {first}", "bad"), *(styled(f"  {line}", "bad") for line in rest)]
     if not found:
         lines.append(styled("Nothing needs attention.", "good"))
+    if not node.instance_id:
+        return [*lines, "", *_on_record(counts, waiting, now), *_last(node, now, width)]
     warm = f"{targets.warm_enis} ENIs" if targets.warm_enis else str(targets.warm_ips)
     rows = [
         (
@@ -205,10 +220,21 @@ def screen(node: pb.Node, enis: Sequence[pb.Eni], waiting: Sequence[pb.Waiting],
         for index, part in enumerate(wrapped):
             lines.append(f"{styled(f'{name:9}', 'dim') if name != last and not index else ' ' * 9}{part}")
         last = name
-    lines += ["", *_enis(enis)]
-    if node.troubles:
-        lines += ["", styled("last warnings and errors", "dim"), *_troubles(node.troubles[-_TROUBLES:], now, width)]
-    return lines
+    return [*lines, "", *_enis(enis), *_last(node, now, width)]
+
+
+def _on_record(counts: pb.Counts, waiting: Sequence[pb.Waiting], now: float) -> list[str]:
+    """What a daemon knows that has asked nobody yet."""
+    return [
+        f"{styled('pods', 'dim')}     {counts.assigned} with an address, as the records say",
+        f"{styled('waiting', 'dim')}  {_waiting(waiting, now)}",
+    ]
+
+
+def _last(node: pb.Node, now: float, width: int) -> list[str]:
+    if not node.troubles:
+        return []
+    return ["", styled("last warnings and errors", "dim"), *_troubles(node.troubles[-_TROUBLES:], now, width)]
 
 
 def _troubles(events: Sequence[pb.Event], now: float, width: int) -> list[str]:

@@ -235,6 +235,22 @@ _ALL = (
         ("condition",),
     ),
     Metric(
+        "ipamd_started",
+        "gauge",
+        "1 once the daemon's start is over; 0 while it waits for metadata, EC2 or the kernel.",
+    ),
+    Metric(
+        "ipamd_start_phase",
+        "gauge",
+        "1 for the phase that the start is in: metadata, ec2, host; all 0 once it is over.",
+        ("phase",),
+    ),
+    Metric(
+        "ipamd_start_tries",
+        "gauge",
+        "Tries that failed in this phase of the start.",
+    ),
+    Metric(
         "ipamd_started_timestamp_seconds",
         "gauge",
         "When the daemon's pool started, in seconds since the epoch.",

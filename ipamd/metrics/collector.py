@@ -6,7 +6,7 @@ No label has a pod's name or an address: what is told does not grow with pods.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client.core import (
@@ -22,9 +22,10 @@ from ipamd.cloud.port import Priority
 from ipamd.conditions import KINDS
 from ipamd.histogram import Histogram
 from ipamd.metrics.catalogue import ALERTED, METRICS
-from ipamd.metrics.sources import Sources
+from ipamd.metrics.sources import Sources, Standing
 from ipamd.pool.model import EniState, Reason
 from ipamd.pool.outlook import Supply
+from ipamd.process.start import Phase
 
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily | InfoMetricFamily
 
@@ -32,11 +33,34 @@ _KINDS = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily, "histogram
 
 
 class DaemonCollector(Collector):
-    """For the thread of the event loop alone."""
+    """For the thread of the event loop alone. `pool` gives None until there is one; nothing is said of it then."""
 
+    def __init__(self, standing: Standing, pool: Callable[[], Sources | None]) -> None:
+        self._of = standing
+        self._pool = pool
+
+    def collect(self) -> Iterator[Family]:
+        sources = self._pool()
+        if sources is None:
+            yield _single("ipamd_ready", 0)
+        else:
+            yield from _PoolFamilies(sources).collect()
+        start = self._of.start
+        yield _single("ipamd_started", start.phase is None)
+        yield _family("ipamd_start_phase", (((phase.value,), phase is start.phase) for phase in Phase))
+        yield _single("ipamd_start_tries", start.tries)
+        refusals = self._of.refusals
+        yield _family("ipamd_refusals_total", (((str(reason),), refusals[reason]) for reason in Reason))
+        yield _histograms("ipamd_rpc_seconds", self._of.calls.times)
+        yield _histograms("ipamd_ledger_commit_seconds", {(): self._of.ledger.commit_times})
+        yield _family("ipamd_events_total", (dict.fromkeys(ALERTED, 0) | self._of.history.counts).items())
+        active = {condition.name for condition in self._of.conditions.active()}
+        yield _family("ipamd_condition", (((name,), name in active) for name in KINDS))
+
+
+class _PoolFamilies:
     def __init__(self, sources: Sources) -> None:
         self._of = sources
-        self._started = sources.runner.clock()
 
     def collect(self) -> Iterator[Family]:
         yield from self._pool()
@@ -78,9 +102,6 @@ class DaemonCollector(Collector):
         yield _single("ipamd_waiting", len(pool.waiting))
         yield _single("ipamd_waiting_oldest_seconds", now - oldest)
         yield _histograms("ipamd_time_to_address_seconds", {(): self._of.service.first_tries.waits})
-        refusals = self._of.service.refusals
-        yield _family("ipamd_refusals_total", (((str(reason),), refusals[reason]) for reason in Reason))
-        yield _histograms("ipamd_rpc_seconds", self._of.calls.times)
 
     def _ec2(self) -> Iterator[Family]:
         yield _histograms("ipamd_ec2_call_seconds", self._of.cloud.calls)
@@ -102,13 +123,9 @@ class DaemonCollector(Collector):
         yield _single("ipamd_host_in_order", not health.error)
 
     def _daemon(self) -> Iterator[Family]:
-        yield _histograms("ipamd_ledger_commit_seconds", {(): self._of.ledger.commit_times})
         yield _single("ipamd_ledger_writable", self._of.runner.unrecorded is None)
         yield _histograms("ipamd_loop_lag_seconds", {(): self._of.runner.lag})
-        yield _family("ipamd_events_total", (dict.fromkeys(ALERTED, 0) | self._of.history.counts).items())
-        active = {condition.name for condition in self._of.conditions.active()}
-        yield _family("ipamd_condition", (((name,), name in active) for name in KINDS))
-        yield _single("ipamd_started_timestamp_seconds", self._started)
+        yield _single("ipamd_started_timestamp_seconds", self._of.started)
         values = (
             ipamd.__version__,
             self._of.identity.instance_id,

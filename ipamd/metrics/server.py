@@ -1,11 +1,12 @@
 """A small HTTP server: /metrics for Prometheus, /healthz and /readyz for kubelet's probes and load balancers.
 
-It comes after all that pods wait for, and is never worth the daemon's end: if its port is taken, the log says so.
+It is there from the settings on, as it is wanted most while the daemon can't start. It is never worth the daemon's
+end: if its port is taken, that is a condition, and the port is tried again.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -13,18 +14,16 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
-from ipamd.conditions import Conditions
 from ipamd.metrics.collector import DaemonCollector
-from ipamd.serving import Serving
+from ipamd.process.supervision import Unserved
 
 log = structlog.get_logger("ipamd.metrics")
 
 
 @asynccontextmanager
-async def serving(
-    listen: str, collector: DaemonCollector, serving: Serving, conditions: Conditions
-) -> AsyncIterator[None]:
-    """`listen` is "address:port", or "[address]:port" for IPv6."""
+async def serving(listen: str, collector: DaemonCollector, obstacle: Callable[[], str]) -> AsyncIterator[None]:
+    """`listen` is "address:port", or "[address]:port" for IPv6. `obstacle`: why the node is not ready; empty: it is.
+    Raises `Unserved`."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
     ProcessCollector(registry=registry)
@@ -34,7 +33,7 @@ async def serving(
         [
             web.get("/metrics", _Metrics(registry)),
             web.get("/healthz", _alive),
-            web.get("/readyz", _Ready(serving)),
+            web.get("/readyz", _Ready(obstacle)),
         ]
     )
     running = web.AppRunner(application, access_log=None, handle_signals=False)
@@ -45,12 +44,8 @@ async def serving(
             log.info("metrics.serving", listen=listen)
         except OSError as error:
             reason = error.strerror or str(error)
-            conditions.begin(
-                "metrics.not_served",
-                f"Metrics are not served at {listen}: {reason}. Free that port, or set metrics.listen.",
-                listen=listen,
-                error=reason,
-            )
+            text = f"Metrics are not served at {listen}: {reason}. Free that port, or set metrics.listen."
+            raise Unserved(text, listen=listen, error=reason) from None
         yield
     finally:
         await running.cleanup()
@@ -71,12 +66,11 @@ async def _alive(request: web.Request) -> web.Response:
 
 
 class _Ready:
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
+    def __init__(self, obstacle: Callable[[], str]) -> None:
+        self._obstacle = obstacle
 
     async def __call__(self, request: web.Request) -> web.Response:
         """Whether the daemon can do its work: also on a full node, where no rollout of ipamd should hang."""
-        obstacle = self._serving.obstacle()
-        if obstacle is None:
-            return web.Response(text="ready\n")
-        return web.Response(status=503, text=f"{obstacle}\n")
+        if obstacle := self._obstacle():
+            return web.Response(status=503, text=f"{obstacle}\n")
+        return web.Response(text="ready\n")

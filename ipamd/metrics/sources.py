@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,19 +15,32 @@ if TYPE_CHECKING:
     from ipamd.conditions import Conditions
     from ipamd.history import History
     from ipamd.ledger import Ledger
+    from ipamd.pool.model import Reason
+    from ipamd.process.start import Start
     from ipamd.runner import PoolRunner
     from ipamd.serving import Serving
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """There from the beginning of a start on."""
+
+    start: Start
+    calls: CallTimes
+    refusals: Counter[Reason]
+    ledger: Ledger
+    history: History
+    conditions: Conditions
+
+
+@dataclass(frozen=True, slots=True)
 class Sources:
+    """There once the pool is."""
+
     runner: PoolRunner
     service: IpamService
-    calls: CallTimes
     cloud: Ec2
-    ledger: Ledger
     budget: RateBudget
-    history: History
     identity: Identity
-    conditions: Conditions
     serving: Serving
+    started: float  # seconds since the epoch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -42,9 +43,15 @@ class Runner:
 ATTACHMENT = ipam_pb2.Attachment(container_id="job-1", ifname="net0", netns="/run/netns/j", pod_name="job")
 
 
+async def before_grant(key: AttachmentKey) -> None:
+    """No DEL is in the spool."""
+
+
 def service(runner: Runner, obstacle: NotServing | None = None) -> Any:
     network, serving = SimpleNamespace(mtu=lambda mac: 9001), SimpleNamespace(obstacle=lambda: obstacle)
-    return IpamService(cast(Any, runner), cast(Any, network), HostSettings(), cast(Any, serving))
+    return IpamService(
+        cast(Any, runner), cast(Any, network), HostSettings(), cast(Any, serving), before_grant, Counter()
+    )
 
 
 async def test_the_log_follows_the_answer() -> None:

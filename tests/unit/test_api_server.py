@@ -16,7 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from ipamd.api.server import ApiServer
+from ipamd.api.server import ApiServer, Services
 from ipamd.api.timing import CallTimes
 from ipamd.api.v1 import administration_pb2, introspection_pb2, ipam_pb2
 from ipamd.settings import ApiSettings
@@ -55,8 +55,12 @@ async def _call_all(
 ) -> list[dict[str, grpc.StatusCode]]:
     """By method, the outcome of a call with an empty request: of every method, one socket after the other."""
     ipam, introspection, administration = (_Service(SERVICES[index]) for index in (0, 2, 1))
-    server = ApiServer(settings, ipam, introspection, administration, times or CallTimes())  # type: ignore[arg-type]
+    server = ApiServer(settings, times or CallTimes())
+    server.use(Services(ipam, introspection, administration))  # type: ignore[arg-type]
     await server.start()
+    served = asyncio.Event()
+    readers = asyncio.create_task(server.serve_readers(served.set))
+    await served.wait()
     try:
         outcomes = []
         for socket in sockets:
@@ -64,6 +68,8 @@ async def _call_all(
                 outcomes.append({method.full_name: await _call(channel, method) for method in METHODS})
         return outcomes
     finally:
+        readers.cancel()
+        await asyncio.gather(readers, return_exceptions=True)
         await server.stop(0)
 
 

@@ -45,7 +45,7 @@ def test_the_page_has_them_all() -> None:
         if not {"sim", "v1"} & set(file.relative_to(ROOT / "ipamd").parts)
     ]
     written = {name for file in files for name in names_in(file.read_text())}
-    # The one name that is put together: ipamd/daemon.py asks both until they answer.
+    # The one name that is put together: ipamd/process/start.py asks both until they answer.
     written.remove("f'{who}.unavailable'")
     written |= {"ec2.unavailable", "imds.unavailable"}
     written |= {*KINDS, "condition.ended"}

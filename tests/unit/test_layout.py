@@ -17,6 +17,7 @@ ALLOWED = {
     "ipamd/host": ("cni_shim.names", "ipamd.host", "ipamd.pool.model", "ipamd.settings"),
     "ipamd/doctor": ("ipamd.cloud", "ipamd.doctor", "ipamd.host", "ipamd.install", "ipamd.settings"),
     "ipamd/config": ("ipamd.config", "ipamd.settings"),
+    "ipamd/process": ("ipamd",),
     "ipamd/ledger": ("ipamd.histogram", "ipamd.ledger", "ipamd.pool.model"),
     "ipamd/api": ("ipamd", "cni_shim.names"),
     "ipamd/ctl": ("ipamd", "ipamd.ctl", "ipamd.api.v1"),
@@ -31,6 +32,7 @@ NOT_BELOW_SIM = (
     "ipamd/host",
     "ipamd/ledger",
     "ipamd/pool",
+    "ipamd/process",
     "cni_shim",
 )
 

@@ -85,7 +85,8 @@ class IntrospectionServicer:
     """Missing associated documentation comment in .proto file."""
 
     def GetNode(self, request, context):
-        """One page: the node, the pool's counts, its targets and what it waits for.
+        """One page: the node, the pool's counts, its targets and what it waits for. While the daemon starts: how far it is, and
+        what the records say.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

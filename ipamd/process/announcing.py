@@ -1,0 +1,88 @@
+"""Says that the node can serve: to systemd, to health checks, and to the runtime by the network configuration."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from ipamd.cloud.port import Identity
+from ipamd.install import InstallError, write_conflist
+from ipamd.process.supervision import Unserved, keep
+from ipamd.process.surroundings import Surroundings
+from ipamd.runner import PoolRunner
+from ipamd.service_manager import ServiceManager
+from ipamd.serving import Serving
+from ipamd.startup import give_back
+
+if TYPE_CHECKING:
+    from ipamd.api.server import ApiServer
+
+log = structlog.get_logger("ipamd.daemon")
+
+# Seconds that a slow disk gets to take the network configuration.
+FIRST_TRY = 1.0
+
+
+async def announce(
+    around: Surroundings,
+    runner: PoolRunner,
+    serving: Serving,
+    server: ApiServer,
+    identity: Identity,
+    tasks: asyncio.TaskGroup,
+) -> None:
+    """Once the node can serve."""
+    async for obstacle in serving.changes():
+        if obstacle is None:
+            break
+    counts = runner.pool.counts()
+    around.start.over()
+    serving.record()  # before the conflist: a runtime that has seen that asks for STATUS
+    if (conf_dir := around.live.loaded.settings.cni.conf_dir) is not None:
+        offering = tasks.create_task(
+            keep(around.conditions, "conflist.not_written", partial(_offer, conf_dir), "writing the conflist")
+        )
+        # The runtime and systemd hear of it at the same moment, unless the folder can't be written.
+        await asyncio.wait((offering,), timeout=FIRST_TRY)
+    await server.set_serving(True)
+    around.manager.notify("READY=1", f"STATUS={identity.instance_id}: serving")
+    log.info("daemon.ready", free=counts.free, assigned=counts.assigned)
+    give_back()
+
+
+async def follow_serving(
+    announced: asyncio.Task[None], serving: Serving, server: ApiServer, manager: ServiceManager, identity: Identity
+) -> None:
+    """Say each time that the daemon can do its work no longer, or again."""
+    await announced
+    told = True
+    async for obstacle in serving.changes():
+        if obstacle is None and told:
+            continue
+        told = obstacle is None
+        serving.record()
+        await server.set_serving(told)
+        if obstacle is None:
+            manager.notify(f"STATUS={identity.instance_id}: serving")
+            log.info("daemon.serving_again")
+        else:
+            manager.notify(f"STATUS={identity.instance_id}: {obstacle}")
+            log.error("daemon.not_serving", reason=obstacle.reason, message=obstacle.message)
+
+
+async def _offer(conf_dir: Path, well: Callable[[], None]) -> None:
+    """Write the network configuration, whose appearing tells the runtime that the node's network is there. Raises
+    `Unserved`: the pods that run are none the worse for it, and the next try may succeed."""
+    try:
+        conflist = await asyncio.to_thread(write_conflist, conf_dir)
+    except InstallError as error:
+        raise Unserved(
+            f"The runtime's network configuration is not written, so it may start no pods: cni.conf_dir: {error}."
+        ) from None
+    well()
+    log.info("conflist.written", file=str(conflist))

@@ -1,0 +1,102 @@
+"""Wakes up when something in a directory changes: by inotify, or by looking now and then while there is none.
+
+The kernel counts inotify instances and watches for each user, not for each container: any process of uid 0 can use
+them up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from asyncinotify import Inotify, Mask
+
+from ipamd.conditions import Conditions
+
+# The directory itself went: removed, renamed, or its file system unmounted.
+_GONE = Mask.IGNORED | Mask.MOVE_SELF | Mask.UNMOUNT
+
+_REMEDIES = {
+    errno.EMFILE: "Raise fs.inotify.max_user_instances, or ulimit -n.",
+    errno.ENFILE: "Raise fs.file-max.",
+    errno.ENOSPC: "Raise fs.inotify.max_user_watches.",
+    errno.ENOMEM: "The kernel has no memory for it.",
+}
+
+
+class DirectoryWatch:
+    """`directories` are looked up anew each time that the watch is made; those that are missing are looked for every
+    `interval` seconds, which is the pace while there is no inotify. `condition` lasts as long as that."""
+
+    def __init__(
+        self,
+        directories: Callable[[], Iterable[Path]],
+        mask: Mask,
+        interval: float,
+        conditions: Conditions,
+        condition: str,
+    ) -> None:
+        self._directories = directories
+        self._mask = mask
+        self._interval = interval
+        self._conditions = conditions
+        self._condition = condition
+        self._inotify: Inotify | None = None
+        self._complete = False
+
+    def close(self) -> None:
+        if self._inotify is not None:
+            self._inotify.close()
+        self._inotify = None
+
+    async def changed(self) -> None:
+        """Something may have changed since the last call. The first call returns at once, with the watch made: what
+        is read after it can't miss a change."""
+        if self._inotify is None:
+            if self._open():
+                return
+            await asyncio.sleep(self._interval)
+            self._open()
+            return
+        try:
+            async with asyncio.timeout(None if self._complete else self._interval):
+                event = await self._inotify.get()
+        except TimeoutError:
+            self.close()  # a directory is missing: look whether it is there now
+            self._open()
+            return
+        except OSError as error:
+            self._poll(error)
+            return
+        if event.mask & _GONE:
+            self.close()
+            self._open()
+
+    def _open(self) -> bool:
+        """Whether there is a watch now."""
+        try:
+            self._inotify = Inotify()
+            self._complete = True
+            for directory in self._directories():
+                try:
+                    self._inotify.add_watch(directory, self._mask | Mask.MOVE_SELF | Mask.ONLYDIR)
+                except (FileNotFoundError, NotADirectoryError):
+                    self._complete = False
+        except OSError as error:
+            self._poll(error)
+            return False
+        self._conditions.end(self._condition)
+        return True
+
+    def _poll(self, error: OSError) -> None:
+        self.close()
+        places = ", ".join(str(path) for path in self._directories())
+        remedy = _REMEDIES.get(error.errno or 0, "")
+        self._conditions.begin(
+            self._condition,
+            f"The kernel does not tell of changes in {places}: {os.strerror(error.errno or 0)}. The daemon looks "
+            f"there every {self._interval:g} s instead. {remedy}".rstrip(),
+        )

@@ -1,0 +1,97 @@
+"""Applies the DELs in the spool: to the ledger before the pool starts, to the pool as soon as they come, and always
+before their attachment is granted anew."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+from asyncinotify import Mask
+
+from ipamd.api.spool import Spool, Spooled
+from ipamd.conditions import Conditions
+from ipamd.ledger import Ledger
+from ipamd.pool.model import AttachmentKey, Cooling, DropAttachment, PutCooling, Record
+from ipamd.process.directory_watch import DirectoryWatch
+from ipamd.runner import PoolRunner, Refused
+from ipamd.veth import host_link, recovered_key
+
+log = structlog.get_logger("ipamd.daemon")
+
+# Seconds between two looks while the kernel does not tell of changes, or the folder can't be used.
+INTERVAL = 5.0
+
+
+def settle(ledger: Ledger, spool: Spool, now: float) -> None:
+    """Bring the ledger up to date with the DELs that came while nobody served: like replaying a journal. Raises
+    `LedgerError`."""
+    spool.make()
+    held = {attachment.key: attachment for attachment in ledger.load().attachments}
+    while spooled := spool.read():
+        records: list[Record] = []
+        for release in spooled:
+            attachment = held.get(release.key) or held.get(recovered_key(release.key))
+            if attachment is not None:
+                del held[attachment.key]
+                records += [
+                    DropAttachment(attachment.key),
+                    PutCooling(Cooling(attachment.address, now - release.age)),
+                ]
+                log.info("attachment.released", key=str(release.key), ip=attachment.address, spooled=True)
+        ledger.commit(records)
+        for release in spooled:
+            spool.done(release)
+
+
+class SpooledReleases:
+    """For as long as the pool serves."""
+
+    def __init__(self, spool: Spool, runner: PoolRunner, conditions: Conditions) -> None:
+        self._spool = spool
+        self._runner = runner
+        self._conditions = conditions
+
+    async def run(self, well: Callable[[], None]) -> None:
+        """Apply what waits, and what comes, until cancelled."""
+        mask = Mask.MOVED_TO | Mask.CLOSE_WRITE
+        watch = DirectoryWatch(lambda: self._spool.directories, mask, INTERVAL, self._conditions, "spool.polled")
+        try:
+            while True:
+                self._spool.make()
+                try:
+                    async with asyncio.timeout(INTERVAL if self._spool.trouble() else None):
+                        await watch.changed()
+                except TimeoutError:
+                    pass
+                self._spool.make()
+                while waiting := self._spool.read():
+                    for spooled in waiting:
+                        await self._apply(spooled)
+                self._say(well)
+        except Refused:
+            return  # the daemon is at its end: its successor applies what is left
+        finally:
+            watch.close()
+
+    async def before_grant(self, key: AttachmentKey) -> None:
+        """Apply what waits for this attachment: its DEL came before the ADD that asks now. One look into a folder
+        that is empty, as a rule."""
+        for spooled in self._spool.read(host_link(key)):
+            await self._apply(spooled)
+
+    def _say(self, well: Callable[[], None]) -> None:
+        if trouble := self._spool.trouble():
+            self._conditions.begin("spool.unusable", trouble)
+        else:
+            well()
+
+    async def _apply(self, spooled: Spooled) -> None:
+        if not self._spool.waits(spooled):
+            return
+        request = f"spool {spooled.file.name[:100]}"
+        attachment = await self._runner.release(request, spooled.key, recovered_key(spooled.key))
+        # In the same step of the loop as the release's end: no grant can come in between.
+        self._spool.done(spooled)
+        if attachment is not None:
+            log.info("attachment.released", key=str(spooled.key), ip=attachment.address, spooled=True)

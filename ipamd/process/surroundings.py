@@ -1,0 +1,28 @@
+"""What the daemon has before it has asked anybody: settings, records, and what it tells of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from ipamd.conditions import Conditions
+from ipamd.history import History
+from ipamd.ledger import Ledger
+from ipamd.process.start import Start
+from ipamd.reload import LiveSettings
+from ipamd.service_manager import ServiceManager
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """`began`: seconds since the epoch. `changed` is set whenever the pool may have changed."""
+
+    live: LiveSettings
+    history: History
+    ledger: Ledger
+    conditions: Conditions
+    manager: ServiceManager
+    start: Start
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    began: float = field(default_factory=time.time)
