@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from ipamd.cloud.budget import RateBudget
 from ipamd.history import KEPT, Event, History
 from ipamd.host import HostError, HostNetwork
-from ipamd.pool.explain import Explanation, explain_attachment, explain_pool, explain_waiting, span
+from ipamd.pool.explain import Explanation, explain_attachment, explain_pool, explain_waiting
 from ipamd.pool.explain_address import explain_address
 from ipamd.pool.model import Attachment, AttachmentKey, Owner
 from ipamd.pool.state import Waiting
+from ipamd.pool.words import span
 from ipamd.runner import PoolRunner
 from ipamd.veth import host_link
 

@@ -28,8 +28,9 @@ from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.conditions import Conditions
 from ipamd.history import History
 from ipamd.ledger import Ledger, LedgerError
-from ipamd.pool.explain import Explanation, span
+from ipamd.pool.explain import Explanation
 from ipamd.pool.model import Attachment, AttachmentKey, Owner, Reason, Refusal
+from ipamd.pool.words import span
 from ipamd.process.start import Phase, Start
 from ipamd.reload import LiveSettings
 from ipamd.runner import Refused

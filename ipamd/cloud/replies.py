@@ -69,6 +69,10 @@ class PrivateAddress(Shape):
     primary: bool
 
 
+class Prefix(Shape):
+    ipv4_prefix: Network
+
+
 class NetworkInterface(Shape):
     """`private_ip_address` is None for an EFA-only interface."""
 
@@ -77,6 +81,7 @@ class NetworkInterface(Shape):
     subnet_id: Id
     private_ip_address: Address | None = None
     private_ip_addresses: tuple[PrivateAddress, ...] = ()
+    ipv4_prefixes: tuple[Prefix, ...] = ()
     attachment: Attachment | None = None
     tag_set: tuple[Tag, ...] = ()
 

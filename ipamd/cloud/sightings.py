@@ -75,11 +75,12 @@ class Sightings:
 
 
 def _observed(eni: NetworkInterface, instance_id: str) -> ObservedEni:
-    """An ENI attached elsewhere is not ours, whatever its tag."""
+    """An ENI attached elsewhere is not ours, whatever its tag; nor is one on another network card, which has device
+    indexes of its own."""
     attachment = eni.attachment
     tagged = eni.tags.get(INSTANCE_TAG) == instance_id
     here = attachment is not None and attachment.instance_id == instance_id
-    first = attachment is not None and attachment.device_index == attachment.network_card_index == 0
+    card = attachment.network_card_index if attachment else 0
     return ObservedEni(
         id=eni.network_interface_id,
         mac=eni.mac_address,
@@ -89,10 +90,12 @@ def _observed(eni: NetworkInterface, instance_id: str) -> ObservedEni:
         device_index=attachment.device_index if attachment else None,
         attachment_id=attachment.attachment_id if attachment else "",
         attachment_status=attachment.status if attachment else "",
-        owned=tagged and (attachment is None or here),
-        primary=here and first,
+        owned=tagged and (attachment is None or (here and card == 0)),
+        primary=here and attachment is not None and attachment.device_index == card == 0,
         delete_on_termination=attachment.delete_on_termination if attachment else True,
         created_at=_seconds(eni.tags.get(CREATED_TAG, "")),
+        network_card=card,
+        prefixes=tuple(prefix.ipv4_prefix for prefix in eni.ipv4_prefixes),
     )
 
 

@@ -13,7 +13,7 @@ EC2's eventual consistency that speaks. What is found then is noted as an event,
     a pod's route to an address of nobody    recorded as that pod's
     an address that the host itself uses     foreign, unless a pod has it
 
-Somebody else's ENIs are counted at once, since they take slots of the instance.
+Somebody else's ENIs and the /28 prefixes on ours are counted at once, since they take slots.
 
 The search, once a minute while there are attachments, looks for those whose namespace and veth are both gone: the
 runtime never sent their DEL. They, too, have to be gone twice.
@@ -50,8 +50,8 @@ AUDIT_AGAIN = 600.0  # after one that failed
 # How long a disagreement has to last.
 DOUBT_LASTS = 60.0
 LEAK_AGE = 600.0
-# A learnt limit is tried again after a day.
-LIMIT_LASTS = 86400.0
+# A learnt limit is tried again after a day, that of a single ENI, on which others may give up slots, sooner.
+LIMIT_LASTS, ENI_LIMIT_LASTS = 86400.0, 600.0
 
 SEARCH_INTERVAL = 60.0
 
@@ -100,7 +100,7 @@ class Audits(Growth):
         auditing = self._under_way(do.Audit)
         if self.backoffs.active(now, action_scope(do.Audit.action)):
             return auditing
-        if self.has_foreign_enis():
+        if self.taken_by_others():
             if self.eni_slots() > 0:
                 return False
             if not auditing and now - self.audited_at >= self.look_again:
@@ -144,7 +144,7 @@ class Audits(Growth):
             return
         self.audited_at = now
         self.backoffs.succeeded(action_scope(do.Audit.action))
-        self._count_foreign_enis(event, now)
+        self._count_what_others_have(event, now)
         self._settle_limit(now)
         for subnet_id, available in event.available:
             self.subnets.noted(subnet_id, available, now)
@@ -158,27 +158,42 @@ class Audits(Growth):
         lasting = [self._doubts[found] + finding.lasts for found, finding in findings.items()]
         self.audit_at = min(self.audit_at, max(min(lasting, default=now + interval), now + DOUBT_LASTS))
 
-    def _count_foreign_enis(self, event: on.Audited, now: float) -> None:
+    def _count_what_others_have(self, event: on.Audited, now: float) -> None:
         """Without a doubt: a reading that is out of date costs a call in vain at worst."""
-        before = {eni.id for eni in self.inventory.enis.values() if eni.state is EniState.FOREIGN}
+        before = self._of_others()
+        self._count_foreign_enis(event, now)
+        for observed in event.enis:
+            eni = self.inventory.enis.get(observed.id)
+            if eni is not None and eni.state is EniState.READY:
+                self._prefixes_seen(eni, observed)
+                if now - eni.refused_at > ENI_LIMIT_LASTS:
+                    eni.refused = None
+        unchanged = self._of_others() == before
+        self.look_again = min(self.look_again * 2, LOOK_AGAIN_CAP) if unchanged else LOOK_AGAIN
+
+    def _of_others(self) -> set[str]:
+        found = {eni.id for eni in self.foreign_enis()}
+        return found.union(*(eni.prefixes for eni in self.inventory.enis.values()))
+
+    def _count_foreign_enis(self, event: on.Audited, now: float) -> None:
         seen = {eni.id: eni for eni in event.enis if eni.device_index is not None}
         for observed in seen.values():
             if observed.id not in self.inventory.enis and not (observed.owned or observed.primary):
                 eni = adopt_attached(self, observed, now)
-                self._note("eni.foreign", "info", eni=eni.id, device_index=eni.device_index)
+                self._note("eni.foreign", "info", eni=eni.id, device_index=eni.device_index, network_card=eni.card)
         for eni in list(self.inventory.enis.values()):
             if eni.state is EniState.FOREIGN and eni.id not in seen:
                 self.inventory.remove_eni(eni)
                 self._note("eni.foreign_gone", "info", eni=eni.id)
-        after = {eni.id for eni in self.inventory.enis.values() if eni.state is EniState.FOREIGN}
-        self.look_again = LOOK_AGAIN if after != before else min(self.look_again * 2, LOOK_AGAIN_CAP)
 
     def _settle_limit(self, now: float) -> None:
         """Now that all that are attached are known: does the instance take fewer than the table says?"""
         limit = self.learnt_limit
-        if limit is not None and now - limit.at > LIMIT_LASTS:
+        if limit is not None and (now - limit.at > LIMIT_LASTS or self.attached() > limit.max_enis):
             self.learnt_limit = None
             self._write(DropLimit())
+        if now - self.too_many_at > LIMIT_LASTS:
+            self.too_many = None
         if not self.limit_met:
             return
         self.limit_met = False

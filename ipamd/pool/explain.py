@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 
 from ipamd.pool import effects as do
 from ipamd.pool.backoff import Backoff
+from ipamd.pool.explain_slots import others, room
 from ipamd.pool.model import Attachment, Counts, EniState, Reason
 from ipamd.pool.outlook import Supply, would_refuse
 from ipamd.pool.pool import Pool
-from ipamd.pool.state import ARRIVING, Waiting
+from ipamd.pool.state import Waiting
+from ipamd.pool.words import many, sentence, span
 
 # What an operator can do about a reason (docs/refusals.md says more).
 ADVICE = {
@@ -52,7 +54,7 @@ def explain_pool(pool: Pool, now: float, unrecorded: str = "") -> Explanation:
     explanation.numbers = _numbers(pool, counts, now)
     if pool.started:
         _add_circumstances(explanation, pool, counts, now, unrecorded)
-        explanation.because += _others(pool)
+        explanation.because += others(pool)
     return explanation
 
 
@@ -66,7 +68,7 @@ def explain_waiting(pool: Pool, waiting: Waiting, who: str, now: float) -> Expla
         explanation.because.append(f"It is number {place} of {len(queue)} in the queue, which is served in order.")
     coming = counts.pending
     if place <= coming:
-        explanation.because.append(f"{_many(coming, 'address is', 'addresses are')} on the way: one is for it.")
+        explanation.because.append(f"{many(coming, 'address is', 'addresses are')} on the way: one is for it.")
     elif pool.forgetting or pool.cooled:
         explanation.because.append(
             "A cooled address is made ready for it: the kernel forgets its old connections first."
@@ -105,7 +107,7 @@ def _add_circumstances(
     """What the pool's state has to do with it, whoever asks."""
     explanation.because.append(_arithmetic(pool, counts))
     if pool.drained is None:
-        explanation.because += [_room(pool), *_held_back(pool, now), *_subnets(pool, now)]
+        explanation.because += [room(pool), *_held_back(pool, now), *_subnets(pool, now)]
     explanation.next += _under_way(pool, now) + _to_come(pool, counts, now)
     explanation.advice += _advice(pool, now, unrecorded)
 
@@ -122,26 +124,34 @@ def _verdict(pool: Pool, counts: Counts, now: float, unrecorded: str) -> Explana
     short = max(_wanted(pool, counts) - counts.free - counts.pending, 0)
     refusal = would_refuse(pool, now, unrecorded)
     if refusal is not None:
-        return Explanation("blocked", f"No further pod can get an address: {refusal.message}.")
+        return Explanation("blocked", sentence(f"No further pod can get an address: {refusal.message}"))
     obstacles = pool.backoffs.all_active(now)
     if short and obstacles:
-        headline = f"{_many(short, 'address is', 'addresses are')} missing, and EC2 gives none at present"
+        headline = f"{many(short, 'address is', 'addresses are')} missing, and EC2 gives none at present"
         headline += f"; {counts.free} are free." if counts.free else "."
         return Explanation("blocked", headline)
     if counts.pending or counts.waiting or pool.deficit():
-        return Explanation("growing", f"{_many(counts.pending or short, 'address is', 'addresses are')} on the way.")
+        return Explanation("growing", _growing(pool, counts))
     if counts.releasing or pool.excess():
         going = counts.releasing or pool.excess()
-        return Explanation("shrinking", f"{_many(going, 'address is', 'addresses are')} more than is needed.")
+        return Explanation("shrinking", f"{many(going, 'address is', 'addresses are')} more than is needed.")
     if pool.headroom > counts.free:
         return Explanation(
             "steady",
-            f"The pool holds all that it may: {_many(counts.free, 'address is', 'addresses are')} free, "
+            f"The pool holds all that it may: {many(counts.free, 'address is', 'addresses are')} free, "
             f"{pool.headroom} would be wanted free.",
         )
     return Explanation(
-        "steady", f"The pool is as it should be: {_many(counts.free, 'address is', 'addresses are')} free."
+        "steady", f"The pool is as it should be: {many(counts.free, 'address is', 'addresses are')} free."
     )
+
+
+def _growing(pool: Pool, counts: Counts) -> str:
+    if counts.pending:
+        return f"{many(counts.pending, 'address is', 'addresses are')} on the way."
+    if deficit := pool.deficit():
+        return f"{many(deficit, 'more address is', 'more addresses are')} wanted of EC2."
+    return f"{many(counts.waiting, 'pod waits for an address that cools', 'pods wait for addresses that cool')}."
 
 
 def _wanted(pool: Pool, counts: Counts) -> int:
@@ -186,25 +196,6 @@ def _arithmetic(pool: Pool, counts: Counts) -> str:
     return text + "."
 
 
-def _room(pool: Pool) -> str:
-    limits, slots = pool.limits, max(pool.eni_slots(), 0)
-    here = sum(
-        eni.room for eni in pool.inventory.enis.values() if eni.state is EniState.READY or eni.state in ARRIVING
-    )
-    barrier = "the instance type allows"
-    if pool.learnt_limit is not None:
-        barrier = "EC2 turned out to allow"
-    if pool.targets.max_enis and pool.max_enis == pool.targets.max_enis:
-        barrier = "pool.max_enis allows"
-    text = (
-        f"Room: {_many(here, 'more address', 'more addresses')} on the ENIs that are there, and "
-        f"{_many(slots, 'more ENI', 'more ENIs')} with {limits.secondary_per_eni} each ({barrier} {pool.max_enis})"
-    )
-    if pool.targets.max_pods and pool.max_pods == pool.targets.max_pods:
-        text += f"; pool.max_pods lets {pool.max_pods} be in use"
-    return text + "."
-
-
 def _held_back(pool: Pool, now: float) -> list[str]:
     return [_sentence(backoff, now) for backoff in pool.backoffs.all_active(now)]
 
@@ -213,8 +204,8 @@ def _sentence(backoff: Backoff, now: float) -> str:
     failure = backoff.failure
     times = "failed" if backoff.attempts == 1 else f"failed {backoff.attempts} times in a row"
     return (
-        f"{failure.action} {times}, {failure.code}: {failure.message}. It concerns {backoff.scope}, which is left "
-        f"alone for another {span(backoff.until - now)}."
+        f"{failure.action} {times}, {failure.code}: {sentence(failure.message)} "
+        f"It concerns {backoff.scope}, which is left alone for another {span(backoff.until - now)}."
     )
 
 
@@ -223,22 +214,11 @@ def _subnets(pool: Pool, now: float) -> list[str]:
     for subnet_id in pool.subnets.ids:
         subnet = pool.subnets[subnet_id]
         if subnet.in_doubt and subnet.refused is not None:
-            asked = _many(subnet.refused, "address", "addresses")
+            asked = many(subnet.refused, "address", "addresses")
             found.append(f"Subnet {subnet_id} did not have {asked} when asked: it is read again.")
         elif subnet.available is not None:
-            free = _many(subnet.available, "free address", "free addresses")
+            free = many(subnet.available, "free address", "free addresses")
             found.append(f"Subnet {subnet_id} showed {free} {span(now - subnet.read_at)} ago.")
-    return found
-
-
-def _others(pool: Pool) -> list[str]:
-    found = []
-    foreign = [eni.id for eni in pool.inventory.enis.values() if eni.state is EniState.FOREIGN]
-    if foreign:
-        found.append(f"Somebody else's ENIs hold slots of the instance: {', '.join(foreign)}.")
-    strange = sum(eni.foreign for eni in pool.inventory.enis.values())
-    if strange:
-        found.append(f"{_many(strange, 'address', 'addresses')} on our ENIs are somebody else's, and left alone.")
     return found
 
 
@@ -248,15 +228,15 @@ def _under_way(pool: Pool, now: float) -> list[str]:
         effect, since = operation.effect, span(now - operation.since)
         match effect:
             case do.CreateEni():
-                what = f"EC2 is asked for a new ENI with {_many(effect.count, 'address', 'addresses')}"
+                what = f"EC2 is asked for a new ENI with {many(effect.count, 'address', 'addresses')}"
             case do.AttachEni():
                 what = f"{effect.eni_id} is being attached"
             case do.ConfigureLink():
                 what = f"the host waits for the interface of {effect.eni_id}"
             case do.AssignAddresses():
-                what = f"EC2 is asked for {_many(effect.count, 'address', 'addresses')} for {effect.eni_id}"
+                what = f"EC2 is asked for {many(effect.count, 'address', 'addresses')} for {effect.eni_id}"
             case do.UnassignAddresses():
-                what = f"EC2 takes {_many(len(effect.addresses), 'address', 'addresses')} of {effect.eni_id} back"
+                what = f"EC2 takes {many(len(effect.addresses), 'address', 'addresses')} of {effect.eni_id} back"
             case do.DetachEni() | do.DeleteEni():
                 what = f"{effect.eni_id} is given back"
             case do.DescribeEni():
@@ -282,7 +262,7 @@ def _to_come(pool: Pool, counts: Counts, now: float) -> list[str]:
         found.append(text + ".")
     shrink_at = pool.shrink_at
     if shrink_at is not None and pool.excess():
-        going = _many(pool.excess(), "address goes", "addresses go")
+        going = many(pool.excess(), "address goes", "addresses go")
         found.append(f"In {span(max(shrink_at - now, 0))} {going} back to EC2, if nobody needs them until then.")
     return found
 
@@ -293,22 +273,3 @@ def _advice(pool: Pool, now: float, unrecorded: str) -> list[str]:
     if refusal is not None:
         reasons.insert(0, refusal.reason)
     return [ADVICE[reason] for reason in dict.fromkeys(reasons) if reason in ADVICE]
-
-
-def _many(count: int, one: str, more: str) -> str:
-    return f"{count or 'no'} {one if count == 1 else more}"
-
-
-def span(seconds: float) -> str:
-    """A time in words: 0.4 s, 12 s, 3 min, 1 h 40 min, 2 days."""
-    if seconds < 9.95:
-        return f"{max(seconds, 0):.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    return f"{round(hours / 24)} days"

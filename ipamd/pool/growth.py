@@ -8,7 +8,8 @@ from ipamd.pool.backoff import action_scope, subnet_scope
 from ipamd.pool.inventory import Eni
 from ipamd.pool.model import CloudErrorKind, CloudFailure, EniState, Intent, PutIntent
 from ipamd.pool.reuse import Reuse
-from ipamd.pool.state import ARRIVING, ASSIGN, CREATE, CREATION, Setup
+from ipamd.pool.slots import ARRIVING, portion
+from ipamd.pool.state import ASSIGN, CREATE, CREATION, Setup
 
 # After so many failures in a row an ENI's room is looked for elsewhere.
 PATIENCE = 3
@@ -82,7 +83,7 @@ class Growth(Reuse):
             if deficit == 0:
                 more = min(along, eni.room - count)
                 count, along = count + more, along - more
-            count = self.subnets.portion(eni.subnet_id, count)
+            count = self.subnets.portion(eni.subnet_id, portion(eni, count))
             token = self._new_token()
             eni.pending += count
             op = self._next_op()
@@ -92,7 +93,7 @@ class Growth(Reuse):
         return deficit, along
 
     def _add_enis(self, deficit: int, along: int, now: float) -> None:
-        capacity = self.limits.secondary_per_eni
+        capacity = self.addresses_of_new_eni
         while deficit > 0 and capacity > 0 and self.eni_slots() > 0:
             count = min(deficit, capacity)
             subnet_id = self._subnet_for_eni(count + 1, now)
@@ -103,7 +104,7 @@ class Growth(Reuse):
                 count = min(count + along, capacity)
             count = self.subnets.portion(subnet_id, count + 1) - 1  # an ENI takes one for itself
             token = self._new_token()
-            eni = Eni(token, EniState.CREATING, self.free_index(), capacity, subnet_id, now)
+            eni = Eni(token, EniState.CREATING, self.free_index(), self.limits.secondary_per_eni, subnet_id, now)
             eni.token, eni.pending = token, count
             eni.busy = self._next_op()
             self.inventory.add_eni(eni)

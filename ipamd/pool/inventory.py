@@ -37,7 +37,8 @@ class Eni:
     """`id` is EC2's id, or the ClientToken while the ENI is being created. `pending` counts addresses that were
     asked for and have not come. `addresses` are all that are on it; of them, `free` keeps the order in which they
     became free, longest first, and `leaving` are those on their way back to EC2. `since` is when it entered its
-    state."""
+    state. `capacity` is how many slots the instance type gives it, its own address not counted; a /28 prefix that
+    somebody put on it takes one as well."""
 
     id: str
     state: EniState
@@ -46,6 +47,7 @@ class Eni:
     subnet_id: str
     since: float = 0.0
     primary: bool = False
+    card: int = 0  # the network card, which has device indexes of its own
     mac: str = ""
     primary_ip: str = ""
     attachment_id: str = ""
@@ -57,6 +59,11 @@ class Eni:
     assigned: int = 0
     cooling: int = 0
     foreign: int = 0
+    prefixes: tuple[str, ...] = ()
+    # The least number of slots in use that EC2 refused, though `capacity` allows it, and since when that is known.
+    refused: int | None = None
+    refused_at: float = 0.0
+    asked_too_much: int = 0  # EC2 refused so many addresses, and it is not known yet what fills the ENI
     leaving: dict[str, Address] = field(default_factory=dict)
     # Assignments whose answer never came: they may have brought so many addresses more.
     unaccounted: dict[str, Intent] = field(default_factory=dict)
@@ -95,8 +102,19 @@ class Eni:
         return len(self.addresses)
 
     @property
+    def occupied(self) -> int:
+        """Slots in use, whoever uses them."""
+        return len(self.addresses) + len(self.prefixes)
+
+    @property
+    def withheld(self) -> int:
+        """Slots that EC2 does not give, though the type has them and nothing that it shows takes them."""
+        return 0 if self.refused is None else self.capacity - self.refused + 1
+
+    @property
     def room(self) -> int:
-        return max(self.capacity - len(self.addresses) - self.pending, 0)
+        """How many more addresses fit, as far as is known."""
+        return max(self.capacity - self.withheld - self.occupied - self.pending, 0)
 
     def enter(self, state: EniState, now: float) -> None:
         self.state, self.since = state, now

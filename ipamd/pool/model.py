@@ -115,8 +115,9 @@ class ObservedEni:
     """One ENI as EC2 describes it (DescribeNetworkInterfaces).
 
     `owned` is true when it carries our tag with this instance's id. `attachment_id` is empty and `device_index`
-    is None while it is not attached. `addresses` are the secondary private IPv4 addresses. `created_at` is what our
-    tag says, in seconds since the epoch; None where there is no such tag.
+    is None while it is not attached. `addresses` are the secondary private IPv4 addresses, `prefixes` the /28 ones.
+    `device_index` counts within `network_card`; pods' ENIs are on card 0, so one on another card is never `owned`.
+    `created_at` is what our tag says, in seconds since the epoch; None where there is no such tag.
     """
 
     id: str
@@ -131,6 +132,8 @@ class ObservedEni:
     primary: bool = False
     delete_on_termination: bool = True
     created_at: float | None = None
+    network_card: int = 0
+    prefixes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

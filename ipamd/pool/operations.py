@@ -34,6 +34,7 @@ from ipamd.pool.model import (
     DropOwn,
     EniState,
     Intent,
+    ObservedEni,
     PutIntent,
 )
 from ipamd.pool.state import ASSIGN, ATTACH, CREATE, attach_intent, attach_token, release_token
@@ -179,16 +180,21 @@ class Operations(Links):
             self._write(PutIntent(attach_intent(eni, now)))
             self._note("eni.found_detached", "warning", eni=eni.id)
         elif eni.state is EniState.READY:
+            self._prefixes_seen(eni, observed)
             if eni.pending:
                 # What is under way may be on it already: whose an address is can be told once that is answered.
-                eni.unsure = not eni.addresses.keys() >= set(observed.addresses)
+                eni.unsure = bool(eni.asked_too_much) or not eni.addresses.keys() >= set(observed.addresses)
             else:
                 self._account(eni, observed.addresses, now)
                 self._close_accounts(eni, now - APPEARS_WITHIN)
+                self._learn_room(eni, now)
             self.inventory.gone(eni, [ip for ip in eni.leaving if ip not in observed.addresses])
             eni.verified = bool(eni.leaving)
-        elif eni.state is EniState.DRAINING and (others := set(observed.addresses) - set(eni.leaving)):
-            # Somebody else put an address on it: it is in use, though not by us.
+        elif eni.state is EniState.DRAINING and (
+            (others := set(observed.addresses) - set(eni.leaving)) or observed.prefixes
+        ):
+            # Somebody else put an address or a prefix on it: it is in use, though not by us.
+            self._prefixes_seen(eni, observed)
             self._stay(eni, now)
             for ip in sorted(others - eni.addresses.keys()):
                 self._find_foreign(ip, eni, now)
@@ -215,6 +221,34 @@ class Operations(Links):
                 self._find_foreign(ip, eni, now)
             else:
                 self.inventory.add(ip, eni, now)
+
+    def _prefixes_seen(self, eni: Eni, observed: ObservedEni) -> None:
+        """Each takes a slot of the ENI. Nobody but others puts one there, or takes it away."""
+        if set(eni.prefixes) != set(observed.prefixes):
+            eni.prefixes, eni.refused = observed.prefixes, None
+            self._note("eni.prefixes", "info", eni=eni.id, prefixes=len(eni.prefixes), room=eni.room)
+
+    def _too_many_addresses(self, operation: Operation, now: float) -> None:
+        """EC2 refused so many addresses on an ENI, although there seemed to be room for them."""
+        eni, count = operation.eni, operation.count
+        if isinstance(operation.effect, do.AssignAddresses):
+            eni.asked_too_much = min(count, eni.asked_too_much or count)
+            return
+        count = count or eni.held  # to create it, or to attach it
+        self.too_many, self.too_many_at = min(count, self.too_many or count), now
+        most, by_type = self.addresses_of_new_eni, self.limits.secondary_per_eni
+        self._note("limit.addresses_learnt", "warning", addresses_per_eni=most, by_type=by_type)
+
+    def _learn_room(self, eni: Eni, now: float) -> None:
+        """The ENI was read after a refusal: either what is on it explains that, or its limit is another one."""
+        asked, eni.asked_too_much = eni.asked_too_much, 0
+        if not asked:
+            return
+        self.backoffs.succeeded(eni_scope(eni.id))  # next time it is asked for what it has room for
+        if eni.occupied + asked <= eni.capacity:
+            total = eni.occupied + asked
+            eni.refused, eni.refused_at = min(total, eni.refused or total), now
+            self._note("eni.limit_learnt", "warning", eni=eni.id, slots=eni.refused - 1, by_type=eni.capacity)
 
     def _close_accounts(self, eni: Eni, asked_before: float) -> None:
         for record in eni.explain_no_more(asked_before):
@@ -307,6 +341,8 @@ class Operations(Links):
             retry_at = now
         else:
             retry_at = self._back_off(operation, failure, now)
+        if kind is CloudErrorKind.ENI_ADDRESS_LIMIT:
+            self._too_many_addresses(operation, now)
         match operation.effect:
             case do.AssignAddresses():
                 eni.pending -= operation.count

@@ -11,7 +11,8 @@ from functools import cached_property
 from ipamd.pool import effects as do
 from ipamd.pool.backoff import Backoff, subnet_scope
 from ipamd.pool.model import Counts, EniState, Reason, Refusal
-from ipamd.pool.state import ARRIVING, ASSIGN, ATTACH, CREATE, State, Waiting
+from ipamd.pool.slots import ARRIVING
+from ipamd.pool.state import ASSIGN, ATTACH, CREATE, State, Waiting
 
 # Calls that bring addresses: the failure of another one is no reason why none came.
 GROWTH = (CREATE, ATTACH, ASSIGN, do.DescribeEni.action, do.ConfigureLink.action)
@@ -53,7 +54,7 @@ class Supply:
         self._cooldown = state.reusable_after(now)
         self._state = state
         self._here_or_coming = counts.free + counts.pending + _growable(state, counts, now)
-        self.room = state.max_pods - len(state.inventory.attachments)
+        self.room = state.pod_limit - len(state.inventory.attachments)
 
     @cached_property
     def _released(self) -> list[float]:
@@ -75,8 +76,11 @@ def why(state: State, now: float) -> Refusal:
     """Nothing can come: say what stands in the way, the most useful to know first."""
     counts = state.counts()
     numbers = _numbers(state, counts)
-    if state.max_pods == state.targets.max_pods and len(state.inventory.attachments) >= state.max_pods:
-        message = f"{state.max_pods} addresses are in use, as many as pool.max_pods allows"
+    if (in_use := len(state.inventory.attachments)) >= state.pod_limit:
+        few = "as many as" if in_use == state.pod_limit else "more than"
+        message = f"{in_use} addresses are in use, {few} pool.max_pods allows"
+        if in_use > state.pod_limit:
+            message += f" ({state.pod_limit})"
         return Refusal(Reason.POD_LIMIT, message, state.targets.cooldown or 1.0, numbers)
     slots = state.eni_slots()
     blocked = _creation_blocked(state, now) if slots > 0 else None
@@ -95,20 +99,44 @@ def why(state: State, now: float) -> Refusal:
         wait = max(next(iter(state.inventory.cooling.values())) + state.reusable_after(now) - now, 0.1)
         message = f"all {counts.total} addresses are in use or cooling; the next one is free in {wait:.0f} s"
         return Refusal(Reason.ALL_COOLING, message, wait, numbers)
-    if state.max_enis == state.targets.max_enis:
-        barrier = "pool.max_enis allows no more"
-    else:
-        barrier = f"the instance{'' if state.learnt_limit else ' type'} takes no more"
-    message = (
-        f"all {counts.total} addresses are in use, and {barrier}: "
-        f"{state.max_enis} ENI{'s' if state.max_enis != 1 else ''} with {state.limits.secondary_per_eni} secondary "
-        "addresses each"
-    )
+    return _full(state, counts, now)
+
+
+def _full(state: State, counts: Counts, now: float) -> Refusal:
+    """No address is free, and there is room for no more."""
+    message = f"all {counts.total} addresses are in use, and {barrier(state)}: {enis_in_words(state)}"
     wait = state.targets.cooldown or 1.0
-    if state.has_foreign_enis():
-        message += "; ENIs of somebody else are among them"
+    if state.taken_by_others():
+        message += f"; {others_in_words(state)}"
         wait = max(wait, state.audited_at + state.look_again - now)
-    return Refusal(Reason.ENI_LIMIT, message, wait, numbers)
+    return Refusal(Reason.ENI_LIMIT, message, wait, _numbers(state, counts))
+
+
+def barrier(state: State) -> str:
+    """What bounds the number of ENIs."""
+    if state.targets.max_enis and state.max_enis == state.targets.max_enis:
+        return "pool.max_enis allows no more"
+    return f"the instance{'' if state.learnt_limit else ' type'} takes no more"
+
+
+def enis_in_words(state: State) -> str:
+    """Those that hold a slot, or are about to: for instance "3 ENIs with 9 secondary addresses each"."""
+    taken = state.max_enis - state.eni_slots()
+    return f"{taken} ENI{'s' if taken != 1 else ''} with {state.limits.secondary_per_eni} secondary addresses each"
+
+
+def others_in_words(state: State) -> str:
+    """What somebody else has of the slots that pods could use."""
+    enis = [eni for eni in state.inventory.enis.values() if eni.state is not EniState.FOREIGN]
+    prefixes, addresses = sum(len(eni.prefixes) for eni in enis), sum(eni.foreign for eni in enis)
+    refused = sum(eni.withheld for eni in enis)
+    found = [
+        (len(state.foreign_enis()), "ENI", "ENIs", "of somebody else"),
+        (prefixes, "/28 prefix", "/28 prefixes", "on our ENIs"),
+        (addresses, "address", "addresses", "of somebody else on our ENIs"),
+        (refused, "slot", "slots", "of our ENIs that EC2 refuses"),
+    ]
+    return "among them " + ", ".join(f"{n} {one if n == 1 else more} {whose}" for n, one, more, whose in found if n)
 
 
 def why_late(state: State, waiting: Waiting, obstacle: str, now: float) -> Refusal:
@@ -139,8 +167,8 @@ def _growable(state: State, counts: Counts, now: float) -> int:
             found += len(eni.free) + eni.room  # its interface may still come
     if _creation_blocked(state, now) is None:
         # A slot that an ENI is about to leave is as good as a free one.
-        leaving = sum(eni.detached or eni.state is EniState.DETACHING for eni in state.inventory.enis.values())
-        found += max(state.eni_slots() + leaving, 0) * state.limits.secondary_per_eni
+        leaving = sum(eni.detached or eni.state is EniState.DETACHING for eni in state.enis_of_card())
+        found += max(state.eni_slots() + leaving, 0) * state.addresses_of_new_eni
     return max(min(found, state.allowance(counts)), 0)
 
 

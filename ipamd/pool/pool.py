@@ -15,8 +15,8 @@ EC2 and the kernel (audit.py).
     pending   asked from EC2, not yet here
     headroom  warm_ips, or warm_enis x addresses per ENI
     deficit   max(waiting + headroom - free - pending - coming back, minimum_ips - total - pending), at least 0,
-              and cut so that total + pending never exceeds max_pods + cooling nor what the instance type allows; a
-              call that is made for it asks for slack / 2 more
+              and cut so that total + pending never exceeds pool.max_pods + cooling, nor what there is room for
+              (slots.py); a call that is made for it asks for slack / 2 more
     excess    min(free - headroom - slack, total - minimum_ips), given back only after it lasted release_delay
 
 Giving back starts with a fresh read of the ENI and ends as soon as an address is wanted again: what is on its way out
@@ -143,7 +143,7 @@ class Pool(Audits):
             self._effects.append(do.Grant(event.request, held))
             return
         address = self._wanted(event.wanted, event.key) if event.wanted else None
-        if address is not None and not self._closed and len(self.inventory.attachments) < self.max_pods:
+        if address is not None and not self._closed and len(self.inventory.attachments) < self.pod_limit:
             self._effects.append(do.Grant(event.request, self._assign(address, event.key, event.owner, now)))
             return
         deadline = min(event.deadline, now + self.targets.allocate_wait)
@@ -246,7 +246,7 @@ class Pool(Audits):
             waiting = next(iter(self.waiting.values()))
             held = self.inventory.attachments.get(waiting.key)
             if held is None:
-                if len(self.inventory.attachments) >= self.max_pods:
+                if len(self.inventory.attachments) >= self.pod_limit:
                     return
                 address = self.inventory.take(now)
                 if address is None:
@@ -346,10 +346,11 @@ class Pool(Audits):
         supply = outlook.Supply(self, now)
         if supply.at_least >= len(self.waiting):
             return
-        looking = supply.room > 0 and self._look_who_holds_slots(now)
+        hoped_for = min(supply.room, self.capacity_alone - len(self.inventory.attachments))
+        looking = hoped_for > 0 and self._look_who_holds_slots(now)
         position = 0
         for waiting in list(self.waiting.values()):
-            if (supply.room if looking else supply.until(waiting.deadline)) > position:
+            if (hoped_for if looking else supply.until(waiting.deadline)) > position:
                 position += 1
             else:
                 self._send_away(waiting, outlook.why(self, now))

@@ -65,6 +65,8 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
         else:
             continue
         if eni.state is not EniState.FOREIGN:
+            if eni.prefixes:
+                _note(effects, "eni.prefixes", "info", eni=eni.id, prefixes=len(eni.prefixes), room=eni.room)
             eni.unaccounted = {i.token: replace(i, at=now) for i in assigning if i.eni_id == eni.id}
             _restore_addresses(state, effects, eni, observed.addresses, kept, now)
             state.inventory.altered[eni.id] = eni  # on record from now on, also with no address
@@ -121,7 +123,9 @@ def adopt_attached(state: State, observed: ObservedEni, now: float) -> Eni:
 
 
 def adopt(state: State, observed: ObservedEni, eni_state: EniState, device_index: int, now: float) -> Eni:
-    eni = Eni(observed.id, eni_state, device_index, state.limits.secondary_per_eni, observed.subnet_id, now)
+    capacity = 0 if eni_state is EniState.FOREIGN else state.limits.secondary_per_eni
+    eni = Eni(observed.id, eni_state, device_index, capacity, observed.subnet_id, now)
+    eni.card, eni.prefixes = observed.network_card, observed.prefixes
     eni.mac, eni.primary_ip, eni.attachment_id = observed.mac, observed.primary_ip, observed.attachment_id
     state.inventory.add_eni(eni)
     return eni
@@ -186,5 +190,5 @@ def _write(effects: list[do.Effect], record: Record) -> None:
     effects.append(do.Write(record))
 
 
-def _note(effects: list[do.Effect], event: str, level: str, **fields: str) -> None:
+def _note(effects: list[do.Effect], event: str, level: str, **fields: str | int) -> None:
     effects.append(do.Note(event, level, tuple(fields.items())))

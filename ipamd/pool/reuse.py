@@ -104,7 +104,7 @@ class Reuse(Operations):
         if not self._has_candidates():
             return
         paused = now < self._pause_ends
-        wanted = max(min(len(self.waiting), self.max_pods - len(self.inventory.attachments)), 0)
+        wanted = max(min(len(self.waiting), self.pod_limit - len(self.inventory.attachments)), 0)
         if (paused and not wanted) or not self._may_flush(now):
             return
         coming = self._coming_back(wanted, now)

@@ -28,7 +28,7 @@ def plan(state: State, excess: int, now: float) -> tuple[list[Eni], list[tuple[E
     detach_held_back = state.backoffs.active(now, action_scope(DetachEni.action)) is not None
     unassign_held_back = state.backoffs.active(now, action_scope(UnassignAddresses.action)) is not None
     for eni in candidates:
-        idle = not (eni.primary or eni.assigned or eni.cooling or eni.foreign)
+        idle = not (eni.primary or eni.assigned or eni.cooling or eni.foreign or eni.prefixes)
         if idle and len(eni.free) <= excess and not detach_held_back:
             whole.append(eni)
             excess -= len(eni.free)

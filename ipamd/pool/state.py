@@ -10,8 +10,9 @@ from random import Random
 
 from ipamd.pool import effects as do
 from ipamd.pool.backoff import NEW_ENI, SLOTS, Backoff, Backoffs, action_scope, eni_scope, subnet_scope
-from ipamd.pool.inventory import Eni, Inventory
-from ipamd.pool.model import AttachmentKey, Counts, EniState, Intent, LearntLimit, Limits, Owner, Targets
+from ipamd.pool.inventory import Eni
+from ipamd.pool.model import AttachmentKey, Counts, EniState, Intent, Limits, Owner, Targets
+from ipamd.pool.slots import ARRIVING, Slots
 from ipamd.pool.subnets import Subnets
 
 CREATE, ATTACH, ASSIGN = do.CreateEni.action, do.AttachEni.action, do.AssignAddresses.action
@@ -24,10 +25,6 @@ CREATION = (action_scope(CREATE), action_scope(ATTACH), NEW_ENI, SLOTS)
 # While somebody else's ENIs keep pods from an address, how often is looked whether they still do, in seconds; half as
 # often each time that they do.
 LOOK_AGAIN, LOOK_AGAIN_CAP = 5.0, 300.0
-
-# An ENI in one of these states will bring its addresses soon.
-ARRIVING = (EniState.CREATING, EniState.ATTACHING, EniState.CONFIGURING)
-UNATTACHED = (EniState.CREATING, EniState.ATTACHING, EniState.DELETING)
 
 
 @dataclass(slots=True)
@@ -50,16 +47,14 @@ class Setup:
     new_token: Callable[[], str]
 
 
-class State:
+class State(Slots):
     def __init__(self, setup: Setup) -> None:
+        super().__init__(setup.limits)
         self.configured = setup.targets
         self.drained: float | None = None  # when an operator drained the node
-        self.limits = setup.limits
         self._random = setup.random
         self._new_token = setup.new_token
-        self.learnt_limit: LearntLimit | None = None
         self.subnets = Subnets(setup.subnets, setup.random)
-        self.inventory = Inventory()
         self.waiting: dict[str, Waiting] = {}
         self.backoffs = Backoffs(setup.random)
         # See reuse.py. Cooling addresses that become free when the flush that is under way has succeeded, and their
@@ -128,21 +123,6 @@ class State:
             heappop(self._deadlines)
         return None
 
-    @property
-    def max_pods(self) -> int:
-        """Most addresses in use at once: the setting, and what fits on the ENIs that the node may have."""
-        most = self.max_enis * self.limits.secondary_per_eni
-        return min(self.targets.max_pods or most, most)
-
-    @property
-    def max_enis(self) -> int:
-        most = self.limits.max_enis if self.learnt_limit is None else self.learnt_limit.max_enis
-        return min(self.targets.max_enis or most, most)
-
-    def attached(self) -> int:
-        """ENIs that hold a slot of the instance, somebody else's included."""
-        return sum(eni.detached or eni.state not in UNATTACHED for eni in self.inventory.enis.values())
-
     def reusable_after(self, now: float) -> float:
         """Seconds from its release until an address can be granted again when pods wait for one."""
         if self.backoffs.active(now, action_scope(FORGET)):
@@ -172,8 +152,9 @@ class State:
         return max(min(wanted, self.allowance(counts)), 0)
 
     def allowance(self, counts: Counts) -> int:
-        """How many more addresses the node may hold. A cooling one does not count: it can't be granted yet."""
-        return self.max_pods + counts.cooling - self._staying(counts) - counts.pending
+        """How many more addresses the node may hold, below 0 when it has more than it may. A cooling one does not
+        count for pool.max_pods: it can't be granted yet."""
+        return min(self.pod_limit + counts.cooling - self._staying(counts) - counts.pending, self.obtainable())
 
     def _staying(self, counts: Counts) -> int:
         return counts.total - counts.releasing
@@ -183,26 +164,6 @@ class State:
         counts, targets = self.counts(), self.targets
         spare = counts.free - self.headroom - targets.slack
         return max(min(spare, self._staying(counts) - targets.minimum_ips), 0)
-
-    def has_foreign_enis(self) -> bool:
-        return any(eni.state is EniState.FOREIGN for eni in self.inventory.enis.values())
-
-    def eni_slots(self) -> int:
-        """How many more ENIs the instance takes. One that was never attached holds no slot; one that was detached
-        holds its own until it is gone."""
-        taken = sum(eni.state is not EniState.DELETING or eni.detached for eni in self.inventory.enis.values())
-        return self.max_enis - taken
-
-    def free_index(self) -> int:
-        taken = {eni.device_index for eni in self.inventory.enis.values()}
-        return next(index for index in range(1, len(taken) + 2) if index not in taken)
-
-    def other_index(self, eni: Eni) -> int:
-        """Another device index for an ENI that EC2 did not attach at its own: something unknown may sit there."""
-        taken = {other.device_index for other in self.inventory.enis.values()}
-        end = 2 * self.limits.max_enis
-        candidates = (*range(eni.device_index + 1, end), *range(1, eni.device_index))
-        return next((index for index in candidates if index not in taken), eni.device_index)
 
     def assign_backoff(self, eni: Eni, now: float) -> Backoff | None:
         return self.backoffs.active(now, action_scope(ASSIGN), subnet_scope(eni.subnet_id), eni_scope(eni.id))

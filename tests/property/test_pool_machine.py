@@ -802,7 +802,8 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_beyond_the_deadline(self) -> None:
         assert set(self.pool.waiting) == set(self.open_requests)
-        assert len(self.pool.waiting) <= max(self.pool.max_pods - len(self.ledger.attachments), 0) or self.owed
+        most = min(self.pool.pod_limit, self.pool.capacity_alone)
+        assert len(self.pool.waiting) <= max(most - len(self.ledger.attachments), 0) or self.owed
         for _, deadline in self.open_requests.values():
             assert self.now <= deadline or (self.wake_at is not None and self.wake_at <= deadline)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
-from ipamd.pool.explain import Explanation, explain_attachment, explain_pool, explain_waiting, span
+from ipamd.pool.explain import Explanation, explain_attachment, explain_pool, explain_waiting
 from ipamd.pool.model import CloudErrorKind, Limits
+from ipamd.pool.words import span
 from tests.unit.story import Story, addresses, full_node, observed, warm
 
 
