@@ -67,6 +67,7 @@ def _run(args: argparse.Namespace) -> int:
         from ipamd.conditions import Conditions
         from ipamd.config.error import SettingsError
         from ipamd.config.load import load
+        from ipamd.descriptors import raise_limit
         from ipamd.history import History
         from ipamd.host import HostError
         from ipamd.ledger import LedgerError
@@ -85,6 +86,8 @@ def _run(args: argparse.Namespace) -> int:
         structlog.get_logger("ipamd.settings").warning("settings.not_supported", **asdict(each))
     if os.geteuid() != 0:
         return config_command.fail("the daemon writes routes, rules and nftables: run it as root")
+
+    raise_limit()
 
     # systemd's watchdog sends SIGABRT: the journal then has where every thread stood.
     faulthandler.enable()

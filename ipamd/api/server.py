@@ -15,6 +15,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from ipamd.api import bounds
 from ipamd.api.place import SocketUnusable, claim, claim_reading, reading_group
 from ipamd.api.timing import CallTimes
 from ipamd.api.v1 import (
@@ -72,7 +73,10 @@ class ApiServer:
         self._claimed = False
         self._health = _Health()
         self._methods, self._readable = _Methods(), _Methods()
-        self._server = self._make(self._methods)
+        self._server = grpc.aio.server(
+            interceptors=[times], options=bounds.main_options(), maximum_concurrent_rpcs=bounds.CALLS
+        )
+        self._server.add_generic_rpc_handlers((self._methods,))
         for methods in (self._methods, self._readable):
             health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)  # type: ignore[arg-type]
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
@@ -95,7 +99,7 @@ class ApiServer:
     async def serve_readers(self, well: Callable[[], None]) -> None:
         """Serve the group that may look until cancelled; `well` is called once it is served. Raises `Unserved`."""
         path = self._settings.read_socket
-        server = self._make(self._readable)
+        server = self._make_reader()
         try:
             group = reading_group(self._settings)
             claim_reading(self._settings)
@@ -111,9 +115,13 @@ class ApiServer:
         finally:
             await server.stop(0)
 
-    def _make(self, methods: _Methods) -> grpc.aio.Server:
-        server = grpc.aio.server(interceptors=[self._times], options=[("grpc.so_reuseport", 0)])
-        server.add_generic_rpc_handlers((methods,))
+    def _make_reader(self) -> grpc.aio.Server:
+        server = grpc.aio.server(
+            interceptors=[bounds.Pace(), self._times],
+            options=bounds.reading_options(),
+            maximum_concurrent_rpcs=bounds.readers() * bounds.CALLS_OF_READER,
+        )
+        server.add_generic_rpc_handlers((self._readable,))
         return server
 
     async def set_serving(self, serving: bool) -> None:

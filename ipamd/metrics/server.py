@@ -6,7 +6,9 @@ end: if its port is taken, that is a condition, and the port is tried again.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -15,9 +17,18 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
 from ipamd.metrics.collector import DaemonCollector
+from ipamd.metrics.door import Door
 from ipamd.process.supervision import Unserved
 
 log = structlog.get_logger("ipamd.metrics")
+
+
+# Seconds for which a page is used again, and how many of them: one for each content type that is asked for.
+PAGE_LASTS = 0.1
+MOST_PAGES = 4
+
+# Characters of a scraper's Accept header; Prometheus sends 200.
+LONGEST_ACCEPT = 1000
 
 
 @asynccontextmanager
@@ -28,7 +39,8 @@ async def serving(listen: str, collector: DaemonCollector, obstacle: Callable[[]
     registry.register(collector)
     ProcessCollector(registry=registry)
     host, _, port = listen.rpartition(":")
-    application = web.Application()
+    application = web.Application(middlewares=[_Failures().told_once])
+    application.on_response_prepare.append(_answer_once)
     application.add_routes(
         [
             web.get("/metrics", _Metrics(registry)),
@@ -36,11 +48,15 @@ async def serving(listen: str, collector: DaemonCollector, obstacle: Callable[[]
             web.get("/readyz", _Ready(obstacle)),
         ]
     )
-    running = web.AppRunner(application, access_log=None, handle_signals=False)
+    running = web.AppRunner(
+        application, access_log=None, handle_signals=False, shutdown_timeout=0.1, lingering_time=0, logger=_SILENT
+    )
     await running.setup()
+    door = None
     try:
         try:
-            await web.TCPSite(running, host.strip("[]"), int(port), shutdown_timeout=0.1).start()
+            assert running.server is not None
+            door = Door(host.strip("[]"), int(port), running.server)
             log.info("metrics.serving", listen=listen)
         except OSError as error:
             reason = error.strerror or str(error)
@@ -48,16 +64,64 @@ async def serving(listen: str, collector: DaemonCollector, obstacle: Callable[[]
             raise Unserved(text, listen=listen, error=reason) from None
         yield
     finally:
+        if door is not None:
+            door.close()
         await running.cleanup()
 
 
+# The library writes a traceback for each request that is no HTTP: anybody on the node could fill the log.
+_SILENT = logging.Logger("silent", logging.CRITICAL + 1)
+
+
+class _Failures:
+    """A fault of the daemon's own, told when it is another than before."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    @web.middleware
+    async def told_once(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException:
+            raise
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            if text != self._last:
+                self._last = text
+                log.exception("metrics.failed", path=request.path, error=text)
+            return web.Response(status=500, text="the daemon's log says why\n")
+
+
+async def _answer_once(request: web.Request, response: web.StreamResponse) -> None:
+    response.force_close()
+
+
 class _Metrics:
+    """A page is used again for a moment: to make one takes as long as to answer ten ADDs."""
+
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
+        self._pages: dict[str, bytes] = {}  # by content type
+        self._made_at = -PAGE_LASTS
 
     async def __call__(self, request: web.Request) -> web.Response:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(self._registry), headers={"Content-Type": content_type})
+        try:
+            encode, content_type = choose_encoder(request.headers.get("Accept", "")[:LONGEST_ACCEPT])
+        except (TypeError, ValueError):  # a version that is no number
+            encode, content_type = choose_encoder("")
+        now = time.monotonic()
+        if now - self._made_at >= PAGE_LASTS:
+            self._pages.clear()
+            self._made_at = now
+        if content_type not in self._pages and len(self._pages) < MOST_PAGES:
+            self._pages[content_type] = encode(self._registry)
+        page = self._pages.get(content_type)
+        if page is None:
+            return web.Response(status=503, text="too many content types at once\n")
+        return web.Response(body=page, headers={"Content-Type": content_type})
 
 
 async def _alive(request: web.Request) -> web.Response:
