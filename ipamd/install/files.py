@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from ipamd.install.placing import InstallError, not_writable, remove, replace, shipped
+from ipamd.install.placing import InstallError, not_writable, remove, replace, replace_in_watched, shipped
 from ipamd.install.plugin import PLUGIN
 
 CONFLIST = "10-ipamd.conflist"
@@ -53,7 +53,7 @@ def write_conflist(conf_dir: Path) -> Path:
     path = conf_dir / CONFLIST
     try:
         conf_dir.mkdir(parents=True, exist_ok=True)
-        replace(path, json.dumps(_NETWORK, indent=2).encode() + b"\n", 0o644)
+        replace_in_watched(path, json.dumps(_NETWORK, indent=2).encode() + b"\n", 0o644)
     except OSError as error:
         raise not_writable(conf_dir, error) from None
     return path

@@ -14,20 +14,44 @@ class InstallError(Exception):
 
 def replace(path: Path, content: bytes, mode: int) -> bool:
     """Replace the file in one step; it is on disk before its name is. False: it was right already, and stays."""
-    if path.is_file() and path.stat().st_mode & 0o7777 == mode and path.read_bytes() == content:
+    if _is_right(path, content, mode):
         return False
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            os.fchmod(file.fileno(), mode)
-            file.flush()
-            os.fsync(file.fileno())
+        _fill(descriptor, content, mode)
         Path(name).replace(path)
         return True
     except BaseException:
         Path(name).unlink()
         raise
+
+
+def replace_in_watched(path: Path, content: bytes, mode: int) -> bool:
+    """As `replace`, in a folder where a container runtime waits for events of inotify(7).
+
+    containerd reads the folder's files when one of them is written, moved away or deleted, and logs an error when it
+    finds none that is whole. It ignores files that are created or moved in. So the file is written in a folder of its
+    own, which containerd does not watch, and moved in; when that folder is removed, containerd reads.
+    """
+    if _is_right(path, content, mode):
+        return False
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+        new = Path(folder, path.name)
+        _fill(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), content, mode)
+        new.replace(path)
+    return True
+
+
+def _is_right(path: Path, content: bytes, mode: int) -> bool:
+    return path.is_file() and path.stat().st_mode & 0o7777 == mode and path.read_bytes() == content
+
+
+def _fill(descriptor: int, content: bytes, mode: int) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        os.fchmod(file.fileno(), mode)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def below(root: Path, path: Path) -> Path:

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from asyncinotify import Inotify, Mask
 
 from ipamd import install
 from ipamd.__main__ import main
@@ -231,6 +232,29 @@ def test_conflist(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o644
     write_conflist(tmp_path / "net.d")
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("before", [None, b"an older one"])
+async def test_a_runtime_that_watches_reads_the_conflist_only_when_it_is_whole(
+    tmp_path: Path, before: bytes | None
+) -> None:
+    """Events as containerd's watcher takes them: it ignores what is created or moved in."""
+    if before is not None:
+        (tmp_path / "10-ipamd.conflist").write_bytes(before)
+    with Inotify() as inotify:
+        inotify.add_watch(tmp_path, Mask.CREATE | Mask.MODIFY | Mask.ATTRIB | Mask.MOVE | Mask.DELETE)
+        path = write_conflist(tmp_path)
+        (tmp_path / "end").mkdir()
+        seen = []
+        async for event in inotify:
+            if event.name == Path("end"):
+                break
+            seen.append((event.mask & ~Mask.ISDIR, str(event.name)))
+    there = seen.index((Mask.MOVED_TO, path.name))
+    acted_upon = [
+        place for place, (mask, _) in enumerate(seen) if mask & (Mask.MODIFY | Mask.MOVED_FROM | Mask.DELETE)
+    ]
+    assert acted_upon and min(acted_upon) > there, seen
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
