@@ -168,7 +168,7 @@ async def test_an_interface_of_that_name_is_not_touched(call: Caller, node: Node
 
 async def test_the_daemon_is_absent(cold_call: Caller, cold_nodes: list[Node], control: ControlClient) -> None:
     [node] = cold_nodes
-    install_plugin(node.bin_dir, node.spec.socket, node.spool_dir, add_seconds=4)  # not the 35 s of a real node
+    install_plugin(node.bin_dir, node.spec.socket, node.spool_dir, add_seconds=4)  # not the 65 s of a real node
     error = error_of(await cold_call("ADD"))
     assert error["code"] == TRY_LATER
     assert str(node.spec.socket) in error["msg"] + error["details"]

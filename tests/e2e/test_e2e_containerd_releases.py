@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from ipamd.install import CONFLIST
+from ipamd.serving import Record
 from ipamd.sim.demo_ping import Endpoint, ping_all
 from ipamd.sim.runtimes.containerd import Containerd, containerd
 from tests.e2e import debian
@@ -75,13 +76,16 @@ async def test_twenty_pods_at_once(release: Release, box: Box) -> None:
     await box.assert_nothing_left()
 
 
-async def test_what_it_says_while_there_is_no_daemon(release: Release, box: Box) -> None:
+async def test_a_daemon_that_is_gone_shows_only_where_it_never_served(release: Release, box: Box) -> None:
     """containerd 2 asks with STATUS, and shows the plugin's own words; before that nothing is noticed."""
     runtime = release.runtime
     conflist = json.loads((box.node.conf_dir / CONFLIST).read_bytes())
     assert "1.1.0" in conflist["cniVersions"]
     assert await runtime.why_not_ready() == ""
+    record = Record(box.node.spec.socket)
     await box.node.stop()
+    assert await runtime.why_not_ready() == ""  # pods run on
+    record.path.write_text("00000000-0000-0000-0000-000000000000\n")  # as a disk has it after a reboot
     try:
         found = await runtime.why_not_ready()
         if release.version >= (2,):
