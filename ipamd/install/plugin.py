@@ -19,7 +19,8 @@ from ipamd.install.placing import InstallError, not_writable, remove
 
 PLUGIN = "ipamd-cni"
 SOCKET = Path("/run/ipamd/ipamd.sock")
-ADD_SECONDS = 35.0  # the daemon's longest wait by default (pool.allocate_wait, 30 s) and time to plumb or to undo
+# 30 s for a daemon that is away, its longest wait by default (pool.allocate_wait), and time to plumb or to undo.
+ADD_SECONDS = 65.0
 STARTS = 9  # of each candidate, to find the quickest: 0.1 s in all
 
 Packaging = Literal["auto", "launcher", "static"]

@@ -159,7 +159,7 @@ def test_nothing_of_the_builders_environment_is_in_it(
 def test_settings(executable: Path, tmp_path: Path) -> None:
     image = executable.read_bytes()
     before, digest = block.read(image)
-    assert before == block.Settings("/run/ipamd/ipamd.sock", "/run/ipamd/released", "", 35.0)
+    assert before == block.Settings("/run/ipamd/ipamd.sock", "/run/ipamd/released", "", 65.0)
     assert digest == block.digest(block.sources())
     other = block.fill(image, SETTINGS)
     assert len(other) == len(image) and block.read(other) == (SETTINGS, digest)
