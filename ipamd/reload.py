@@ -14,11 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import structlog
-from asyncinotify import Inotify, Mask
+from asyncinotify import Mask
 
 from ipamd.conditions import Conditions
 from ipamd.config.error import SettingsError
 from ipamd.config.load import Loaded
+from ipamd.directory_watch import DirectoryWatch
 
 log = structlog.get_logger("ipamd.settings")
 
@@ -26,6 +27,9 @@ LIVE_SECTIONS = ("pool",)
 
 # An editor writes in several steps, a configuration manager in several files: look once they are done.
 QUIET = 0.2
+
+# Seconds between two looks while the kernel does not tell of changes, or the directory is missing.
+INTERVAL = 30.0
 
 
 def is_live(key: str) -> bool:
@@ -57,22 +61,26 @@ class LiveSettings:
 
     async def changes(self) -> AsyncIterator[Loaded]:
         """The settings in force, each time that something in them changed."""
-        with Inotify() as inotify:
-            # The directory: editors and Kubernetes replace files instead of writing them. The file itself may be
-            # somewhere else, behind a symbolic link.
-            for directory in {self._path.parent, Path(os.path.realpath(self._path)).parent}:
-                if directory.is_dir():
-                    inotify.add_watch(directory, _ALTERED)
+        watch = DirectoryWatch(self._directories, _ALTERED, INTERVAL, self._conditions, "settings.polled")
+        try:
+            await watch.changed()
             if await self._read():  # written between the start and the watch
                 yield self.loaded
             while True:
-                await self._wait(inotify)
+                await self._wait(watch)
                 if await self._read():
                     yield self.loaded
+        finally:
+            watch.close()
 
-    async def _wait(self, inotify: Inotify) -> None:
+    def _directories(self) -> set[Path]:
+        """Not the file: editors and Kubernetes replace it instead of writing it. And it may be somewhere else, behind
+        a symbolic link."""
+        return {self._path.parent, Path(os.path.realpath(self._path)).parent}
+
+    async def _wait(self, watch: DirectoryWatch) -> None:
         hangup = asyncio.ensure_future(self._hangup.wait())
-        written = asyncio.ensure_future(inotify.get())
+        written = asyncio.ensure_future(watch.changed())
         try:
             await asyncio.wait((hangup, written), return_when=asyncio.FIRST_COMPLETED)
             await asyncio.sleep(QUIET)

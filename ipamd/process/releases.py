@@ -11,9 +11,9 @@ from asyncinotify import Mask
 
 from ipamd.api.spool import Spool, Spooled
 from ipamd.conditions import Conditions
+from ipamd.directory_watch import DirectoryWatch
 from ipamd.ledger import Ledger
 from ipamd.pool.model import AttachmentKey, Cooling, DropAttachment, PutCooling, Record
-from ipamd.process.directory_watch import DirectoryWatch
 from ipamd.runner import PoolRunner, Refused
 from ipamd.veth import host_link, recovered_key
 

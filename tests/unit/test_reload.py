@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 from collections.abc import AsyncIterator, Callable
@@ -227,3 +228,23 @@ async def test_a_file_that_only_its_owner_may_read_is_noticed(
     assert "Permission denied" in (await follower.until("settings.rejected"))["settings.rejected"]
     follower.file.chmod(0o600)
     await follower.until()
+
+
+async def test_without_inotify_the_file_is_looked_at_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("ipamd.directory_watch.Inotify", refuse)
+    monkeypatch.setattr("ipamd.reload.INTERVAL", 0.05)
+    file = tmp_path / "config.toml"
+    file.write_text("[pool]\nwarm_ips = 1\n")
+    follower = Follower(file, lambda: load(file, environ={}))
+    task = asyncio.create_task(follower.run())
+    file.write_text("[pool]\nwarm_ips = 7\n")
+    assert (await follower.next()).settings.pool.warm_ips == 7
+    assert list(follower.texts()) == ["settings.polled"]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

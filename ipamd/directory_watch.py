@@ -46,6 +46,7 @@ class DirectoryWatch:
         self._condition = condition
         self._inotify: Inotify | None = None
         self._complete = False
+        self._begun = False
 
     def close(self) -> None:
         if self._inotify is not None:
@@ -55,28 +56,36 @@ class DirectoryWatch:
     async def changed(self) -> None:
         """Something may have changed since the last call. The first call returns at once, with the watch made: what
         is read after it can't miss a change."""
-        if self._inotify is None:
-            if self._open():
-                return
-            await asyncio.sleep(self._interval)
+        if not self._begun:
+            self._begun = True
             self._open()
             return
+        while True:
+            if self._inotify is None:
+                await asyncio.sleep(self._interval)
+                self._open()
+                return
+            if await self._told():
+                return
+
+    async def _told(self) -> bool:
+        """Whether something may have changed; False: a directory is still missing."""
+        assert self._inotify is not None
         try:
             async with asyncio.timeout(None if self._complete else self._interval):
                 event = await self._inotify.get()
         except TimeoutError:
-            self.close()  # a directory is missing: look whether it is there now
             self._open()
-            return
+            return self._complete or self._inotify is None
         except OSError as error:
             self._poll(error)
-            return
+            return True
         if event.mask & _GONE:
-            self.close()
             self._open()
+        return True
 
-    def _open(self) -> bool:
-        """Whether there is a watch now."""
+    def _open(self) -> None:
+        self.close()
         try:
             self._inotify = Inotify()
             self._complete = True
@@ -87,9 +96,8 @@ class DirectoryWatch:
                     self._complete = False
         except OSError as error:
             self._poll(error)
-            return False
-        self._conditions.end(self._condition)
-        return True
+        else:
+            self._conditions.end(self._condition)
 
     def _poll(self, error: OSError) -> None:
         self.close()
