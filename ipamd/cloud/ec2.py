@@ -20,10 +20,11 @@ from botocore import xform_name  # type: ignore[import-untyped]
 from ipamd.cloud import replies
 from ipamd.cloud.budget import RateBudget
 from ipamd.cloud.connection import Connection
-from ipamd.cloud.errors import CALL_ERRORS, cloud_error
+from ipamd.cloud.errors import cloud_error
 from ipamd.cloud.limits import limits_of
 from ipamd.cloud.ownership import CLUSTER_TAG, CREATED_TAG, INSTANCE_TAG
 from ipamd.cloud.port import CloudError, Identity, Priority
+from ipamd.cloud.proxies import words
 from ipamd.cloud.replies import AnyShape, UnreadableReply
 from ipamd.cloud.sightings import Item, Sightings
 from ipamd.cloud.token import time_of
@@ -97,10 +98,7 @@ class Ec2:
 
     async def connect(self) -> None:
         """Be ready to call: with credentials, and all that has to be read for the first call. Raises `CloudError`."""
-        try:
-            await self._connection.client()
-        except CALL_ERRORS as error:
-            raise cloud_error("Connect", error) from error
+        await self._connection.client("Connect")
 
     # Reads
 
@@ -353,19 +351,13 @@ class Ec2:
         """The reply as this shape. Raises `CloudError`, and nothing else for whatever EC2, the network or the
         credentials do."""
         async with self._budget.admit(action, self._priority):
-            client = await self._client(action)
+            client = await self._connection.client(action)
             if self._before is not None:
                 await self._before()
             return await self._sent(action, send(client), shape)
 
-    async def _client(self, action: str) -> EC2Client:
-        try:
-            return await self._connection.client()
-        except CALL_ERRORS as error:
-            raise cloud_error(action, error) from error
-
     async def _sent(self, action: str, answer: Awaitable[object], shape: type[AnyShape]) -> AnyShape:
-        outcome = "cancelled"
+        outcome, access_key = "cancelled", self._connection.credentials.key_in_use
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._settings.timeout):
@@ -373,8 +365,9 @@ class Ec2:
             found = replies.read(shape, reply, action)
             outcome = "ok"
         except Exception as error:  # botocore, its parser and aiohttp promise no set of exceptions
-            failed = cloud_error(action, error)
+            failed = cloud_error(action, error, words(self._connection.url))
             outcome = failed.failure.code
+            self._connection.credentials.judged(access_key, outcome)
             raise failed from error
         finally:
             elapsed = time.monotonic() - started

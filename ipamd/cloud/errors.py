@@ -15,24 +15,17 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
     BotoCoreError,
     ClientError,
     ConnectTimeoutError,
-    CredentialRetrievalError,
     EndpointConnectionError,
     HTTPClientError,
-    MetadataRetrievalError,
-    NoCredentialsError,
-    PartialCredentialsError,
     ProxyConnectionError,
     SSLError,
 )
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
-from ipamd.cloud.port import CloudError
+from ipamd.cloud.port import CloudError, bounded
 from ipamd.cloud.replies import UnreadableReply
 from ipamd.cloud.wire import NotEc2
 from ipamd.pool.model import CloudErrorKind, CloudFailure
-
-# What the way to a call may raise. `TimeoutError` is our own limit on the whole call.
-CALL_ERRORS = (BotoCoreError, ClientError, ResponseParserError, aiohttp.ClientError, TimeoutError)
 
 _KIND_OF_CODE: dict[str, CloudErrorKind] = {
     code: kind
@@ -106,7 +99,6 @@ _KIND_OF_ACTION_AND_CODE: dict[tuple[str, str], CloudErrorKind] = {
     ("UnassignPrivateIpAddresses", "InvalidParameterValue"): CloudErrorKind.INCORRECT_STATE,
 }
 
-LONGEST_WORDS = 600
 _CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 _REMEDY_POLICY = "allow ec2:{action} in the policy of this instance's role (ipamctl iam-policy prints it)"
@@ -124,10 +116,6 @@ _REMEDY_OF_CODE = {
     "InvalidGroup.NotFound": "check ec2.security_groups in ipamd's settings",
     "InvalidSecurityGroupID.NotFound": "check ec2.security_groups in ipamd's settings",
 }
-_REMEDY_CREDENTIALS = (
-    "give this instance a role (an instance profile), and let ipamd reach the metadata service "
-    "(HttpPutResponseHopLimit 2 if it runs in a container with its own network)"
-)
 _REMEDY_CONNECTION = "check this node's way to EC2: route, NAT or VPC endpoint, DNS, security group, and ec2.endpoint"
 _REMEDY_TIME = "check this node's way to EC2, or raise ec2.timeout"
 _REMEDY_REPLY = "check ec2.endpoint; if it is EC2's own, please report this. ipamd asks again"
@@ -135,15 +123,21 @@ _REMEDY_ANOTHER = "check ec2.endpoint, and what answers in EC2's place (proxy, l
 _REMEDY_SETTINGS = "check the settings under [ec2] and the AWS configuration of this machine"
 
 
+# Where a proxy may be at fault.
+_OF_THE_WAY = (_REMEDY_CONNECTION, _REMEDY_TIME, _REMEDY_ANOTHER)
+
+
 def is_mutating(action: str) -> bool:
     return not action.startswith("Describe")
 
 
-def cloud_error(action: str, error: Exception) -> CloudError:
-    """The typed error of an EC2 call that raised this, whatever it is."""
+def cloud_error(action: str, error: Exception, proxy: str = "") -> CloudError:
+    """The error of an EC2 call that raised this, whatever it is. `proxy`: in words, how the call goes by one."""
     if isinstance(error, ClientError):
         return CloudError(_answered(action, error))
     kind, remedy = _unanswered(action, error)
+    if proxy and remedy in _OF_THE_WAY:
+        remedy = f"{proxy}; {remedy}"
     return CloudError(CloudFailure(kind, action, type(error).__name__, f"{_words(error)}; {remedy}"))
 
 
@@ -178,10 +172,6 @@ def _answered(action: str, error: ClientError) -> CloudFailure:
 def _unanswered(action: str, error: Exception) -> tuple[CloudErrorKind, str]:
     unknown = CloudErrorKind.UNKNOWN_OUTCOME if is_mutating(action) else CloudErrorKind.TRANSIENT
     match error:
-        case NoCredentialsError() | PartialCredentialsError() | CredentialRetrievalError():
-            return CloudErrorKind.NOT_AUTHORIZED, _REMEDY_CREDENTIALS
-        case MetadataRetrievalError():
-            return CloudErrorKind.TRANSIENT, _REMEDY_CREDENTIALS
         case ConnectTimeoutError() | ProxyConnectionError() | SSLError():
             return CloudErrorKind.TRANSIENT, _REMEDY_CONNECTION
         case EndpointConnectionError():
@@ -217,8 +207,3 @@ def _words(error: Exception) -> str:
         return "no answer in time"
     # A parser's error ends with the whole of what it could not parse.
     return bounded(str(error)) or type(error).__name__
-
-
-def bounded(text: str) -> str:
-    """Somebody else's words, so long that they fit into a line of the log and a pod's event."""
-    return text if len(text) <= LONGEST_WORDS else text[:LONGEST_WORDS] + "..."

@@ -3,151 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import structlog
-from aiobotocore.session import AioSession
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from botocore.loaders import Loader
 
-from ipamd.cloud import connection
 from ipamd.cloud import ec2 as module
+from ipamd.cloud import imds as imds_module
 from ipamd.cloud.budget import RateBudget, Share
 from ipamd.cloud.ec2 import CLUSTER_TAG, CREATED_TAG, INSTANCE_TAG, Ec2
-from ipamd.cloud.imds import Imds
 from ipamd.cloud.port import Cloud, CloudError, Identity, Priority
 from ipamd.cloud.token import new_token
 from ipamd.pool.model import CloudErrorKind as Kind
 from ipamd.pool.model import CreatedEni, Limits
 from ipamd.settings import Ec2Settings, ImdsSettings
-from ipamd.sim.ec2 import Delays, SimulatedCloud
-from ipamd.sim.ec2.api import Ec2Api
-from ipamd.sim.ec2.faults import CallLog, Fault, Faults
-from ipamd.sim.ec2.resources import Instance
-from ipamd.sim.ec2.throttle import BARE_READ, Rate, Throttle
-from ipamd.sim.imds import INSTANCE_HEADER
-from ipamd.sim.imds import Imds as SimulatedImds
+from ipamd.sim.ec2.faults import Fault
+from ipamd.sim.ec2.throttle import BARE_READ, Rate
+from tests.unit.cloud_world import SUBNET, World, kind_of
 
-SUBNET = "10.0.0.0/26"
-LIMITS = {"m5.large": Limits(3, 10), "new9.large": Limits(5, 7)}
 NOWHERE = "eni-00000000000000000"
-AT_ONCE = Delays(create=0, attach=0, detach=0, assign=0, link=0, imds_lag=0)
 
 
 def counted(ec2: Ec2) -> dict[tuple[str, str], int]:
     return {call: times.count for call, times in ec2.calls.items()}
-
-
-class World:
-    """The double on loopback, and the adapter of one instance in it."""
-
-    def __init__(self) -> None:
-        self.cloud = SimulatedCloud("10.0.0.0/16", limits=LIMITS, delays=AT_ONCE)
-        self.faults, self.calls, self.throttle = Faults(), CallLog(), Throttle()
-        self.subnet = self.cloud.add_subnet(SUBNET)
-        self.instance: Instance
-        self.ec2: Ec2
-        self.identity: Identity
-        self.ec2_server = TestServer(Ec2Api(self.cloud, self.faults, self.calls, self.throttle).application())
-        metadata = SimulatedImds(self.cloud, self.faults).application()
-        metadata.middlewares.append(self.name_the_instance)
-        self.imds_server = TestServer(metadata)
-        self.has_role = True
-        self.settings = Ec2Settings(tags={"team": "net"}, timeout=5)
-
-    @web.middleware
-    async def name_the_instance(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        """Loopback is no instance's address, and botocore can't be made to send the double's header."""
-        if "/iam/" in request.path and not self.has_role:
-            raise web.HTTPNotFound
-        return await handler(request.clone(headers={**request.headers, INSTANCE_HEADER: self.instance.id}))
-
-    async def start(self) -> None:
-        self.instance = await self.cloud.add_instance("n1", "m5.large", self.subnet.id)
-        await self.ec2_server.start_server()
-        await self.imds_server.start_server()
-        self.settings = self.settings.model_copy(update={"endpoint": str(self.ec2_server.make_url(""))})
-        self.imds_settings = ImdsSettings(endpoint=str(self.imds_server.make_url("")))
-        async with Imds(self.imds_settings.endpoint) as imds:
-            self.identity = await imds.identity()
-
-    async def stop(self) -> None:
-        await self.ec2_server.close()
-        await self.imds_server.close()
-        await self.cloud.close()
-
-    def adapter(self, budget: RateBudget | None = None, **changes: object) -> Ec2:
-        settings = self.settings.model_copy(update=changes)
-        return Ec2(settings, self.imds_settings, self.identity, budget or RateBudget())
-
-    async def left_behind(self, maker: str, cluster: str = "prod") -> str:
-        """An unattached ENI of another instance."""
-        tags = {INSTANCE_TAG: maker, CLUSTER_TAG: cluster, CREATED_TAG: "2026-01-31T12:00:00+00:00"}
-        return (await self.cloud.create_eni(self.subnet.id, tags=tags)).id
-
-    def actions(self) -> list[tuple[str, str]]:
-        return [(call["action"], call["outcome"]) for call in self.calls.as_json()]
-
-    async def create(self, count: int = 2, token: str = "t") -> CreatedEni:
-        groups = self.identity.security_groups
-        return await self.ec2.create_eni(
-            token=token, subnet_id=self.subnet.id, security_groups=groups, address_count=count
-        )
-
-    async def attached(self, count: int = 2, index: int = 1) -> tuple[CreatedEni, str]:
-        eni = await self.create(count, token=f"t{index}")
-        attachment = await self.ec2.attach_eni(eni.id, index)
-        await self.cloud.settle()
-        return eni, attachment
-
-
-@pytest.fixture(autouse=True)
-def no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in os.environ:
-        if name.startswith("AWS_") or name.lower() in ("http_proxy", "all_proxy"):
-            monkeypatch.delenv(name)
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, str(tmp_path / "none"))
-
-
-MODELS = Loader()
-
-
-@pytest.fixture(autouse=True)
-def models_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The EC2 model is 150 ms of JSON, and the same for every client of these tests."""
-
-    def session() -> AioSession:
-        session = AioSession()
-        session.register_component("data_loader", MODELS)
-        return session
-
-    monkeypatch.setattr(connection, "AioSession", session)
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
-    await world.start()
-    try:
-        async with world.adapter() as world.ec2:
-            yield world
-    finally:
-        await world.stop()
-
-
-async def kind_of(call: Awaitable[object]) -> Kind:
-    with pytest.raises(CloudError) as caught:
-        await call
-    return caught.value.failure.kind
 
 
 def test_it_is_a_cloud() -> None:
@@ -639,10 +521,9 @@ async def test_under_throttling_a_pods_call_overtakes_what_is_to_be_released(wor
 async def test_an_instance_without_a_role_is_told_so_and_recovers_when_it_gets_one(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "CREDENTIALS_ATTEMPTS", 1)
     world.has_role = False
     async with world.adapter() as fresh:
-        with pytest.raises(CloudError, match="give this instance a role") as caught:
+        with pytest.raises(CloudError, match="this instance has no role") as caught:
             await fresh.describe_enis()
         assert caught.value.failure.kind is Kind.NOT_AUTHORIZED
         assert world.actions() == []
@@ -651,30 +532,32 @@ async def test_an_instance_without_a_role_is_told_so_and_recovers_when_it_gets_o
 
 
 async def expire(ec2: Ec2) -> None:
-    credentials = await ec2._connection._session.get_credentials()
+    credentials = ec2._connection.credentials._found
     credentials._expiry_time = datetime.now(UTC) - timedelta(seconds=1)
 
 
 async def test_credentials_that_expire_are_renewed(world: World) -> None:
     await world.ec2.describe_enis()
     world.cloud.keyring.revoke(world.instance.id)
-    assert await kind_of(world.ec2.describe_enis()) is Kind.NOT_AUTHORIZED
     await expire(world.ec2)
     assert len(await world.ec2.describe_enis()) == 1
 
 
-@pytest.mark.parametrize("status", ["404", "503", "timeout"])
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [("404", Kind.NOT_AUTHORIZED), ("503", Kind.TRANSIENT), ("429", Kind.TRANSIENT), ("timeout", Kind.TRANSIENT)],
+)
 async def test_credentials_that_cannot_be_renewed_leave_no_doubt_about_the_call(
-    world: World, monkeypatch: pytest.MonkeyPatch, status: str
+    world: World, monkeypatch: pytest.MonkeyPatch, status: str, kind: Kind
 ) -> None:
-    monkeypatch.setattr(connection, "CREDENTIALS_ATTEMPTS", 1)
-    monkeypatch.setattr(connection, "CREDENTIALS_TIMEOUT", 1)
+    monkeypatch.setattr(imds_module, "ATTEMPTS", 1)
+    monkeypatch.setattr(imds_module, "TIMEOUT", 1)
     async with world.adapter() as ec2:
         await ec2.describe_enis()
         await expire(ec2)
         world.calls.clear()
         world.faults.add(Fault("imds", status))
-        assert await kind_of(ec2.delete_eni("eni-00000000000000000")) is Kind.TRANSIENT
+        assert await kind_of(ec2.delete_eni("eni-00000000000000000")) is kind
         world.faults.clear()
         world.has_role = False
         assert await kind_of(ec2.delete_eni("eni-00000000000000000")) is Kind.NOT_AUTHORIZED

@@ -12,12 +12,9 @@ from botocore.exceptions import (
     ClientError,
     ConnectionClosedError,
     ConnectTimeoutError,
-    CredentialRetrievalError,
     EndpointConnectionError,
     HTTPClientError,
     InvalidConfigError,
-    MetadataRetrievalError,
-    NoCredentialsError,
     ParamValidationError,
     ProxyConnectionError,
     ReadTimeoutError,
@@ -25,7 +22,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from ipamd.cloud.errors import CALL_ERRORS, cloud_error, kind_of
+from ipamd.cloud.errors import cloud_error, kind_of
 from ipamd.pool.model import CloudErrorKind as Kind
 
 URL = "https://ec2.eu-central-1.amazonaws.com/"
@@ -135,9 +132,6 @@ RESET = aiohttp.ClientOSError(104, "Connection reset by peer")
         (ResponseParserError("not XML"), Kind.UNKNOWN_OUTCOME, Kind.TRANSIENT),
         (aiohttp.ServerDisconnectedError(), Kind.UNKNOWN_OUTCOME, Kind.TRANSIENT),
         (TimeoutError(), Kind.UNKNOWN_OUTCOME, Kind.TRANSIENT),
-        (NoCredentialsError(), Kind.NOT_AUTHORIZED, Kind.NOT_AUTHORIZED),
-        (CredentialRetrievalError(provider="iam-role", error_msg="x"), Kind.NOT_AUTHORIZED, Kind.NOT_AUTHORIZED),
-        (MetadataRetrievalError(error_msg="no token"), Kind.TRANSIENT, Kind.TRANSIENT),
         (InvalidConfigError(error_msg="Invalid endpoint: x"), Kind.INVALID, Kind.INVALID),
         (ParamValidationError(report="x"), Kind.INVALID, Kind.INVALID),
         (BotoCoreError(), Kind.INVALID, Kind.INVALID),
@@ -146,9 +140,8 @@ RESET = aiohttp.ClientOSError(104, "Connection reset by peer")
 def test_failures_without_an_answer_are_classed_by_whether_they_can_have_taken_effect(
     error: Exception, mutating: Kind, reading: Kind
 ) -> None:
-    assert isinstance(error, CALL_ERRORS)
     assert cloud_error(CREATE, error).failure.kind is mutating
     failure = cloud_error(DESCRIBE, error).failure
     assert failure.kind is reading
     assert failure.code == type(error).__name__
-    assert "check" in failure.message or "give this instance a role" in failure.message
+    assert "check" in failure.message
