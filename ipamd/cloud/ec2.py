@@ -106,11 +106,13 @@ class Ec2:
         known = limits_of(instance_type)
         if known is not None:
             return known
-        action, newer = "DescribeInstanceTypes", cast("InstanceTypeType", instance_type)
+        newer = cast("InstanceTypeType", instance_type)
         reply = await self._call(
-            action, lambda ec2: ec2.describe_instance_types(InstanceTypes=[newer]), replies.InstanceTypes
+            "DescribeInstanceTypes",
+            lambda ec2: ec2.describe_instance_types(InstanceTypes=[newer]),
+            replies.InstanceTypes,
         )
-        with self._reading(action):
+        with self._reading("DescribeInstanceTypes"):
             network = _only(reply.instance_types, f"instance type {instance_type}").network_info
             cards = [card for card in network.network_cards if card.network_card_index == 0]
             card = _only(cards, f"network card 0 of instance type {instance_type}")
@@ -131,10 +133,9 @@ class Ec2:
             return self._sightings.all_of([*unattached, *attached])
 
     async def describe_eni(self, eni_id: str) -> ObservedEni | None:
-        action = "DescribeNetworkInterfaces"
         try:
             reply = await self._call(
-                action,
+                "DescribeNetworkInterfaces",
                 lambda ec2: ec2.describe_network_interfaces(NetworkInterfaceIds=[eni_id]),
                 replies.NetworkInterfaces,
             )
@@ -142,16 +143,17 @@ class Ec2:
             if error.failure.kind is CloudErrorKind.NOT_FOUND:
                 return None
             raise
-        with self._reading(action):
+        with self._reading("DescribeNetworkInterfaces"):
             seen = [self._sightings.one(item) for item in reply.network_interfaces]
             return _only([eni for eni in seen if eni.id == eni_id], eni_id) if seen else None
 
     async def subnet_cidr(self, subnet_id: str) -> str:
         known = self._subnet_cidrs.get(subnet_id)
         if known is None:
-            action = "DescribeSubnets"
-            reply = await self._call(action, lambda ec2: ec2.describe_subnets(SubnetIds=[subnet_id]), replies.Subnets)
-            with self._reading(action):
+            reply = await self._call(
+                "DescribeSubnets", lambda ec2: ec2.describe_subnets(SubnetIds=[subnet_id]), replies.Subnets
+            )
+            with self._reading("DescribeSubnets"):
                 found = [replies.read(replies.Subnet, item, subnet_id) for item in reply.subnets]
                 subnet = _only([one for one in found if one.subnet_id == subnet_id], subnet_id)
             known = self._subnet_cidrs[subnet_id] = subnet.cidr_block
@@ -159,16 +161,15 @@ class Ec2:
 
     async def available_addresses(self, subnet_ids: tuple[str, ...]) -> dict[str, int]:
         # By filter, because one id that EC2 does not know would fail the whole call.
-        action = "DescribeSubnets"
         available: dict[str, int] = {}
         for filters in _among("subnet-id", subnet_ids):
             pages = await self._pages(
-                action,
+                "DescribeSubnets",
                 filters,
                 lambda chosen, page, ec2: ec2.describe_subnets(Filters=chosen, **page),
                 replies.Subnets,
             )
-            with self._reading(action):
+            with self._reading("DescribeSubnets"):
                 found = [
                     replies.read(replies.SubnetRoom, item, replies.id_of(item, "SubnetId") or "a subnet")
                     for page in pages
@@ -242,9 +243,8 @@ class Ec2:
     async def create_eni(
         self, *, token: str, subnet_id: str, security_groups: tuple[str, ...], address_count: int
     ) -> CreatedEni:
-        action = "CreateNetworkInterface"
         reply = await self._call(
-            action,
+            "CreateNetworkInterface",
             lambda ec2: ec2.create_network_interface(
                 ClientToken=token,
                 SubnetId=subnet_id,
@@ -255,7 +255,7 @@ class Ec2:
             ),
             replies.CreatedInterface,
         )
-        with self._reading(action):
+        with self._reading("CreateNetworkInterface"):
             eni = replies.read(replies.NewInterface, reply.network_interface, "the new interface")
         addresses = eni.secondary_addresses
         if len(addresses) != address_count:

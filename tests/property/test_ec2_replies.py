@@ -82,7 +82,7 @@ async def double(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Double]:
     budget = RateBudget(share=lambda action: Share(1e6, 1e6, floor=1e6, ceiling=1e6, increase=1))
     answers = Wire()
     async with Ec2(Ec2Settings(endpoint="http://ec2.test/", timeout=60), ImdsSettings(), identity, budget) as ec2:
-        client = await ec2._connection.client()
+        client = await ec2._connection.client("Connect")
         client.meta.events.register("before-send.ec2.*", answers.answer)
         yield Double(cloud, answers, ec2, eni.id, subnet.id, attachment.id)
     await cloud.close()
