@@ -30,14 +30,14 @@ class NotServing:
 def not_serving(state: State, served: bool, broken: str, now: float) -> NotServing | None:
     """Why this daemon can't do its work here; None when it can.
 
-    `served`: it could before, or a daemon before it could in this boot. `broken`: what the kernel refuses and every
-    pod needs, in the words of the refusal; empty when there is nothing.
+    `served`: it could before, or a daemon before it could in this boot; a pod that is here is as good a witness.
+    `broken`: what the kernel refuses and every pod needs, in the words of the refusal; empty when there is nothing.
     """
     if not state.started:
         return NotServing("NOT_READY", "the daemon has not learnt its ENIs yet")
     if broken:
         return NotServing("NETWORK_BROKEN", f"this node's network can't be put in order: {broken}")
-    if served or state.can_serve():
+    if served or state.inventory.attachments or state.can_serve():
         return None
     refusal = would_refuse(state, now)
     why = "the first ones are on their way" if refusal is None else f"{refusal.reason}: {refusal.message}"

@@ -8,12 +8,13 @@ import pytest
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
-from ipamd.pool.model import CloudErrorKind, Reason, Targets
+from ipamd.pool.model import Attachment, AttachmentKey, CloudErrorKind, Limits, Reason, Targets
 from ipamd.pool.outlook import would_refuse
 from ipamd.pool.serving import NotServing, not_serving
 from tests.unit.story import Story, addresses, full_node, observed, warm
 
 NOTHING_WARM = warm(0)
+POD = Attachment(AttachmentKey("net", "a", "eth0"), "10.0.0.10", "eni-0", 900.0)
 
 
 def obstacle(story: Story, served: bool = False, broken: str = "") -> NotServing | None:
@@ -87,6 +88,13 @@ def test_a_node_without_an_address_since_its_boot_says_why() -> None:
     story = refusing_node(CloudErrorKind.NOT_AUTHORIZED, warm(2))
     found = obstacle(story)
     assert found is not None and found.reason == "NOT_READY" and "NOT_AUTHORIZED" in found.message
+
+
+def test_a_node_with_a_pod_has_served_whatever_else_says_so() -> None:
+    """The record of it may be lost, and an ENI that never comes keeps the pool from settling."""
+    story = Story(warm(4), Limits(2, 2))
+    story.start(observed("eni-0", 0, "10.0.0.10"), observed("eni-1", 1, owned=True), attachments=(POD,))
+    assert not story.pool.can_serve() and obstacle(story) is None
 
 
 def test_a_node_whose_first_addresses_come_is_not_ready_yet() -> None:

@@ -101,7 +101,8 @@ class Daemon:
 
     def __init__(self, socket: Path) -> None:
         self.able = False
-        self.pool = SimpleNamespace(started=True, can_serve=lambda: self.able)
+        inventory = SimpleNamespace(attachments={})
+        self.pool = SimpleNamespace(started=True, inventory=inventory, can_serve=lambda: self.able)
         self.reconciler = SimpleNamespace(broken="")
         self.changed = asyncio.Event()
         self.conditions = Conditions()
