@@ -417,7 +417,8 @@ class PoolRunner:
         # The kernel last: an address that a pod has by now must not look unused.
         routed = await self._network.pod_routes()
         local = await self._network.local_addresses()
-        return on.Audited(0, tuple(enis), tuple(abandoned), tuple(routed.items()), local, available)
+        deaf = await self._network.not_forwarding()
+        return on.Audited(0, tuple(enis), tuple(abandoned), tuple(routed.items()), local, available, deaf)
 
     async def _available(self, cloud: Cloud, subnets: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
         """What is left in the subnets, for whoever watches them: growth itself asks only when it has to know."""

@@ -51,6 +51,7 @@ def compare(pool: Pool, recorded: Iterable[Attachment], seen: Audited, now: floa
         *_addresses(pool, seen),
         *_records(pool, records),
         *_routes(pool, records, routes, now),
+        *_forwarding(pool, records, seen.not_forwarding),
     )
     ours = [eni for eni in seen.enis if eni.owned or eni.primary]
     addresses = sum(len(eni.addresses) for eni in ours)
@@ -145,6 +146,23 @@ def _routes(pool: Pool, records: dict[str, Attachment], routes: dict[str, str], 
             "the daemon records it as that pod's once two of its own audits have seen it",
             ledger="nobody's", kernel=f"leads to {via}",
         )  # fmt: skip
+
+
+def _forwarding(pool: Pool, records: dict[str, Attachment], off: frozenset[str]) -> Iterator[Mismatch]:
+    for ip, attachment in records.items():
+        if (link := host_link(attachment.key)) in off:
+            yield _deaf(ip, f"{_holder(attachment)} reaches nobody outside of the node", link)
+    for eni in _settled(pool):
+        if eni.link in off:
+            yield _deaf(eni.id, "what comes in by it reaches no pod", eni.link)
+
+
+def _deaf(subject: str, meaning: str, link: str) -> Mismatch:
+    return Mismatch(
+        "not_forwarded", subject, meaning,
+        "the daemon turns it on again; `ipamctl status` tells if somebody keeps turning it off",
+        kernel=f"net.ipv4.conf.{link}.forwarding = 0",
+    )  # fmt: skip
 
 
 def _settled(pool: Pool) -> list[Eni]:

@@ -143,12 +143,19 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         name = host_link(call.key)
         try:
             routes = await self._network.pod_routes()
+            deaf = await self._network.not_forwarding()
         except HostError as error:
             await self._abort_broken(context, call, str(error), request_id)
         via = routes.get(attachment.address)
         if via != name:
             found = f"leads to {via}" if via else "is missing"
             message = f"the host route to {attachment.address} {found}, {name} is expected"
+            await self._abort_broken(context, call, message, request_id)
+        eni = self._runner.pool.inventory.enis.get(attachment.eni_id)
+        if off := sorted(deaf & {name, eni.link if eni is not None else ""}):
+            message = (
+                f"the host does not forward what comes in by {', '.join(off)} (net.ipv4.conf.{off[0]}.forwarding)"
+            )
             await self._abort_broken(context, call, message, request_id)
         if call.previous is not None:
             claimed = cni_answer.claimed_addresses(call.previous)

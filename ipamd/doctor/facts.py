@@ -138,6 +138,7 @@ def _legacy_tables() -> frozenset[str]:
 
 def _sysctls() -> dict[str, str]:
     names = [SYSCTL / "ipv4/ip_forward", *SYSCTL.glob("ipv4/conf/*/rp_filter")]
+    names += SYSCTL.glob("ipv4/conf/*/forwarding")
     names += SYSCTL.glob("ipv6/conf/*/disable_ipv6")
     return {str(path.relative_to(SYSCTL)): _read(path) for path in names}
 

@@ -36,14 +36,29 @@ def nftables(facts: Facts) -> Iterator[Finding]:
 
 
 def forwarding(facts: Facts) -> Iterator[Finding]:
+    """The kernel forwards what comes in by a link whose own switch is on (Documentation/networking/ip-sysctl.rst)."""
     check = "IPv4 forwarding"
-    if facts.sysctls.get("ipv4/ip_forward") == "1":
-        yield ok(check, "on")
+    if facts.sysctls.get("ipv4/ip_forward") != "1":
+        remedy = "let no file in /etc/sysctl.d set net.ipv4.ip_forward to 0"
+        yield note(
+            check, "off: no pod is reached from outside of the node until the daemon starts and turns it on", remedy
+        )
         return
-    remedy = "let no file in /etc/sysctl.d set net.ipv4.ip_forward to 0"
-    yield note(
-        check, "off: no pod is reached from outside of the node until the daemon starts and turns it on", remedy
-    )
+    links = [eni.link.name for eni in facts.enis] + [link.name for link in facts.pods]
+    deaf = [name for name in links if facts.sysctls.get(f"ipv4/conf/{name}/forwarding") == "0"]
+    if deaf:
+        listed = ", ".join(deaf[:5]) + (f" and {len(deaf) - 5} more" if len(deaf) > 5 else "")
+        found = f"off for {listed}: what comes in by these links is not forwarded"
+        commands = " ".join(f"net.ipv4.conf.{name}.forwarding=1" for name in deaf[:5])
+        remedy = f"start the daemon, which turns it on and keeps it on; by hand: sysctl -w {commands}"
+        yield warn(check, found, remedy)
+    elif facts.sysctls.get("ipv4/conf/default/forwarding") == "0":
+        remedy = (
+            "let no file in /etc/sysctl.d set net.ipv4.conf.default.forwarding to 0, if other software makes links"
+        )
+        yield note(check, "on, but off for links to come: ipamd turns it on for ENIs and pods itself", remedy)
+    else:
+        yield ok(check, "on, for each link and for links to come")
 
 
 def ipv6(facts: Facts) -> Iterator[Finding]:

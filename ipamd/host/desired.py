@@ -16,7 +16,6 @@ IPv6 has the same rules, tables and marks as soon as an ENI has an IPv6 address;
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from socket import AF_INET, AF_INET6
 from typing import Protocol
@@ -38,6 +37,10 @@ IPV6_GATEWAY = "fe80:ec2::1"
 # For every ENI. Loose reverse-path check: replies may come in by another ENI than the main table would choose.
 # Each ENI answers ARP for its own address alone, and asks with its own.
 _ENI_SYSCTLS = {"rp_filter": "2", "arp_ignore": "1", "arp_announce": "2"}
+
+# The kernel forwards IPv4 that comes in by a link whose own switch is on. A write that turns this one on turns on all
+# of them; links to come take theirs from conf/default (Documentation/networking/ip-sysctl.rst).
+FORWARDING = "ipv4/ip_forward"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +151,11 @@ class LinkWish:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Sysctl:
-    """`name` is the path below /proc/sys/net."""
+    """`name` is the path below /proc/sys/net. `forwards`: it is the forwarding switch of the link with this index."""
 
     name: str
     value: str
+    forwards: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         return f"sysctl net/{self.name}={self.value}"
@@ -216,7 +220,7 @@ def desired(settings: HostSettings, node: NodeNetwork, links: LinkTable) -> Desi
         rules.add(Rule(settings.rule_pods, settings.table, family=family))
         rules.add(Rule(settings.rule_main, MAIN_TABLE, main, main, family=family))
     wishes = [LinkWish(link, mtu=settings.mtu) for _, link in served]
-    sysctls: list[Sysctl] = []
+    sysctls = [Sysctl(FORWARDING, "1")]
     addresses: set[Address] = set()
     routes: set[Route] = set()
     for eni, link in served:
@@ -237,15 +241,21 @@ def desired(settings: HostSettings, node: NodeNetwork, links: LinkTable) -> Desi
             rules.add(Rule(settings.rule_from, number, source=address, family=family))
             routes.add(Route(number, link.index, destination=router, family=family))
             routes.add(Route(number, link.index, gateway=router, family=family))
+    if AF_INET6 in families:
+        # After those of the ENIs: a router that does not heed advertisements yet drops its default route.
+        sysctls.append(Sysctl("ipv6/conf/all/forwarding", "1"))
     for pod in node.pods:
         veth = links.by_name(pod.link)
         if veth is not None and veth.group != DISCARDED_GROUP:  # else its DEL is on the way to the daemon
             wishes.append(LinkWish(veth, group=link_group(settings, pod.device_index)))
-            routes.add(Route(settings.table, veth.index, pod.address, family=family_of(pod.address)))
+            kind = family_of(pod.address)
+            routes.add(Route(settings.table, veth.index, pod.address, family=kind))
+            if kind == AF_INET:  # IPv6 is forwarded by one switch for all links
+                sysctls.append(forwarding(veth))
     return Desired(
         tuple(eni for eni, _ in served),
         tuple(wishes),
-        (*sysctls, *_node_sysctls(families)),
+        tuple(sysctls),
         frozenset(addresses),
         frozenset(routes),
         frozenset(rules),
@@ -265,14 +275,13 @@ def _device(eni: EniNetwork, links: LinkTable) -> Link | None:
     return link
 
 
-def _node_sysctls(families: Iterable[int]) -> list[Sysctl]:
-    """To be set after those of the ENIs: a router that does not heed advertisements yet drops its default route."""
-    names = {int(AF_INET): "ipv4/ip_forward", int(AF_INET6): "ipv6/conf/all/forwarding"}
-    return [Sysctl(names[family], "1") for family in families]
+def forwarding(link: Link) -> Sysctl:
+    return Sysctl(f"ipv4/conf/{link.name}/forwarding", "1", link.index)
 
 
 def _eni_sysctls(eni: EniNetwork, link: Link) -> list[Sysctl]:
     sysctls = [Sysctl(f"ipv4/conf/{link.name}/{name}", value) for name, value in _ENI_SYSCTLS.items()]
+    sysctls.append(forwarding(link))
     if eni.primary_ip6:
         # A router heeds advertisements only when told to (2), and the primary's default route comes from one. A
         # secondary's would become a second default route of the host.

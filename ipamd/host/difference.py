@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Literal, TypeVar
 
-from ipamd.host.desired import Address, Desired, FoundRoute, LinkWish, Route, Rule, Sysctl
+from ipamd.host.desired import FORWARDING, Address, Desired, FoundRoute, LinkWish, Route, Rule, Sysctl
 from ipamd.host.links import Link
 from ipamd.host.netlink import RTN_UNICAST
 from ipamd.host.nftables import Table
@@ -104,7 +104,10 @@ Step = SetSysctl | SetLink | AddAddress | AddRoute | AddRule | LoadTable | Delet
 
 def difference(wish: Desired, found: Found) -> Iterator[Step]:
     """The steps, in the order in which they are to be taken."""
+    turned_on = found.sysctls.get(FORWARDING) != "1"
     for sysctl in wish.sysctls:
+        if sysctl.forwards and turned_on:
+            continue  # the kernel sets it with that of the node, which comes first
         if found.sysctls.get(sysctl.name) != sysctl.value:
             yield SetSysctl(sysctl)
     for link in wish.links:

@@ -26,6 +26,7 @@ from ipamd.host.desired import (
     PodNetwork,
     Rule,
     desired,
+    forwarding,
 )
 from ipamd.host.desired import table as wanted_table
 from ipamd.host.difference import (
@@ -150,6 +151,11 @@ class HostNetwork:
         found = rtnetlink.routes(AF_INET, settings.route_protocol, settings.table)
         return {each.route.destination: name for each in found if (name := self._links.name_of(each.route.index))}
 
+    async def not_forwarding(self) -> frozenset[str]:
+        """The names of the links whose packets the host does not forward. Raises `HostError`."""
+        off = [index for index, on in rtnetlink.forwarding().items() if not on]
+        return frozenset(name for index in off if (name := self._links.name_of(index)))
+
     async def local_addresses(self) -> frozenset[str]:
         """The IPv4 addresses configured on links here, whoever put them there. Raises `HostError`."""
         return frozenset(address.address for address in rtnetlink.addresses(AF_INET))
@@ -223,7 +229,14 @@ class HostNetwork:
                 for address, length in rtnetlink.addresses(family).items()
                 if length == (32 if family == AF_INET else 128)
             }
-        sysctls = {sysctl.name: read_sysctl(self._settings.sysctl_dir, sysctl.name) for sysctl in wish.sysctls}
+        forwards = rtnetlink.forwarding()
+        sysctls = {
+            # Of hundreds of links in one answer.
+            sysctl.name: str(int(forwards.get(sysctl.forwards, False)))
+            if sysctl.forwards
+            else read_sysctl(self._settings.sysctl_dir, sysctl.name)
+            for sysctl in wish.sysctls
+        }
         return Found(sysctls, frozenset(addresses), routes, rules, protocol, table)
 
     def _failure(self, step: Step, wish: Desired, error: HostError) -> Failure | None:
@@ -235,6 +248,8 @@ class HostNetwork:
                 index = route.index
             case AddAddress(address):
                 index = address.index
+            case SetSysctl(sysctl):
+                index = sysctl.forwards
             case _:
                 index = 0
         if index and not _exists(index):
@@ -297,8 +312,8 @@ class HostNetwork:
                 ours = next((each for each in wish.addresses if each == address), None)
                 if seen.gone and ours is not None:
                     self._on_disturbance(Disturbance(str(ours), port=seen.port))
-            case Netconf(index):
-                self._check_sysctls(wish, index)
+            case Netconf() as netconf:
+                self._netconf_changed(wish, netconf)
             case TableTouched(name, process, process_name):
                 if name == wish.table.name and not self._nftables.wrote(process):
                     self._on_disturbance(Disturbance(str(wish.table), named(process, process_name)))
@@ -321,17 +336,31 @@ class HostNetwork:
             return False
         return self._is_ours(found.protocol) or any(route.place == wanted.place for wanted in wish.routes)
 
-    def _check_sysctls(self, wish: Desired, index: int) -> None:
-        """What the kernel tells of is only that some setting of the link, or of all links, was changed."""
-        if index >= 0 and not any(index == each.link.index for each in wish.links if each.group is None):
-            return
+    def _netconf_changed(self, wish: Desired, netconf: Netconf) -> None:
+        link = self._links.by_index(netconf.index)
+        if link is not None and self._is_pods(link):
+            if netconf.family == AF_INET and netconf.forwarding is False:
+                self._on_disturbance(Disturbance(str(forwarding(link)), "a write to /proc/sys"))
+        elif netconf.index < 0 or any(netconf.index == each.link.index for each in wish.links):
+            self._check_sysctls(wish)
+
+    def _check_sysctls(self, wish: Desired) -> None:
+        """What the kernel tells of is only that some setting of an ENI's link, or of all links, was changed. Each
+        pod's link has an event of its own."""
+        pods = {each.link.index for each in wish.links if each.group is not None}
         for sysctl in wish.sysctls:
+            if sysctl.forwards in pods:
+                continue
             try:
                 changed = read_sysctl(self._settings.sysctl_dir, sysctl.name) != sysctl.value
             except HostError:
                 continue  # its device is going, which has an event of its own
             if changed:
                 self._on_disturbance(Disturbance(str(sysctl), "a write to /proc/sys"))
+
+    def _is_pods(self, link: Link) -> bool:
+        """The host's end of a pod's veth, and in service."""
+        return link.name.startswith(POD_LINK_PREFIX) and link.group != DISCARDED_GROUP
 
     def _link_changed(self, before: Link | None, now: Link | None) -> None:
         if now is not None and now.group == DISCARDED_GROUP:

@@ -47,7 +47,7 @@ from ipamd.host.netlink import (
     RTMSG,
 )
 
-RTM_NEWNETCONF = 80
+RTM_NEWNETCONF, RTM_GETNETCONF = 80, 82  # linux/netconf.h
 
 _IP6_RT_PRIO_USER = 1024  # linux/ipv6_route.h: the metric of an IPv6 route for which none was asked
 _SUPPRESS_NOTHING = struct.pack("=i", -1)
@@ -71,9 +71,12 @@ class FoundRule:
 
 @dataclass(frozen=True, slots=True)
 class Netconf:
-    """A change of a link's settings; `index` -1: of all links, -2: of links to come."""
+    """Settings of a link, or a change of them; `index` -1: of all links, -2: of links to come. `forwarding` is None
+    where it is not told."""
 
     index: int
+    family: int
+    forwarding: bool | None
 
 
 def rules(family: int, protocol: int) -> frozenset[Rule]:
@@ -94,6 +97,12 @@ def routes(family: int, protocol: int = 0, table: int = 0) -> frozenset[FoundRou
 def addresses(family: int) -> dict[Address, int]:
     """Every address on a link, whoever set it, and its prefix length. Raises `HostError`."""
     return dict(_dump(RTM_GETADDR, IFADDR.pack(family, 0, 0, 0, 0), RTM_NEWADDR, read_address))
+
+
+def forwarding() -> dict[int, bool]:
+    """Of each link's index, whether IPv4 that comes in by it is forwarded. Raises `HostError`."""
+    found = _dump(RTM_GETNETCONF, bytes((AF_INET, 0, 0, 0)), RTM_NEWNETCONF, read_netconf)
+    return {each.index: bool(each.forwarding) for each in found if each.index > 0}
 
 
 def read_rule(data: bytes, start: int, end: int) -> FoundRule | None:
@@ -160,7 +169,8 @@ def read_netconf(data: bytes, start: int, end: int) -> Netconf | None:
     if not fields.keys() & {_NETCONFA_FORWARDING, _NETCONFA_RP_FILTER} or _NETCONFA_IFINDEX not in fields:
         return None
     (index,) = struct.unpack("=i", fields[_NETCONFA_IFINDEX])
-    return Netconf(index)
+    forwarding = fields.get(_NETCONFA_FORWARDING)
+    return Netconf(index, data[start], None if forwarding is None else netlink.u32(forwarding) != 0)
 
 
 def _dump(kind: int, payload: bytes, answer: int, read: Callable[[bytes, int, int], T | None]) -> list[T]:
@@ -170,7 +180,7 @@ def _dump(kind: int, payload: bytes, answer: int, read: Callable[[bytes, int, in
         if error.errno == errno.ENOENT:
             return []  # a table without any route does not exist
         raise HostError(
-            f"the kernel does not tell its rules, routes and addresses: {error.strerror or error}"
+            f"the kernel does not tell its rules, routes, addresses and settings: {error.strerror or error}"
         ) from error
     return [one for data, start, end in found if (one := read(data, start, end)) is not None]
 

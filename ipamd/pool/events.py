@@ -146,7 +146,8 @@ class SubnetsObserved:
 @dataclass(frozen=True, slots=True)
 class Audited:
     """`enis`, `routed` and `local` as in `Started`; `abandoned` are unattached ENIs of instances of the same cluster
-    that are gone; `available` as in `SubnetsObserved`, empty where that could not be read."""
+    that are gone; `available` as in `SubnetsObserved`, empty where that could not be read; `not_forwarding` are links
+    whose packets the host does not forward."""
 
     op: int
     enis: tuple[ObservedEni, ...]
@@ -154,6 +155,7 @@ class Audited:
     routed: tuple[tuple[str, str], ...]
     local: frozenset[str]
     available: tuple[tuple[str, int], ...] = ()
+    not_forwarding: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

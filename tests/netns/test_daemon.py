@@ -111,7 +111,20 @@ async def test_check_collect_ready_and_what_can_not_be_understood(tmp_path: Path
         code, info, _ = await refused(daemon.ipam.Check(check))
         assert (code, info.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ATTACHMENT_BROKEN")
         await add_route(daemon.node, "a", address)
-        assert (await daemon.ipam.Check(check)).host_ifname == host_ifname("a", "eth0")
+        link = host_ifname("a", "eth0")
+        assert (await daemon.ipam.Check(check)).host_ifname == link
+        for switch in (link, "eth0"):
+
+            async def told(switch: str = switch) -> bool:
+                """The daemon turns it on again, after a while only if it has to do so again and again."""
+                netns.write_sysctls(daemon.node.netns, {f"ipv4/conf/{switch}/forwarding": 0})
+                try:
+                    await daemon.ipam.Check(check)
+                except grpc.aio.AioRpcError as error:
+                    return f"net.ipv4.conf.{switch}.forwarding" in (error.details() or "")
+                return False
+
+            await until(told, f"CHECK tells that {switch} does not forward")
         await netns.ip_batch(daemon.node.netns, [f"route del {address} table 1500"])
         code, info, error = await refused(daemon.ipam.Check(ipam_pb2.CheckRequest(cni=cni_call("a"))))
         assert info.reason == "ATTACHMENT_BROKEN" and error is not None and "is missing" in error["msg"]

@@ -144,6 +144,13 @@ POD = "ip link add ipm1 {} type veth peer name pod1; ip link set ipm1 up"
         ("echo 1 > /proc/sys/net/ipv4/conf/all/rp_filter", "rp_filter", "warn", "eth0, eth1"),
         ("echo 1 > /proc/sys/net/ipv4/conf/eth1/rp_filter", "rp_filter", "warn", "eth1"),
         ("echo 0 > /proc/sys/net/ipv4/ip_forward", "IPv4 forwarding", "note", "off"),
+        (
+            "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv4/conf/default/forwarding; "
+            + POD.format(""),
+            "IPv4 forwarding",
+            "warn",
+            "off for ipm1",
+        ),
         ("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6", "IPv6", "note", "disabled"),
         (
             "ip addr add 10.0.1.10/24 dev eth1; ip link set eth1 up",

@@ -1,6 +1,8 @@
 """One flow of each kind on nodes that nothing but the real daemon has set up, with pods that the real plugin made.
 
-A t3.micro has two ENIs with one address for pods on each: of the two pods of a node one is on the primary ENI.
+On n1 a hardening profile has turned forwarding off for links to come before the daemon starts, on n2 after the first
+pod is there. A t3.micro has two ENIs with one address for pods on each: of the two pods of a node one is on the
+primary ENI.
 """
 
 from __future__ import annotations
@@ -43,11 +45,15 @@ async def daemons(dir: Path, prefix: str) -> AsyncIterator[Stage]:
 async def _start(stack: AsyncExitStack, stage: Stage, node: DaemonNode) -> None:
     stack.callback(node.close)
     await asyncio.to_thread(node.install_plugin)
+    if node.name == "n1":
+        _harden(node)
     await node.start()
     stack.push_async_callback(node.stop)
     await node.wait_until_ready()
     runtime = await stack.enter_async_context(direct(node.spec.netns, node.bin_dir, node.conf_dir))
-    pods = [await runtime.run_pod(f"web-{number}") for number in range(2)]
+    pods = [await runtime.run_pod("web-0")]
+    _harden(node)
+    pods.append(await runtime.run_pod("web-1"))
     await node.wait_until_settled()
     enis = served_enis(stage.vpc, node.spec)
     stage.nodes[node.name] = made = Node(node.spec, enis)
@@ -59,6 +65,11 @@ async def _start(stack: AsyncExitStack, stage: Stage, node: DaemonNode) -> None:
                 link = host_ifname(pod.id, "eth0")
                 name = f"{node.name}.{index}"
                 made.pods[str(index)] = Pod(name, pod.netns.name, pod.ip, eni=index, link=link)
+
+
+def _harden(node: DaemonNode) -> None:
+    """As in CIS benchmarks for hosts that are no routers, where something has turned forwarding on before."""
+    netns.write_sysctls(node.spec.netns, {"ipv4/ip_forward": 1, "ipv4/conf/default/forwarding": 0})
 
 
 @pytest.fixture(scope="module")

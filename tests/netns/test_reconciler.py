@@ -183,9 +183,21 @@ def test_a_sysctl_that_was_changed_is_set_again(stage: Topology) -> None:
         def told(name: str) -> bool:
             return any(name in str(entry["what"]) for entry in keeper.events("host.repaired"))
 
-        for name, value in (("conf/eth1/rp_filter", "1"), ("ip_forward", "0")):
+        links = ("conf/eth1/rp_filter", "1"), ("conf/eth1/forwarding", "0"), ("conf/ipm1/forwarding", "0")
+        for name, value in (*links, ("ip_forward", "0")):
             netns.write_sysctls(stage.node, {f"ipv4/{name}": int(value)})
             await keeper.until(partial(told, name), name)
+
+    kept(stage, steps)
+
+
+def test_forwarding_turned_off_for_all_is_one_repair(stage: Topology) -> None:
+    async def steps(keeper: Keeper) -> None:
+        netns.write_sysctls(stage.node, {"ipv4/ip_forward": 0})
+        await keeper.until(lambda: bool(keeper.events("host.repaired")), "forwarding")
+        (told,) = keeper.events("host.repaired")
+        assert told["what"] == ["set sysctl net/ipv4/ip_forward=1"]
+        assert await keeper.network.not_forwarding() == frozenset()
 
     kept(stage, steps)
 

@@ -107,6 +107,18 @@ def test_exit_codes(states: str, code: int) -> None:
         (kernel.nftables, {"nft": ""}, "fail", "no nft"),
         (kernel.nftables, {"missing": {"route look-ups": "No such file"}}, "fail", "route look-ups: No such file"),
         (kernel.forwarding, {"sysctls": {"ipv4/ip_forward": "0"}}, "note", "off"),
+        (
+            kernel.forwarding,
+            {"sysctls": {"ipv4/ip_forward": "1", "ipv4/conf/ens6/forwarding": "0"}},
+            "warn",
+            "off for ens6:",
+        ),
+        (
+            kernel.forwarding,
+            {"sysctls": {"ipv4/ip_forward": "1", "ipv4/conf/default/forwarding": "0"}},
+            "note",
+            "off for links to come",
+        ),
         (kernel.ipv6, {"sysctls": {"ipv6/conf/all/disable_ipv6": "1"}}, "note", "disabled"),
         (kernel.ipv6, {"sysctls": {}}, "note", "disabled"),
         (kernel.reverse_path, {"sysctls": {"ipv4/conf/ens6/rp_filter": "1"}}, "warn", "on ens6:"),

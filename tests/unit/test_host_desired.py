@@ -9,6 +9,7 @@ import pytest
 
 from ipamd.host import EniNetwork, HostError, NodeNetwork, PodNetwork, link_group
 from ipamd.host.desired import Address, Desired, LinkWish, Route, Rule, desired, mark
+from ipamd.host.difference import Found, SetSysctl, difference
 from ipamd.host.links import Link
 from ipamd.settings import HostSettings
 
@@ -90,6 +91,27 @@ def test_a_pod_has_a_route_to_its_veth_and_the_group_of_its_eni() -> None:
     wanted = wish(node=node, links=Links(*ENI_LINKS, veth))
     assert wanted.routes - wish().routes == {Route(1500, 9, "10.0.1.50")}, "one without a veth is still being made"
     assert wanted.links[3:] == (LinkWish(veth, group=1501),)
+
+
+def test_each_link_of_ours_forwards_whatever_the_default_is() -> None:
+    veth = Link(9, "ipm1", "0a:59:0a:00:01:32", 9001, True, 1501)
+    node = replace(NODE, pods=(PodNetwork("10.0.1.50", "ipm1", 1),))
+    wanted = wish(node=node, links=Links(*ENI_LINKS, veth))
+    found = {sysctl.name: sysctl for sysctl in wanted.sysctls}
+    assert {sysctl.name: sysctl.forwards for sysctl in wanted.sysctls if sysctl.forwards} == {
+        f"ipv4/conf/{link.name}/forwarding": link.index for link in (*ENI_LINKS, veth)
+    }
+    state = {name: sysctl.value for name, sysctl in found.items()}
+
+    def steps(**changed: str) -> list[str]:
+        sysctls = state | {f"ipv4/{name.replace('__', '/')}": value for name, value in changed.items()}
+        found = Found(sysctls, wanted.addresses, frozenset(), wanted.rules, 158, True)
+        return [step.what for step in difference(wanted, found) if isinstance(step, SetSysctl)]
+
+    assert steps() == []
+    assert steps(conf__ipm1__forwarding="0") == ["sysctl net/ipv4/conf/ipm1/forwarding=1"]
+    # The kernel turns all of them on with that of the node.
+    assert steps(ip_forward="0", conf__ipm1__forwarding="0") == ["sysctl net/ipv4/ip_forward=1"]
 
 
 def test_ipv6_has_the_same_layout() -> None:

@@ -160,6 +160,10 @@ class Network:
         self._ask("addresses")
         return frozenset({"10.0.0.4"})
 
+    async def not_forwarding(self) -> frozenset[str]:
+        self._ask("forwarding")
+        return frozenset({"eth9"})
+
     async def host_links(self) -> frozenset[str]:
         self._ask("links")
         return frozenset(self.links)
@@ -670,7 +674,8 @@ async def test_an_audit_reads_ec2_and_the_kernel(build: Build) -> None:
     node.network.asked.clear()
     node.network.routes["10.0.0.9"] = "ipm0"
     assert await node.outcome(do.Audit(PUPPET)) == on.Audited(
-        PUPPET, (PRIMARY,), (ABANDONED,), (("10.0.0.9", "ipm0"),), frozenset({"10.0.0.4"}), (("subnet-1", 7),)
+        *(PUPPET, (PRIMARY,), (ABANDONED,), (("10.0.0.9", "ipm0"),), frozenset({"10.0.0.4"}), (("subnet-1", 7),)),
+        not_forwarding=frozenset({"eth9"}),
     )
     node.cloud.script["DescribeSubnets"] = denied("DescribeSubnets")
     outcome = await node.outcome(do.Audit(PUPPET + 1))

@@ -25,9 +25,11 @@ class Node:
         self.ledger: tuple[Attachment, ...] = (self.held,)
         self.routes = {self.held.address: host_link(self.held.key)}
         self.local: frozenset[str] = frozenset()
+        self.not_forwarding: frozenset[str] = frozenset()
 
     def mismatches(self) -> list[Mismatch]:
-        seen = on.Audited(0, self.ec2, (), tuple(self.routes.items()), self.local)
+        routed = tuple(self.routes.items())
+        seen = on.Audited(0, self.ec2, (), routed, self.local, not_forwarding=self.not_forwarding)
         return list(compare(self.story.pool, self.ledger, seen, self.story.now).mismatches)
 
     def found(self) -> list[tuple[str, str]]:
@@ -48,6 +50,16 @@ def test_ec2_took_addresses_away() -> None:
     (mismatch,) = node.mismatches()
     assert (mismatch.kind, mismatch.subject, mismatch.ledger) == ("address_missing", node.held.address, "assigned")
     assert "cut off" in mismatch.meaning and mismatch.remedy == "delete the pod"
+
+
+def test_links_that_do_not_forward() -> None:
+    node = Node()
+    eni = node.story.pool.inventory.enis["eni-0"]
+    node.not_forwarding = frozenset({host_link(node.held.key), eni.link, "docker0"})
+    assert node.found() == [("not_forwarded", node.held.address), ("not_forwarded", "eni-0")]
+    assert {mismatch.kernel for mismatch in node.mismatches()} == {
+        f"net.ipv4.conf.{link}.forwarding = 0" for link in (host_link(node.held.key), eni.link)
+    }
 
 
 def test_ec2_has_more() -> None:
