@@ -20,9 +20,11 @@
                              botocore names it. What a foreign hand can do to a node goes this way (or, for whoever
                              reaches the EC2 endpoint, with the credentials `cloud.keyring.operator`):
                                other people's address on an ENI       AssignPrivateIpAddresses
+                               a /28 prefix of another network        AssignPrivateIpAddresses, Ipv4PrefixCount
                                an address goes behind a node's back   UnassignPrivateIpAddresses
                                other people's ENI on the instance     CreateNetworkInterface without the node's tag,
-                                                                      AttachNetworkInterface
+                                                                      AttachNetworkInterface, to another card with
+                                                                      NetworkCardIndex
                                an ENI goes behind a node's back       DetachNetworkInterface
                                an instance ends, its ENIs with it     TerminateInstances
                                or left behind
@@ -173,11 +175,13 @@ def state(cloud: SimulatedCloud) -> dict[str, Any]:
                 "id": eni.id,
                 "instance_id": eni.attachment.instance_id if eni.attachment else None,
                 "device_index": eni.attachment.device_index if eni.attachment else None,
+                "network_card": eni.attachment.network_card if eni.attachment else None,
                 "status": eni.status,
                 "attachment_status": eni.attachment.status if eni.attachment else None,
                 "delete_on_termination": eni.attachment.delete_on_termination if eni.attachment else None,
                 "primary_ip": eni.addresses[0],
                 "private_ips": list(eni.addresses),
+                "prefixes": list(eni.prefixes),
                 "mac": eni.mac,
                 "subnet_id": eni.subnet.id,
                 "security_groups": [group.id for group in eni.groups],

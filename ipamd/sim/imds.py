@@ -104,7 +104,7 @@ class Imds:
     def _tree(self, instance: Instance, omitted: set[str]) -> Tree:
         """`omitted` as in `Faults.omissions`."""
         enis = instance.metadata.read(time.monotonic())
-        primary = next(eni for eni in enis if eni.device_index == 0)
+        primary = next(eni for eni in enis if eni.primary)
         shown = [eni for eni in enis if eni.id not in omitted and (eni is primary or "" not in omitted)]
         zone, region = primary.subnet.zone, self._cloud.region
         identity = {
@@ -138,6 +138,8 @@ class Imds:
     def _eni(self, eni: EniMetadata) -> Tree:
         vpc_cidr = str(self._cloud.vpc_cidr)
         return {
+            **({"network-card": str(eni.network_card)} if eni.network_card else {}),
+            **({"ipv4-prefix": "\n".join(eni.prefixes)} if eni.prefixes else {}),
             "device-number": str(eni.device_index),
             "interface-id": eni.id,
             "local-hostname": views.private_dns_name(self._cloud, eni.addresses[0]),

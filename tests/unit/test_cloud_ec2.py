@@ -23,7 +23,7 @@ from ipamd.pool.model import CreatedEni, Limits
 from ipamd.settings import Ec2Settings, ImdsSettings
 from ipamd.sim.ec2.faults import Fault
 from ipamd.sim.ec2.throttle import BARE_READ, Rate
-from tests.unit.cloud_world import SUBNET, World, kind_of
+from tests.unit.cloud_world import LIMITS, SUBNET, World, kind_of
 
 NOWHERE = "eni-00000000000000000"
 
@@ -75,6 +75,19 @@ async def test_attached_and_left_over_enis_are_found_and_nobody_elses(world: Wor
     assert not enis[foreign.id].owned and enis[foreign.id].device_index == 2
     elsewhere = await world.ec2.describe_eni(stolen.id)
     assert elsewhere is not None and not elsewhere.owned and not elsewhere.primary
+
+
+async def test_cards_and_prefixes_are_read_and_another_card_is_not_ours(world: World) -> None:
+    limits = {**LIMITS, "p5.48xlarge": Limits(2, 50)}
+    world.cloud.limits = limits
+    world.instance.limits, world.instance.cards = limits["p5.48xlarge"], 32
+    other = await world.cloud.create_eni(world.subnet.id, tags={INSTANCE_TAG: world.instance.id})
+    await world.cloud.attach_eni(other.id, world.instance.id, 0, 3)
+    (prefix,) = await world.cloud.assign_prefixes(world.instance.primary.id, 1)
+    found = {eni.id: eni for eni in await world.ec2.describe_enis()}
+    primary, far = found[world.instance.primary.id], found[other.id]
+    assert (primary.prefixes, primary.network_card, primary.primary) == ((prefix,), 0, True)
+    assert (far.network_card, far.device_index, far.owned, far.primary) == (3, 0, False, False)
 
 
 async def test_all_pages_are_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ipamd.cloud.limits import limits_of, table
+from ipamd.cloud.limits import limits_of, network_cards, table
 from ipamd.pool.model import Limits
 
 
@@ -21,6 +21,13 @@ from ipamd.pool.model import Limits
 )
 def test_figures_are_those_of_network_card_zero(instance_type: str, limits: Limits) -> None:
     assert limits_of(instance_type) == limits
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "cards"), [("m5.large", 1), ("p4d.24xlarge", 4), ("p5.48xlarge", 32), ("m99.large", 1)]
+)
+def test_a_type_has_the_cards_that_ec2_tells(instance_type: str, cards: int) -> None:
+    assert network_cards(instance_type) == cards
 
 
 def test_an_unknown_type_is_none() -> None:

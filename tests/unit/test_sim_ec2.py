@@ -696,7 +696,7 @@ async def test_requests_are_checked_against_the_model(vpc: Vpc) -> None:
                 NetworkInterfaceId=eni, InstanceId=vpc.instance.id, DeviceIndex=1, NetworkCardIndex=1
             ),
         ),
-        ("UnsupportedOperation", ec2.create_network_interface(SubnetId=vpc.subnet.id, Ipv4PrefixCount=1)),
+        ("UnsupportedOperation", ec2.create_network_interface(SubnetId=vpc.subnet.id, Ipv6PrefixCount=1)),
         ("InvalidAction", ec2.describe_vpcs()),
     ]
     for code, call in wrong:

@@ -128,7 +128,10 @@ async def describe_instance_types(cloud: SimulatedCloud, p: Parameters) -> Resul
     return {"InstanceTypes": [views.instance_type(*item) for item in part], "NextToken": token}
 
 
-@action("SubnetId", "Description", "Groups", "SecondaryPrivateIpAddressCount", "TagSpecifications", "ClientToken")
+@action(
+    "SubnetId", "Description", "Groups", "SecondaryPrivateIpAddressCount", "Ipv4PrefixCount", "Ipv4Prefixes",
+    "TagSpecifications", "ClientToken",
+)  # fmt: skip
 async def create_network_interface(cloud: SimulatedCloud, p: Parameters) -> Result:
     tags: dict[str, str] = {}
     for specification in p.get("TagSpecifications", ()):
@@ -138,6 +141,8 @@ async def create_network_interface(cloud: SimulatedCloud, p: Parameters) -> Resu
     eni = await cloud.create_eni(
         p["SubnetId"],
         secondary_count=p.get("SecondaryPrivateIpAddressCount", 0),
+        prefix_count=p.get("Ipv4PrefixCount", 0),
+        prefixes=[prefix.get("Ipv4Prefix", "") for prefix in p.get("Ipv4Prefixes", ())],
         group_ids=p.get("Groups", ()),
         description=p.get("Description", ""),
         tags=tags,
@@ -148,10 +153,9 @@ async def create_network_interface(cloud: SimulatedCloud, p: Parameters) -> Resu
 
 @action("NetworkInterfaceId", "InstanceId", "DeviceIndex", "NetworkCardIndex")
 async def attach_network_interface(cloud: SimulatedCloud, p: Parameters) -> Result:
-    if p.get("NetworkCardIndex", 0) != 0:
-        raise Ec2Error("InvalidParameterValue", f"Network card {p['NetworkCardIndex']} does not exist.")
-    attachment = await cloud.attach_eni(p["NetworkInterfaceId"], p["InstanceId"], p["DeviceIndex"])
-    return {"AttachmentId": attachment.id, "NetworkCardIndex": 0}
+    card = p.get("NetworkCardIndex", 0)
+    attachment = await cloud.attach_eni(p["NetworkInterfaceId"], p["InstanceId"], p["DeviceIndex"], card)
+    return {"AttachmentId": attachment.id, "NetworkCardIndex": attachment.network_card}
 
 
 @action("AttachmentId", "Force")
@@ -183,10 +187,21 @@ async def modify_network_interface_attribute(cloud: SimulatedCloud, p: Parameter
     return None
 
 
-@action("NetworkInterfaceId", "SecondaryPrivateIpAddressCount")
+@action("NetworkInterfaceId", "SecondaryPrivateIpAddressCount", "Ipv4PrefixCount", "Ipv4Prefixes")
 async def assign_private_ip_addresses(cloud: SimulatedCloud, p: Parameters) -> Result:
-    if "SecondaryPrivateIpAddressCount" not in p:
+    wanted = [name for name in ("SecondaryPrivateIpAddressCount", "Ipv4PrefixCount", "Ipv4Prefixes") if name in p]
+    if not wanted:
         raise Ec2Error("MissingParameter", "The request must contain the parameter SecondaryPrivateIpAddressCount")
+    if len(wanted) > 1:  # whether EC2 takes addresses and prefixes in one request is not documented
+        raise Ec2Error("InvalidParameterCombination", f"{' and '.join(wanted)} can't be used in the same request")
+    if wanted != ["SecondaryPrivateIpAddressCount"]:
+        prefixes = await cloud.assign_prefixes(
+            p["NetworkInterfaceId"], p.get("Ipv4PrefixCount", 0), p.get("Ipv4Prefixes", ())
+        )
+        return {
+            "NetworkInterfaceId": p["NetworkInterfaceId"],
+            "AssignedIpv4Prefixes": [{"Ipv4Prefix": prefix} for prefix in prefixes],
+        }
     new = await cloud.assign_addresses(p["NetworkInterfaceId"], p["SecondaryPrivateIpAddressCount"])
     return {
         "NetworkInterfaceId": p["NetworkInterfaceId"],
@@ -194,11 +209,12 @@ async def assign_private_ip_addresses(cloud: SimulatedCloud, p: Parameters) -> R
     }
 
 
-@action("NetworkInterfaceId", "PrivateIpAddresses")
+@action("NetworkInterfaceId", "PrivateIpAddresses", "Ipv4Prefixes")
 async def unassign_private_ip_addresses(cloud: SimulatedCloud, p: Parameters) -> Result:
-    if not p.get("PrivateIpAddresses"):
+    addresses, prefixes = p.get("PrivateIpAddresses", ()), p.get("Ipv4Prefixes", ())
+    if not (addresses or prefixes):
         raise Ec2Error("MissingParameter", "The request must contain the parameter PrivateIpAddress")
-    await cloud.unassign_addresses(p["NetworkInterfaceId"], p["PrivateIpAddresses"])
+    await cloud.unassign_addresses(p["NetworkInterfaceId"], addresses, prefixes)
     return None
 
 

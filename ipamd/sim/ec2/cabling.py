@@ -7,6 +7,9 @@ import asyncio
 from ipamd.sim.ec2.resources import Attachment, Eni
 from ipamd.sim.wiring import Wiring
 
+# More than any card has device indexes.
+CARD_STEP = 100
+
 
 class Cabling:
     def __init__(self, wiring: Wiring) -> None:
@@ -15,7 +18,7 @@ class Cabling:
 
     async def plug(self, eni: Eni, attachment: Attachment) -> None:
         async with self._one_at_a_time:
-            await self._wiring.plug(attachment.instance_id, eni.id, eni.mac, attachment.device_index)
+            await self._wiring.plug(attachment.instance_id, eni.id, eni.mac, _number(attachment))
             eni.plugged = True
         await self.deliver(eni)
 
@@ -27,4 +30,9 @@ class Cabling:
 
     async def deliver(self, eni: Eni) -> None:
         async with self._one_at_a_time:  # the addresses are read inside, so that the last call tells the latest ones
-            await self._wiring.deliver(eni.id, tuple(eni.addresses))
+            await self._wiring.deliver(eni.id, tuple(eni.delivered))
+
+
+def _number(attachment: Attachment) -> int:
+    """Of the link: device indexes come again on each network card."""
+    return attachment.device_index + CARD_STEP * attachment.network_card

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import math
+import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
+from ipamd.cloud.limits import network_cards
 from ipamd.pool.model import Limits
 from ipamd.sim.ec2.cabling import Cabling
 from ipamd.sim.ec2.consistency import Lags, Sight
@@ -41,6 +43,9 @@ from ipamd.sim.ec2.resources import (
 from ipamd.sim.wiring import NoWiring, Wiring
 
 ACCOUNT: Final = "123456789012"
+
+# Families that are not of the Nitro System, but for their bare metal (DescribeInstanceTypes, Hypervisor).
+XEN: Final = re.compile(r"(c[134]|d2|f1|h1|i[23]|m[1-4]|p3|r[34]|t[12]|x1e?)\.(?!metal)")
 
 
 class SimulatedCloud:
@@ -111,7 +116,14 @@ class SimulatedCloud:
         eni = self._new_eni(subnet, 1, [self.default_group], "", {})
         eni.created = -math.inf  # before the instance booted: by now everybody knows it, and never knew it unattached
         instance = Instance(
-            instance_id or new_id("i"), name, instance_type, limits, eni, now, Lagging(self.delays.imds_lag)
+            instance_id or new_id("i"),
+            name,
+            instance_type,
+            limits,
+            eni,
+            now,
+            Lagging(self.delays.imds_lag),
+            network_cards(instance_type),
         )
         eni.attachment = Attachment(new_id("eni-attach"), instance.id, 0, True, now, "attached")
         self.instances.add(instance.id, instance)
@@ -126,13 +138,16 @@ class SimulatedCloud:
         subnet_id: str,
         *,
         secondary_count: int = 0,
+        prefix_count: int = 0,
+        prefixes: Sequence[str] = (),
         group_ids: Sequence[str] = (),
         description: str = "",
         tags: Mapping[str, str] | None = None,
         token: str = "",
     ) -> Eni:
         """CreateNetworkInterface. The same `token` and parameters give the same ENI: AWS, "Ensuring idempotency"."""
-        request = (subnet_id, secondary_count, tuple(group_ids), description, dict(tags or {}))
+        given = (secondary_count, prefix_count, tuple(prefixes))
+        request = (subnet_id, *given, tuple(group_ids), description, dict(tags or {}))
         await asyncio.sleep(self.delays.create)
         if token in self._tokens:
             earlier, eni = self._tokens[token]
@@ -144,31 +159,44 @@ class SimulatedCloud:
         subnet = self.subnets.get(subnet_id)
         groups = self.groups.get_all(group_ids) or [self.default_group]
         check_tags({}, tags or {})
-        if secondary_count < 0:
-            raise Ec2Error("InvalidParameterValue", f"Invalid value '{secondary_count}' for the number of addresses")
+        for count in (secondary_count, prefix_count):
+            if count < 0:
+                raise Ec2Error("InvalidParameterValue", f"Invalid value '{count}' for the number of addresses")
+        if sum(map(bool, given)) > 1:  # botocore's model, CreateNetworkInterfaceRequest
+            raise Ec2Error("InvalidParameterCombination", "Addresses and prefixes can't be asked for in one request.")
         if len(self.enis) >= self.eni_quota:
             raise Ec2Error(
                 "NetworkInterfaceLimitExceeded", f"The limit of {self.eni_quota} network interfaces is reached"
             )
-        self._check_address_count(1 + secondary_count, None)
-        eni = self._new_eni(subnet, 1 + secondary_count, groups, description, tags or {})
+        self._check_address_count(1 + secondary_count + prefix_count + len(prefixes), None)
+        taken = subnet.take_named_prefixes(prefixes) + subnet.take_prefixes(prefix_count)
+        try:
+            eni = self._new_eni(subnet, 1 + secondary_count, groups, description, tags or {})
+        except Ec2Error:
+            subnet.give_back_prefixes(taken)
+            raise
+        eni.prefixes = taken
         self._changed(eni)
         if token:
             self._tokens[token] = (request, eni)
         await self._cabling.deliver(eni)
         return eni
 
-    async def attach_eni(self, eni_id: str, instance_id: str, device_index: int) -> Attachment:
-        """AttachNetworkInterface: answered at once, done after `Delays.attach`."""
+    async def attach_eni(self, eni_id: str, instance_id: str, device_index: int, network_card: int = 0) -> Attachment:
+        """AttachNetworkInterface: answered at once, done after `Delays.attach`. Each network card has its own limit
+        and its own device indexes."""
         eni = self._eni(eni_id)
         instance = self.described_instances().get(instance_id)
         if instance.state != "running":
             raise Ec2Error("IncorrectState", f"Instance '{instance_id}' is not 'running'.")
+        if not 0 <= network_card < instance.cards:
+            raise Ec2Error("InvalidParameterValue", f"Network card {network_card} does not exist.")
         if eni.attachment:
             raise Ec2Error("InvalidNetworkInterface.InUse", f"Interface: [{eni_id}] in use.")
         if device_index < 0:
             raise Ec2Error("InvalidParameterValue", f"Invalid value '{device_index}' for deviceIndex.")
-        indexes = [other.attachment.device_index for other in self.enis_of(instance_id) if other.attachment]
+        there = [other.attachment for other in self.enis_of(instance_id) if other.attachment]
+        indexes = [other.device_index for other in there if other.network_card == network_card]
         if device_index in indexes:
             raise Ec2Error(
                 "InvalidParameterValue",
@@ -178,13 +206,15 @@ class SimulatedCloud:
             raise Ec2Error(
                 "AttachmentLimitExceeded", f"Interface count {len(indexes) + 1} exceeds the limit for {instance.type}"
             )
-        self._check_address_count(len(eni.addresses), instance)
+        self._check_address_count(eni.slots, instance)
+        _check_prefixes(instance, len(eni.prefixes))
         if eni.subnet.zone != instance.primary.subnet.zone:
             raise Ec2Error(
                 "InvalidParameterCombination",
                 "You may not attach a network interface to an instance if they are not in the same availability zone",
             )
         attachment = Attachment(new_id("eni-attach"), instance_id, device_index, False, datetime.now(UTC))
+        attachment.network_card = network_card
         eni.attachment = attachment
         instance.forced_off.pop(eni_id, None)
         self._changed(eni)
@@ -199,7 +229,7 @@ class SimulatedCloud:
         instance is stopped is not simulated.)
         """
         eni, attachment = self._attached(attachment_id)
-        if attachment.device_index == 0:
+        if attachment.device_index == attachment.network_card == 0:
             raise Ec2Error("OperationNotPermitted", "The network interface at device index 0 cannot be detached.")
         if attachment.status != "attached" and not force:
             raise Ec2Error("IncorrectState", f"The attachment {attachment_id} is in state '{attachment.status}'.")
@@ -222,31 +252,52 @@ class SimulatedCloud:
 
     async def assign_addresses(self, eni_id: str, count: int) -> tuple[str, ...]:
         """AssignPrivateIpAddresses by count: the new addresses."""
-        await asyncio.sleep(self.delays.assign)
-        eni = self._eni(eni_id)
-        if count < 1:
-            raise Ec2Error("InvalidParameterValue", f"Invalid value '{count}' for secondaryPrivateIpAddressCount.")
-        instance = self.instances.get(eni.attachment.instance_id) if eni.attachment else None
-        self._check_address_count(len(eni.addresses) + count, instance)
+        eni, _ = await self._with_room(eni_id, count)
         new = eni.subnet.take(count)
         eni.addresses.extend(new)
         self._changed(eni)
         await self._cabling.deliver(eni)
         return tuple(new)
 
-    async def unassign_addresses(self, eni_id: str, addresses: Sequence[str]) -> None:
-        """UnassignPrivateIpAddresses: all of them or none."""
+    async def assign_prefixes(self, eni_id: str, count: int = 0, named: Sequence[str] = ()) -> tuple[str, ...]:
+        """AssignPrivateIpAddresses, Ipv4PrefixCount or Ipv4Prefixes: the new prefixes."""
+        eni, instance = await self._with_room(eni_id, count or len(named))
+        if instance is not None:
+            _check_prefixes(instance, 1)
+        new = eni.subnet.take_named_prefixes(named) if named else eni.subnet.take_prefixes(count)
+        eni.prefixes.extend(new)
+        self._changed(eni)
+        await self._cabling.deliver(eni)
+        return tuple(new)
+
+    async def _with_room(self, eni_id: str, count: int) -> tuple[Eni, Instance | None]:
+        """The ENI, which can have so many more addresses or prefixes, and the instance that it is on."""
+        await asyncio.sleep(self.delays.assign)
+        eni = self._eni(eni_id)
+        if count < 1:
+            raise Ec2Error("InvalidParameterValue", f"Invalid value '{count}' for the number of addresses.")
+        instance = self.instances.get(eni.attachment.instance_id) if eni.attachment else None
+        self._check_address_count(eni.slots + count, instance)
+        return eni, instance
+
+    async def unassign_addresses(
+        self, eni_id: str, addresses: Sequence[str] = (), prefixes: Sequence[str] = ()
+    ) -> None:
+        """UnassignPrivateIpAddresses: all of them or none. A prefix goes as a whole."""
         await asyncio.sleep(self.delays.assign)
         eni = self._eni(eni_id)
         wrong = [address for address in addresses if address not in eni.addresses[1:]]
+        wrong += [prefix for prefix in prefixes if prefix not in eni.prefixes]
         if wrong:
             raise Ec2Error(
                 "InvalidParameterValue", f"No secondary addresses of interface {eni_id}: [{', '.join(wrong)}]"
             )
         eni.addresses = [address for address in eni.addresses if address not in addresses]
+        eni.prefixes = [prefix for prefix in eni.prefixes if prefix not in prefixes]
         self._changed(eni)
         await self._cabling.deliver(eni)
         eni.subnet.give_back(dict.fromkeys(addresses))  # only now: nobody else may have it before it stopped here
+        eni.subnet.give_back_prefixes(dict.fromkeys(prefixes))
 
     def terminate_instances(self, instance_ids: Sequence[str]) -> list[tuple[Instance, str]]:
         """TerminateInstances: all of them or none, with the state in which each was. Answered at once, done after
@@ -300,7 +351,7 @@ class SimulatedCloud:
 
     def instance_at(self, address: str) -> Instance | None:
         """The running instance that has this private address, on whichever of its ENIs."""
-        holder = next((eni.attachment for eni in self.enis if eni.attachment and address in eni.addresses), None)
+        holder = next((eni.attachment for eni in self.enis if eni.attachment and address in eni.delivered), None)
         instance = self.instances.get(holder.instance_id) if holder else None
         return instance if instance and instance.state == "running" else None
 
@@ -366,8 +417,10 @@ class SimulatedCloud:
         self.sight.bury(eni, time.monotonic())
         self.enis.remove(eni.id)
         addresses, eni.addresses = eni.addresses, []
+        prefixes, eni.prefixes = eni.prefixes, []
         await self._cabling.deliver(eni)
         eni.subnet.give_back(addresses)
+        eni.subnet.give_back_prefixes(prefixes)
 
     def _check_address_count(self, count: int, instance: Instance | None) -> None:
         """Before it is attached, an ENI is limited by what the largest instance takes."""
@@ -435,4 +488,14 @@ class SimulatedCloud:
 
 
 def _metadata(eni: Eni, attachment: Attachment) -> EniMetadata:
-    return EniMetadata(eni.id, eni.mac, attachment.device_index, tuple(eni.addresses), eni.subnet, eni.groups)
+    return EniMetadata(
+        eni.id, eni.mac, attachment.device_index, tuple(eni.addresses), eni.subnet, eni.groups,
+        attachment.network_card, tuple(eni.prefixes),
+    )  # fmt: skip
+
+
+def _check_prefixes(instance: Instance, count: int) -> None:
+    """AWS, "Prefix delegation for Amazon EC2 network interfaces": only on instances of the Nitro System. The code is
+    not published."""
+    if count and XEN.match(instance.type):
+        raise Ec2Error("UnsupportedOperation", f"Prefixes are not supported for instance type {instance.type}")

@@ -22,6 +22,7 @@ from ipamd.pool.model import Limits
 from ipamd.sim.ec2.errors import Ec2Error
 
 _MAX_TAGS: Final = 50  # AWS, "Tag restrictions"
+_PREFIX_LENGTH: Final = 28  # of all that EC2 assigns: AWS, "Prefix delegation for Amazon EC2 network interfaces"
 _RESERVED_FIRST: Final = 4  # network, router, DNS, future use; and the last: AWS, "Subnet sizing for IPv4"
 
 
@@ -96,6 +97,44 @@ class Subnet:
             )
         return [str(ipaddress.IPv4Address(heapq.heappop(self._free))) for _ in range(count)]
 
+    def take_prefixes(self, count: int) -> list[str]:
+        """All or none: whole, aligned blocks of which no address is taken."""
+        free = set(self._free)
+        found: list[ipaddress.IPv4Network] = []
+        for block in self.network.subnets(new_prefix=max(_PREFIX_LENGTH, self.network.prefixlen)):
+            if len(found) < count and block.prefixlen == _PREFIX_LENGTH and free.issuperset(map(int, block)):
+                found.append(block)
+        if len(found) < count:
+            raise Ec2Error(
+                "InsufficientCidrBlocks",
+                "The specified subnet does not have enough free cidr blocks to satisfy the request.",
+            )
+        return self._take_blocks(found)
+
+    def take_named_prefixes(self, prefixes: Iterable[str]) -> list[str]:
+        """All or none."""
+        blocks = []
+        for text in prefixes:
+            try:
+                block = ipaddress.IPv4Network(text)
+            except ValueError:
+                raise Ec2Error("InvalidParameterValue", f"Invalid IPv4 prefix '{text}'") from None
+            if block.prefixlen != _PREFIX_LENGTH or not block.subnet_of(self.network):
+                raise Ec2Error("InvalidParameterValue", f"'{text}' is no /{_PREFIX_LENGTH} of subnet {self.id}")
+            if not set(self._free).issuperset(map(int, block)) or block in blocks:
+                raise Ec2Error("InvalidIPAddress.InUse", f"Addresses of '{text}' are in use.")
+            blocks.append(block)
+        return self._take_blocks(blocks)
+
+    def _take_blocks(self, blocks: list[ipaddress.IPv4Network]) -> list[str]:
+        taken = {int(address) for block in blocks for address in block}
+        self._free = sorted(set(self._free) - taken)
+        return [str(block) for block in blocks]
+
+    def give_back_prefixes(self, prefixes: Iterable[str]) -> None:
+        for prefix in prefixes:
+            self.give_back(map(str, ipaddress.IPv4Network(prefix)))
+
     def give_back(self, addresses: Iterable[str]) -> None:
         for address in addresses:
             heapq.heappush(self._free, int(ipaddress.IPv4Address(address)))
@@ -109,7 +148,8 @@ def _set_event() -> asyncio.Event:
 
 @dataclass(slots=True)
 class Attachment:
-    """`status` is EC2's: attaching, attached, detaching. While `unstuck` is not set it stays what it is."""
+    """`status` is EC2's: attaching, attached, detaching. While `unstuck` is not set it stays what it is. Device
+    indexes are counted for each network card."""
 
     id: str
     instance_id: str
@@ -117,6 +157,7 @@ class Attachment:
     delete_on_termination: bool
     since: datetime
     status: str = "attaching"
+    network_card: int = 0
     unstuck: asyncio.Event = field(default_factory=_set_event)
 
 
@@ -138,6 +179,17 @@ class Eni:
     plugged: bool = False
     moving: asyncio.Lock = field(default_factory=asyncio.Lock)
     created: float = field(default_factory=time.monotonic)
+    prefixes: list[str] = field(default_factory=list)
+
+    @property
+    def slots(self) -> int:
+        """Addresses and prefixes: each takes one (AWS, "Prefix delegation for Amazon EC2 network interfaces")."""
+        return len(self.addresses) + len(self.prefixes)
+
+    @property
+    def delivered(self) -> list[str]:
+        """All addresses whose packets it gets, the primary one first."""
+        return self.addresses + [str(one) for prefix in self.prefixes for one in ipaddress.IPv4Network(prefix)]
 
     @property
     def status(self) -> str:
@@ -154,6 +206,12 @@ class EniMetadata:
     addresses: tuple[str, ...]
     subnet: Subnet
     groups: tuple[SecurityGroup, ...]
+    network_card: int = 0
+    prefixes: tuple[str, ...] = ()
+
+    @property
+    def primary(self) -> bool:
+        return self.device_index == self.network_card == 0
 
 
 class Lagging:
@@ -175,8 +233,9 @@ class Lagging:
 
 @dataclass(slots=True)
 class Instance:
-    """`state` is EC2's: running, shutting-down, terminated. `forced_off` are ENIs, by id, that metadata goes on
-    showing. `ended` is when it was terminated, in seconds of the monotonic clock."""
+    """`limits` are those of each of its network `cards`. `state` is EC2's: running, shutting-down, terminated.
+    `forced_off` are ENIs, by id, that metadata goes on showing. `ended` is when it was terminated, in seconds of the
+    monotonic clock."""
 
     id: str
     name: str
@@ -185,6 +244,7 @@ class Instance:
     primary: Eni
     launched: datetime
     metadata: Lagging
+    cards: int = 1
     state: str = "running"
     forced_off: dict[str, EniMetadata] = field(default_factory=dict)
     ended: float = math.inf

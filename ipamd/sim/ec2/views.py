@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from ipamd.cloud.limits import network_cards
 from ipamd.pool.model import Limits
 from ipamd.sim.ec2.cloud import ACCOUNT, SimulatedCloud
 from ipamd.sim.ec2.filters import Fields
@@ -40,6 +41,7 @@ def eni(cloud: SimulatedCloud, item: Eni) -> dict[str, Any]:
             }
             for index, address in enumerate(item.addresses)
         ],
+        "Ipv4Prefixes": [{"Ipv4Prefix": prefix} for prefix in item.prefixes],
     }
 
 
@@ -49,7 +51,7 @@ def _attachment(item: Attachment) -> dict[str, Any]:
         "InstanceId": item.instance_id,
         "InstanceOwnerId": ACCOUNT,
         "DeviceIndex": item.device_index,
-        "NetworkCardIndex": 0,
+        "NetworkCardIndex": item.network_card,
         "Status": item.status,
         "AttachTime": item.since,
         "DeleteOnTermination": item.delete_on_termination,
@@ -136,14 +138,17 @@ def group(cloud: SimulatedCloud, item: SecurityGroup) -> dict[str, Any]:
 
 def instance_type(name: str, limits: Limits) -> dict[str, Any]:
     """InstanceTypeInfo, as far as it concerns networking."""
+    cards = network_cards(name)
     return {
         "InstanceType": name,
         "NetworkInfo": {
-            "MaximumNetworkInterfaces": limits.max_enis,
+            "MaximumNetworkInterfaces": limits.max_enis * cards,
             "Ipv4AddressesPerInterface": limits.addresses_per_eni,
-            "MaximumNetworkCards": 1,
+            "MaximumNetworkCards": cards,
             "DefaultNetworkCardIndex": 0,
-            "NetworkCards": [{"NetworkCardIndex": 0, "MaximumNetworkInterfaces": limits.max_enis}],
+            "NetworkCards": [
+                {"NetworkCardIndex": card, "MaximumNetworkInterfaces": limits.max_enis} for card in range(cards)
+            ],
         },
     }
 
