@@ -98,14 +98,13 @@ async def _serve(live: LiveSettings, history: History, conditions: Conditions, s
     settings = live.loaded.settings
     manager = ServiceManager()
     log.info("daemon.starting", version=ipamd.__version__, pid=os.getpid(), socket=str(settings.api.socket))
-    ledger = Ledger.open(settings.ledger.path)
+    clock = Clock()
+    ledger = Ledger.open(settings.ledger.path, clock.lead)
     stack.callback(ledger.close)
-    if ledger.set_aside is not None:
-        log.error("ledger.set_aside", file=str(ledger.set_aside), path=str(settings.ledger.path))
     claim(settings.api)
     spool = Spool(settings.cni.spool_dir, settings.api.socket.parent / DEFAULT_SPOOL)
     spool.make()
-    around = Surroundings(live, history, ledger, conditions, manager, Start(manager))
+    around = Surroundings(live, history, ledger, clock, conditions, manager, Start(manager))
     doors = Doors(around)
     async with asyncio.TaskGroup() as tasks:
         world = await _learn(around, doors, stack, tasks)
@@ -116,8 +115,8 @@ async def _serve(live: LiveSettings, history: History, conditions: Conditions, s
 
 
 async def _learn(around: Surroundings, doors: Doors, stack: AsyncExitStack, tasks: asyncio.TaskGroup) -> _World:
-    """Find out who this node is and what it has, however long that takes. Raises `HostError` and `SocketUnusable`,
-    before EC2 is asked."""
+    """Find out who this node is and what it has, however long that takes. Raises `HostError`, `LedgerError` and
+    `SocketUnusable`, before EC2 is asked."""
     settings, start = around.live.loaded.settings, around.start
     network = HostNetwork(settings.host)
     stack.push_async_callback(network.close)
@@ -131,6 +130,7 @@ async def _learn(around: Surroundings, doors: Doors, stack: AsyncExitStack, task
     doors.keep_open(tasks)
     identity = await asking
     log.info("node.identified", instance=identity.instance_id, type=identity.instance_type, ip=identity.primary_ip)
+    around.ledger.belongs_to(identity.instance_id)
 
     start.enter(Phase.EC2)
     budget = RateBudget()
@@ -154,7 +154,7 @@ async def _take(settings: HostSettings, network: HostNetwork) -> None:
 
 def _build(around: Surroundings, world: _World, stack: AsyncExitStack) -> PoolRunner:
     settings, identity = around.live.loaded.settings, world.identity
-    clock = Clock()
+    clock = around.clock
     around.start.enter(Phase.HOST)
     subnets = _subnets(settings.ec2, identity)
     pool = Pool(_targets(settings.pool), world.limits, subnets, Random(), lambda: new_token(clock()))
@@ -186,7 +186,7 @@ def _tracer(around: Surroundings, identity: Identity) -> Tracer:
 
 async def _restore(runner: PoolRunner, ledger: Ledger, world: _World) -> None:
     """Let the pool begin with what EC2, the ledger and the kernel say. Raises `LedgerError` and `HostError`."""
-    kept = ledger.load()
+    kept = ledger.contents()
     routed = tuple((await world.network.pod_routes()).items())
     runner.feed(
         on.Started(

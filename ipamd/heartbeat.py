@@ -5,19 +5,20 @@ of every request. The ledger begins a transaction and ends it, as with every gra
 
 What a restart would not mend is no reason for one. A ledger that refuses records (full, not writable, held by
 somebody else, a failing device) is told in the log and in each refusal, and the runner goes on without it and tries
-again; the transaction here writes nothing, so it needs no room either. Only a damaged ledger is left behind by a
-restart, which sets it aside: that ends the daemon. EC2, the metadata service and the kernel are not asked: they have
-deadlines and retries of their own. And nothing here has a deadline: on a machine that is merely busy a beat comes
-late, and how late is too late is the watchdog's to say.
+again; one whose file is damaged or gone is written anew from memory, and the transaction here is what notices it on a
+node where nothing changes. It writes nothing, so it needs no room. EC2, the metadata service and the kernel are not
+asked: they have deadlines and retries of their own. And nothing here has a deadline: on a machine that is merely busy
+a beat comes late, and how late is too late is the watchdog's to say.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import structlog
 
-from ipamd.ledger import Ledger, LedgerCause, LedgerError
+from ipamd.ledger import Ledger, LedgerError
 from ipamd.runner import PoolRunner
 from ipamd.service_manager import ServiceManager
 
@@ -25,22 +26,12 @@ log = structlog.get_logger("ipamd.daemon")
 
 
 async def heartbeat(manager: ServiceManager, interval: float, runner: PoolRunner, ledger: Ledger) -> None:
-    """Beat every `interval` seconds. Raises `LedgerError` when the ledger is damaged."""
+    """Beat every `interval` seconds."""
     while True:
-        refusal = _asked(ledger) or runner.unrecorded
-        if refusal is not None and refusal.cause is LedgerCause.DAMAGED:
-            raise refusal
+        with suppress(LedgerError):  # the runner tells, once it has something to record
+            ledger.commit(())
         if await runner.moves():
             manager.notify("WATCHDOG=1")
         else:
             log.error("daemon.stuck", effect="no heartbeat: the pool's turn did not come to its end")
         await asyncio.sleep(interval)
-
-
-def _asked(ledger: Ledger) -> LedgerError | None:
-    """Why it refused."""
-    try:
-        ledger.commit(())
-    except LedgerError as error:
-        return error
-    return None

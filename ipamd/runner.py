@@ -75,10 +75,10 @@ class Clock:
     """Seconds since the epoch that never jump: the wall clock is read once, then the monotonic clock goes on."""
 
     def __init__(self) -> None:
-        self._offset = time.time() - time.monotonic()
+        self.lead = time.time() - time.monotonic()
 
     def __call__(self) -> float:
-        return time.monotonic() + self._offset
+        return time.monotonic() + self.lead
 
 
 class PoolRunner:
@@ -278,13 +278,15 @@ class PoolRunner:
 
     def _carry_out_unrecorded(self, batch: list[do.Effect], error: LedgerError) -> None:
         """What rests on a record does not happen: nothing is granted anew, and no EC2 call that needs an intent is
-        sent. All else goes on, releases above all, and its records stay owed to the ledger."""
+        sent. All else goes on, releases above all, and its records stay owed to the ledger. A release is answered
+        once it is kept where a restart finds it, and refused else: the plugin keeps it in the spool then."""
         if self._retry is None:
             log.error("ledger.unwritable", error=str(error))
         else:
             self._retry.cancel()
         self.unrecorded = error
         self._retry = asyncio.get_running_loop().call_later(LEDGER_RETRY, self._flush)
+        kept = self._ledger.owe(self._owed)
         owed = {record.attachment.key for record in self._owed if isinstance(record, PutAttachment)}
         lost: list[do.Grant] = []
         for effect in batch:
@@ -294,6 +296,8 @@ class PoolRunner:
                 case _ if isinstance(effect, do.RECORDED):
                     failure = CloudFailure(CloudErrorKind.UNRECORDED, effect.action, "LedgerUnwritable", str(error))
                     self.feed(on.OperationFailed(effect.op, failure))
+                case do.Released(request) | do.Collected(request) if not kept:
+                    self._refuse(request, Refusal(Reason.LEDGER_UNWRITABLE, str(error), LEDGER_RETRY))
                 case _:
                     self._carry_out(effect)
         if lost:

@@ -5,6 +5,7 @@ runner commits it before anything that rests on it leaves the daemon.
 """
 
 from ipamd.ledger.error import LedgerCause, LedgerError
-from ipamd.ledger.ledger import Contents, Ledger
+from ipamd.ledger.ledger import Ledger
+from ipamd.ledger.rows import Contents
 
 __all__ = ["Contents", "Ledger", "LedgerCause", "LedgerError"]

@@ -16,7 +16,8 @@ class LedgerCause(StrEnum):
     NOT_WRITABLE = "not-writable"  # permission, read-only file system, a directory in the way
     FULL = "full"  # no space left
     IN_USE = "in-use"  # another process holds it
-    DAMAGED = "damaged"  # SQLite finds the file malformed while it is in use
+    DAMAGED = "damaged"  # the file is malformed, or its tables are not as they were made
+    GONE = "gone"  # the file was deleted, replaced or cut short while it is in use
     CONFLICT = "conflict"  # the records contradict what is recorded, such as one address for two containers
     IO = "io"  # the device failed
 
@@ -25,13 +26,19 @@ _REMEDIES = {
     LedgerCause.NOT_WRITABLE: "make its directory writable for the user that runs ipamd, or set ledger.path to a "
     "place that is",
     LedgerCause.FULL: "free space on that file system, or set ledger.path to another one",
-    LedgerCause.IN_USE: "another ipamd uses it: stop that one, or give this one its own ledger.path",
+    LedgerCause.IN_USE: "another process has locked it (fuser names it): end that one, or, if it is another ipamd, "
+    "give this one its own ledger.path",
     LedgerCause.DAMAGED: "restart ipamd: it sets the file aside and rebuilds its records from EC2 and the kernel",
+    LedgerCause.GONE: "leave the file to ipamd, which writes it anew as soon as it can",
     LedgerCause.CONFLICT: "this is a fault of ipamd itself: please report it with its log",
     LedgerCause.IO: "check the device of that file system (dmesg), or set ledger.path to another one",
 }
 
 _BY_SQLITE_CODE = {
+    sqlite3.SQLITE_ERROR: LedgerCause.DAMAGED,  # such as a table that is not there: our statements are right
+    sqlite3.SQLITE_SCHEMA: LedgerCause.DAMAGED,
+    0: LedgerCause.DAMAGED,  # the sqlite3 module could not make sense of what SQLite read
+    sqlite3.SQLITE_MISMATCH: LedgerCause.DAMAGED,
     sqlite3.SQLITE_FULL: LedgerCause.FULL,
     sqlite3.SQLITE_READONLY: LedgerCause.NOT_WRITABLE,
     sqlite3.SQLITE_PERM: LedgerCause.NOT_WRITABLE,
@@ -45,6 +52,8 @@ _BY_SQLITE_CODE = {
 
 _BY_EXTENDED_CODE = {
     sqlite3.SQLITE_IOERR_SHMSIZE: LedgerCause.FULL,
+    sqlite3.SQLITE_READONLY_DBMOVED: LedgerCause.GONE,
+    sqlite3.SQLITE_IOERR_SHORT_READ: LedgerCause.GONE,
 }
 
 _BY_ERRNO = {
@@ -55,11 +64,13 @@ _BY_ERRNO = {
 
 
 class LedgerError(Exception):
-    """The ledger could not do what was asked; nothing of it is half done."""
+    """The ledger could not do what was asked; nothing of it is half done. `detail` is the message without path and
+    remedy."""
 
     def __init__(self, cause: LedgerCause, path: Path, detail: str) -> None:
         super().__init__(f"ledger {path}: {detail}; {_REMEDIES[cause]}")
         self.cause = cause
+        self.detail = detail
         self.path = path
 
 

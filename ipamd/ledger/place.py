@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +15,11 @@ from ipamd.ledger.error import LedgerCause, LedgerError
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _MOUNTS = Path("/proc/self/mountinfo")
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+
+# What belongs to a database (sqlite.org/wal.html), itself last.
+COMPANIONS = ("-wal", "-shm", "")
+
+MOST_SET_ASIDE = 5
 
 
 def boot_id() -> str:
@@ -39,6 +47,15 @@ def create(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
+def writable_format(path: Path) -> bool:
+    """Whether SQLite would write to the file: it only reads one whose write version, byte 18, is newer than it knows
+    (sqlite.org/fileformat2.html, section 1.3.3). To be asked before there is a connection: closing any descriptor of
+    the file drops the locks of all. Raises OSError."""
+    with path.open("rb") as file:
+        header = file.read(19)
+    return len(header) < 19 or header[18] <= 2
+
+
 def lock(path: Path) -> int:
     """Make the directory (0755) and keep a second daemon out, while readers remain welcome.
 
@@ -58,12 +75,50 @@ def lock(path: Path) -> int:
     return descriptor
 
 
+def clock_lead() -> float:
+    """By how many seconds the wall clock is ahead of the monotonic one. It changes when somebody sets the clock."""
+    return time.time() - time.monotonic()
+
+
+def identity(path: Path) -> tuple[int, int, int] | None:
+    """Device, inode and size; None when there is no such file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size
+
+
+def sync(path: Path) -> None:
+    """Bring a file's contents, or a directory's entries, to the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """The database with its companions. Raises OSError."""
+    for suffix in COMPANIONS:
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
 def move_aside(path: Path, why: str) -> Path:
-    """Rename the database with its companions, so that SQLite can open it under the new name. Raises OSError."""
+    """Rename the database with its companions, so that SQLite can open it under the new name; the oldest of too many
+    such files are removed, so that they never fill the file system. Raises OSError."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     aside = path.with_name(f"{path.name}.{why}-{stamp}")
-    for suffix in ("-wal", "-shm", ""):
+    for suffix in COMPANIONS:
         companion = Path(f"{path}{suffix}")
         if companion.exists():
             companion.rename(f"{aside}{suffix}")
+    kept = sorted(_set_aside(path), key=lambda each: each.name.rpartition("-")[2])
+    for old in kept[:-MOST_SET_ASIDE]:
+        with suppress(OSError):  # such as a directory that somebody put in the ledger's place
+            remove(old)
     return aside
+
+
+def _set_aside(path: Path) -> list[Path]:
+    return [each for each in path.parent.glob(f"{glob.escape(path.name)}.*-*Z") if each.suffix != ".lock"]

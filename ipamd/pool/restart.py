@@ -168,7 +168,10 @@ def _restore_addresses(
     foreign = kept.foreign(effects, eni, addresses)
     for ip in addresses:
         if ip in kept.attachments:
-            state.inventory.add_assigned(kept.attachments[ip], eni)
+            attachment = replace(kept.attachments[ip], eni_id=eni.id)
+            if attachment != kept.attachments[ip]:  # it was moved, or the record was damaged
+                _write(effects, PutAttachment(attachment))
+            state.inventory.add_assigned(attachment, eni)
         elif ip in kept.routed:
             attachment = recovered(ip, kept.routed[ip], eni.id, now)
             _write(effects, PutAttachment(attachment))

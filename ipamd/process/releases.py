@@ -13,7 +13,7 @@ from ipamd.api.spool import Spool, Spooled
 from ipamd.conditions import Conditions
 from ipamd.directory_watch import DirectoryWatch
 from ipamd.ledger import Ledger
-from ipamd.pool.model import AttachmentKey, Cooling, DropAttachment, PutCooling, Record
+from ipamd.pool.model import AttachmentKey, Cooling, DropAttachment, PutCooling, Reason, Record
 from ipamd.runner import PoolRunner, Refused
 from ipamd.veth import host_link, recovered_key
 
@@ -27,7 +27,7 @@ def settle(ledger: Ledger, spool: Spool, now: float) -> None:
     """Bring the ledger up to date with the DELs that came while nobody served: like replaying a journal. Raises
     `LedgerError`."""
     spool.make()
-    held = {attachment.key: attachment for attachment in ledger.load().attachments}
+    held = {attachment.key: attachment for attachment in ledger.contents().attachments}
     while spooled := spool.read():
         records: list[Record] = []
         for release in spooled:
@@ -67,7 +67,7 @@ class SpooledReleases:
                 self._spool.make()
                 while waiting := self._spool.read():
                     for spooled in waiting:
-                        await self._apply(spooled)
+                        await self._apply_once_recorded(spooled)
                 self._say(well)
         except Refused:
             return  # the daemon is at its end: its successor applies what is left
@@ -79,6 +79,16 @@ class SpooledReleases:
         that is empty, as a rule."""
         for spooled in self._spool.read(host_link(key)):
             await self._apply(spooled)
+
+    async def _apply_once_recorded(self, spooled: Spooled) -> None:
+        """While the ledger has no room, the file is all that a restart would know of the release."""
+        while True:
+            try:
+                return await self._apply(spooled)
+            except Refused as refused:
+                if refused.refusal.reason is not Reason.LEDGER_UNWRITABLE:
+                    raise
+                await asyncio.sleep(refused.refusal.retry_after or INTERVAL)
 
     def _say(self, well: Callable[[], None]) -> None:
         if trouble := self._spool.trouble():

@@ -11,6 +11,7 @@ from ipamd.history import History
 from ipamd.ledger import Ledger
 from ipamd.process.start import Start
 from ipamd.reload import LiveSettings
+from ipamd.runner import Clock
 from ipamd.service_manager import ServiceManager
 
 
@@ -21,6 +22,7 @@ class Surroundings:
     live: LiveSettings
     history: History
     ledger: Ledger
+    clock: Clock
     conditions: Conditions
     manager: ServiceManager
     start: Start

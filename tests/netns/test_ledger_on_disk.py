@@ -24,10 +24,10 @@ pytestmark = pytest.mark.netns
 
 @asynccontextmanager
 async def small_disk(dir: Path) -> AsyncIterator[Path]:
-    """A real file system of 256 KiB."""
+    """A real file system of 512 KiB."""
     disk = dir / "disk"
     disk.mkdir()
-    await netns.command("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk))
+    await netns.command("mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk))
     try:
         yield disk
     finally:
@@ -79,6 +79,7 @@ def as_version_1(file: Path) -> None:
     with closing(sqlite3.connect(file)) as ledger:
         ledger.executescript(
             "DROP TABLE own; DROP TABLE learnt_limit; DROP TABLE drained; ALTER TABLE intents DROP COLUMN addresses;"
+            "ALTER TABLE boot DROP COLUMN instance; ALTER TABLE boot DROP COLUMN clock;"
             "PRAGMA user_version = 1;"
         )
 
@@ -92,6 +93,13 @@ def of_an_earlier_boot(file: Path) -> None:
 def version(file: Path) -> int:
     with closing(sqlite3.connect(file)) as ledger:
         return int(ledger.execute("PRAGMA user_version").fetchone()[0])
+
+
+def another_boot(file: Path) -> None:
+    of_an_earlier_boot(file)
+    with closing(sqlite3.connect(file)) as ledger:
+        ledger.execute("UPDATE boot SET instance = 'i-0000000000other'")
+        ledger.commit()
 
 
 @pytest.mark.parametrize(("spoil", "word"), [(damage, "damaged"), (from_the_future, "version-99")])
@@ -122,6 +130,90 @@ async def test_a_ledger_that_can_not_be_used_is_set_aside_and_rebuilt(
         await daemon.ready()
         assert not daemon.events("ledger.set_aside")
         assert set(held.values()) < set((await daemon.held()).values())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DROP TABLE cooling",
+        "ALTER TABLE attachments ADD COLUMN further TEXT",
+        "UPDATE attachments SET since = -5.0",
+        "CREATE TABLE theirs (x)",
+    ],
+)
+async def test_odd_tables_cost_no_pod_its_name(tmp_path: Path, prefix: str, statement: str) -> None:
+    async with box(tmp_path, prefix) as (daemon, _):
+        await daemon.ready()
+        held = {name: await daemon.address(name) for name in "ab"}
+        await daemon.stop()
+        with closing(sqlite3.connect(daemon.node.dir / "ledger.db")) as ledger:
+            ledger.execute(statement)
+            ledger.commit()
+
+        await daemon.ready()
+        assert daemon.events("ledger.set_aside")
+        assert await daemon.held() == held
+        assert await daemon.address("c") not in held.values()
+        await daemon.stop()
+
+
+async def test_a_ledger_deleted_in_use_is_there_again(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix) as (daemon, _):
+        await daemon.ready()
+        held = {"a": await daemon.address("a")}
+        for file in daemon.node.dir.glob("ledger.db*"):
+            file.unlink()
+        held["b"] = await daemon.address("b")
+        await daemon.seen("ledger.renewed")
+        await daemon.kill()
+
+        await daemon.ready()
+        assert not daemon.events("ledger.set_aside")
+        assert await daemon.held() == held
+        await daemon.stop()
+
+
+async def test_another_nodes_ledger_is_not_adopted(tmp_path: Path, prefix: str) -> None:
+    """The disk image of a used and drained node."""
+    async with box(tmp_path, prefix) as (daemon, _):
+        await daemon.ready()
+        await daemon.address("a")
+        await daemon.stop()
+        file = daemon.node.dir / "ledger.db"
+        another_boot(file)
+        with closing(sqlite3.connect(file)) as ledger:
+            ledger.execute("INSERT INTO drained VALUES (1, 1.0)")
+            ledger.commit()
+
+        await daemon.ready()
+        (event,) = daemon.events("ledger.set_aside")
+        assert "i-0000000000other" in event["error"] and Path(event["file"]).exists()
+        assert await daemon.held() == {}
+        assert await daemon.address("b")
+        await daemon.stop()
+
+
+async def test_a_del_answered_without_room_survives_a_kill(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix) as (daemon, _), small_disk(daemon.node.dir) as disk:
+        daemon.settings["IPAMD_LEDGER_PATH"] = str(disk / "ledger.db")
+        daemon.settings["IPAMD_CNI_SPOOL_DIR"] = str(disk / "released")
+        try:
+            await daemon.ready()
+            await daemon.settled(free=5)
+            for name in "abc":
+                await daemon.address(name)
+            await daemon.settled(free=5)
+            ballast = fill(disk)
+            assert (await daemon.release("a")).released
+            assert (await daemon.release("b")).released
+            await daemon.kill()
+            ballast.unlink()
+
+            await daemon.ready()
+            assert set(await daemon.held()) == {"c"}
+            await daemon.stop()
+        finally:
+            await daemon.kill()
 
 
 async def test_a_ledger_of_an_older_version_is_taken_along(tmp_path: Path, prefix: str) -> None:

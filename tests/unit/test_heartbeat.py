@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ipamd.heartbeat import heartbeat
-from ipamd.ledger import LedgerCause, LedgerError
+from ipamd.ledger import LedgerCause
 from ipamd.service_manager import ServiceManager
 from tests.unit import test_runner
 from tests.unit.test_runner import Build, Node
@@ -124,15 +124,15 @@ async def test_a_ledger_that_somebody_else_holds_does_not_stop_it(build: Build, 
     other.close()
 
 
-async def test_a_damaged_ledger_ends_the_daemon(build: Build, listen: Listen) -> None:
+async def test_a_damaged_ledger_is_renewed_by_a_beat(build: Build, listen: Listen) -> None:
     node = build()
     node.start("10.0.0.5", "10.0.0.6")
-    assert await listen(node) > 1
+    held = await node.ask("a")
     node.ledger._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     node.ledger.path.write_bytes(b"no database" * 10_000)
     node.ledger._connection.execute("PRAGMA shrink_memory")
-    with pytest.raises(test_runner.Refused):
-        await node.ask("a")
-    with pytest.raises(LedgerError, match="restart ipamd") as caught:
-        await listen(node)
-    assert caught.value.cause is LedgerCause.DAMAGED
+    with capture_logs() as logs:
+        assert await listen(node) > 1
+    assert [entry["event"] for entry in logs] == ["ledger.renewed"]
+    assert node.ledger.load().attachments == (held,)
+    assert await node.ask("b")

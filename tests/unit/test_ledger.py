@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ipamd.ledger import Contents, Ledger, LedgerCause, LedgerError, place
-from ipamd.ledger import ledger as ledger_module
+from ipamd.ledger import Contents, Ledger, LedgerCause, LedgerError, place, schema
 from ipamd.pool.model import (
     Attachment,
     AttachmentKey,
@@ -139,7 +138,7 @@ def test_files_are_root_only_and_the_directory_is_readable(path: Path) -> None:
     ledger.commit([PutAttachment(attachment(1))])
     modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in path.parent.iterdir()}
     ledger.close()
-    assert set(modes) == {"ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.db.lock"}
+    assert set(modes) == {"ledger.db", "ledger.db-wal", "ledger.db-shm", "ledger.db.lock", "ledger.db.owed"}
     assert set(modes.values()) == {0o600}
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
 
@@ -155,7 +154,7 @@ def test_a_reader_is_welcome_while_the_daemon_runs(path: Path) -> None:
 
 def test_a_second_daemon_is_kept_out_until_the_first_ends(path: Path) -> None:
     first = Ledger.open(path)
-    with pytest.raises(LedgerError, match=r"another ipamd uses it: stop that one") as caught:
+    with pytest.raises(LedgerError, match=r"if it is another ipamd, give this one its own") as caught:
         Ledger.open(path)
     assert caught.value.cause is LedgerCause.IN_USE
     first.commit([PutAttachment(attachment(1))])
@@ -203,7 +202,7 @@ while True:
     ledger.commit([
         PutIntent(Intent("t", "AssignPrivateIpAddresses", 1.0, eni_id="eni-1", count=number)),
         PutAttachment(Attachment(key, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", "eni-1", 1.0)),
-        PutCooling(Cooling(f"cooling-{number}", 1.0)),
+        PutCooling(Cooling(f"11.{number >> 16}.{number >> 8 & 255}.{number & 255}", 1.0)),
         DropIntent("t"),
     ])
     print(number, flush=True)
@@ -230,7 +229,9 @@ def test_what_was_acknowledged_survives_kill_9(path: Path) -> None:
         assert acknowledged in numbers
         assert numbers <= set(range(acknowledged + 2))
         # One transaction: all of a commit or nothing.
-        assert numbers == {int(found.address.removeprefix("cooling-")) for found in contents.cooling}
+        assert {found.address.partition(".")[2] for found in contents.cooling} == {
+            found.address.partition(".")[2] for found in contents.attachments
+        }
         assert contents.intents == ()
         assert aside(path) == ["ledger.db.lock"]
 
@@ -379,7 +380,7 @@ def test_an_older_file_is_taken_along_with_its_records(path: Path) -> None:
     assert ledger.load() == KEPT_OF_VERSION_1
     ledger.commit([PutOwn(OWN), PutLimit(LIMIT)])
     ledger.close()
-    assert version(path) == ledger_module.SCHEMA_VERSION
+    assert version(path) == schema.VERSION
     assert (reopened(path).own, reopened(path).limit) == ((OWN,), LIMIT)
     assert aside(path) == ["ledger.db.lock"]
 
@@ -400,14 +401,14 @@ def test_an_older_file_and_a_new_one_end_up_the_same(path: Path, tmp_path: Path)
 
 def test_a_step_that_fails_leaves_the_older_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     version_1(path)
-    monkeypatch.setattr(ledger_module, "_STEPS", (*ledger_module._STEPS, ("CREATE TABLE own (twice)",)))
-    monkeypatch.setattr(ledger_module, "SCHEMA_VERSION", len(ledger_module._STEPS))
+    monkeypatch.setattr(schema, "STEPS", (*schema.STEPS, ("CREATE TABLE own (twice)",)))
+    monkeypatch.setattr(schema, "VERSION", len(schema.STEPS))
     with pytest.raises(LedgerError):
         Ledger.open(path)
     monkeypatch.undo()
     assert version(path) == 1
     assert reopened(path) == KEPT_OF_VERSION_1
-    assert version(path) == ledger_module.SCHEMA_VERSION
+    assert version(path) == schema.VERSION
 
 
 # Boots and file systems

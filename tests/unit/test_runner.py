@@ -207,6 +207,7 @@ class Witness(Ledger):
     """A ledger that shows what was committed when, and refuses on demand."""
 
     refuses = False
+    keeps_nothing = False
     refused = 0
 
     def __init__(self, *parts: Any) -> None:
@@ -219,6 +220,9 @@ class Witness(Ledger):
             raise LedgerError(LedgerCause.FULL, self.path, "database or disk is full")
         super().commit(records)
         self.commits.append(tuple(records))
+
+    def owe(self, records: Sequence[Record]) -> bool:
+        return not self.keeps_nothing and super().owe(records)
 
 
 @dataclass
@@ -464,6 +468,41 @@ async def test_releases_go_on_and_their_records_follow_without_further_cause(bui
         await until(lambda: node.recorded() == set())
     assert [cooling.address for cooling in node.ledger.load().cooling] == ["10.0.0.200"]
     assert [entry["event"] for entry in logs] == ["ledger.unwritable", "ledger.writable_again"]
+
+
+@pytest.mark.parametrize("known", ["released", "collected", "repeated"])
+async def test_a_release_that_nothing_keeps_is_refused(build: Build, eager: None, known: str) -> None:
+    """Answered, it would be forgotten by a kill: the plugin keeps it in the spool instead."""
+    node = build(cooldown=3600.0)
+    old = Attachment(key("a"), "10.0.0.200", "eni-0", node.runner.clock() - 3600)
+    node.ledger.commit([PutAttachment(old)])
+    node.start("10.0.0.200", attachments=(old,))
+    await turns()
+    node.ledger.refuses = node.ledger.keeps_nothing = True
+    with pytest.raises(Refused) as refused:
+        if known == "collected":
+            await node.runner.collect("gc", "net", frozenset())
+        else:
+            await node.release("a")
+    assert refused.value.refusal.reason is Reason.LEDGER_UNWRITABLE
+    if known == "repeated":
+        with pytest.raises(Refused):
+            await node.release("a")
+    node.ledger.refuses = False
+    await until(lambda: node.recorded() == set())
+    assert await node.release("a") is None
+
+
+async def test_a_release_that_is_kept_beside_the_ledger_is_answered(build: Build) -> None:
+    node = build()
+    node.start("10.0.0.200")
+    await node.ask("a")
+    node.ledger.refuses = True
+    assert await node.release("a")
+    assert node.ledger._owed._end > 0
+    node.ledger.refuses = False
+    await node.ask("b")
+    assert node.ledger._owed._end == 0
 
 
 async def test_records_that_are_owed_come_before_new_ones(build: Build) -> None:
