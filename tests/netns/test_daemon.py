@@ -397,7 +397,7 @@ async def test_a_second_daemon_does_no_harm_and_says_what_is_wrong(tmp_path: Pat
         await rival.start()
         assert rival.process is not None
         code, words = await ended(rival.process)
-        assert code == 1 and "another ipamd uses it: stop that one" in words and "Traceback" not in words
+        assert code == 1 and "if it is another ipamd, give this one its own" in words and "Traceback" not in words
 
         rival = Daemon(vpc, daemon.node, "same-socket.log", LEDGER_PATH=daemon.node.dir / "other.db")
         await rival.start()
