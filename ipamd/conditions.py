@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import structlog
 
+from ipamd.pool.quoting import cut
+
 log = structlog.get_logger("ipamd.conditions")
 
 
@@ -69,7 +71,7 @@ class Conditions:
     def begin(self, name: str, text: str, **fields: Any) -> None:
         """Say it once: the same text again is no event, another text is one and keeps the time of the beginning.
         `fields` go into the event. Raises KeyError when `name` is not in `KINDS`."""
-        level = KINDS[name].level
+        level, text = KINDS[name].level, cut(text)
         known = self._now.get(name)
         if known is not None and known.text == text:
             return

@@ -8,13 +8,15 @@ import queue
 import select
 import sys
 import threading
-from collections.abc import Callable
-from typing import TextIO, cast
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from ipamd.history import LEVELS, History
+from ipamd.pool.quoting import cut, shown
 from ipamd.settings import LogSettings
 
 # Lines that wait for a reader who has stopped reading, a few MB; more are lost, and counted.
@@ -23,6 +25,11 @@ LINES_WAITING = 10_000
 # A pipe or a socket that polls as writable takes so many characters at once (pipe(7), PIPE_BUF; a fourth of it, as
 # each may take four bytes).
 AT_ONCE = 1024
+
+# Of one event: characters of a traceback, items of a list or a mapping, and lists within one another.
+TRACEBACK = 8000
+ITEMS = 32
+NESTED = 3
 
 # Seconds that the end of the process waits for them.
 AT_THE_END = 1.0
@@ -94,6 +101,33 @@ def _watched(stream: TextIO) -> select.poll | None:
     return poll
 
 
+def bounded(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """An event with fields that are no longer than a line can be, whoever chose them: what is kept and written."""
+    for name, value in event.items():
+        event[name] = cut_end(value) if name == "exception" else _bounded(value, NESTED)
+    return event
+
+
+def _bounded(value: Any, levels: int) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping) and levels:
+        return {cut(str(key), 100): _bounded(item, levels - 1) for key, item in islice(value.items(), ITEMS)}
+    if isinstance(value, list | tuple) and levels:
+        return [_bounded(item, levels - 1) for item in value[:ITEMS]]
+    return cut(value if isinstance(value, str) else str(value))
+
+
+def cut_end(text: Any) -> Any:
+    """Of a traceback the end says what is wrong."""
+    return text if not isinstance(text, str) or len(text) <= TRACEBACK else f"...{text[-TRACEBACK:]}"
+
+
+def _printable(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """For a terminal, which would obey what names of others may hold."""
+    return {name: shown(v) if isinstance(v, str) and name != "exception" else v for name, v in event.items()}
+
+
 def set_up(settings: LogSettings, history: History) -> Writer:
     """From now on all lines go through the returned writer, and into `history`: those from level info on, whatever
     the settings leave out."""
@@ -120,9 +154,11 @@ def set_up(settings: LogSettings, history: History) -> Writer:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.format_exc_info,
+            bounded,
             remember,
             choose,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([_printable] if text else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, least.upper())),
@@ -131,6 +167,9 @@ def set_up(settings: LogSettings, history: History) -> Writer:
     )
     # Libraries that use the standard module: only what is wrong.
     logging.basicConfig(
-        level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=cast(TextIO, writer), force=True
+        level=logging.WARNING,
+        format="%(levelname)s %(name)s: %(message).2000s",
+        stream=cast(TextIO, writer),
+        force=True,
     )
     return writer

@@ -17,6 +17,7 @@ from ipamd.api.v1 import administration_pb2_grpc
 from ipamd.host import HostError
 from ipamd.host.discarded import discard
 from ipamd.pool.model import Attachment, AttachmentKey
+from ipamd.pool.quoting import cut
 from ipamd.runner import PoolRunner, Refused
 from ipamd.veth import host_link
 
@@ -37,7 +38,7 @@ class AdministrationService(administration_pb2_grpc.AdministrationServicer):
     ) -> pb.ReleasedAttachment:
         key = AttachmentKey(request.network, request.container_id, request.ifname)
         if key not in self._runner.pool.inventory.attachments:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"{key} holds no address: see ipamctl pods")
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"{cut(str(key), 300)} holds no address: see ipamctl pods")
         async with _told(context):
             # As in a DEL: nothing of the container may use the address any more when somebody else gets it.
             await asyncio.to_thread(discard, host_link(key))
@@ -78,7 +79,7 @@ async def _told(context: Context) -> AsyncIterator[None]:
     try:
         yield
     except (HostError, Refused) as error:
-        await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        await context.abort(grpc.StatusCode.UNAVAILABLE, cut(str(error)))
 
 
 def _released(attachment: Attachment) -> pb.ReleasedAttachment:

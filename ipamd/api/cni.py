@@ -8,14 +8,15 @@ which says what runtimeConfig, args and CNI_ARGS may hold. What it is told is sp
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
+from ipamd.api import decodable
 from ipamd.api.v1 import ipam_pb2
 from ipamd.pool.model import AttachmentKey, Owner
+from ipamd.pool.quoting import cut, quoted, shown
 
 Verb = Literal["ADD", "CHECK", "DEL"]
 
@@ -30,7 +31,13 @@ INVALID_CONFIG = 7
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]*\Z")
 _MAC = re.compile(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}\Z")
+LONGEST_NAME = 256  # of a container or a network
 MAX_CONFIG = 1 << 20
+MAX_ARGS = 64 << 10
+LONGEST_PATH = 4095  # PATH_MAX less the final zero, linux/limits.h
+
+# Of what is only shown: names in Kubernetes have 253 characters at most, and a UID 36.
+LONGEST_LABEL = 253
 
 # A network configuration up to this size is remembered once it was understood: a runtime sends the same bytes with
 # each call, unless it adds something about the pod.
@@ -42,7 +49,7 @@ class InvalidCall(Exception):
     """The call can't be understood; asking again can't help. `reason` is one of proto Reason's INVALID names."""
 
     def __init__(self, reason: str, code: int, message: str, version: str = "1.0.0") -> None:
-        super().__init__(message)
+        super().__init__(cut(message))
         self.reason = reason
         self.code = code
         self.version = version
@@ -82,11 +89,10 @@ def understand(cni: ipam_pb2.CniCall | None, attachment: ipam_pb2.Attachment | N
         raise InvalidCall("INVALID_REQUEST", INVALID_ENVIRONMENT, "the request names no attachment")
     _check_identity(attachment.container_id, attachment.ifname, "container_id", "ifname", "1.0.0")
     network = attachment.network or DEFAULT_NETWORK
-    if not _NAME.match(network):
-        raise InvalidCall("INVALID_REQUEST", INVALID_ENVIRONMENT, f"network {network!r} is not a valid name")
-    if verb == "ADD" and not attachment.netns.startswith("/"):
-        raise InvalidCall("INVALID_REQUEST", INVALID_ENVIRONMENT, f"netns {attachment.netns!r} is not a path")
-    owner = Owner(attachment.netns, attachment.pod_name, attachment.pod_namespace, attachment.pod_uid)
+    if not _is_name(network):
+        raise InvalidCall("INVALID_REQUEST", INVALID_ENVIRONMENT, f"network {quoted(network)} is not a valid name")
+    _check_netns(attachment.netns, "netns", verb == "ADD", "1.0.0")
+    owner = _owner(attachment.netns, attachment.pod_name, attachment.pod_namespace, attachment.pod_uid)
     return Call(AttachmentKey(network, attachment.container_id, attachment.ifname), owner, None, {})
 
 
@@ -103,7 +109,10 @@ def understand_collection(cni: ipam_pb2.CniCall) -> tuple[str, frozenset[tuple[s
     key = "cni.dev/valid-attachments"
     try:
         listed = network.config[key] or []  # Go writes null for an empty list
-        return network.name, frozenset((item["containerID"], item["ifname"]) for item in listed)
+        pairs = frozenset((item["containerID"], item["ifname"]) for item in listed)
+        if not all(isinstance(word, str) for pair in pairs for word in pair):
+            raise TypeError
+        return network.name, pairs
     except (TypeError, KeyError):
         problem = "is not a list of {containerID, ifname}" if key in network.config else "is missing"
         raise InvalidCall("INVALID_CONFIG", INVALID_CONFIG, f"{key} {problem}", network.version) from None
@@ -113,16 +122,10 @@ def _from_runtime(cni: ipam_pb2.CniCall, verb: Verb) -> Call:
     network = (_remembered if len(cni.config) <= _REMEMBERED_SIZE else _understood)(cni.config)
     version = network.version
     _check_identity(cni.container_id, cni.ifname, "CNI_CONTAINERID", "CNI_IFNAME", version)
-    if verb != "DEL" and not cni.netns.startswith("/"):
-        problem = f"{cni.netns!r} is not a path" if cni.netns else "is missing"
-        raise InvalidCall("INVALID_REQUEST", INVALID_ENVIRONMENT, f"CNI_NETNS {problem}", version)
-    args = _args(cni.args, version)
-    owner = Owner(
-        cni.netns,
-        args.get("K8S_POD_NAME", ""),
-        args.get("K8S_POD_NAMESPACE", ""),
-        args.get("K8S_POD_UID", ""),
-    )
+    _check_netns(cni.netns, "CNI_NETNS", verb != "DEL", version)
+    args = _args(cni.args, version, lenient=verb == "DEL")
+    names = (args.get(f"K8S_POD_{name}", "") for name in ("NAME", "NAMESPACE", "UID"))
+    owner = _owner(cni.netns, *names)
     key = AttachmentKey(network.name, cni.container_id, cni.ifname)
     if verb == "DEL":  # what only an ADD or a CHECK needs must not keep it
         return Call(key, owner, version, {})
@@ -145,7 +148,7 @@ def _decode(raw: bytes) -> dict[str, Any]:
     if not raw.strip():
         raise InvalidCall("INVALID_CONFIG", DECODING_FAILURE, "no network configuration on standard input")
     try:
-        config = json.loads(raw)
+        config = decodable.parse(raw)
     except (ValueError, RecursionError) as error:
         message = f"the network configuration is not JSON: {error}"
         raise InvalidCall("INVALID_CONFIG", DECODING_FAILURE, message) from None
@@ -160,38 +163,70 @@ def _version(config: dict[str, Any]) -> str:
     if not isinstance(version, str):
         raise InvalidCall("INVALID_CONFIG", INVALID_CONFIG, "cniVersion is missing in the network configuration")
     if version not in SUPPORTED_VERSIONS:
-        message = f"cniVersion {version!r} is not supported; use one of {', '.join(SUPPORTED_VERSIONS)}"
+        message = f"cniVersion {quoted(version)} is not supported; use one of {', '.join(SUPPORTED_VERSIONS)}"
         raise InvalidCall("INCOMPATIBLE_VERSION", INCOMPATIBLE_VERSION, message)
     return version
 
 
 def _network(config: dict[str, Any], version: str) -> str:
     name = config.get("name")
-    if not isinstance(name, str) or not _NAME.match(name):
-        message = f"name {name!r} in the network configuration is missing or not a valid network name"
+    if not isinstance(name, str) or not _is_name(name):
+        message = f"name {quoted(name)} in the network configuration is missing or not a valid network name"
         raise InvalidCall("INVALID_CONFIG", INVALID_CONFIG, message, version)
     return name
 
 
+def _is_name(text: str) -> bool:
+    return len(text) <= LONGEST_NAME and _NAME.match(text) is not None
+
+
 def _check_identity(container_id: str, ifname: str, id_field: str, ifname_field: str, version: str) -> None:
-    if not _NAME.match(container_id) or len(container_id) > 256:
-        problem = f"{container_id!r} is not a valid container id" if container_id else "is missing"
+    if not _is_name(container_id):
+        problem = f"{quoted(container_id)} is not a valid container id" if container_id else "is missing"
         raise InvalidCall("INVALID_REQUEST", INVALID_ENVIRONMENT, f"{id_field} {problem}", version)
-    # The rules of the kernel (dev_valid_name; to it % asks for a number) and of SPEC.md: no colon either.
-    bad = ifname in ("", ".", "..") or len(ifname.encode()) > 15 or re.search(r"[\s/:%\x00]", ifname)
-    if bad:
-        problem = f"{ifname!r} is not a valid interface name" if ifname else "is missing"
+    if not _is_ifname(ifname):
+        problem = f"{quoted(ifname)} is not a valid interface name" if ifname else "is missing"
         raise InvalidCall("INVALID_REQUEST", INVALID_ENVIRONMENT, f"{ifname_field} {problem}", version)
 
 
-def _args(text: str, version: str) -> dict[str, str]:
+def _is_ifname(text: str) -> bool:
+    """The rules of the kernel (dev_valid_name, for which the byte a0 is a blank; % asks for a number) and of SPEC.md,
+    which excludes the colon; and nothing that does not print."""
+    encoded = text.encode()
+    odd = re.search(r"[\s/:%]", text) is not None or b"\xa0" in encoded or not text.isprintable()
+    return text not in ("", ".", "..") and len(encoded) <= 15 and not odd
+
+
+def _check_netns(path: str, field: str, required: bool, version: str) -> None:
+    """Where it is not required it is only kept, to be looked at later."""
+    if required and not path:
+        problem = "is missing" if field.isupper() else "'' is not a path"
+    elif (path or required) and not path.startswith("/"):
+        problem = f"{quoted(path)} is not a path" if required else ""
+    elif not path.isprintable() or len(path.encode()) > LONGEST_PATH:
+        problem = f"{quoted(path)} is no path that a namespace can have" if required else ""
+    else:
+        problem = ""
+    if problem:
+        raise InvalidCall("INVALID_REQUEST", INVALID_ENVIRONMENT, f"{field} {problem}", version)
+
+
+def _owner(netns: str, *labels: str) -> Owner:
+    return Owner(netns, *(shown(cut(label, LONGEST_LABEL)) for label in labels))
+
+
+def _args(text: str, version: str, *, lenient: bool) -> dict[str, str]:
+    """`lenient`: what can't be understood is passed over."""
+    if len(text) > MAX_ARGS and not lenient:
+        raise InvalidCall("INVALID_REQUEST", INVALID_ENVIRONMENT, f"CNI_ARGS has {len(text)} characters", version)
     args = {}
-    for pair in filter(None, text.split(";")):
+    for pair in filter(None, text[:MAX_ARGS].split(";")):
         key, separator, value = pair.partition("=")
-        if not separator:
-            message = f"CNI_ARGS has {pair!r} where KEY=VALUE is expected"
+        if separator:
+            args[key] = value
+        elif not lenient:
+            message = f"CNI_ARGS has {quoted(pair)} where KEY=VALUE is expected"
             raise InvalidCall("INVALID_REQUEST", INVALID_ENVIRONMENT, message, version)
-        args[key] = value
     return args
 
 
@@ -213,7 +248,7 @@ class Wishes:
             (text,) = wanted if isinstance(wanted, list) else [wanted]
             return str(ipaddress.IPv4Interface(str(text)).ip)
         except ValueError:
-            message = f"address {wanted!r} was asked for; an interface has one IPv4 address"
+            message = f"address {quoted(wanted)} was asked for; an interface has one IPv4 address"
             raise self._invalid(message) from None
 
     def mac(self) -> bytes:
@@ -221,7 +256,7 @@ class Wishes:
         if not wanted:
             return b""
         if not isinstance(wanted, str) or not _MAC.match(wanted):
-            raise self._invalid(f"MAC address {wanted!r} can't be read: it has to look like 02:00:0a:4d:00:05")
+            raise self._invalid(f"MAC address {quoted(wanted)} can't be read: it has to look like 02:00:0a:4d:00:05")
         mac = bytes.fromhex(re.sub("[:-]", "", wanted))
         if mac[0] & 1 or not any(mac):
             raise self._invalid(f"MAC address {wanted} is not that of a single interface")
@@ -232,21 +267,21 @@ class Wishes:
         asked = _object(_member(self._runtime, "dns"))
         names = {"nameservers": "servers", "search": "searches", "options": "options"}
         found = {ours: value for ours, theirs in names.items() if isinstance(value := _member(asked, theirs), list)}
-        return found or _object(self._network.config.get("dns"))
+        configured = found or _object(self._network.config.get("dns"))
+        if problem := decodable.fault(configured, decodable.DNS, "dns"):
+            raise self._invalid(f"{problem}, so that the runtime could not read it in a result")
+        return configured
 
     def previous(self) -> dict[str, Any] | None:
         found = self._network.config.get("prevResult")
         if found is None:
             return None
-        if not isinstance(found, dict):
-            raise self._invalid(f"prevResult is no object but {type(found).__name__}")
-        for name in ("interfaces", "ips", "routes"):
-            listed = found.get(name)
-            if listed is None:  # Go writes null for an empty list
-                continue
-            if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
-                raise self._invalid(f"{name} of prevResult is not a list of objects")
-        return found
+        if problem := decodable.fault(found, decodable.RESULT, "prevResult"):
+            raise self._invalid(f"{problem}, so that the runtime could not read it in a result")
+        if decodable.is_too_large(found):
+            raise self._invalid(f"prevResult has more than {decodable.LARGEST >> 10} KiB")
+        checked: dict[str, Any] = found
+        return checked
 
     def _invalid(self, message: str) -> InvalidCall:
         return InvalidCall("INVALID_CONFIG", INVALID_CONFIG, message, self._network.version)

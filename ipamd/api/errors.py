@@ -11,6 +11,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from ipamd.pool.model import Reason, Refusal
+from ipamd.pool.quoting import cut, in_ascii
 
 DOMAIN = "ipamd"
 
@@ -42,7 +43,8 @@ LONGEST_MESSAGE = 1000
 
 
 def shortened(message: str) -> str:
-    return message if len(message) <= LONGEST_MESSAGE else message[:LONGEST_MESSAGE] + "..."
+    """In ASCII: gRPC writes three characters for each byte of another, and JSON six."""
+    return cut(in_ascii(cut(message, LONGEST_MESSAGE)), LONGEST_MESSAGE)
 
 
 async def abort_refused(

@@ -21,6 +21,7 @@ from ipamd.history import History
 from ipamd.host import Health, HostError, HostNetwork
 from ipamd.ledger import LedgerError
 from ipamd.pool.inventory import Eni
+from ipamd.pool.quoting import cut
 from ipamd.pool.subnets import Subnet
 from ipamd.process.start import Start
 from ipamd.reload import LiveSettings
@@ -176,7 +177,7 @@ class IntrospectionService(StandingService):
                 return told(self._explainer.pool())
         if not found:
             where = f"this node is {self._identity.instance_id} ({self._identity.primary_ip})"
-            subject = request.address or request.pod
+            subject = cut(request.address or request.pod, 300)
             seen = f"none of the last {len(self._history)} events names it"
             await context.abort(grpc.StatusCode.NOT_FOUND, f"{subject}: {unknown}; {where}; {seen}")
         return told(*found)
@@ -189,7 +190,7 @@ class IntrospectionService(StandingService):
             try:
                 compared = await self._runner.compare()
             except (CloudError, HostError, LedgerError) as error:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, f"not all could be read: {error}")
+                await context.abort(grpc.StatusCode.UNAVAILABLE, cut(f"not all could be read: {error}"))
             self._audited_at = self._runner.clock()
             self._audited = pb.AuditReply(
                 at=timestamp(self._audited_at),

@@ -16,6 +16,7 @@ from ipamd.conditions import Conditions
 from ipamd.history import LEVELS, Event, History
 from ipamd.pool.explain import Explanation
 from ipamd.pool.model import Attachment
+from ipamd.pool.quoting import quoted
 from ipamd.process.start import Start
 from ipamd.reload import LiveSettings, is_live
 from ipamd.veth import host_link
@@ -45,7 +46,7 @@ class StandingService(introspection_pb2_grpc.IntrospectionServicer):
     async def WatchEvents(self, request: pb.WatchEventsRequest, context: Context) -> AsyncIterator[pb.Event]:
         level = request.level or "info"
         if level not in LEVELS:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"level {level!r}: info, warning or error")
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"level {quoted(level)}: info, warning or error")
         seen = self._history.newest
         for event in self._history.last(request.last, level):
             yield _event(event)

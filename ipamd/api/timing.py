@@ -47,8 +47,15 @@ class CallTimes(grpc.aio.ServerInterceptor):
     def _around(self, method: str, behaviour: Behaviour) -> Behaviour:
         async def timed(request: Any, context: Any) -> Any:
             started = time.monotonic()
+            answer = behaviour(request, context)
+            del request
             try:
-                return await behaviour(request, context)
+                return await answer
+            except grpc.aio.AbortError as error:
+                # The context keeps it, and with its traceback it would keep megabytes that were asked with, until
+                # the collector of cycles comes round to them.
+                error.__traceback__ = error.__context__ = None
+                raise
             finally:
                 code = context.code()
                 name = code.name if isinstance(code, grpc.StatusCode) else "OK"

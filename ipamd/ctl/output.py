@@ -32,11 +32,11 @@ def show(answer: Answer, output: str) -> None:
     elif output == "yaml":
         import yaml
 
-        print(yaml.safe_dump(answer.data, sort_keys=False, allow_unicode=True), end="")
+        print(yaml.safe_dump(answer.data, sort_keys=False, allow_unicode=False), end="")
     elif output == "name":
         if answer.names is None:
             raise Failed("-o name goes with a command that lists something: table, json or yaml", USAGE)
-        print("".join(f"{name}\n" for name in answer.names), end="")
+        print("".join(f"{printable(name)}\n" for name in answer.names), end="")
     else:
         print(render(answer))
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from ipamd.pool.quoting import LONGEST, cut
+
 
 class Reason(StrEnum):
     """Why a request was refused; the values are those of `Reason` in proto/ipamd/v1/ipam.proto."""
@@ -168,7 +170,7 @@ class CloudErrorKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CloudFailure:
-    """An EC2 call that failed. `code` and `message` are EC2's own words, for people; decisions use `kind`.
+    """An EC2 call that failed. `code` and `message` are EC2's own words, cut, for people; decisions use `kind`.
     `ec2_request` is EC2's id of the call, for AWS's support; empty when EC2 did not answer."""
 
     kind: CloudErrorKind
@@ -176,6 +178,10 @@ class CloudFailure:
     code: str
     message: str
     ec2_request: str = ""
+
+    def __post_init__(self) -> None:
+        for name, longest in (("code", 128), ("message", LONGEST), ("ec2_request", 128)):
+            object.__setattr__(self, name, cut(getattr(self, name), longest))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import grp
 import json
+import resource
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.api.v1 import introspection_pb2_grpc, ipam_pb2
-from tests.netns.boxed import Daemon, box, calls, cni_call
+from tests.netns.boxed import CONFIG, Daemon, box, calls, cni_call
 from tests.netns.nobody import line, nobody
 
 pytestmark = pytest.mark.netns
@@ -237,3 +238,36 @@ asyncio.run(main())
         outcomes = json.loads(out)
         assert sum(outcomes.values()) == 1000 and outcomes["OK"] >= 1
         assert set(outcomes) <= {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}, outcomes
+
+
+async def test_huge_words_of_a_caller_are_kept_nowhere(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix) as (daemon, _):
+        await daemon.ready()
+        huge = "x" * (3 << 20)
+        calls = [
+            cni_call("a", config=CONFIG[:-1] + b',"prevResult":"' + b"x" * 900_000 + b'"}'),
+            ipam_pb2.CniCall(container_id="a", ifname="eth0", netns="/x", args=huge, config=CONFIG),
+            ipam_pb2.CniCall(container_id="a", ifname="eth0", netns=huge, config=CONFIG),
+            ipam_pb2.CniCall(container_id=huge, ifname="eth0", netns="/x", config=CONFIG),
+            ipam_pb2.CniCall(container_id="a", ifname=huge, netns="/x", config=CONFIG),
+        ]
+        await _refused(daemon, calls * 4)  # what the first of them need stays with the process
+        before, said = resident(daemon), daemon.log.stat().st_size
+        await _refused(daemon, calls * 80)
+        assert resident(daemon) < before + (24 << 20)
+        assert daemon.log.stat().st_size < said + (2 << 20)
+        assert await daemon.address("b")
+
+
+async def _refused(daemon: Daemon, calls: list[ipam_pb2.CniCall]) -> None:
+    for call in calls:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await daemon.ipam.Allocate(ipam_pb2.AllocateRequest(cni=call), timeout=20)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert len(refused.value.details() or "") < 1100
+
+
+def resident(daemon: Daemon) -> int:
+    assert daemon.process is not None
+    pages = Path(f"/proc/{daemon.process.pid}/statm").read_text().split()[1]
+    return int(pages) * resource.getpagesize()

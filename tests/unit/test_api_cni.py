@@ -16,6 +16,10 @@ from ipamd.settings import HostSettings
 CONFIG = b'{"cniVersion":"1.0.0","name":"ipamd","type":"ipamd-cni"}'
 
 
+# A control character, an escape, a line's end, a direction of writing, a blank of no width, one that is not a letter.
+ODD = ("\x01", "\x1b", "\n", "\x7f", "\u202e", "\u200b", "\ufeff", "\xa0", "\ue000")
+
+
 def call(**changes: object) -> ipam_pb2.CniCall:
     fields: dict[str, object] = {
         "container_id": "c" * 64,
@@ -68,6 +72,20 @@ def test_plain_fields_serve_other_callers() -> None:
         ({"ifname": "a:b"}, 4, "CNI_IFNAME"),
         ({"ifname": "eth%d"}, 4, "CNI_IFNAME"),
         ({"ifname": "x" * 16}, 4, "CNI_IFNAME"),
+        *(({"ifname": f"e{odd}"}, 4, "CNI_IFNAME") for odd in ODD),
+        ({"ifname": "\u00e0"}, 4, "CNI_IFNAME"),  # the kernel takes its second byte for a blank
+        ({"netns": "/run/netns/\x1b[2J"}, 4, "CNI_NETNS"),
+        ({"netns": "/run/netns/a\0b"}, 4, "CNI_NETNS"),
+        ({"netns": "/" + "n" * 4095}, 4, "CNI_NETNS"),
+        ({"args": "A=" + "b" * 70_000}, 4, "CNI_ARGS has 70002"),
+        ({"config": b'{"cniVersion":"1.0.0","name":"' + b"n" * 257 + b'"}'}, 7, "name"),
+        ({"config": CONFIG[:-1] + b',"mtu":NaN}'}, 6, "NaN"),
+        ({"config": CONFIG[:-1] + b',"mtu":-Infinity}'}, 6, "Infinity"),
+        ({"config": CONFIG[:-1] + b',"mtu":1e999}'}, 6, "too large"),
+        ({"config": CONFIG[:-1] + b',"x":' + b"9" * 5000 + b"}"}, 6, "not JSON"),
+        ({"config": CONFIG[:-1] + b',"x":' + b"[" * 65 + b"]" * 65 + b"}"}, 6, "in one another"),
+        ({"config": CONFIG.decode().encode("utf-16-le")}, 6, "not JSON"),
+        ({"config": CONFIG[:-1] + b',"x":"\xed\xa0\x80"}'}, 6, "not JSON"),
         ({"netns": ""}, 4, "CNI_NETNS is missing"),
         ({"netns": "netns/x"}, 4, "CNI_NETNS"),
         ({"args": "K8S_POD_NAME"}, 4, "CNI_ARGS"),
@@ -193,8 +211,8 @@ def test_what_earlier_plugins_made_stays_in_the_result() -> None:
     ("config", "word"),
     [
         ({"prevResult": []}, "prevResult"),
-        ({"prevResult": {"ips": {}}}, "ips of prevResult"),
-        ({"prevResult": {"interfaces": ["eth0"]}}, "interfaces of prevResult"),
+        ({"prevResult": {"ips": {}}}, "prevResult.ips"),
+        ({"prevResult": {"interfaces": ["eth0"]}}, "prevResult.interfaces"),
         ({"runtimeConfig": {"mac": "02:00"}}, "02:00"),
         ({"runtimeConfig": {"mac": 7}}, "can't be read"),
         ({"runtimeConfig": {"mac": "01:00:5e:00:00:01"}}, "single interface"),
@@ -246,3 +264,101 @@ def test_the_runtimes_own_dns_wins_however_it_is_spelled(asked: dict[str, object
 )
 def test_an_address_may_be_asked_for(config: dict[str, object], args: str) -> None:
     assert understood(config, args=args).address == "10.0.0.9"
+
+
+WRONG_RESULTS = [
+    {"interfaces": [{"name": 5}]},
+    {"interfaces": [{"Name": 5}]},
+    {"interfaces": [{"mtu": 1500.0}]},
+    {"interfaces": [{"mtu": True}]},
+    {"interfaces": [{"mtu": 1 << 63}]},
+    {"interfaces": [None]},
+    {"interfaces": {}},
+    {"ips": [{"address": "10.0.0.1"}]},
+    {"ips": [{"address": "10.0.0.1/33"}]},
+    {"ips": [{"address": "10.0.0.1/255.0.0.0"}]},
+    {"ips": [{"address": "fe80::1%eth0/64"}]},
+    {"ips": [{"address": 7}]},
+    {"ips": [{"gateway": "here"}]},
+    {"ips": [{"interface": "0"}]},
+    {"routes": [{"dst": "default"}]},
+    {"routes": [{"gw": ["10.0.0.1"]}]},
+    {"routes": [{"priority": 1e3}]},
+    {"dns": []},
+    {"dns": {"nameservers": "10.0.0.2"}},
+    {"dns": {"nameservers": [10]}},
+    {"dns": {"search": [["a"]]}},
+    {"dns": {"domain": {}}},
+]
+
+
+@pytest.mark.parametrize("result", WRONG_RESULTS, ids=json.dumps)
+def test_a_previous_result_that_go_can_not_decode_is_refused(result: dict[str, object]) -> None:
+    config = json.dumps({**json.loads(CONFIG), "prevResult": result}).encode()
+    for verb in ("ADD", "CHECK"):
+        with pytest.raises(cni.InvalidCall, match="could not read it") as caught:
+            cni.understand(call(config=config), None, verb)  # type: ignore[arg-type]
+        assert caught.value.code == 7
+    assert cni.understand(call(config=config), None, "DEL").key.ifname == "eth0"
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"dns": {"nameservers": [1]}},
+        {"dns": {"options": "ndots:5"}},
+        {"runtimeConfig": {"dns": {"Servers": [["10.0.0.2"]]}}},
+        {"runtimeConfig": {"DNS": {"searches": [{}]}}},
+    ],
+    ids=json.dumps,
+)
+def test_dns_that_go_can_not_decode_is_refused(wish: dict[str, object]) -> None:
+    config = json.dumps({**json.loads(CONFIG), **wish}).encode()
+    with pytest.raises(cni.InvalidCall, match="could not read it"):
+        cni.understand(call(config=config), None, "ADD")
+
+
+def test_a_previous_result_of_all_kinds_is_passed_on() -> None:
+    result = {
+        "cniVersion": "1.1.0",
+        "interfaces": [{"name": "a", "mac": "", "mtu": 9001, "sandbox": "/x", "other": [1.5, None]}],
+        "ips": [{"interface": 0, "address": "fd00::5/128", "gateway": None}, {"address": "10.0.0.1/8"}],
+        "routes": [{"dst": "::/0", "gw": "", "table": 254, "scope": 0}],
+        "dns": {"nameservers": None, "search": ["a", None], "odd": {"deep": [[]]}},
+    }
+    config = json.dumps({**json.loads(CONFIG), "prevResult": result}).encode()
+    assert cni.understand(call(config=config), None, "ADD").previous == result
+
+
+def test_a_previous_result_is_no_larger_than_an_answer_can_be() -> None:
+    result = {"dns": {"search": ["x" * 1000] * 600}}
+    config = json.dumps({**json.loads(CONFIG), "prevResult": result}).encode()
+    with pytest.raises(cni.InvalidCall, match="KiB"):
+        cni.understand(call(config=config), None, "ADD")
+
+
+def test_labels_of_a_pod_are_cut_and_escaped() -> None:
+    args = f"K8S_POD_NAME={'n' * 300};K8S_POD_NAMESPACE=\x1b[31m\u202esh\u00f6p;" + "K=V;" * 10_000
+    owner = cni.understand(call(args=args), None, "ADD").owner
+    assert owner.pod_name == "n" * 253 + "... (300 characters)"
+    assert owner.pod_namespace == "\\x1b[31m\\u202esh\u00f6p"
+
+
+def test_a_del_is_understood_whatever_its_arguments_are() -> None:
+    for args in ("K8S_POD_NAME", "x" * 200_000, ";=;"):
+        assert cni.understand(call(args=args, netns="nonsense"), None, "DEL").key.container_id == "c" * 64
+
+
+@pytest.mark.parametrize("item", [{"containerID": 5, "ifname": "eth0"}, {"containerID": "a", "ifname": None}])
+def test_a_collection_that_names_no_containers_releases_nothing(item: dict[str, object]) -> None:
+    config = json.dumps({**json.loads(CONFIG), "cni.dev/valid-attachments": [item]}).encode()
+    with pytest.raises(cni.InvalidCall, match="is not a list"):
+        cni.understand_collection(ipam_pb2.CniCall(config=config))
+
+
+def test_messages_about_huge_values_are_short() -> None:
+    huge = "x" * (3 << 20)
+    for changes in ({"ifname": huge}, {"netns": huge}, {"container_id": huge}, {"args": huge}):
+        with pytest.raises(cni.InvalidCall) as caught:
+            cni.understand(call(**changes), None, "ADD")
+        assert len(str(caught.value)) < 1100

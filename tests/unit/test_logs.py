@@ -105,3 +105,38 @@ def test_history_has_what_the_level_keeps_from_the_log_but_no_debugging(monkeypa
         (2, "error", "pod.lost", {}),
     ]
     assert [event.name for event in history.last(9, "warning")] == ["pod.lost"]
+
+
+def test_what_others_chose_is_short_in_the_log_and_in_memory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history = History()
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    writer = logs.set_up(LogSettings(format="json"), history)
+    huge = "x" * (3 << 20)
+    nested: list[object] = [huge]
+    for _ in range(100):
+        nested = [nested]
+    log = structlog.get_logger("t")
+    log.warning("t.words", a=huge, b=[huge] * 1000, c={huge: {str(n): n for n in range(1000)}}, d=nested, e=3)
+    try:
+        raise ValueError(huge)
+    except ValueError:
+        log.exception("t.fault")
+    writer.close()
+    for line in stream.getvalue().splitlines():
+        assert len(line) < 100_000
+    words, fault = history.last(2)
+    assert words.fields["a"] == "x" * 1024 + "... (3145728 characters)" and words.fields["e"] == 3
+    assert len(repr(words.fields)) < 100_000
+    assert len(fault.fields["exception"]) < 10_000
+
+
+def test_a_terminal_gets_nothing_that_it_obeys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    writer = logs.set_up(LogSettings(format="text"), History())
+    structlog.get_logger("t").warning("t.words", pod="shop/\x1b[2J\u202eweb\r\n", error=["\x07"])
+    writer.close()
+    text = stream.getvalue()
+    assert "\\x1b[2J\\u202eweb\\r\\n" in text
+    assert text.rstrip("\n").isprintable()
