@@ -185,17 +185,18 @@ def _tracer(around: Surroundings, identity: Identity) -> Tracer:
 
 
 async def _restore(runner: PoolRunner, ledger: Ledger, world: _World) -> None:
-    """Let the pool begin with what EC2, the ledger and the kernel say. Raises `LedgerError` and `HostError`."""
+    """Let the pool begin with what EC2, the ledger and the kernel say. Raises `LedgerError`."""
     kept = ledger.contents()
-    routed = tuple((await world.network.pod_routes()).items())
+    world.network.catch_up()
+    uses, routed = world.network.uses.now()
     runner.feed(
         on.Started(
             world.enis,
             kept.attachments,
             kept.cooling,
             kept.intents,
-            routed,
-            local=await world.network.local_addresses(),
+            tuple(routed.items()),
+            uses,
             own=kept.own,
             limit=kept.limit,
             drained=kept.drained,

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from ipaddress import IPv4Network
 from typing import Any
 
 import structlog
@@ -39,6 +40,8 @@ from ipamd.pool.model import (
     Reason,
     Record,
     Refusal,
+    Use,
+    Uses,
 )
 from ipamd.pool.outlook import would_refuse
 from ipamd.pool.pool import COLLECT_MINIMUM_AGE, Pool
@@ -118,7 +121,9 @@ class PoolRunner:
         self._turns = 0
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._inside = {IPv4Network(cidr) for cidr in identity.vpc_cidrs}
         self._subnet_cidrs = {identity.subnet_id: identity.subnet_cidr}
+        network.uses.listen(self)
         self.reconciler = Reconciler(network, self._node_network, self._pod_at, self._device_gone, clock, on_change)
         self.unrecorded: LedgerError | None = None  # why the ledger refuses records, while it does
         self._retry: asyncio.TimerHandle | None = None  # set as long
@@ -214,17 +219,40 @@ class PoolRunner:
     # The turn
 
     def feed(self, event: on.Event) -> None:
-        """Tell the pool; what it wants done is done at the end of this turn of the loop."""
+        """Tell the pool; what it wants done is done at the end of this turn of the loop.
+
+        What the kernel has told until now of addresses in use comes before: so nothing is granted that somebody took
+        before this moment. What is taken between the grant and the plugin's work, some milliseconds, is seen after.
+        """
         if self.failed.done():
             return
+        self._network.catch_up()
+        self._tell_pool(event)
+
+    def _tell_pool(self, event: on.Event) -> None:
         try:
-            self._batch += self.pool.handle(event, self.clock())
+            effects = self.pool.handle(event, self.clock())
         except Exception as error:
             self._give_up(error)
             return
+        if not effects and isinstance(event, on.PodRouteSeen):
+            return  # one for each ADD and DEL, from which nothing follows
+        self._batch += effects
         if not self._flush_scheduled:
             self._flush_scheduled = True
             asyncio.get_running_loop().call_soon(self._flush_in_turn, time.monotonic())
+
+    # What the kernel tells of addresses in use
+
+    def use_seen(self, network: IPv4Network, use: Use) -> None:
+        if any(network.overlaps(inside) for inside in self._inside):
+            self._tell_pool(on.UseSeen(network, use))
+
+    def pod_route_seen(self, ip: str, link: str) -> None:
+        self._tell_pool(on.PodRouteSeen(ip, link))
+
+    def uses_read(self, uses: Uses, routed: dict[str, str]) -> None:
+        self._tell_pool(on.UsesRead(uses, tuple(routed.items())))
 
     def _flush_in_turn(self, due: float) -> None:
         self.lag.observe(time.monotonic() - due)
@@ -397,7 +425,11 @@ class PoolRunner:
                 await cloud.delete_eni(eni_id)
                 return on.OperationDone(op)
             case do.ConfigureLink():
-                return on.LinkReady(effect.op, await self._configure_link(effect))
+                link = await self._configure_link(effect)
+                subnet = IPv4Network(self._subnet_cidrs[effect.subnet_id])
+                self._inside.add(subnet)  # also one of a CIDR that the VPC has got since the start
+                self._network.uses.read()
+                return on.LinkReady(effect.op, link, subnet)
             case do.DescribeSubnets(op, subnet_ids):
                 available = await cloud.available_addresses(subnet_ids)
                 return on.SubnetsObserved(op, tuple(available.items()))
@@ -419,10 +451,9 @@ class PoolRunner:
         enis = await cloud.describe_enis()
         available = await self._available(cloud, subnets) if subnets else ()
         # The kernel last: an address that a pod has by now must not look unused.
-        routed = await self._network.pod_routes()
-        local = await self._network.local_addresses()
+        _, routed = self._network.uses.read()
         deaf = await self._network.not_forwarding()
-        return on.Audited(0, tuple(enis), tuple(abandoned), tuple(routed.items()), local, available, deaf)
+        return on.Audited(0, tuple(enis), tuple(abandoned), tuple(routed.items()), available, deaf)
 
     async def _available(self, cloud: Cloud, subnets: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
         """What is left in the subnets, for whoever watches them: growth itself asks only when it has to know."""
@@ -494,10 +525,11 @@ class PoolRunner:
         return link.name
 
     async def _check_unrouted(self, action: str, addresses: tuple[str, ...]) -> None:
-        """The kernel's word before anything is removed: no pod may be reached by one of these addresses."""
-        routed = sorted(set(addresses) & (await self._network.pod_routes()).keys())
-        if routed:
-            message = f"a host route still leads to {', '.join(routed)}"
+        """The kernel's word before anything is removed: nobody may be reached by one of these addresses."""
+        uses, routed = self._network.uses.read()
+        used = sorted(set(addresses) & (routed.keys() | uses.hosts.keys()))
+        if used:
+            message = f"something on this host still leads to {', '.join(used)}"
             raise CloudError(CloudFailure(CloudErrorKind.IN_USE, action, "RouteExists", message))
 
     async def _stop_serving(self, effect: do.DetachEni) -> None:

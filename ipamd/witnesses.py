@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ipamd.pool.events import Audited
-from ipamd.pool.inventory import Eni
-from ipamd.pool.model import AddressState, Attachment, EniState, ObservedEni
+from ipamd.pool.inventory import Address, Eni
+from ipamd.pool.model import AddressState, Attachment, EniState, ObservedEni, Use
 from ipamd.pool.pool import Pool
 from ipamd.veth import host_link
 
@@ -49,6 +49,7 @@ def compare(pool: Pool, recorded: Iterable[Attachment], seen: Audited, now: floa
     mismatches = (
         *_enis(pool, seen),
         *_addresses(pool, seen),
+        *_uses(pool),
         *_records(pool, records),
         *_routes(pool, records, routes, now),
         *_forwarding(pool, records, seen.not_forwarding),
@@ -107,12 +108,27 @@ def _addresses(pool: Pool, seen: Audited) -> Iterator[Mismatch]:
                     "delete the pod" if held else "the daemon forgets it once two of its own audits have missed it",
                     ec2=f"not on {eni.id}", ledger=str(address.state),
                 )  # fmt: skip
-            elif ip in seen.local and address.state is not AddressState.FOREIGN:
-                yield Mismatch(
-                    "address_on_host", ip, "the host takes its packets",
-                    "remove it from the host's interface; the daemon stops giving it to pods",
-                    ec2=f"assigned to {eni.id}", ledger=str(address.state), kernel="on an interface of the host",
-                )  # fmt: skip
+
+
+def _uses(pool: Pool) -> Iterator[Mismatch]:
+    """Of addresses that somebody else has something in the kernel for; a pod of ours may have one as well."""
+    for address in pool.inventory.addresses.values():
+        use = pool.inventory.uses.of(address.ip, address.eni.subnet)
+        held = address.state is AddressState.ASSIGNED
+        if use is not None and (not held or address.ip in pool.contested):
+            yield _in_use(address, use, held)
+
+
+def _in_use(address: Address, use: Use, held: bool) -> Mismatch:
+    on_host = use.kind == "address"
+    return Mismatch(
+        "address_on_host" if on_host else "address_in_use", address.ip,
+        ("the host takes its packets" if on_host else "two have it, and packets reach one of them") if held
+        else "the daemon gives it to no pod as long as this lasts",
+        "delete the pod, or remove what leads elsewhere" if held
+        else "nothing, if whoever made it uses the address; else remove it, and the daemon grants the address again",
+        ec2=f"assigned to {address.eni.id}", ledger=str(address.state), kernel=use.text,
+    )  # fmt: skip
 
 
 def _records(pool: Pool, records: dict[str, Attachment]) -> Iterator[Mismatch]:

@@ -74,6 +74,7 @@ class Links:
         self._dumping = False
         self._dump_again = False
         self._seen: set[int] = set()
+        self._reading = False
 
     async def open(self) -> None:
         """Returns once every link is known. Raises `HostError`."""
@@ -185,7 +186,19 @@ class Links:
 
     # The messages
 
+    def catch_up(self) -> None:
+        """Hear now what the kernel has told already."""
+        if self._socket is not None and self._socket.fileno() >= 0 and not self._reading:
+            self._read()
+
     def _read(self) -> None:
+        self._reading = True
+        try:
+            self._read_some()
+        finally:
+            self._reading = False
+
+    def _read_some(self) -> None:
         assert self._socket is not None
         for _ in range(DATAGRAMS_PER_TURN):
             try:

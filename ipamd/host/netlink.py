@@ -31,6 +31,7 @@ NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 10, 11, 12
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
 RTM_F_CLONED = 0x200  # a route that the kernel learnt, such as an exception with a path's MTU
 FIB_RULE_INVERT = 0x2
@@ -39,7 +40,9 @@ IFLA_MTU, IFLA_GROUP = 4, 27
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_TABLE = 1, 4, 5, 6, 15
 RTNH_F_ONLINK = 4
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 253, 255
-RTN_UNICAST = 1
+RTN_UNICAST, RTN_LOCAL, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT = 1, 2, 6, 7, 8
+NUD_PERMANENT, NTF_PROXY, NDA_DST = 0x80, 0x08, 1  # linux/neighbour.h
+FRA_DST = 1
 FRA_SRC, FRA_PRIORITY, FRA_FWMARK, FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK = 2, 6, 10, 14, 15, 16
 FRA_PROTOCOL = 21
 FR_ACT_TO_TBL = 1
@@ -48,6 +51,7 @@ IFA_F_NODAD = 0x2
 IFINFO = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
 RTMSG = struct.Struct("=8BI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 IFADDR = struct.Struct("=4BI")  # ifaddrmsg: family, prefixlen, flags, scope, index
+NDMSG = struct.Struct("=BxHiHBB")  # ndmsg: family, padding, index, state, flags, type
 FIB_RULE = RTMSG  # fib_rule_hdr: the same sizes; two reserved and the action after the table, and no protocol
 NFGENMSG = struct.Struct("=BBH")  # linux/netfilter/nfnetlink.h: family, version, resource id
 

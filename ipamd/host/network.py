@@ -50,7 +50,8 @@ from ipamd.host.kernel import Kernel, read_sysctl, write_sysctl
 from ipamd.host.links import Link, Links, link_names
 from ipamd.host.netlink import RTN_UNICAST
 from ipamd.host.nftables import Nftables
-from ipamd.host.rtnetlink import FoundRule, Netconf
+from ipamd.host.rtnetlink import FoundRule, Neighbour, Netconf, RuleFor
+from ipamd.host.uses import KernelUses
 from ipamd.host.watch import Seen, TableTouched, Watch
 from ipamd.settings import HostSettings
 
@@ -103,6 +104,7 @@ class HostNetwork:
         self._nftables = Nftables()
         self._conntrack = Conntrack()
         self.discarded = Discarded()
+        self.uses = KernelUses(settings, self._links.name_of)
         self._wish: Desired | None = None  # what was brought about last
         self._refused: frozenset[str] = frozenset()  # of it, what the kernel did not take
         self._expected: frozenset[str] = frozenset()  # MACs of the ENIs that belong here, their devices there or not
@@ -122,11 +124,13 @@ class HostNetwork:
         await self._links.open()
         try:
             self._watch.open()
+            self.uses.read()
         except BaseException:
-            self._links.close()
+            await self.close()
             raise
 
     async def close(self) -> None:
+        self.uses.close()
         self._watch.close()
         self._links.close()
 
@@ -156,9 +160,10 @@ class HostNetwork:
         off = [index for index, on in rtnetlink.forwarding().items() if not on]
         return frozenset(name for index in off if (name := self._links.name_of(index)))
 
-    async def local_addresses(self) -> frozenset[str]:
-        """The IPv4 addresses configured on links here, whoever put them there. Raises `HostError`."""
-        return frozenset(address.address for address in rtnetlink.addresses(AF_INET))
+    def catch_up(self) -> None:
+        """Hear now what the kernel has told already: `uses` is up to date when this returns."""
+        self._links.catch_up()
+        self._watch.catch_up()
 
     async def host_links(self) -> frozenset[str]:
         """The names of all links here, read from the kernel itself: what is missing may be given up for good.
@@ -295,9 +300,12 @@ class HostNetwork:
     # Noticing
 
     def _events_lost(self) -> None:
+        self.uses.lost()
         self._on_disturbance(Disturbance("events of the kernel", "more events than could be read"))
 
     def _changed(self, seen: Seen) -> None:
+        if isinstance(seen.what, FoundRoute | RuleFor | Neighbour | Address):
+            self.uses.seen(seen.what, seen.gone)
         wish = self._wish
         if wish is None:
             return
@@ -363,6 +371,8 @@ class HostNetwork:
         return link.name.startswith(POD_LINK_PREFIX) and link.group != DISCARDED_GROUP
 
     def _link_changed(self, before: Link | None, now: Link | None) -> None:
+        if before is not None and (now is None or now.group == DISCARDED_GROUP or (before.up and not now.up)):
+            self.uses.link_went(before.index)
         if now is not None and now.group == DISCARDED_GROUP:
             self.discarded.seen()
             return

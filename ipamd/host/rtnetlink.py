@@ -22,6 +22,7 @@ from ipamd.host.netlink import (
     FIB_RULE,
     FIB_RULE_INVERT,
     FR_ACT_TO_TBL,
+    FRA_DST,
     FRA_FWMARK,
     FRA_FWMASK,
     FRA_PRIORITY,
@@ -32,6 +33,10 @@ from ipamd.host.netlink import (
     IFA_ADDRESS,
     IFA_LOCAL,
     IFADDR,
+    NDA_DST,
+    NDMSG,
+    NTF_PROXY,
+    NUD_PERMANENT,
     RTA_DST,
     RTA_GATEWAY,
     RTA_OIF,
@@ -39,9 +44,11 @@ from ipamd.host.netlink import (
     RTA_TABLE,
     RTM_F_CLONED,
     RTM_GETADDR,
+    RTM_GETNEIGH,
     RTM_GETROUTE,
     RTM_GETRULE,
     RTM_NEWADDR,
+    RTM_NEWNEIGH,
     RTM_NEWROUTE,
     RTM_NEWRULE,
     RTMSG,
@@ -67,6 +74,27 @@ class FoundRule:
 
     rule: Rule
     protocol: int
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFor:
+    """A rule, whoever made it, that selects by one IPv4 address: as the source, or as the destination (`to`)."""
+
+    address: str
+    to: bool
+    priority: int
+    table: int
+
+    def __str__(self) -> str:
+        return f"rule {self.priority}: {'to' if self.to else 'from'} {self.address} lookup {self.table}"
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """An IPv4 address that somebody has said to be behind a link: a static neighbour, or one to answer ARP for."""
+
+    index: int
+    address: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +131,43 @@ def forwarding() -> dict[int, bool]:
     """Of each link's index, whether IPv4 that comes in by it is forwarded. Raises `HostError`."""
     found = _dump(RTM_GETNETCONF, bytes((AF_INET, 0, 0, 0)), RTM_NEWNETCONF, read_netconf)
     return {each.index: bool(each.forwarding) for each in found if each.index > 0}
+
+
+def rules_for_addresses() -> list[RuleFor]:
+    """Raises `HostError`."""
+    payload = FIB_RULE.pack(AF_INET, *(0,) * 8)
+    return [one for found in _dump(RTM_GETRULE, payload, RTM_NEWRULE, read_rule_for) for one in found]
+
+
+def neighbours() -> list[Neighbour]:
+    """Raises `HostError`."""
+    found = []
+    for flags in (0, NTF_PROXY):
+        found += _dump(RTM_GETNEIGH, NDMSG.pack(AF_INET, 0, 0, 0, flags, 0), RTM_NEWNEIGH, read_neighbour)
+    return found
+
+
+def read_rule_for(data: bytes, start: int, end: int) -> tuple[RuleFor, ...]:
+    """Of a rule with two addresses both; empty for one that selects by none."""
+    family, dst_len, src_len, _, table, _, _, _, _ = FIB_RULE.unpack_from(data, start)
+    if family != AF_INET or 32 not in (dst_len, src_len):
+        return ()
+    fields = dict(netlink.attributes(data, start + FIB_RULE.size, end))
+    priority, table = netlink.u32(fields.get(FRA_PRIORITY, b"")), netlink.u32(fields.get(FRA_TABLE, b"")) or table
+    return tuple(
+        RuleFor(socket.inet_ntop(AF_INET, fields[kind]), kind == FRA_DST, priority, table)
+        for kind, length in ((FRA_SRC, src_len), (FRA_DST, dst_len))
+        if length == 32 and kind in fields
+    )
+
+
+def read_neighbour(data: bytes, start: int, end: int) -> Neighbour | None:
+    """None for one that the kernel learnt by itself."""
+    family, _, index, state, flags, _ = NDMSG.unpack_from(data, start)
+    if family != AF_INET or not (state & NUD_PERMANENT or flags & NTF_PROXY):
+        return None
+    packed = dict(netlink.attributes(data, start + NDMSG.size, end)).get(NDA_DST)
+    return None if packed is None else Neighbour(index, socket.inet_ntop(AF_INET, packed))
 
 
 def read_rule(data: bytes, start: int, end: int) -> FoundRule | None:

@@ -22,9 +22,11 @@ from ipamd.host.netlink import (
     NETLINK_NETFILTER,
     NFGENMSG,
     RTM_DELADDR,
+    RTM_DELNEIGH,
     RTM_DELROUTE,
     RTM_DELRULE,
     RTM_NEWADDR,
+    RTM_NEWNEIGH,
     RTM_NEWROUTE,
     RTM_NEWRULE,
     SOL_NETLINK,
@@ -32,18 +34,22 @@ from ipamd.host.netlink import (
 from ipamd.host.rtnetlink import (
     RTM_NEWNETCONF,
     FoundRule,
+    Neighbour,
     Netconf,
+    RuleFor,
     read_address,
+    read_neighbour,
     read_netconf,
     read_route,
     read_rule,
+    read_rule_for,
 )
 
 log = structlog.get_logger("ipamd.host")
 
 # linux/netlink.h, linux/rtnetlink.h (enum rtnetlink_groups), linux/netfilter/nfnetlink.h
 NETLINK_ADD_MEMBERSHIP = 1
-IPV4_GROUPS = (5, 7, 8, 24)  # addresses, routes, rules, settings of links
+IPV4_GROUPS = (3, 5, 7, 8, 24)  # neighbours, addresses, routes, rules, settings of links
 IPV6_GROUPS = (9, 11, 19, 25)
 NFNLGRP_NFTABLES = 7
 
@@ -53,6 +59,11 @@ NFT_MSG_NEWGEN = 15
 NFTA_TABLE_NAME = 1
 NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME = 2, 3
 NFPROTO_INET = 1
+
+_REMOVALS = (RTM_DELADDR, RTM_DELNEIGH, RTM_DELROUTE, RTM_DELRULE)
+
+# Datagrams read at most before a decision, so that a storm of changes does not stop all decisions.
+CATCH_UP = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +79,7 @@ class TableTouched:
 class Seen:
     """A change. `gone` tells a removal; `port` is the netlink port of who asked for it, 0 for the kernel itself."""
 
-    what: FoundRule | FoundRoute | Address | Netconf | TableTouched
+    what: FoundRule | RuleFor | FoundRoute | Address | Neighbour | Netconf | TableTouched
     gone: bool = False
     port: int = 0
 
@@ -84,6 +95,7 @@ class Watch:
         self._on_loss = on_loss
         self._sockets: list[socket.socket] = []
         self._follows_ipv6 = False
+        self._reading = False
         self._touched: set[str] = set()  # tables in the nftables transaction that is being told
 
     def open(self) -> None:
@@ -106,6 +118,11 @@ class Watch:
             raise HostError(f"the kernel does not tell of changes to IPv6: {error.strerror}") from error
         self._follows_ipv6 = True
 
+    def catch_up(self) -> None:
+        """Hear now what the kernel has told already of rules, routes, addresses and neighbours."""
+        if self._sockets and not self._reading:
+            self._read(self._sockets[0], self._understand_route, CATCH_UP)
+
     def close(self) -> None:
         for each in self._sockets:
             asyncio.get_running_loop().remove_reader(each)
@@ -126,8 +143,17 @@ class Watch:
         self._sockets.append(opened)
         asyncio.get_running_loop().add_reader(opened, self._read, opened, understand)
 
-    def _read(self, source: socket.socket, understand: Callable[[bytes], None]) -> None:
-        for _ in range(DATAGRAMS_PER_TURN):
+    def _read(
+        self, source: socket.socket, understand: Callable[[bytes], None], most: int = DATAGRAMS_PER_TURN
+    ) -> None:
+        self._reading = True
+        try:
+            self._read_some(source, understand, most)
+        finally:
+            self._reading = False
+
+    def _read_some(self, source: socket.socket, understand: Callable[[bytes], None], most: int) -> None:
+        for _ in range(most):
             try:
                 data, (port, _groups) = source.recvfrom(1 << 16)
             except BlockingIOError:
@@ -142,18 +168,22 @@ class Watch:
 
     def _understand_route(self, data: bytes) -> None:
         for kind, _flags, _sequence, port, start, end in netlink.messages(data):
-            what: FoundRule | FoundRoute | Address | Netconf | None = None
+            what: FoundRule | FoundRoute | Address | Neighbour | Netconf | None = None
             if kind in (RTM_NEWROUTE, RTM_DELROUTE):
                 what = read_route(data, start, end)
             elif kind in (RTM_NEWRULE, RTM_DELRULE):
                 what = read_rule(data, start, end)
+                for each in read_rule_for(data, start, end):
+                    self._on_change(Seen(each, kind == RTM_DELRULE, port))
+            elif kind in (RTM_NEWNEIGH, RTM_DELNEIGH):
+                what = read_neighbour(data, start, end)
             elif kind in (RTM_NEWADDR, RTM_DELADDR):
                 found = read_address(data, start, end)
                 what = found[0] if found else None
             elif kind == RTM_NEWNETCONF:
                 what = read_netconf(data, start, end)
             if what is not None:
-                self._on_change(Seen(what, kind in (RTM_DELROUTE, RTM_DELRULE, RTM_DELADDR), port))
+                self._on_change(Seen(what, kind in _REMOVALS, port))
 
     def _understand_nftables(self, data: bytes) -> None:
         """The messages of one transaction, and in the end who made it."""

@@ -11,9 +11,9 @@ EC2's eventual consistency that speaks. What is found then is noted as an event,
     an address that we did not ask for       foreign: shown, and left alone
     an address that we don't have any more   forgotten; a pod's record stays until the pod goes
     a pod's route to an address of nobody    recorded as that pod's
-    an address that the host itself uses     foreign, unless a pod has it
 
-Somebody else's ENIs and the /28 prefixes on ours are counted at once, since they take slots.
+What others use in the kernel is judged at once (in_use.py). Somebody else's ENIs and the /28 prefixes on ours are
+counted at once, since they take slots.
 
 The search, once a minute while there are attachments, looks for those whose namespace and veth are both gone: the
 runtime never sent their DEL. They, too, have to be gone twice.
@@ -29,6 +29,7 @@ from functools import partial
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.backoff import action_scope
+from ipamd.pool.belief import shown
 from ipamd.pool.growth import Growth
 from ipamd.pool.inventory import Eni
 from ipamd.pool.model import (
@@ -41,7 +42,7 @@ from ipamd.pool.model import (
     PutIntent,
     PutLimit,
 )
-from ipamd.pool.restart import adopt, adopt_attached, recovered
+from ipamd.pool.restart import adopt, adopt_attached
 from ipamd.pool.state import LOOK_AGAIN, LOOK_AGAIN_CAP, Setup, attach_intent
 
 # Seconds. The first audit comes sooner than the others: a start may have read what was not up to date.
@@ -225,8 +226,8 @@ class Audits(Growth):
             if eni.state is EniState.READY and not eni.busy:
                 yield _Finding("missing ENI", eni.id, partial(self._miss_eni, eni, now))
 
-    def _address_findings(self, eni: Eni, observed: ObservedEni, event: on.Audited, now: float) -> Iterator[_Finding]:
-        routed = dict(event.routed)
+    def _address_findings(self, eni: Eni, seen: ObservedEni, event: on.Audited, now: float) -> Iterator[_Finding]:
+        routed, observed = dict(event.routed), self._believe(eni, seen, now)
         unknown = tuple(sorted(set(observed.addresses) - eni.addresses.keys()))
         if unknown:
             yield _Finding("unknown addresses", " ".join(unknown), partial(self._account, eni, unknown, now))
@@ -239,8 +240,24 @@ class Audits(Growth):
                 continue
             elif ip in routed:
                 yield _Finding("routed address", ip, partial(self._find_routed, ip, routed[ip], now))
-            elif ip in event.local:
-                yield _Finding("local address", ip, partial(self._find_local, ip, eni, now))
+
+    def _inspected(self, event: on.Inspected, now: float) -> None:
+        """That a pod is cut off, or no longer is, counts at once; all else is left to our own audits."""
+        seen = {eni.id: eni for eni in event.enis}
+        for eni in list(self.inventory.enis.values()):
+            if eni.state is not EniState.READY or eni.busy or eni.pending or eni.unsure or eni.leaving:
+                continue
+            there = seen.get(eni.id)
+            if there is None or there.device_index is None:
+                eni.unsure = True
+                continue
+            observed = self._believe(eni, there, now)
+            for address in list(eni.addresses.values()):
+                if address.state is AddressState.ASSIGNED and address.ip not in observed.addresses:
+                    self._miss_address(address.ip, eni, now)
+            for ip in observed.addresses:
+                if ip not in eni.addresses and ip in self.inventory.holders:
+                    self._find_held(ip, eni, now)
 
     def _leak(self, observed: ObservedEni, now: float) -> _Finding:
         """One whose age nobody knows is watched for as long as the others have to be old."""
@@ -254,11 +271,8 @@ class Audits(Growth):
 
     def _find_eni(self, observed: ObservedEni, event: on.Audited, now: float) -> None:
         eni, routed = adopt_attached(self, observed, now), dict(event.routed)
-        for ip in observed.addresses:
-            if ip in event.local:
-                self._find_foreign(ip, eni, now, "on a link of the host")
-            else:
-                self.inventory.add(ip, eni, now)
+        for ip in shown(observed, eni, self.inventory).believed:
+            self.inventory.add(ip, eni, now)
             if ip in routed:
                 self._find_routed(ip, routed[ip], now)
         self._note("eni.found", "warning", eni=eni.id, state=eni.state.value, device_index=eni.device_index)
@@ -283,20 +297,10 @@ class Audits(Growth):
         address = eni.addresses.get(ip)
         if address is None or address.state is AddressState.RELEASING:
             return  # the read before its removal will tell
-        self._cools_no_more(ip)
-        self.inventory.lose(address)
-        level = "error" if address.state is AddressState.ASSIGNED else "warning"
-        self._note("address.missing", level, eni=eni.id, ip=ip, state=address.state.value)
+        self._lose(address, "EC2 has taken it from its ENI", now)
 
     def _find_routed(self, ip: str, link: str, now: float) -> None:
         address = self.inventory.addresses.get(ip)
-        if address is None or address.state not in (AddressState.FREE, AddressState.COOLING):
+        if address is None or address.state in (AddressState.ASSIGNED, AddressState.RELEASING):
             return
-        self._hold(address, recovered(ip, link, address.eni.id, now), now)
-        self._note("attachment.recovered", "warning", ip=ip, link=link)
-
-    def _find_local(self, ip: str, eni: Eni, now: float) -> None:
-        address = eni.addresses.get(ip)
-        if address is None or address.state not in (AddressState.FREE, AddressState.COOLING):
-            return
-        self._find_foreign(ip, eni, now, "on a link of the host")
+        self._recover(address, link, now)

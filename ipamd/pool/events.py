@@ -6,7 +6,8 @@ recognise the outcome of an effect.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 
 from ipamd.pool.effects import Grant
 from ipamd.pool.model import (
@@ -21,6 +22,8 @@ from ipamd.pool.model import (
     OwnAddresses,
     Owner,
     Targets,
+    Use,
+    Uses,
 )
 
 
@@ -29,8 +32,8 @@ class Started:
     """The first event: what the ledger remembers and what EC2 and the kernel show.
 
     `routed` are addresses that a pod's host route leads to: in use whether or not the ledger knows them. The
-    value names the route's interface. `local` are addresses of the host's own interfaces: never a pod's. `own` has
-    no entry for an ENI of which the ledger knows nothing. `drained` is when an operator drained the node.
+    value names the route's interface. `uses` is what others have in the kernel. `own` has no entry for an ENI of
+    which the ledger knows nothing. `drained` is when an operator drained the node.
     """
 
     enis: tuple[ObservedEni, ...]
@@ -38,7 +41,7 @@ class Started:
     cooling: tuple[Cooling, ...] = ()
     intents: tuple[Intent, ...] = ()
     routed: tuple[tuple[str, str], ...] = ()
-    local: frozenset[str] = frozenset()
+    uses: Uses = field(default_factory=Uses)
     own: tuple[OwnAddresses, ...] = ()
     limit: LearntLimit | None = None
     drained: float | None = None
@@ -110,10 +113,11 @@ class EniObserved:
 
 @dataclass(frozen=True, slots=True)
 class LinkReady:
-    """The ENI's interface is there and the host is set up for it."""
+    """The ENI's interface is there and the host is set up for it. `subnet` is that of the ENI."""
 
     op: int
     link: str
+    subnet: IPv4Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,37 @@ class DeviceGone:
     """The kernel has an ENI's interface no more, though nobody here took it away. It may be told again and again."""
 
     eni_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class UseSeen:
+    """Somebody else has just made something in the kernel that leads to an address, or to a network of them."""
+
+    network: IPv4Network
+    use: Use
+
+
+@dataclass(frozen=True, slots=True)
+class UsesRead:
+    """All that others have in the kernel, and all routes of ours to pods (address, link), read afresh."""
+
+    uses: Uses
+    routed: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PodRouteSeen:
+    """A route of ours to a pod has come, by the link of that name, or has gone (empty)."""
+
+    ip: str
+    link: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What an operator's audit has found in EC2, twice within seconds: `enis` are those of the second look."""
+
+    enis: tuple[ObservedEni, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +180,7 @@ class SubnetsObserved:
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """`enis`, `routed` and `local` as in `Started`; `abandoned` are unattached ENIs of instances of the same cluster
+    """`enis` and `routed` as in `Started`; `abandoned` are unattached ENIs of instances of the same cluster
     that are gone; `available` as in `SubnetsObserved`, empty where that could not be read; `not_forwarding` are links
     whose packets the host does not forward."""
 
@@ -153,7 +188,6 @@ class Audited:
     enis: tuple[ObservedEni, ...]
     abandoned: tuple[ObservedEni, ...]
     routed: tuple[tuple[str, str], ...]
-    local: frozenset[str]
     available: tuple[tuple[str, int], ...] = ()
     not_forwarding: frozenset[str] = frozenset()
 
@@ -224,6 +258,10 @@ Event = (
     | CollectRequested
     | GrantsUnrecorded
     | DeviceGone
+    | UseSeen
+    | UsesRead
+    | PodRouteSeen
+    | Inspected
     | Outcome
     | TargetsChanged
     | DrainRequested

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.backoff import action_scope, subnet_scope
+from ipamd.pool.in_use import InUse
 from ipamd.pool.inventory import Eni
 from ipamd.pool.model import CloudErrorKind, CloudFailure, EniState, Intent, PutIntent
-from ipamd.pool.reuse import Reuse
 from ipamd.pool.slots import ARRIVING, portion
 from ipamd.pool.state import ASSIGN, CREATE, CREATION, Setup
 
@@ -17,7 +17,7 @@ PATIENCE = 3
 DESCRIBE_SUBNETS = do.DescribeSubnets.action
 
 
-class Growth(Reuse):
+class Growth(InUse):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self._grow_at: float | None = None

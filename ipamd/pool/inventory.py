@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 
 from ipamd.pool.model import (
     AddressState,
@@ -18,18 +19,30 @@ from ipamd.pool.model import (
     Intent,
     OwnAddresses,
     Record,
+    Use,
+    Uses,
 )
 
 
 @dataclass(slots=True)
 class Address:
-    """`last_key` is whoever was the last to release it, while this daemon ran."""
+    """`last_key` is whoever was the last to release it, while this daemon ran. `theirs`: somebody else had EC2 put it
+    on the ENI. One that is foreign and not theirs is used by somebody in the kernel."""
 
     ip: str
     eni: Eni
     state: AddressState
     since: float
     last_key: AttachmentKey | None = None
+    theirs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Since when a pod's address is not on the node, and what is known of it."""
+
+    at: float
+    cause: str
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +63,7 @@ class Eni:
     card: int = 0  # the network card, which has device indexes of its own
     mac: str = ""
     primary_ip: str = ""
+    subnet: IPv4Network | None = None  # None: not known yet
     attachment_id: str = ""
     link: str = ""
     token: str = ""
@@ -65,6 +79,8 @@ class Eni:
     refused_at: float = 0.0
     asked_too_much: int = 0  # EC2 refused so many addresses, and it is not known yet what fills the ENI
     leaving: dict[str, Address] = field(default_factory=dict)
+    # Addresses on it that EC2 has named on another ENI, and that one's id: until it is read again.
+    contradicted: dict[str, str] = field(default_factory=dict)
     # Assignments whose answer never came: they may have brought so many addresses more.
     unaccounted: dict[str, Intent] = field(default_factory=dict)
     # The one operation of its life cycle that is under way (0: none) and when it may be tried again.
@@ -142,7 +158,7 @@ class Eni:
         return [DropIntent(token) for token in late]
 
     def own(self) -> OwnAddresses:
-        foreign = [ip for ip, address in self.addresses.items() if address.state is AddressState.FOREIGN]
+        foreign = [ip for ip, address in self.addresses.items() if address.theirs]
         return OwnAddresses(self.id, tuple(ip for ip in self.addresses if ip not in foreign), tuple(foreign))
 
 
@@ -156,6 +172,13 @@ class Inventory:
         self.cooling: dict[str, float] = {}
         # ENIs whose own addresses became other ones since this was last emptied.
         self.altered: dict[str, Eni] = {}
+        # What others have in the kernel, the routes of ours to pods, and the addresses that were found to be used
+        # when they would have become free, since this was last emptied.
+        self.uses = Uses()
+        self.routed: dict[str, str] = {}
+        self.found_used: dict[str, Use] = {}
+        # Of the addresses of pods that no ENI here has.
+        self.lost: dict[str, Lost] = {}
 
     # ENIs
 
@@ -174,6 +197,7 @@ class Inventory:
         cooling = [ip for ip in eni.addresses if self.cooling.pop(ip, None) is not None]
         for ip in eni.addresses:
             del self.addresses[ip]
+            self.found_used.pop(ip, None)
         self.enis.pop(eni.id, None)
         self.altered.pop(eni.id, None)
         return cooling
@@ -197,7 +221,40 @@ class Inventory:
         elif released_at is not None:
             self.add_cooling(ip, eni, released_at)
         else:
-            eni.free[ip] = self._put(ip, eni, AddressState.FREE, now)
+            self._let_go(self._put(ip, eni, AddressState.FREE, now), now)
+
+    def use_of(self, address: Address) -> Use | None:
+        """Why nobody may be given the address: an ENI has it as its own, or something in the kernel leads to it."""
+        for eni in self.enis.values():
+            if eni.primary_ip == address.ip:
+                return Use("eni", f"{eni.id}'s own address")
+        if (elsewhere := address.eni.contradicted.get(address.ip)) is not None:
+            return Use("eni", f"EC2 has named it on {elsewhere}")
+        if (link := self.routed.get(address.ip)) is not None:
+            return Use("route", f"a route of ipamd's to {link}, on nobody's record", link)
+        return self.uses.of(address.ip, address.eni.subnet)
+
+    def _let_go(self, address: Address, now: float) -> None:
+        """Nobody has it any more: it is free, unless it is used all the same."""
+        use = self.use_of(address)
+        if use is None:
+            address.state, address.since = AddressState.FREE, now
+            address.eni.free[address.ip] = address
+        else:
+            address.state, address.since = AddressState.FOREIGN, now
+            address.eni.foreign += 1
+            self.found_used[address.ip] = use
+
+    def withhold(self, address: Address, use: Use, now: float) -> None:
+        """Somebody uses this address, which is free or cools."""
+        if address.state is AddressState.FREE:
+            del address.eni.free[address.ip]
+        else:
+            del self.cooling[address.ip]
+            address.eni.cooling -= 1
+        address.state, address.since = AddressState.FOREIGN, now
+        address.eni.foreign += 1
+        self.found_used[address.ip] = use
 
     def _put(self, ip: str, eni: Eni, state: AddressState, since: float) -> Address:
         address = Address(ip, eni, state, since)
@@ -209,6 +266,7 @@ class Inventory:
         eni = address.eni
         del eni.addresses[address.ip]
         self.altered[eni.id] = eni
+        self.found_used.pop(address.ip, None)
         match address.state:
             case AddressState.FREE:
                 del eni.free[address.ip]
@@ -223,6 +281,7 @@ class Inventory:
 
     def add_assigned(self, attachment: Attachment, eni: Eni) -> None:
         self._put(attachment.address, eni, AddressState.ASSIGNED, attachment.since)
+        self.lost.pop(attachment.address, None)
         eni.assigned += 1
         self._hold(attachment)
 
@@ -232,12 +291,12 @@ class Inventory:
         eni.cooling += 1
 
     def add_foreign(self, ip: str, eni: Eni, now: float) -> None:
-        """Somebody else's address; also one that was free until the host itself was seen to use it."""
+        """Somebody else's address."""
         known = self.addresses.get(ip)
         if known is not None:
             self._leave_behind(known)
         self.cooling.pop(ip, None)
-        self._put(ip, eni, AddressState.FOREIGN, now)
+        self._put(ip, eni, AddressState.FOREIGN, now).theirs = True
         eni.foreign += 1
 
     def lose(self, address: Address) -> None:
@@ -257,13 +316,16 @@ class Inventory:
         return None if best is None else next(iter(best.free.values()))
 
     def assign(self, address: Address, attachment: Attachment, now: float) -> None:
-        """`address` is free, or cools while a pod turns out to have it."""
+        """`address` is free; or it cools, or is withheld, while a pod turns out to have it."""
         eni = address.eni
-        if address.state is AddressState.FREE:
-            del eni.free[address.ip]
-        else:
-            del self.cooling[address.ip]
-            eni.cooling -= 1
+        match address.state:
+            case AddressState.FREE:
+                del eni.free[address.ip]
+            case AddressState.FOREIGN:
+                eni.foreign -= 1
+            case _:
+                del self.cooling[address.ip]
+                eni.cooling -= 1
         eni.assigned += 1
         address.state, address.since = AddressState.ASSIGNED, now
         self._hold(attachment)
@@ -272,6 +334,7 @@ class Inventory:
         """Forget the attachment; returns its address if an ENI of ours still holds it."""
         del self.attachments[attachment.key]
         del self.holders[attachment.address]
+        self.lost.pop(attachment.address, None)
         address = self.addresses.get(attachment.address)
         if address is not None:
             address.eni.assigned -= 1
@@ -279,6 +342,9 @@ class Inventory:
         return address
 
     def cool(self, address: Address, now: float) -> None:
+        """It is released, or somebody else's use of it has ended."""
+        if address.state is AddressState.FOREIGN:
+            address.eni.foreign -= 1
         address.state, address.since = AddressState.COOLING, now
         address.eni.cooling += 1
         self.cooling[address.ip] = now
@@ -286,8 +352,7 @@ class Inventory:
     def free_again(self, address: Address, now: float) -> None:
         if self.cooling.pop(address.ip, None) is not None:
             address.eni.cooling -= 1
-        address.state, address.since = AddressState.FREE, now
-        address.eni.free[address.ip] = address
+        self._let_go(address, now)
 
     def leave(self, eni: Eni, count: int, now: float) -> None:
         """Mark free addresses for giving back: those that became free last, as they would be granted last."""
@@ -304,8 +369,7 @@ class Inventory:
         """Take back what was leaving."""
         eni.verified = False
         for address in eni.leaving.values():
-            address.state, address.since = AddressState.FREE, now
-            eni.free[address.ip] = address
+            self._let_go(address, now)
         eni.leaving.clear()
 
     def gone(self, eni: Eni, ips: list[str]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network
+
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
+from ipamd.pool.belief import is_usable
 from ipamd.pool.inventory import Eni
 from ipamd.pool.model import EniState
 from ipamd.pool.underway import TAKES_EFFECT, UnderWay
@@ -53,7 +56,24 @@ class Links(UnderWay):
         if eni.unaccounted:
             eni.unsure = True  # what became of these assignments was not to be read meanwhile
         eni.link = event.link
+        self._learn_subnet(eni, event.subnet, now)
         self._note("eni.ready", "info", eni=eni.id, link=event.link, addresses=eni.held)
+
+    def _learn_subnet(self, eni: Eni, subnet: IPv4Network, now: float) -> None:
+        """From now on it is known which addresses the ENI can have. A CIDR that does not even hold the ENI's own
+        address says nothing."""
+        if eni.primary_ip and not is_usable(eni.primary_ip, subnet):
+            self._note("ec2.reply_doubted", "warning", eni=eni.id, doubts=f"its own address is not one of {subnet}")
+            return
+        eni.subnet = subnet
+        for address in list(eni.free.values()):
+            if not is_usable(address.ip, subnet):
+                self.inventory.lose(address)
+                eni.unsure = True
+                doubt = f"{address.ip}: not an address for {subnet}"
+                self._note("ec2.reply_doubted", "warning", eni=eni.id, doubts=doubt)
+            elif (use := self.inventory.use_of(address)) is not None:
+                self.inventory.withhold(address, use, now)
 
     def _link_failed(self, event: on.LinkFailed, now: float) -> None:
         eni = self._operations.pop(event.op).eni

@@ -6,8 +6,11 @@ seconds since the epoch as `float`; addresses are dotted strings, as EC2 writes 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+from typing import Literal
 
 from ipamd.pool.quoting import LONGEST, cut
 
@@ -90,6 +93,40 @@ class Cooling:
 
     address: str
     released_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Something in the node's kernel, or in EC2, that leads to an address and that ipamd did not make: `text` names
+    it as ip(8) does. `link` is the name of the link that it leads to, empty where it names none."""
+
+    kind: Literal["address", "route", "rule", "neighbour", "eni"]
+    text: str
+    link: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """Everything of that kind in the kernel at one moment: by address, and by network for what leads to a range."""
+
+    hosts: Mapping[str, Use] = field(default_factory=dict)
+    networks: Mapping[IPv4Network, Use] = field(default_factory=dict)
+
+    def of(self, ip: str, subnet: IPv4Network | None) -> Use | None:
+        """Who uses the address. A network counts if it is a part of the subnet: a way to the whole subnet, or to
+        more, says nothing of one address in it."""
+        if (use := self.hosts.get(ip)) is not None or subnet is None:
+            return use
+        for network, use in self.networks.items():
+            if network.prefixlen > subnet.prefixlen and network.subnet_of(subnet) and IPv4Address(ip) in network:
+                return use
+        return None
+
+    def having(self, network: IPv4Network, use: Use) -> Uses:
+        """The same and one more."""
+        if network.prefixlen == 32:
+            return Uses({**self.hosts, str(network.network_address): use}, self.networks)
+        return Uses(self.hosts, {**self.networks, network: use})
 
 
 @dataclass(frozen=True, slots=True)

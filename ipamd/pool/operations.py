@@ -10,6 +10,7 @@ else is done to it.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
@@ -24,17 +25,21 @@ from ipamd.pool.backoff import (
     scope_of,
     subnet_scope,
 )
-from ipamd.pool.inventory import Eni
+from ipamd.pool.belief import brought, is_address, is_usable, shown
+from ipamd.pool.inventory import Address, Eni, Lost
 from ipamd.pool.links import LINK_RETRY, Links
 from ipamd.pool.model import (
+    AddressState,
     CloudErrorKind,
     CloudFailure,
+    Cooling,
     DropCooling,
     DropIntent,
     DropOwn,
     EniState,
     Intent,
     ObservedEni,
+    PutCooling,
     PutIntent,
 )
 from ipamd.pool.state import ASSIGN, ATTACH, CREATE, attach_intent, attach_token, release_token
@@ -110,15 +115,15 @@ class Operations(Links):
         self.inventory.name_eni(eni, created.id)
         eni.enter(EniState.ATTACHING, now)
         eni.busy, eni.pending, eni.unsure = 0, 0, False
-        eni.mac, eni.primary_ip, eni.created_at = created.mac, created.primary_ip, now
-        for ip in created.addresses:
-            self.inventory.add(ip, eni, now)
+        eni.mac, eni.created_at = created.mac, now
+        self._own_address(eni, created.primary_ip, now)
+        self._take_in(eni, created.addresses, operation, now)
         self._write(PutIntent(attach_intent(eni, now)))
         self._note(
             "eni.created",
             "info",
             eni=eni.id,
-            addresses=len(created.addresses),
+            addresses=len(eni.addresses),
             subnet=eni.subnet_id,
             requests=operation.requests,
         )
@@ -137,7 +142,8 @@ class Operations(Links):
         self._note("eni.attached", "info", eni=eni.id, device_index=eni.device_index)
 
     def _eni_observed(self, event: on.EniObserved, now: float) -> None:
-        eni, observed = self._operations.pop(event.op).eni, event.eni
+        eni = self._operations.pop(event.op).eni
+        observed = None if event.eni is None else self._believe(eni, event.eni, now)
         eni.busy, eni.unsure = 0, event.op <= eni.last_op_before_loss
         if eni.unsure:
             return  # it was asked before the interface vanished
@@ -153,6 +159,10 @@ class Operations(Links):
         elif observed is None or not (observed.owned or observed.primary):
             self._note("eni.gone", "warning", eni=eni.id, state=eni.state.value)
             self._write(DropIntent(attach_token(eni.id)))
+            elsewhere = observed is not None and observed.attachment_id
+            cause = f"{eni.id} " + ("is attached to another instance" if elsewhere else "does not exist any more")
+            for address in [a for a in eni.addresses.values() if a.state is AddressState.ASSIGNED]:
+                self._lose(address, cause, now)
             self._forget(eni)
         elif (
             eni.state is EniState.DELETING
@@ -217,7 +227,7 @@ class Operations(Links):
         for record in explained or ():
             self._write(record)
         for ip in unknown:
-            if explained is None:
+            if explained is None or ip in self.inventory.holders:
                 self._find_foreign(ip, eni, now)
             else:
                 self.inventory.add(ip, eni, now)
@@ -259,13 +269,21 @@ class Operations(Links):
         if ip in self.inventory.cooling:
             self._write(DropCooling(ip))
 
-    def _find_foreign(self, ip: str, eni: Eni, now: float, cause: str = "unknown") -> None:
+    def _find_foreign(self, ip: str, eni: Eni, now: float) -> None:
         if ip in self.inventory.holders:
-            self.inventory.add(ip, eni, now)  # a pod's, wherever it was
+            self._find_held(ip, eni, now)
             return
         self._cools_no_more(ip)
         self.inventory.add_foreign(ip, eni, now)
-        self._note("address.foreign", "warning", eni=eni.id, ip=ip, cause=cause)
+        self._note("address.foreign", "warning", eni=eni.id, ip=ip, cause="unknown")
+
+    def _find_held(self, ip: str, eni: Eni, now: float) -> None:
+        """A pod's, wherever it was; the host serves it on this ENI from now on."""
+        if ip in self.inventory.lost:
+            self._note("address.found_again", "info", eni=eni.id, ip=ip)
+        self.inventory.add(ip, eni, now)
+        if eni.state is EniState.READY:
+            eni.enter(EniState.CONFIGURING, now)
 
     def _stay(self, eni: Eni, now: float) -> None:
         """An ENI that was to go stays; its host set-up may have been taken down and is made again."""
@@ -281,10 +299,85 @@ class Operations(Links):
             return  # it was found to be gone meanwhile
         self.backoffs.succeeded(action_scope(ASSIGN), subnet_scope(eni.subnet_id), eni_scope(eni.id))
         self.subnets.gave(eni.subnet_id)
-        for ip in event.addresses:
-            self.inventory.add(ip, eni, now)
-        addresses = len(event.addresses)
+        addresses = self._take_in(eni, event.addresses, operation, now)
         self._note("addresses.assigned", "info", eni=eni.id, addresses=addresses, requests=operation.requests)
+
+    # What is believed
+
+    def _take_in(self, eni: Eni, addresses: tuple[str, ...], operation: Operation, now: float) -> int:
+        """What a call says that it has brought; returns how many are taken in. Whatever is not as it was asked for,
+        the ENI is read again: what the call brought and did not name will be there, and is told by its number."""
+        reply = brought(addresses, operation.count, eni, self.inventory)
+        for ip in reply.believed:
+            self.inventory.add(ip, eni, now)
+        missing = operation.count - len(reply.believed)
+        if missing:
+            token = operation.token or eni.token
+            eni.unaccounted[token] = Intent(token, ASSIGN, now, eni.id, count=missing)
+            self._write(PutIntent(eni.unaccounted[token]))
+        for address in reply.contradicted:
+            self._contradict(address, eni, now)
+        if missing or reply.doubts:
+            self._doubt(eni, reply.doubted or "fewer addresses than were asked for", operation.effect.action)
+        return len(reply.believed)
+
+    def _doubt(self, eni: Eni, doubts: str, action: str) -> None:
+        eni.unsure = True
+        self._note("ec2.reply_doubted", "warning", eni=eni.id, action=action, doubts=doubts)
+
+    def _contradict(self, address: Address, elsewhere: Eni, now: float) -> None:
+        """A reply has named it on another ENI than the one that we know it on: nobody gets it until that is read."""
+        address.eni.contradicted[address.ip] = elsewhere.id
+        address.eni.unsure = True
+        if address.state is AddressState.FREE and (use := self.inventory.use_of(address)) is not None:
+            self.inventory.withhold(address, use, now)
+
+    def _own_address(self, eni: Eni, ip: str, now: float) -> None:
+        """EC2 gave it to the ENI, and so took it from whoever had it."""
+        if not (is_address(ip) and is_usable(ip, eni.subnet)):
+            self._doubt(eni, f"own address {ip[:40]!a}", CREATE)
+            return
+        eni.primary_ip = ip
+        known = self.inventory.addresses.get(ip)
+        if known is None:
+            return
+        known.eni.unsure = True
+        self._doubt(eni, f"{ip}: on record on {known.eni.id}", CREATE)
+        if known.state is not AddressState.RELEASING:
+            self._lose(known, f"it is {eni.id}'s own address now", now)
+
+    def _believe(self, eni: Eni, observed: ObservedEni, now: float) -> ObservedEni:
+        """What may be believed of a reading of this ENI."""
+        reply = shown(observed, eni, self.inventory)
+        if reply.doubts:
+            self._note("ec2.reply_doubted", "warning", eni=eni.id, doubts=reply.doubted)
+        if is_address(observed.primary_ip) and is_usable(observed.primary_ip, eni.subnet):
+            eni.primary_ip = observed.primary_ip
+        contradicted, eni.contradicted = eni.contradicted, {}
+        for ip, elsewhere in contradicted.items():
+            address = eni.addresses.get(ip)
+            if address is not None and ip not in reply.believed:
+                self._lose(address, f"EC2 has given it to {elsewhere}", now)
+            elif address is not None and address.state is AddressState.FOREIGN and not address.theirs:
+                self._end_use(address, now)
+        return replace(observed, addresses=reply.believed)
+
+    def _end_use(self, address: Address, now: float) -> None:
+        """Nobody uses it any more: it cools, as a released one does."""
+        self.inventory.cool(address, now)
+        self.unflushed[address.ip] = None
+        self._write(PutCooling(Cooling(address.ip, now)))
+        self._note("address.foreign_ended", "info", eni=address.eni.id, ip=address.ip)
+
+    def _lose(self, address: Address, cause: str, now: float) -> None:
+        """EC2 has taken it from its ENI. A pod that has it is cut off, and keeps its record until it goes."""
+        ip, held = address.ip, address.state is AddressState.ASSIGNED
+        self._cools_no_more(ip)
+        self.inventory.lose(address)
+        if held:
+            self.inventory.lost[ip] = Lost(now, cause)
+        level = "error" if held else "warning"
+        self._note("address.missing", level, eni=address.eni.id, ip=ip, state=address.state.value, cause=cause)
 
     def _operation_done(self, event: on.OperationDone, now: float) -> None:
         operation = self._operations.pop(event.op)

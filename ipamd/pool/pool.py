@@ -85,10 +85,15 @@ class Pool(Audits):
 
     def handle(self, event: on.Event, now: float) -> list[do.Effect]:
         """Take notice of one event; returns what is to be done about it, in order."""
+        if isinstance(event, on.PodRouteSeen):
+            self._note_route(event)
+            if not self._route_matters(event):
+                return []
         self._recount()
         match event:
             case on.Started():
                 self._effects += restore(self, event, now)
+                self._judge_all(now)
                 self._aim()
                 self._begin_rounds(now)
             case on.AllocationRequested():
@@ -103,6 +108,14 @@ class Pool(Audits):
                 self._take_back(event, now)
             case on.DeviceGone():
                 self._device_gone(event, now)
+            case on.UseSeen():
+                self._use_seen(event, now)
+            case on.UsesRead():
+                self._uses_read(event, now)
+            case on.PodRouteSeen():
+                self._judge(self.inventory.addresses[event.ip], now)
+            case on.Inspected():
+                self._inspected(event, now)
             case on.TargetsChanged():
                 self.configured = event.targets
                 self._aim()
@@ -177,7 +190,11 @@ class Pool(Audits):
         address = self.inventory.addresses.get(ip)
         if address is None or address.eni.state is not EniState.READY:
             return None
-        own = address.state is AddressState.COOLING and address.last_key == key
+        own = (
+            address.state is AddressState.COOLING
+            and address.last_key == key
+            and self.inventory.uses.of(ip, address.eni.subnet) is None
+        )
         return address if own or address.state is AddressState.FREE else None
 
     def _release_requested(self, event: on.ReleaseRequested, now: float) -> None:
@@ -223,6 +240,8 @@ class Pool(Audits):
         self._serve(now)
         if active:
             self._forget_flows(now)
+        self._tell_found_used(now)
+        if active:
             self._grow(now)
         self._refuse(now)
         if active:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
-from ipamd.pool.inventory import Eni
+from ipamd.pool.belief import shown
+from ipamd.pool.in_use import recovered
+from ipamd.pool.inventory import Eni, Lost
 from ipamd.pool.model import (
     Attachment,
-    AttachmentKey,
     DropCooling,
     DropIntent,
     DropOwn,
@@ -45,7 +46,8 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
     in_use = attachments.keys() | dict(event.routed).keys()
     attaching = {i.eni_id for i in event.intents if i.action == ATTACH}
     creating = [i for i in event.intents if i.action == CREATE]
-    kept = _Kept(attachments, cooling, dict(event.routed), event.local, {own.eni_id: own for own in event.own})
+    kept = _Kept(attachments, cooling, dict(event.routed), {own.eni_id: own for own in event.own})
+    state.inventory.uses, state.inventory.routed = event.uses, dict(event.routed)
     releasing = [i for i in event.intents if i.action in (UNASSIGN, DETACH)]
     assigning = [i for i in event.intents if i.action == ASSIGN]
     for intent in event.intents:
@@ -68,7 +70,12 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
             if eni.prefixes:
                 _note(effects, "eni.prefixes", "info", eni=eni.id, prefixes=len(eni.prefixes), room=eni.room)
             eni.unaccounted = {i.token: replace(i, at=now) for i in assigning if i.eni_id == eni.id}
-            _restore_addresses(state, effects, eni, observed.addresses, kept, now)
+            seen = shown(observed, eni, state.inventory)
+            if seen.doubts:
+                _note(effects, "ec2.reply_doubted", "warning", eni=eni.id, doubts=seen.doubted)
+            new = tuple(ip for ip in seen.believed if ip not in state.inventory.addresses)
+            eni.unsure = eni.unsure or len(new) < len(observed.addresses)  # two ENIs can't have the same
+            _restore_addresses(state, effects, eni, new, kept, now)
             state.inventory.altered[eni.id] = eni  # on record from now on, also with no address
     for intent in releasing:
         _go_on_giving_back(state, effects, intent, now)
@@ -90,12 +97,19 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
     for attachment in attachments.values():
         if attachment.key not in state.inventory.attachments:
             state.inventory.add_stranded(attachment)
+            state.inventory.lost[attachment.address] = Lost(now, _whereabouts(state, attachment.address))
             _note(effects, "attachment.address_missing", "warning", ip=attachment.address, key=str(attachment.key))
     state.unflushed = dict.fromkeys(state.inventory.cooling)
     for address in cooling:
         if address not in state.inventory.cooling:
             _write(effects, DropCooling(address))
     return effects
+
+
+def _whereabouts(state: State, ip: str) -> str:
+    """Of a pod's address that is not among those for pods."""
+    owner = next((eni.id for eni in state.inventory.enis.values() if eni.primary_ip == ip), "")
+    return f"it is {owner}'s own address now" if owner else "EC2 shows it on no ENI of this node"
 
 
 def _go_on_giving_back(state: State, effects: list[do.Effect], intent: Intent, now: float) -> None:
@@ -131,12 +145,6 @@ def adopt(state: State, observed: ObservedEni, eni_state: EniState, device_index
     return eni
 
 
-def recovered(ip: str, link: str, eni_id: str, now: float) -> Attachment:
-    """The ledger was lost, the pod was not: keep the address for whoever has it. Its DEL will name the same host
-    interface."""
-    return Attachment(AttachmentKey("", link, ""), ip, eni_id, now)
-
-
 @dataclass(frozen=True, slots=True)
 class _Kept:
     """What the other two witnesses say of addresses."""
@@ -144,14 +152,12 @@ class _Kept:
     attachments: dict[str, Attachment]
     cooling: dict[str, float]
     routed: dict[str, str]
-    local: frozenset[str]
     own: dict[str, OwnAddresses]
 
     def foreign(self, effects: list[do.Effect], eni: Eni, addresses: tuple[str, ...]) -> set[str]:
         """Those that somebody else put there. Of an ENI without a record all are ours, as far as we can know."""
-        local = set(addresses) & self.local
         own = self.own.get(eni.id)
-        others = local | set(own.foreign if own else ())
+        others = set(own.foreign if own else ())
         unknown = set(addresses) - set(own.addresses if own else ()) - others
         if own is None:
             explained: list[Record] | None = eni.explain_no_more(math.inf)
@@ -179,8 +185,7 @@ def _restore_addresses(
             _note(effects, "attachment.recovered", "warning", ip=ip, link=kept.routed[ip])
         elif ip in foreign:
             state.inventory.add_foreign(ip, eni, now)
-            cause = "on a link of the host" if ip in kept.local else "unknown"
-            _note(effects, "address.foreign", "warning", eni=eni.id, ip=ip, cause=cause)
+            _note(effects, "address.foreign", "warning", eni=eni.id, ip=ip, cause="unknown")
         elif ip in kept.cooling:  # also when that is over: its flows have to be forgotten first
             state.inventory.add_cooling(ip, eni, kept.cooling[ip])
         else:

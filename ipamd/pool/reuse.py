@@ -64,6 +64,18 @@ class Reuse(Operations):
         self.inventory.cool(address, now)
         self._write(PutCooling(Cooling(address.ip, now)))
 
+    def _withhold_cooling(self, address: Address, now: float) -> bool:
+        """Whether the address, which cools, is used by somebody: then it becomes free for nobody, and its connections
+        are not ours to forget."""
+        use = self.inventory.use_of(address)
+        if use is None:
+            return False
+        self._cools_no_more(address.ip)
+        self.unflushed.pop(address.ip, None)
+        self.forgetting.pop(address.ip, None)
+        self.inventory.withhold(address, use, now)
+        return True
+
     def _end_cooldowns(self, now: float) -> None:
         """Find those that have cooled to the end: they wait for a flush now, where one is possible."""
         self._cooled_at = math.inf
@@ -125,12 +137,13 @@ class Reuse(Operations):
     def _coming_back(self, wanted: int, now: float) -> dict[str, float]:
         """The addresses whose time has come, and their releases."""
         found: dict[str, float] = {}
-        for ip, released_at in self.inventory.cooling.items():
+        for ip, released_at in list(self.inventory.cooling.items()):
             cooled = released_at + self.targets.cooldown <= now
             early = len(found) < wanted and released_at + self.targets.reuse_cooling_after <= now
             if not (cooled or early):
                 break
-            found[ip] = released_at
+            if not self._withhold_cooling(self.inventory.addresses[ip], now):
+                found[ip] = released_at
         return found
 
     def _flows_forgotten(self, effect: do.ForgetFlows, outcome: on.Outcome, now: float) -> None:

@@ -18,6 +18,7 @@ import math
 import statistics
 import time
 from collections import deque
+from ipaddress import IPv4Network
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,6 +29,8 @@ from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.model import AttachmentKey, Limits, ObservedEni, Owner, Targets
 from ipamd.pool.pool import Pool
+
+SUBNET = IPv4Network("8.0.0.0/5")  # has all of 10.0.0.0/8, and none of it is reserved
 
 SIZES = (50, 250, 737)
 # Of the largest types, but for one address more on each ENI: those hold 735 secondary ones.
@@ -68,7 +71,7 @@ class Core:
             )
         for effect in self.handle(on.Started(tuple(enis))):
             if isinstance(effect, do.ConfigureLink):
-                self.handle(on.LinkReady(effect.op, f"eth{effect.device_index}"))
+                self.handle(on.LinkReady(effect.op, f"eth{effect.device_index}", SUBNET))
 
     def handle(self, event: on.Event) -> list[do.Effect]:
         return self.pool.handle(event, self.now)

@@ -110,9 +110,9 @@ async def test_an_address_with_a_route_is_kept(vpc: SimulatedVpc, node: Node) ->
         for name in names:
             await ipam.Release(ipam_pb2.ReleaseRequest(attachment=attachment(name)))
 
-        async def refused() -> bool:
-            return "RouteExists" in node.log.read_text()
+        async def recovered() -> bool:
+            return "attachment.recovered" in node.log.read_text()
 
-        await until(refused, "the kernel's objection is in the log")
+        await until(recovered, "the address is on record as that pod's")
         (eni,) = await enis(vpc)
         assert kept in eni["private_ips"]

@@ -263,14 +263,14 @@ async def test_an_address_of_the_host_itself_is_no_pods(tmp_path: Path, prefix: 
         later, early, rest = await states(daemon)
         await netns.ip_batch(daemon.node.netns, [f"addr add {later}/32 dev eth0"])
         found = await event(daemon, "address.foreign", ip=later)
-        assert (found["level"], found["cause"]) == ("warning", "on a link of the host")
+        assert (found["level"], found["cause"]) == ("warning", f"address {later} dev eth0")
 
         await daemon.stop()
         await netns.ip_batch(daemon.node.netns, [f"addr add {early}/32 dev lo"])
         await daemon.ready()
         found = await event(daemon, "address.foreign", ip=early)
         assert (
-            found["cause"] == "on a link of the host"
+            found["cause"] == f"address {early} dev lo"
             and found["timestamp"] < daemon.events("daemon.ready")[0]["timestamp"]
         )
         assert await states(daemon) == {later: "foreign", early: "foreign", rest: "free"}

@@ -2,8 +2,9 @@
 
 Invariants (design, section 4): an address has at most one holder; a grant follows its record; the cooldown is kept;
 nobody inherits the flows of another, unless the kernel refuses again and again to forget them; nothing is granted
-that EC2 did not give to a ready ENI of this node; the counts add up; every request is answered by its deadline; the
-instance's limits hold; and when faults stop, the pool reaches its target and falls silent.
+that EC2 did not give to a ready ENI of this node, nor what somebody uses in the kernel; the counts add up; every
+request is answered by its deadline; the instance's limits hold; and when faults stop, the pool reaches its target and
+falls silent.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 from dataclasses import replace
+from ipaddress import IPv4Network
 from random import Random
 
 from hypothesis import HealthCheck, settings
@@ -47,12 +49,16 @@ from ipamd.pool.model import (
     PutLimit,
     PutOwn,
     Targets,
+    Use,
+    Uses,
 )
 from ipamd.pool.pool import Pool
 from ipamd.pool.reuse import TRIES
 
 # These may have their effect some time before they are answered.
 TAKE_EFFECT = (do.CreateEni, do.AttachEni, do.AssignAddresses, do.UnassignAddresses, do.DetachEni, do.DescribeEni)
+
+SUBNET = IPv4Network("10.0.0.0/16")
 
 # EC2 may show a change only after this time, in seconds.
 LAG = 30.0
@@ -182,7 +188,7 @@ class Cloud:
             case do.ConfigureLink(op, eni_id):
                 if eni_id not in self.enis or self.enis[eni_id]["index"] is None:
                     return on.LinkFailed(op, "no link")
-                return on.LinkReady(op, "eth" + eni_id)
+                return on.LinkReady(op, "eth" + eni_id, SUBNET)
             case do.AssignAddresses(op, eni_id, count):
                 held = self.enis[eni_id]["addresses"]
                 if len(held) + count > self.limits.secondary_per_eni:
@@ -318,6 +324,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.late: list[do.Operation] = []
         self.flows: set[str] = set()  # addresses of which the kernel tracks connections
         self.granted: set[Attachment] = set()
+        self.used: set[str] = set()  # what others have in the kernel
         self.boot()
 
     def boot(self, lagging: bool = False) -> None:
@@ -342,6 +349,7 @@ class PoolMachine(RuleBasedStateMachine):
                 tuple(self.ledger.intents.values()),
                 own=tuple(self.ledger.own.values()),
                 limit=self.ledger.limit,
+                uses=self.uses(),
                 drained=self.ledger.drained,
             )
         )
@@ -390,6 +398,7 @@ class PoolMachine(RuleBasedStateMachine):
                 assert attachment.address not in self.cloud.foreign, "granted somebody else's"
                 if attachment not in self.granted:
                     self.granted.add(attachment)
+                    assert attachment.address not in self.used, "granted what somebody uses"
                     assert any(
                         attachment.address in eni["addresses"] and eni["index"] is not None
                         for eni in self.cloud.enis.values()
@@ -548,14 +557,17 @@ class PoolMachine(RuleBasedStateMachine):
                 begun = self.snapshots.pop(op)
                 enis = begun if late else self.cloud.observe_all()
                 routed = tuple((a.address, f"veth-{key}") for key, a in self.ledger.attachments.items())
-                return on.Audited(op, enis, (), routed, frozenset())
+                return on.Audited(op, enis, (), routed)
             case do.SeekAttachments(op):
                 return on.AttachmentsSought(op, frozenset(self.dead & self.ledger.attachments.keys()))
             case do.ForgetFlows(op, addresses):
                 for ip in addresses:
                     address = self.pool.inventory.addresses.get(ip)
                     cooling = address is None or address.state is AddressState.COOLING
-                    assert cooling, "cuts connections of whoever has it by now"
+                    # Whoever began to use it since the flush was asked for lost nothing that had begun before.
+                    assert cooling or address.state is AddressState.FOREIGN, (
+                        "cuts connections of whoever has it by now"
+                    )
                     if self.flushes[op] >= self.released_at[ip] + self.targets.reuse_cooling_after:
                         self.reusable_at[ip] = self.now
                 self.flows.difference_update(addresses)
@@ -647,6 +659,26 @@ class PoolMachine(RuleBasedStateMachine):
             eni = {**self.cloud.enis["eni-0"], "index": None, "owned": True, "primary": False, "attachment": ""}
             self.cloud.enis[name] = {**eni, "addresses": [], "created": self.now}
 
+    def uses(self) -> Uses:
+        return Uses({ip: Use("route", f"route {ip}") for ip in self.used})
+
+    @rule(data=st.data())
+    def somebody_uses_an_address(self, data: st.DataObject) -> None:
+        """The kernel tells of it, and no pod of ours has it."""
+        inventory = self.pool.inventory
+        held = {a.address for a in self.ledger.attachments.values()} | inventory.holders.keys()
+        addresses = sorted({f"10.0.0.{n}" for n in range(10, 16)} | inventory.addresses.keys() - held)
+        ip = data.draw(st.sampled_from([ip for ip in addresses if ip not in held] or ["10.0.0.99"]))
+        self.used.add(ip)
+        self.flows.discard(ip)  # whatever they are, they are that one's
+        self.feed(on.UseSeen(IPv4Network(ip), Use("route", f"route {ip}")))
+
+    @precondition(lambda self: self.used)
+    @rule(data=st.data())
+    def somebody_stops_using_an_address(self, data: st.DataObject) -> None:
+        self.used.remove(data.draw(st.sampled_from(sorted(self.used))))
+        self.feed(on.UsesRead(self.uses(), ()))
+
     def ambiguous(self, effect: do.Operation) -> bool:
         """Whether nobody could tell our new addresses from somebody else's if this call's answer were lost."""
         known = {a.ip for a in self.pool.inventory.addresses.values() if a.state is AddressState.FOREIGN}
@@ -732,6 +764,8 @@ class PoolMachine(RuleBasedStateMachine):
         """Faults stop: the pool reaches its target, answers everybody and then asks nothing of EC2, unless the subnet
         is full: then it has taken what there was, and asks now and then."""
         self.empty_the_disk()
+        self.used.clear()
+        self.feed(on.UsesRead(self.uses(), ()))
         self.take_effect_late()
         begun = self.now
         last_change = begun

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network
 from random import Random
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from ipamd.pool.pool import Pool
 
 E = TypeVar("E")
 
+SUBNET = IPv4Network("10.0.0.0/16")
 M5_LARGE = Limits(max_enis=3, addresses_per_eni=10)
 
 
@@ -64,7 +66,7 @@ class Story:
     def start(self, *enis: ObservedEni, **kept: object) -> None:
         self.feed(on.Started(enis or (observed(),), **kept))  # type: ignore[arg-type]
         for effect in self.take(do.ConfigureLink):
-            self.feed(on.LinkReady(effect.op, f"eth{effect.device_index}"))
+            self.feed(on.LinkReady(effect.op, f"eth{effect.device_index}", SUBNET))
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds

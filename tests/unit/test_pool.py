@@ -15,7 +15,7 @@ from ipamd.pool.model import (
     Reason,
     Targets,
 )
-from tests.unit.story import Story, addresses, observed, warm
+from tests.unit.story import SUBNET, Story, addresses, observed, warm
 
 
 def test_a_fresh_node_fills_its_pool_with_one_call() -> None:
@@ -92,7 +92,7 @@ def test_a_new_eni_is_created_attached_marked_and_configured_before_it_serves() 
     assert story.one(do.SetDeleteOnTermination).attachment_id == "attach-1"
     link = story.one(do.ConfigureLink)
     assert not story.take(do.Grant), "the address is not there yet"
-    story.feed(on.LinkReady(link.op, "eth1"))
+    story.feed(on.LinkReady(link.op, "eth1", SUBNET))
     assert story.one(do.Grant).attachment.address == "10.0.0.50"
 
 

@@ -37,7 +37,6 @@ class Audited(Story):
         *enis: ObservedEni,
         abandoned: tuple[ObservedEni, ...] = (),
         routed: dict[str, str] | None = None,
-        local: frozenset[str] = frozenset(),
     ) -> None:
         """Wait for the next audit and answer it."""
         while not (asked := self.take(do.Audit)):
@@ -46,7 +45,7 @@ class Audited(Story):
             self.now = at
             self.feed(on.TimePassed())
         links = tuple((routed or {}).items())
-        self.feed(on.Audited(asked[0].op, enis, abandoned, links, local))
+        self.feed(on.Audited(asked[0].op, enis, abandoned, links))
 
     def notes(self) -> list[str]:
         return [note.event for note in self.take(do.Note)]
@@ -126,15 +125,6 @@ def test_an_assignment_whose_answer_was_lost_explains_new_addresses_after_a_rest
     own = (OwnAddresses("eni-0", addresses(1)),)
     story.start(observed("eni-0", 0, *addresses(3)), own=own, intents=(intent,))
     assert set(story.states().values()) == {"free"}
-
-
-def test_the_hosts_own_address_is_no_pods() -> None:
-    story = Audited(warm(0, slack=20))
-    story.start(PRIMARY, local=frozenset({"10.0.0.11"}))
-    assert story.states() == {"10.0.0.10": "free", "10.0.0.11": "foreign", "10.0.0.12": "free"}
-    for _ in range(2):
-        story.show(PRIMARY, local=frozenset({"10.0.0.11", "10.0.0.12"}))
-    assert story.states()["10.0.0.12"] == "foreign"
 
 
 def test_an_address_that_was_taken_away_is_forgotten_after_two_readings() -> None:

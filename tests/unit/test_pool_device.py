@@ -8,7 +8,7 @@ from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.links import LINK_RETRY, LINK_RETRY_CAP, STEADY_AFTER
 from ipamd.pool.model import CloudErrorKind, EniState, ObservedEni
-from tests.unit.story import Story, addresses, observed, warm
+from tests.unit.story import SUBNET, Story, addresses, observed, warm
 
 HELD = addresses(3, 30)
 SECOND = observed("eni-1", 1, *HELD, owned=True)
@@ -47,7 +47,7 @@ def read(story: Story, shown: ObservedEni | None) -> None:
 def link(story: Story) -> None:
     effect = story.one(do.ConfigureLink)
     assert effect.eni_id == "eni-1"
-    story.feed(on.LinkReady(effect.op, "eth1"))
+    story.feed(on.LinkReady(effect.op, "eth1", SUBNET))
 
 
 def notes(story: Story) -> list[str]:
@@ -108,7 +108,7 @@ def test_a_burst_of_events_makes_one_call() -> None:
         story.feed(GONE)
         story.pass_time(1.0)
     assert not story.take(do.DescribeEni) and not story.take(do.ConfigureLink)
-    story.feed(on.LinkReady(seek.op, "eth1"))
+    story.feed(on.LinkReady(seek.op, "eth1", SUBNET))
     assert state(story) is EniState.CONFIGURING, "it vanished after it had been found, perhaps"
     assert not story.take(do.DescribeEni)
     story.pass_time(LINK_RETRY)

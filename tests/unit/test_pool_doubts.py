@@ -9,7 +9,7 @@ import pytest
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.model import CloudErrorKind, CreatedEni, EniState, Limits, ObservedEni, Reason
-from tests.unit.story import Story, addresses, observed, warm
+from tests.unit.story import SUBNET, Story, addresses, observed, warm
 
 
 def idle(*enis: ObservedEni) -> Story:
@@ -89,7 +89,7 @@ def test_a_refused_detachment_leaves_the_eni_in_service() -> None:
     story = idle(observed("eni-0", 0), second)
     story.feed(on.EniObserved(story.one(do.DescribeEni).op, second))
     story.fail(story.one(do.DetachEni), CloudErrorKind.NOT_AUTHORIZED, "DetachNetworkInterface")
-    story.feed(on.LinkReady(story.one(do.ConfigureLink).op, "eth1"))
+    story.feed(on.LinkReady(story.one(do.ConfigureLink).op, "eth1", SUBNET))
     story.ask("a")
     assert story.one(do.Grant).attachment.address == "10.0.0.30"
 

@@ -11,7 +11,7 @@ from ipamd.pool.model import (
     DropIntent,
     Reason,
 )
-from tests.unit.story import Story, addresses, observed, warm
+from tests.unit.story import SUBNET, Story, addresses, observed, warm
 
 
 def test_a_time_out_is_not_blamed_on_a_call_that_brings_no_addresses() -> None:
@@ -111,7 +111,7 @@ def test_an_eni_that_turns_out_to_be_attached_is_used_and_not_deleted_for_ever()
     story.fail(story.one(do.DeleteEni), CloudErrorKind.INCORRECT_STATE, "DeleteNetworkInterface")
     story.pass_time(1.0)
     story.feed(on.EniObserved(story.one(do.DescribeEni).op, observed("eni-1", 1, "10.0.0.50", owned=True)))
-    story.feed(on.LinkReady(story.one(do.ConfigureLink).op, "eth1"))
+    story.feed(on.LinkReady(story.one(do.ConfigureLink).op, "eth1", SUBNET))
     assert story.pool.counts().free == 1
 
 
@@ -129,7 +129,7 @@ def test_an_eni_without_its_link_is_read_and_attached_again_if_somebody_detached
     story.feed(on.EniObserved(story.one(do.DescribeEni).op, observed("eni-1", None, "10.0.0.50", owned=True)))
     attach = story.one(do.AttachEni)
     story.feed(on.EniAttached(attach.op, "attach-eni-1"))
-    story.feed(on.LinkReady(story.one(do.ConfigureLink).op, "eth1"))
+    story.feed(on.LinkReady(story.one(do.ConfigureLink).op, "eth1", SUBNET))
     assert story.pool.counts().free == 1
 
 

@@ -15,7 +15,7 @@ from ipamd.pool.model import (
     Targets,
 )
 from ipamd.pool.outlook import would_refuse
-from tests.unit.story import Story, addresses, full_node, observed, warm
+from tests.unit.story import SUBNET, Story, addresses, full_node, observed, warm
 
 
 def test_a_full_node_refuses_at_once_and_says_what_the_limit_is() -> None:
@@ -142,7 +142,7 @@ def test_a_node_that_keeps_nothing_warm_can_serve_once_its_enis_are_ready() -> N
     story = Story(warm(0))
     story.feed(on.Started((observed(),)))
     assert not story.pool.can_serve()
-    story.feed(on.LinkReady(story.one(do.ConfigureLink).op, "eth0"))
+    story.feed(on.LinkReady(story.one(do.ConfigureLink).op, "eth0", SUBNET))
     assert story.pool.can_serve()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network
+
 import pytest
 
 from ipamd.pool import effects as do
@@ -15,6 +17,7 @@ from ipamd.pool.model import (
     PutAttachment,
     Reason,
     Targets,
+    Use,
 )
 from ipamd.pool.reuse import PAUSE, TRIES
 from tests.unit.story import Story, addresses, full_node, observed, warm
@@ -120,7 +123,8 @@ def test_what_turns_out_to_be_in_use_is_not_flushed(becomes: str) -> None:
     if becomes == "a pod's":
         story.pool._find_routed(B, "veth-b", story.now)
     else:
-        story.pool._find_local(B, story.pool.inventory.enis["eni-0"], story.now)
+        use = Use("address", f"address {B} dev eth0", "eth0")
+        story.feed(on.UseSeen(IPv4Network(B), use))
     story.pass_time(PAUSE)
     assert not story.take(do.ForgetFlows)
 
@@ -142,7 +146,7 @@ def test_the_flows_of_an_address_that_ec2_took_meanwhile_are_forgotten_too() -> 
     story.hold("a")
     for _ in range(2):
         story.pass_time(4000)
-        story.feed(on.Audited(story.one(do.Audit).op, (observed("eni-0", 0),), (), (), frozenset()))
+        story.feed(on.Audited(story.one(do.Audit).op, (observed("eni-0", 0),), (), ()))
     assert A not in story.pool.inventory.addresses
     story.give_back("a")
     story.forgotten(A)

@@ -61,7 +61,11 @@ def test_enis_of_other_cards_take_no_slot_and_no_device_index() -> None:
     story.start(observed("eni-0", 0, *addresses(49)), *(on_card(card) for card in range(1, 8)))
     assert (story.pool.attached(), story.pool.eni_slots(), story.pool.max_pods) == (1, 1, 98)
     story.ask(*pods(50))
-    story.feed(on.EniCreated(story.one(do.CreateEni).op, CreatedEni("eni-1", "02:1", "subnet-1", "10.0.0.5", ())))
+    story.feed(
+        on.EniCreated(
+            story.one(do.CreateEni).op, CreatedEni("eni-1", "02:1", "subnet-1", "10.0.0.5", addresses(1, 70))
+        )
+    )
     assert story.one(do.AttachEni).device_index == 1
     assert not story.take(do.Refuse)
 

@@ -6,6 +6,7 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from pathlib import Path
 from random import Random
 from typing import Any, cast
@@ -38,6 +39,8 @@ from ipamd.pool.model import (
     Reason,
     Record,
     Targets,
+    Use,
+    Uses,
 )
 from ipamd.pool.pool import Pool
 from ipamd.runner import Clock, PoolRunner, Refused
@@ -144,6 +147,9 @@ class Network:
         self.served: list[set[str]] = []
         self.asked: list[str] = []
         self.routes: dict[str, str] = {}
+        self.others: dict[str, Use] = {}
+        self.news: dict[str, Use] = {}
+        self.listener: Any = None
         self.links: set[str] = set()
         self.error: HostError | None = None
 
@@ -152,13 +158,19 @@ class Network:
         if self.error is not None:
             raise self.error
 
-    async def pod_routes(self) -> dict[str, str]:
-        self._ask("routes")
-        return dict(self.routes)
+    @property
+    def uses(self) -> Network:
+        return self
 
-    async def local_addresses(self) -> frozenset[str]:
-        self._ask("addresses")
-        return frozenset({"10.0.0.4"})
+    def read(self) -> tuple[Uses, dict[str, str]]:
+        self._ask("uses")
+        return Uses(self.others), dict(self.routes)
+
+    def catch_up(self) -> None:
+        """Tells of `news`, as a kernel would that has not been listened to for a moment."""
+        news, self.news = self.news, {}
+        for address, use in news.items():
+            self.listener.use_seen(IPv4Network(address), use)
 
     async def not_forwarding(self) -> frozenset[str]:
         self._ask("forwarding")
@@ -180,8 +192,8 @@ class Network:
         self.served.append({eni.eni_id for eni in node.enis})
         return Applied()
 
-    def listen(self, on_disturbance: object, pod_at: object) -> None:
-        pass
+    def listen(self, listener: Any, pod_at: object = None) -> None:
+        self.listener = listener if pod_at is None else self.listener
 
 
 class Puppet(Pool):
@@ -690,7 +702,7 @@ async def test_the_kernel_is_asked_after_the_wait_for_a_token(build: Build, effe
     failed = next(event for event in node.pool.heard if isinstance(event, on.OperationFailed))
     assert failed.failure.kind is CloudErrorKind.IN_USE and "10.0.0.9" in failed.failure.message
     assert node.cloud.calls == []
-    assert node.network.asked == ["routes"]
+    assert node.network.asked == ["uses"]
 
 
 async def test_an_eni_is_detached_once_the_host_serves_it_no_more_and_nobody_came_meanwhile(build: Build) -> None:
@@ -699,7 +711,7 @@ async def test_an_eni_is_detached_once_the_host_serves_it_no_more_and_nobody_cam
     await turns()
     node.network.asked.clear()
     assert await node.outcome(RELEASES[1]) == on.OperationDone(RELEASES[1].op)
-    assert node.network.asked == ["routes", "apply", "routes"]
+    assert node.network.asked == ["uses", "apply", "uses"]
     assert node.cloud.calls == ["DetachNetworkInterface"]
 
 
@@ -713,14 +725,13 @@ async def test_an_audit_reads_ec2_and_the_kernel(build: Build) -> None:
     node.network.asked.clear()
     node.network.routes["10.0.0.9"] = "ipm0"
     assert await node.outcome(do.Audit(PUPPET)) == on.Audited(
-        *(PUPPET, (PRIMARY,), (ABANDONED,), (("10.0.0.9", "ipm0"),), frozenset({"10.0.0.4"}), (("subnet-1", 7),)),
+        *(PUPPET, (PRIMARY,), (ABANDONED,), (("10.0.0.9", "ipm0"),), (("subnet-1", 7),)),
         not_forwarding=frozenset({"eth9"}),
     )
     node.cloud.script["DescribeSubnets"] = denied("DescribeSubnets")
     outcome = await node.outcome(do.Audit(PUPPET + 1))
     assert isinstance(outcome, on.Audited) and outcome.enis == (PRIMARY,) and outcome.available == ()
-    node.network.asked = node.network.asked[:2]
-    assert node.network.asked == ["routes", "addresses"]
+    assert node.network.asked[0] == "uses"
 
 
 async def test_an_audit_does_without_what_gone_nodes_left_and_says_so_once(build: Build) -> None:

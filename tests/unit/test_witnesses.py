@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
-from ipamd.pool.model import Attachment, AttachmentKey, ObservedEni
+from ipamd.pool.model import Attachment, AttachmentKey, ObservedEni, Use, Uses
 from ipamd.veth import host_link
 from ipamd.witnesses import Mismatch, compare
 from tests.unit.story import Story, addresses, observed, warm
@@ -24,12 +24,11 @@ class Node:
         self.ec2: tuple[ObservedEni, ...] = (observed("eni-0", 0, *addresses(3)),)
         self.ledger: tuple[Attachment, ...] = (self.held,)
         self.routes = {self.held.address: host_link(self.held.key)}
-        self.local: frozenset[str] = frozenset()
         self.not_forwarding: frozenset[str] = frozenset()
 
     def mismatches(self) -> list[Mismatch]:
         routed = tuple(self.routes.items())
-        seen = on.Audited(0, self.ec2, (), routed, self.local, not_forwarding=self.not_forwarding)
+        seen = on.Audited(0, self.ec2, (), routed, not_forwarding=self.not_forwarding)
         return list(compare(self.story.pool, self.ledger, seen, self.story.now).mismatches)
 
     def found(self) -> list[tuple[str, str]]:
@@ -39,7 +38,7 @@ class Node:
 def test_all_agree() -> None:
     node = Node()
     assert not node.found()
-    seen = on.Audited(0, node.ec2, (), tuple(node.routes.items()), frozenset())
+    seen = on.Audited(0, node.ec2, (), tuple(node.routes.items()))
     compared = compare(node.story.pool, node.ledger, seen, node.story.now)
     assert (compared.enis, compared.addresses, compared.attachments, compared.routes) == (1, 3, 1, 1)
 
@@ -100,7 +99,8 @@ def test_routes() -> None:
 
 def test_an_address_on_the_host_itself() -> None:
     node = Node()
-    node.local = frozenset({"10.0.0.11"})
+    use = Use("address", "address 10.0.0.11 dev eth0", "eth0")
+    node.story.feed(on.UsesRead(Uses({"10.0.0.11": use}), ()))
     assert node.found() == [("address_on_host", "10.0.0.11")]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from itertools import count
 from random import Random
 
@@ -64,6 +65,10 @@ class Subnet:
     size: int
     _fresh: int = 4
     _returned: deque[str] = field(default_factory=deque)
+
+    @property
+    def network(self) -> IPv4Network:
+        return IPv4Network((self.base, 33 - self.size.bit_length()))
 
     @property
     def available(self) -> int:

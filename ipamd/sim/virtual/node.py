@@ -197,8 +197,8 @@ class PoolNode:
                 return on.OperationDone(op)
             case do.DescribeEni(op, eni_id):
                 return on.EniObserved(op, ec2.describe(eni_id))
-            case do.ConfigureLink(op, eni_id, _, device_index):
-                return on.LinkReady(op, f"eth{device_index}")
+            case do.ConfigureLink(op, eni_id, _, device_index, subnet_id):
+                return on.LinkReady(op, f"eth{device_index}", ec2.subnets[subnet_id].network)
             case do.AssignAddresses(op, eni_id, address_count):
                 return on.AddressesAssigned(op, ec2.assign(eni_id, address_count))
             case do.UnassignAddresses(op, eni_id, addresses):
@@ -215,7 +215,7 @@ class PoolNode:
             case do.Audit(op):
                 held = self.pool.inventory.attachments.values()
                 routed = tuple((attachment.address, attachment.key.container_id) for attachment in held)
-                return on.Audited(op, ec2.describe_all(self.instance), (), routed, frozenset())
+                return on.Audited(op, ec2.describe_all(self.instance), (), routed)
             case do.ForgetFlows(op):
                 return on.OperationDone(op)
             case do.SeekAttachments(op):
