@@ -61,7 +61,7 @@ def brought(addresses: Iterable[str], asked: int, eni: Eni, inventory: Inventory
         doubt = _doubt(ip, eni, inventory)
         if not doubt and ip in believed:
             doubt = "named twice"
-        elif not doubt and known is not None and known.state is not AddressState.RELEASING:
+        elif not doubt and known is not None and _contradicts(known, eni):
             doubt = f"on record on {known.eni.id}"
             if known.eni is not eni:
                 contradicted.append(known)
@@ -84,6 +84,13 @@ def shown(observed: ObservedEni, eni: Eni | None, inventory: Inventory) -> Reply
         else:
             believed.append(ip)
     return Reply(tuple(believed), tuple(doubts))
+
+
+def _contradicts(known: Address, eni: Eni) -> bool:
+    """Whether an address on record is no new one of this ENI: neither on its way back to EC2, nor of the same ENI
+    as it was known before the answer to its creation came."""
+    same = known.eni is not eni and known.eni.id == eni.id
+    return not same and known.state is not AddressState.RELEASING
 
 
 def _doubt(ip: str, eni: Eni | None, inventory: Inventory) -> str:

@@ -78,6 +78,8 @@ class Growth(InUse):
             deficit -= count
             if eni.state is not EniState.READY or eni.unsure or backoff is not None:
                 continue  # its room is worth waiting for: cheaper than another ENI
+            if self._gives_back(eni) or eni.in_limbo:
+                continue  # EC2 may hand out what is just being taken away: nobody could tell it from what was there
             if self.subnets[eni.subnet_id].in_doubt:
                 continue  # it is being read
             if deficit == 0:

@@ -6,7 +6,7 @@ whose release was a mistake. The kernel tells (ipamd/host/uses.py) at the start,
 
     free          and used: foreign, as long as the use lasts
     cooling       and used: the same. A route of ours counts only when it has cooled: a DEL's goes a moment later
-    on its way    back to EC2, and used: stays
+    on its way    back to EC2, and used: stays; the call that takes it away looks at the kernel before it is sent
     assigned      to a pod of ours, and led elsewhere as well: the pod keeps it, and an event tells of it
     foreign       and no longer used: cools, then it is free
 
@@ -15,7 +15,6 @@ A route of ipamd's own to an address of nobody is a pod's whose record is lost: 
 
 from __future__ import annotations
 
-from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.inventory import Address
 from ipamd.pool.model import AddressState, Attachment, AttachmentKey, EniState, Use
@@ -61,7 +60,7 @@ class InUse(Reuse):
                 inventory.withhold(address, use, now)
             case AddressState.COOLING if inventory.uses.of(address.ip, address.eni.subnet) is not None:
                 self._withhold_cooling(address, now)
-            case AddressState.RELEASING if use is not None and not self._is_taken_away(address):
+            case AddressState.RELEASING if use is not None and not self._gives_back(address.eni):
                 eni = address.eni
                 inventory.stay(eni, now)
                 if eni.state is EniState.DRAINING:
@@ -70,11 +69,6 @@ class InUse(Reuse):
                 self._end_use(address, now)
             case AddressState.ASSIGNED:
                 self._judge_assigned(address)
-
-    def _is_taken_away(self, address: Address) -> bool:
-        """Whether the call that takes it away is under way: it looks at the kernel once more before it is sent."""
-        operation = self._operations.get(address.eni.busy)
-        return operation is not None and isinstance(operation.effect, do.UnassignAddresses | do.DetachEni)
 
     def _judge_assigned(self, address: Address) -> None:
         """A rule for a pod's address is no contest: egress gateways and the like make some."""

@@ -110,14 +110,14 @@ class Operations(Links):
             # A repeated ClientToken: the ENI had come through before a restart and is served already.
             self.inventory.remove_eni(eni)
             return
-        if known is not None:
-            self.inventory.remove_eni(known)
         self.inventory.name_eni(eni, created.id)
         eni.enter(EniState.ATTACHING, now)
         eni.busy, eni.pending, eni.unsure = 0, 0, False
         eni.mac, eni.created_at = created.mac, now
         self._own_address(eni, created.primary_ip, now)
         self._take_in(eni, created.addresses, operation, now)
+        for address in [] if known is None else list(known.addresses.values()):
+            self._lose(address, f"EC2 has taken {address.ip} from {eni.id}", now)
         self._write(PutIntent(attach_intent(eni, now)))
         self._note(
             "eni.created",

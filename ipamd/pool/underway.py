@@ -58,6 +58,11 @@ class UnderWay(State):
         """Whether one of this kind, that concerns no single ENI, has not been answered yet."""
         return any(isinstance(effect, kind) for effect in self._unbound.values())
 
+    def _gives_back(self, eni: Eni) -> bool:
+        """Whether a call that takes away addresses of it, or itself, is under way."""
+        operation = self._operations.get(eni.busy)
+        return operation is not None and isinstance(operation.effect, do.UnassignAddresses | do.DetachEni)
+
     def _slowest(self, now: float) -> str:
         """What has been waited for longest, of all that brings addresses, in words."""
         bringing = (do.CreateEni, do.AttachEni, do.ConfigureLink, do.AssignAddresses)
