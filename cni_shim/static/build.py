@@ -100,7 +100,11 @@ def _checked(run: subprocess.CompletedProcess[bytes]) -> bytes:
 def find_library() -> Path:
     """The interpreter's static library, and a compiler beside it. Raises BuildError."""
     if sys.version_info[:2] != (3, 11) or sys.implementation.name != "cpython":
-        raise BuildError("the executable holds CPython 3.11; build it with that (Debian 12: /usr/bin/python3)")
+        raise BuildError(
+            f"the executable holds CPython 3.11, and {sys.executable} is {sys.implementation.name} "
+            f"{'.'.join(map(str, sys.version_info[:2]))}: build it with Debian 12's /usr/bin/python3, there or in a "
+            "container of it; without it `ipamd install` takes the launcher, for Python 3.11 and newer"
+        )
     library = Path(sysconfig.get_config_var("LIBPL") or "/") / "libpython3.11.a"
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not library.is_file() or not header.is_file():
@@ -109,7 +113,20 @@ def find_library() -> Path:
         subprocess.run(["gcc", "--version"], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         raise BuildError("there is no working gcc (Debian 12: apt-get install gcc libc6-dev)") from None
+    if missing := C_MODULES - {"sys"} - _modules_in(library):
+        raise BuildError(
+            f"{library} lacks the modules {', '.join(sorted(missing))}: this Python has them as shared libraries; "
+            "build with the distribution's (Debian 12: /usr/bin/python3 -m cni_shim.static.build)"
+        )
     return library
+
+
+def _modules_in(library: Path) -> set[str]:
+    """The C modules whose initialisers it defines. Raises BuildError."""
+    listed = _checked(subprocess.run(["nm", "-g", "--defined-only", library], capture_output=True, check=False))
+    return {
+        line.rpartition(" PyInit_")[2] for line in listed.decode(errors="replace").splitlines() if " PyInit_" in line
+    }
 
 
 def check_imports(name: str, source: str, known: set[str]) -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ipamd.install.commands import FOLDER, link_commands
 from ipamd.install.files import (
     BIN_DIR,
     ETC,
@@ -13,6 +14,7 @@ from ipamd.install.files import (
     TMPFILES,
     UNIT,
     UNIT_DIR,
+    own_command,
     write_conflist,
     write_drop_ins,
     write_systemd_files,
@@ -75,7 +77,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--systemd",
         action="store_true",
-        help=f"write {UNIT_DIR / UNIT} and what goes with it, and drop-ins for other managers of the network",
+        help=f"write {UNIT_DIR / UNIT} and what goes with it, drop-ins for other managers of the network, and links "
+        f"to the commands in {FOLDER}",
     )
     parser.set_defaults(run=run)
 
@@ -134,6 +137,8 @@ def _described(plugin: InstalledPlugin, socket: Path) -> list[str]:
 def _install_unit(root: Path) -> None:
     """Raises InstallError."""
     _say(f"unit     {write_unit(below(root, UNIT_DIR), root=root)}")
+    for line in link_commands(root, own_command(root)):
+        _say(line)
     for path in write_systemd_files(below(root, ETC)):
         _say(f"file     {path}")
     if booted(root):

@@ -62,7 +62,7 @@ def write_conflist(conf_dir: Path) -> Path:
 def write_unit(unit_dir: Path = UNIT_DIR, command: Path | None = None, root: Path = Path("/")) -> Path:
     """Write the systemd unit for `command`, by default the `ipamd` command in use, as seen by the node whose file
     system is at `root`. Raises InstallError."""
-    executable = _systemd_quoted(str(command or _own_command(root)))
+    executable = _systemd_quoted(str(command or own_command(root)))
     shipped = _shipped(UNIT, f"lib/systemd/system/{UNIT}").read_text()
     unit = shipped.replace(f"={_SHIPPED_COMMAND} ", f"={executable} ")
     path = unit_dir / UNIT
@@ -120,7 +120,7 @@ def _shipped(in_tree: str, in_wheel: str) -> Path:
     return path
 
 
-def _own_command(root: Path) -> Path:
+def own_command(root: Path) -> Path:
     """The `ipamd` script: the one that runs, else the one beside this interpreter, else the one in PATH."""
     candidates = [Path(sys.argv[0]), Path(sys.executable).with_name("ipamd"), Path(shutil.which("ipamd") or "")]
     for path in candidates:

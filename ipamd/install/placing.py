@@ -55,7 +55,10 @@ def _fill(descriptor: int, content: bytes, mode: int) -> None:
 
 
 def below(root: Path, path: Path) -> Path:
-    """A path of the node whose file system is at `root`."""
+    """A path of the node whose file system is at `root`. Raises InstallError for one that depends on the folder in
+    which the command runs."""
+    if not path.is_absolute():
+        raise InstallError(f"{path}: write the whole path, from / on")
     return root / path.relative_to(path.anchor)
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ipamd.install.commands import unlink_commands
 from ipamd.install.files import BIN_DIR, CONF_DIR, ETC, UNIT, UNIT_DIR, remove_files
 from ipamd.install.placing import InstallError, below
 from ipamd.install.plugin import remove_plugin
@@ -77,6 +78,7 @@ def _remove(args: argparse.Namespace) -> list[Path]:
         tell("systemctl", "disable", "--now", UNIT)
     removed = remove_files(below(args.root, args.conf_dir), unit_dir, below(args.root, ETC))
     removed += remove_plugin(below(args.root, args.bin_dir))
+    removed += unlink_commands(args.root)
     if running and removed:
         tell("systemctl", "daemon-reload")
     return removed

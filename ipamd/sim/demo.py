@@ -20,6 +20,7 @@ from rich.console import Console
 
 from ipamd.cloud import limits
 from ipamd.install import InstallError
+from ipamd.sim import preflight
 from ipamd.sim.demo_node import DaemonFailed
 from ipamd.sim.demo_report import Reporter
 from ipamd.sim.demo_run import Demo
@@ -27,6 +28,8 @@ from ipamd.sim.fabric import FabricError
 from ipamd.sim.netns import CommandError
 from ipamd.sim.runtimes import RuntimeFailure
 from ipamd.sim.vpc import SpecError
+
+_FAILURES = (SpecError, FabricError, CommandError, RuntimeFailure, DaemonFailed, InstallError, OSError)
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -62,8 +65,9 @@ def _at_least_one(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """0: all is well; 1: it is not, and standard error says why; 128 + n: ended early by signal n."""
-    if os.geteuid() != 0:
-        return _fail("the demo makes network namespaces and containers: run it as root")
+    programs = preflight.VPC | (preflight.CONTAINERD if args.runtime == "containerd" else {})
+    if missing := preflight.lacking(programs):
+        return _fail("\n".join(missing))
     types = {f"n{number}": "c5.large" if number == 2 else "m5.large" for number in range(1, args.nodes + 1)}
     for instance_type in types.values():
         room = limits.table()[instance_type]
@@ -73,10 +77,16 @@ def run(args: argparse.Namespace) -> int:
     demo = Demo(types, args.pods, args.runtime, args.keep, args.json, Reporter(Console()))
     try:
         return asyncio.run(_until_signal(demo))
-    except (
-        SpecError, FabricError, CommandError, RuntimeFailure, DaemonFailed, InstallError, OSError,
-    ) as error:  # fmt: skip
-        return _fail(str(error))
+    except _FAILURES as error:
+        return _fail("\n".join(_story(error)))
+
+
+def _story(error: BaseException) -> list[str]:
+    """The failure that began it comes first: the clean-up after it may have failed, too."""
+    begun = error
+    while isinstance(begun.__context__, _FAILURES):
+        begun = begun.__context__
+    return [str(begun)] if begun is error else [str(begun), f"and then, while cleaning up: {error}"]
 
 
 def _fail(message: str) -> int:

@@ -10,13 +10,13 @@ import argparse
 import asyncio
 import dataclasses
 import json
-import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ipamd.sim import preflight
 from ipamd.sim.control import ControlError, parse_json, parse_rates, parse_script
 from ipamd.sim.ec2 import Delays, Fault, Lags, Throttle
 from ipamd.sim.fabric import FabricError
@@ -108,8 +108,8 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run until a signal comes; the exit code is 1, with one line on standard error, when that is not possible."""
     try:
-        if os.geteuid() != 0:
-            raise SpecError("network namespaces need root; run it with sudo")
+        if missing := preflight.lacking(preflight.VPC):
+            raise SpecError(" ".join(missing))
         asyncio.run(
             _run_vpc(
                 dir=args.dir.absolute(),

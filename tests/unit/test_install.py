@@ -18,6 +18,7 @@ from ipamd import install
 from ipamd.__main__ import main
 from ipamd.install import (
     InstallError,
+    commands,
     files,
     find_interpreter,
     install_plugin,
@@ -58,7 +59,7 @@ def test_a_plugin_that_runs(tmp_path: Path) -> None:
         "ipamd_cni_modules.pyc",
     ]
     modes = {path: path.stat().st_mode & 0o777 for path in tmp_path.joinpath("opt/bin").rglob("*")}
-    assert all(mode == (0o644 if path.suffix == ".pyc" else 0o755) for path, mode in modes.items())
+    assert all(mode == (0o644 if path.suffix in (".pyc", ".json") else 0o755) for path, mode in modes.items())
     shebang = plugin.launcher.read_text().splitlines()[0]
     assert shebang.startswith(f"#!{plugin.interpreter.path} -ISc") and len(shebang) < 256
     assert not plugin.interpreter.path.is_symlink()
@@ -393,6 +394,7 @@ def test_installed_into_an_image_twice_and_taken_out_again_twice(
     own = tmp_path / "opt/ipamd/bin/ipamd"
     own.parent.mkdir(parents=True)
     own.write_text("")
+    own.with_name("ipamctl").write_text("")
     monkeypatch.setattr(sys, "argv", [str(own)])
     monkeypatch.setattr(files, "HIDDEN", ())
     before = files_below(tmp_path)
@@ -414,7 +416,10 @@ def test_installed_into_an_image_twice_and_taken_out_again_twice(
         "opt/cni/bin/ipamd-cni",
         "etc/systemd/system/ipamd.service",
         "etc/cni/net.d/10-ipamd.conflist",
+        "usr/local/bin/ipamd",
+        "usr/local/bin/ipamctl",
     } < installed
+    assert (tmp_path / "usr/local/bin/ipamctl").readlink() == Path("/opt/ipamd/bin/ipamctl")
     assert all(str(tmp_path / "etc" / name) in out for name in install.DROP_INS)
     assert f"systemctl --root={tmp_path} enable ipamd.service" in out
     assert "ExecStart=/opt/ipamd/bin/ipamd run\n" in (tmp_path / "etc/systemd/system/ipamd.service").read_text()
@@ -438,3 +443,38 @@ def test_what_can_not_be_removed(tmp_path: Path, capsys: pytest.CaptureFixture[s
     in_the_way.mkdir(parents=True)
     assert main(["uninstall", "--root", str(tmp_path)]) == 1
     assert f"ipamd uninstall: {in_the_way}: Is a directory" in capsys.readouterr().err
+
+
+def test_a_command_of_somebody_else_stays_where_it_is(tmp_path: Path) -> None:
+    own, theirs = tmp_path / "opt/bin/ipamd", tmp_path / "usr/local/bin/ipamd"
+    for path in (own, own.with_name("ipamctl"), theirs):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    said = commands.link_commands(tmp_path, Path("/opt/bin/ipamd"))
+    assert said == [
+        "left     /usr/local/bin/ipamd: not a link of ipamd's; the command is /opt/bin/ipamd",
+        "command  /usr/local/bin/ipamctl -> /opt/bin/ipamctl",
+    ]
+    assert theirs.read_text() == "mine"
+    assert commands.unlink_commands(tmp_path) == [tmp_path / "usr/local/bin/ipamctl"]
+    assert theirs.read_text() == "mine"
+
+
+def test_a_link_to_an_older_environment_is_renewed(tmp_path: Path) -> None:
+    for folder in ("opt/new", "usr/local/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("ipamd", "ipamctl"):
+        (tmp_path / "opt/new" / name).write_text("")
+        (tmp_path / "usr/local/bin" / name).symlink_to(f"/opt/gone/{name}")
+    commands.link_commands(tmp_path, Path("/opt/new/ipamd"))
+    assert (tmp_path / "usr/local/bin/ipamd").readlink() == Path("/opt/new/ipamd")
+
+
+@pytest.mark.parametrize("option", ["--bin-dir", "--conf-dir", "--socket", "--spool-dir", "--plugin-log"])
+def test_a_path_that_depends_on_the_folder_is_refused(
+    tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["install", "--root", str(tmp_path), "--plugin", "launcher", option, "rel/path"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("ipamd install: rel/path: ") and said.count("\n") == 1
+    assert not (tmp_path / "rel").exists()
