@@ -18,6 +18,7 @@ import pytest
 from ipamd.install import install_plugin
 from ipamd.serving import Record
 from ipamd.sim import netns
+from ipamd.sim.fabric import EC2_ADDRESS
 from ipamd.sim.runtimes import RuntimeFailure
 from ipamd.sim.runtimes.containerd import Containerd, containerd
 from ipamd.sim.vpc import SimulatedVpc
@@ -134,6 +135,26 @@ async def test_a_restart_fails_no_pod_and_no_status(directory: Path, release: Pa
             await watch.asked_again()
             assert watch.always_ready(), watch.seen
             await netns.command("ip", "netns", "exec", daemon.node.netns, "ping", "-c1", "-W5", before.ip)
+
+
+async def test_a_restart_while_ec2_is_away_shows_nowhere(directory: Path, release: Path) -> None:
+    async with node_of(directory) as (daemon, _):
+        await daemon.ready()
+        async with watched(daemon, release) as watch:
+            await daemon.stop()
+            closed = f"ip daddr {EC2_ADDRESS} tcp dport 80 reject with tcp reset"
+            table = f"table inet t {{ chain c {{ type filter hook output priority 0; {closed}; }}; }}"
+            await netns.nft(daemon.node.netns, table)
+            daemon.log.write_text("")
+            await daemon.start()
+            await daemon.seen("ec2.unavailable")
+            starting = asyncio.ensure_future(watch.runtime.run_pod("meanwhile"))
+            await watch.asked_again()
+            assert watch.always_ready(), watch.seen
+            await netns.nft(daemon.node.netns, "delete table inet t")
+            assert (await starting).ip
+            await watch.asked_again()
+            assert watch.always_ready(), watch.seen
 
 
 async def test_a_stopped_process_shows_nowhere(directory: Path, release: Path) -> None:

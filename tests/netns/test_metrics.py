@@ -7,12 +7,13 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from ipamd.api.v1 import ipam_pb2
 from ipamd.metrics.catalogue import METRICS
 from ipamd.sim import netns
-from tests.netns.boxed import Daemon, box, cni_call, control
+from tests.netns.boxed import Daemon, add_route, box, cni_call, control
 
 pytestmark = pytest.mark.netns
 
@@ -93,6 +94,43 @@ async def test_a_scrape_tells_what_happened(tmp_path: Path, prefix: str) -> None
         assert {name for name in METRICS if not any(t.startswith(name) for t in told)} <= {
             "ipamd_subnet_available_addresses",  # nobody had to ask
         }
+
+
+async def assert_ready_and_refusing(daemon: Daemon, reason: str) -> None:
+    """All that probes read says that the daemon works, and the reason is told beside it."""
+    await daemon.seen("metrics.serving")
+    assert await get(daemon, "/readyz") == (200, "ready\n")
+    checked = await health_pb2_grpc.HealthStub(daemon.channel).Check(health_pb2.HealthCheckRequest())
+    assert checked.status == health_pb2.HealthCheckResponse.SERVING
+    samples = await scrape(daemon)
+    assert value(samples, "ipamd_ready") == 1
+    assert value(samples, "ipamd_would_refuse", reason=reason) == 1
+
+
+async def test_a_full_node_is_ready_before_and_after_a_restart(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix, type="t3.nano", POOL_WARM_IPS=0) as (daemon, _):
+        await daemon.ready()
+        for name in ("a", "b"):  # an ENI each
+            await add_route(daemon.node, name, await daemon.address(name))
+        await assert_ready_and_refusing(daemon, "ENI_LIMIT")
+        await daemon.stop()
+        await daemon.ready()
+        await assert_ready_and_refusing(daemon, "ENI_LIMIT")
+
+
+async def test_a_node_without_a_free_address_is_ready_after_a_restart(tmp_path: Path, prefix: str) -> None:
+    """Nothing is assigned either: what it had was released a moment ago."""
+    cooling = {"POOL_COOLDOWN": 600, "POOL_REUSE_COOLING_AFTER": 600}
+    async with box(tmp_path, prefix, type="t3.nano", POOL_WARM_IPS=0, **cooling) as (daemon, _):
+        await daemon.ready()
+        for name in ("a", "b"):
+            await daemon.allocate(name)
+        for name in ("a", "b"):
+            await daemon.release(name)
+        daemon.settings["IPAMD_POOL_WARM_IPS"] = "1"
+        await daemon.stop()
+        await daemon.ready()
+        await assert_ready_and_refusing(daemon, "ALL_COOLING")
 
 
 async def test_a_port_that_is_taken_is_said_and_harms_nobody(tmp_path: Path, prefix: str) -> None:
