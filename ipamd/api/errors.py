@@ -28,6 +28,7 @@ _CODES = {
     Reason.THROTTLED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.NOT_AUTHORIZED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.SECURITY_GROUP_INVALID: grpc.StatusCode.FAILED_PRECONDITION,
+    Reason.REQUEST_REFUSED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.DRAINING: grpc.StatusCode.UNAVAILABLE,
     Reason.DRAINED: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,

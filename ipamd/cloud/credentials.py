@@ -269,6 +269,9 @@ def hints() -> str:
     return "".join(f"; {hint}" for hint in found)
 
 
+_ADVICE = "Mend where ipamd gets its credentials from, as the message says: the instance's role, as a rule."
+
+
 def for_call(error: CloudError, action: str) -> CloudError:
     """The same failure as one of this call, which was not sent."""
     failure = error.failure
@@ -278,4 +281,4 @@ def for_call(error: CloudError, action: str) -> CloudError:
     # What the metadata service did not find, or throttled, says nothing of that kind about EC2.
     denied = failure.kind is CloudErrorKind.NOT_AUTHORIZED
     kind = CloudErrorKind.NOT_AUTHORIZED if denied else CloudErrorKind.TRANSIENT
-    return CloudError(replace(failure, kind=kind, action=action, message=message))
+    return CloudError(replace(failure, kind=kind, action=action, message=message, advice=_ADVICE))

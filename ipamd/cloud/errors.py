@@ -23,6 +23,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
 from ipamd.cloud.port import CloudError, bounded
+from ipamd.cloud.remedies import ENCODED, remedy_of
 from ipamd.cloud.replies import UnreadableReply
 from ipamd.cloud.wire import NotEc2
 from ipamd.pool.model import CloudErrorKind, CloudFailure
@@ -36,6 +37,9 @@ _KIND_OF_CODE: dict[str, CloudErrorKind] = {
             "ThrottlingException",
             "RequestThrottled",
             "EC2ThrottledException",
+            "BandwidthLimitExceeded",
+            "SlowDown",
+            "TooManyRequestsException",
         ),
         # Refused before anything was done, for lack of capacity to serve the API.
         CloudErrorKind.TRANSIENT: ("Unavailable", "ServiceUnavailable"),
@@ -46,9 +50,10 @@ _KIND_OF_CODE: dict[str, CloudErrorKind] = {
         ),
         CloudErrorKind.ATTACHMENT_LIMIT: ("AttachmentLimitExceeded",),
         CloudErrorKind.ACCOUNT_ENI_LIMIT: ("NetworkInterfaceLimitExceeded",),
-        # These may appear yet: EC2 is eventually consistent. A subnet that is not found is a wrong setting.
+        # These may appear yet: EC2 is eventually consistent.
         CloudErrorKind.NOT_FOUND: (
             "InvalidNetworkInterfaceID.NotFound",
+            "InvalidNetworkInterface.NotFound",
             "InvalidAttachmentID.NotFound",
             "InvalidAttachment.NotFound",
             "InvalidInstanceID.NotFound",
@@ -56,7 +61,9 @@ _KIND_OF_CODE: dict[str, CloudErrorKind] = {
         CloudErrorKind.INCORRECT_STATE: (
             "IncorrectState",
             "IncorrectInstanceState",
+            "InvalidIPAddress.InUse",
             "InvalidNetworkInterface.InUse",
+            "InvalidState",
             "DependencyViolation",
             "ConcurrentTagAccess",
         ),
@@ -70,6 +77,8 @@ _KIND_OF_CODE: dict[str, CloudErrorKind] = {
             "ExpiredTokenException",
             "IncompleteSignature",
             "InvalidClientTokenId",
+            "InvalidSecurity.RequestHasExpired",
+            "InvalidToken",
             "MissingAuthenticationToken",
             "OptInRequired",
             "PendingVerification",
@@ -83,7 +92,17 @@ _KIND_OF_CODE: dict[str, CloudErrorKind] = {
             "InvalidSecurityGroupID.NotFound",
             "InvalidSecurityGroupID.Malformed",
             "InvalidSecurityGroupId.Malformed",
+            "InvalidSecurityGroupId.NotFound",
+            "SecurityGroupLimitExceeded",
+            "SecurityGroupsPerInstanceLimitExceeded",
             "SecurityGroupsPerInterfaceLimitExceeded",
+        ),
+        # One of several in ec2.subnets: the others go on.
+        CloudErrorKind.SUBNET_INVALID: (
+            "InvalidSubnet",
+            "InvalidSubnetID.Malformed",
+            "InvalidSubnetID.NotFound",
+            "ZonesMismatched",
         ),
     }.items()
     for code in codes
@@ -93,6 +112,8 @@ _KIND_OF_CODE: dict[str, CloudErrorKind] = {
 _KIND_OF_ACTION_AND_CODE: dict[tuple[str, str], CloudErrorKind] = {
     # The device index is taken.
     ("AttachNetworkInterface", "InvalidParameterValue"): CloudErrorKind.INCORRECT_STATE,
+    # A subnet that takes IPv6 only: nothing else that ipamd asks for is a combination.
+    ("CreateNetworkInterface", "InvalidParameterCombination"): CloudErrorKind.SUBNET_INVALID,
     # The ENI is still attached.
     ("DeleteNetworkInterface", "InvalidParameterValue"): CloudErrorKind.INCORRECT_STATE,
     # An address that is no longer on the ENI.
@@ -101,21 +122,6 @@ _KIND_OF_ACTION_AND_CODE: dict[tuple[str, str], CloudErrorKind] = {
 
 _CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
-_REMEDY_POLICY = "allow ec2:{action} in the policy of this instance's role (ipamctl iam-policy prints it)"
-_REMEDY_OF_CODE = {
-    "UnauthorizedOperation": _REMEDY_POLICY,
-    "AccessDenied": _REMEDY_POLICY,
-    "AccessDeniedException": _REMEDY_POLICY,
-    "AuthFailure": "check the credentials, or the instance's role, that ipamd runs with",
-    "InvalidClientTokenId": "check the credentials, or the instance's role, that ipamd runs with",
-    "SignatureDoesNotMatch": "check the credentials that ipamd runs with, and this node's clock",
-    "ExpiredToken": "renew the credentials that ipamd runs with",
-    "ExpiredTokenException": "renew the credentials that ipamd runs with",
-    "RequestExpired": "set this node's clock (chronyc tracking), or renew the credentials that ipamd runs with",
-    "InvalidSubnetID.NotFound": "check ec2.subnets in ipamd's settings",
-    "InvalidGroup.NotFound": "check ec2.security_groups in ipamd's settings",
-    "InvalidSecurityGroupID.NotFound": "check ec2.security_groups in ipamd's settings",
-}
 _REMEDY_CONNECTION = "check this node's way to EC2: route, NAT or VPC endpoint, DNS, security group, and ec2.endpoint"
 _REMEDY_TIME = "check this node's way to EC2, or raise ec2.timeout"
 _REMEDY_REPLY = "check ec2.endpoint; if it is EC2's own, please report this. ipamd asks again"
@@ -138,7 +144,13 @@ def cloud_error(action: str, error: Exception, proxy: str = "") -> CloudError:
     kind, remedy = _unanswered(action, error)
     if proxy and remedy in _OF_THE_WAY:
         remedy = f"{proxy}; {remedy}"
-    return CloudError(CloudFailure(kind, action, type(error).__name__, f"{_words(error)}; {remedy}"))
+    message = f"{_words(error)}; {remedy}"
+    return CloudError(CloudFailure(kind, action, type(error).__name__, message, advice=as_advice(remedy)))
+
+
+def as_advice(remedy: str) -> str:
+    """A remedy as a sentence of its own."""
+    return f"{remedy[:1].upper()}{remedy[1:]}." if remedy else ""
 
 
 def kind_of(action: str, code: str, status: int) -> CloudErrorKind:
@@ -161,12 +173,18 @@ def _answered(action: str, error: ClientError) -> CloudFailure:
         code, message = "Unknown", f"{bounded(code)}: {message}"
     metadata = error.response.get("ResponseMetadata", {})
     status = metadata.get("HTTPStatusCode", 400)
+    whole = str(message)
     # A kilobyte for `aws sts decode-authorization-message`; CloudTrail has it, too.
-    message = bounded(str(message).partition("Encoded authorization failure message:")[0].rstrip())
-    remedy = _REMEDY_OF_CODE.get(code)
-    if remedy is not None:
-        message = f"{remedy.format(action=action)}; EC2 says: {message}"
-    return CloudFailure(kind_of(action, code, status), action, code, message, str(metadata.get("RequestId", "")))
+    words = bounded(whole.partition(ENCODED)[0].rstrip())
+    remedy = remedy_of(action, code, whole)
+    return CloudFailure(
+        kind_of(action, code, status),
+        action,
+        code,
+        f"{remedy}; EC2 says: {words}" if remedy else words,
+        str(metadata.get("RequestId", "")),
+        as_advice(remedy),
+    )
 
 
 def _unanswered(action: str, error: Exception) -> tuple[CloudErrorKind, str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from ipamd.cloud.ownership import CLUSTER_TAG, INSTANCE_TAG
+from ipamd.cloud.partitions import partition_of
 
 VERSION: Final = "2012-10-17"
 
@@ -99,11 +100,8 @@ class Scope:
 
     @property
     def partition(self) -> str:
-        """The first words of a region's name tell it: "Amazon Resource Names" in the AWS General Reference."""
-        for beginning, partition in (("cn-", "aws-cn"), ("us-gov-", "aws-us-gov")):
-            if self.region.startswith(beginning):
-                return partition
-        return "aws"
+        """That of the region; the commercial one for none, or one that nobody knows."""
+        return partition_of(self.region) or "aws"
 
     def arn(self, resource: str) -> str:
         return f"arn:{self.partition}:ec2:{self.region or '*'}:{self.account or '*'}:{resource}"

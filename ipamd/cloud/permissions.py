@@ -34,12 +34,14 @@ Question = tuple[str, Mapping[str, object]]
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """`missing` are the statements, as JSON, of the least policy that would allow it; `message` is EC2's."""
+    """`missing` are the statements, as JSON, of the least policy that would allow it; `message` is EC2's, `advice`
+    what helps by it."""
 
     action: str
     use: Use
     missing: str
     message: str
+    advice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,8 @@ class Permissions:
                 self.allowed += (action,)
             case "UnauthorizedOperation":
                 scope = Scope(cluster=node.cluster, region=node.identity.region)
-                denied = Denied(action, USES[action], _missing(action, scope), error.failure.message)
+                failure = error.failure
+                denied = Denied(action, USES[action], _missing(action, scope), failure.message, failure.advice)
                 self.denied += (denied,)
                 _log(denied)
             case code:
@@ -132,7 +135,7 @@ def _log(denied: Denied) -> None:
         "purpose": use.purpose,
         "without": use.without,
         "missing": denied.missing,
-        "remedy": "ipamctl iam-policy --explain",
+        "remedy": f"{denied.advice} See ipamctl iam-policy --explain.",
         "error": denied.message,
     }
     if use.needed:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pydantic import ValidationError
 
 from ipamd.cloud import iam
+from ipamd.cloud.partitions import examples, partition_of
 from ipamd.ctl.command import NOT_DONE, manual
 from ipamd.ctl.output import Answer, show
 from ipamd.settings import Ec2Settings
@@ -29,7 +30,12 @@ def set_up(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cluster", type=_cluster, metavar="NAME", help="only interfaces of this ec2.cluster")
     parser.add_argument("--vpc", type=_like("vpc-[0-9a-f]{8,17}"), metavar="ID", help="only in this VPC")
-    parser.add_argument("--region", type=_like("[a-z]{2}(-[a-z]+)+-[0-9]+"), metavar="R", help="only in this region")
+    parser.add_argument(
+        "--region",
+        type=_region,
+        metavar="R",
+        help="only in this region; needed for China, GovCloud, isolated and sovereign regions",
+    )
     parser.add_argument("--account", type=_like("[0-9]{12}"), metavar="A", help="only in this account")
     parser.add_argument(
         "--no-release",
@@ -73,6 +79,13 @@ def _cluster(text: str) -> str:
         return Ec2Settings(cluster=text).cluster
     except ValidationError as error:
         raise argparse.ArgumentTypeError(error.errors()[0]["msg"]) from None
+
+
+def _region(text: str) -> str:
+    if not partition_of(text):
+        known = ", ".join(f"{example} ({partition})" for partition, example in examples().items())
+        raise argparse.ArgumentTypeError(f"expected a region such as {known}, got {text!r}")
+    return text
 
 
 def _like(pattern: str) -> Callable[[str], str]:

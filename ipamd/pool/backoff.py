@@ -35,7 +35,8 @@ POLICIES: dict[CloudErrorKind, Policy] = {
     CloudErrorKind.INCORRECT_STATE: Policy(1.0, 120.0, Reason.CLOUD_UNAVAILABLE, lasting=False),
     CloudErrorKind.NOT_AUTHORIZED: Policy(10.0, 120.0, Reason.NOT_AUTHORIZED, lasting=True),
     CloudErrorKind.SECURITY_GROUP_INVALID: Policy(10.0, 120.0, Reason.SECURITY_GROUP_INVALID, lasting=True),
-    CloudErrorKind.INVALID: Policy(10.0, 120.0, Reason.CLOUD_UNAVAILABLE, lasting=True),
+    CloudErrorKind.SUBNET_INVALID: Policy(10.0, 120.0, Reason.REQUEST_REFUSED, lasting=True),
+    CloudErrorKind.INVALID: Policy(10.0, 120.0, Reason.REQUEST_REFUSED, lasting=True),
     CloudErrorKind.IN_USE: Policy(60.0, 600.0, Reason.CLOUD_UNAVAILABLE, lasting=False),
     CloudErrorKind.UNRECORDED: Policy(1.0, 10.0, Reason.LEDGER_UNWRITABLE, lasting=True),
 }
@@ -57,7 +58,7 @@ class Backoff:
 def scope_of(failure: CloudFailure, *, subnet_id: str, eni_id: str) -> str:
     """What a failure of a call on this subnet and ENI says something about."""
     match failure.kind:
-        case CloudErrorKind.SUBNET_FULL:
+        case CloudErrorKind.SUBNET_FULL | CloudErrorKind.SUBNET_INVALID:
             return subnet_scope(subnet_id)
         case CloudErrorKind.ENI_ADDRESS_LIMIT | CloudErrorKind.NOT_FOUND | CloudErrorKind.INCORRECT_STATE:
             return eni_scope(eni_id) if eni_id else action_scope(failure.action)

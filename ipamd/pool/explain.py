@@ -29,6 +29,7 @@ ADVICE = {
     "makes bursts cheaper.",
     Reason.NOT_AUTHORIZED: "Add the action to the node's role: ipamctl iam-policy prints what it needs.",
     Reason.SECURITY_GROUP_INVALID: "Correct ec2.security_groups.",
+    Reason.REQUEST_REFUSED: "Correct what EC2 refuses, by its words: the settings under [ec2], as a rule.",
     Reason.CLOUD_UNAVAILABLE: "Check the way from this node to EC2's endpoint, and EC2's own health.",
     Reason.LEDGER_UNWRITABLE: "Make room on the file system of ledger.path.",
     Reason.DRAINED: "ipamctl undrain ends it.",
@@ -268,8 +269,11 @@ def _to_come(pool: Pool, counts: Counts, now: float) -> list[str]:
 
 
 def _advice(pool: Pool, now: float, unrecorded: str) -> list[str]:
-    reasons = [backoff.policy.reason for backoff in pool.backoffs.all_active(now)]
+    found: dict[Reason, list[str]] = {}
     refusal = would_refuse(pool, now, unrecorded)
     if refusal is not None:
-        reasons.insert(0, refusal.reason)
-    return [ADVICE[reason] for reason in dict.fromkeys(reasons) if reason in ADVICE]
+        found[refusal.reason] = []
+    for backoff in pool.backoffs.all_active(now):
+        found.setdefault(backoff.policy.reason, []).append(backoff.failure.advice)
+    advice = (text or ADVICE.get(reason, "") for reason, texts in found.items() for text in texts or [""])
+    return [text for text in dict.fromkeys(advice) if text]

@@ -26,6 +26,7 @@ class Reason(StrEnum):
     THROTTLED = "THROTTLED"
     NOT_AUTHORIZED = "NOT_AUTHORIZED"
     SECURITY_GROUP_INVALID = "SECURITY_GROUP_INVALID"
+    REQUEST_REFUSED = "REQUEST_REFUSED"
     DRAINING = "DRAINING"
     DRAINED = "DRAINED"
     TIMEOUT = "TIMEOUT"
@@ -200,6 +201,7 @@ class CloudErrorKind(StrEnum):
     INCORRECT_STATE = "incorrect-state"  # IncorrectState, InvalidParameterValue of a busy device index, ...
     NOT_AUTHORIZED = "not-authorized"  # UnauthorizedOperation, AuthFailure, expired or missing credentials
     SECURITY_GROUP_INVALID = "security-group-invalid"
+    SUBNET_INVALID = "subnet-invalid"  # InvalidSubnetID.NotFound, ZonesMismatched: this one subnet can't be used
     INVALID = "invalid"  # any other permanent refusal
     IN_USE = "in-use"  # our own objection: a host route still leads to what was to be given back
     UNRECORDED = "unrecorded"  # never sent: the ledger did not take its intent
@@ -208,16 +210,18 @@ class CloudErrorKind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class CloudFailure:
     """An EC2 call that failed. `code` and `message` are EC2's own words, cut, for people; decisions use `kind`.
-    `ec2_request` is EC2's id of the call, for AWS's support; empty when EC2 did not answer."""
+    `ec2_request` is EC2's id of the call, for AWS's support; empty when EC2 did not answer. `advice` is a sentence on
+    what an operator can do; empty where nothing better is known than for the class."""
 
     kind: CloudErrorKind
     action: str
     code: str
     message: str
     ec2_request: str = ""
+    advice: str = ""
 
     def __post_init__(self) -> None:
-        for name, longest in (("code", 128), ("message", LONGEST), ("ec2_request", 128)):
+        for name, longest in (("code", 128), ("message", LONGEST), ("ec2_request", 128), ("advice", LONGEST)):
             object.__setattr__(self, name, cut(getattr(self, name), longest))
 
 

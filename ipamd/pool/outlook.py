@@ -186,7 +186,9 @@ def _blocked(backoff: Backoff, now: float, numbers: tuple[tuple[str, int], ...])
     failure, reason = backoff.failure, backoff.policy.reason
     words = failure.message if len(failure.message) <= LONGEST_MESSAGE else failure.message[:LONGEST_MESSAGE] + "..."
     message = f"{failure.action}: {failure.code}: {words} ({backoff.scope})"
-    return Refusal(reason, message, max(backoff.until - now, 0.1), numbers)
+    # EC2 is asked again, but only an operator can make another answer of it.
+    retry_after = None if reason is Reason.REQUEST_REFUSED else max(backoff.until - now, 0.1)
+    return Refusal(reason, message, retry_after, numbers)
 
 
 def _numbers(state: State, counts: Counts) -> tuple[tuple[str, int], ...]:

@@ -221,6 +221,17 @@ async def the_security_group_of_the_settings_is_gone(
     vpc.cloud.groups.add(group.id, group)
 
 
+@case(
+    StatusCode.FAILED_PRECONDITION, "REQUEST_REFUSED", numbers={"assigned": 0, "free": 0}, retry=False, cni_code=100
+)
+async def the_organisation_refuses_a_tag(daemon: Daemon, vpc: SimulatedVpc) -> AsyncIterator[Meanwhile | None]:
+    await daemon.ready()
+    for action in ("AssignPrivateIpAddresses", "CreateNetworkInterface"):
+        await control(vpc, "faults", {"action": action, "error": "TagPolicyViolation"})
+    yield None
+    await control(vpc, "clear", {})
+
+
 @case(StatusCode.UNAVAILABLE, "CLOUD_UNAVAILABLE", numbers={"assigned": 0, "free": 0, "waiting": 1})
 async def the_port_of_ec2_is_closed(daemon: Daemon, vpc: SimulatedVpc) -> AsyncIterator[Meanwhile | None]:
     await daemon.ready()

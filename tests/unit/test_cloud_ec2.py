@@ -318,7 +318,7 @@ async def test_what_ec2_does_not_know(world: World) -> None:
     wrong_subnet = world.ec2.create_eni(
         token="u", subnet_id="subnet-00000000000000000", security_groups=(), address_count=0
     )
-    assert await kind_of(wrong_subnet) is Kind.INVALID
+    assert await kind_of(wrong_subnet) is Kind.SUBNET_INVALID
 
 
 # Faults

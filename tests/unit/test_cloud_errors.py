@@ -50,7 +50,7 @@ CREATE, DESCRIBE = "CreateNetworkInterface", "DescribeNetworkInterfaces"
         ("DeleteNetworkInterface", "InvalidNetworkInterfaceID.NotFound", 400, Kind.NOT_FOUND),
         ("DetachNetworkInterface", "InvalidAttachmentID.NotFound", 400, Kind.NOT_FOUND),
         ("AttachNetworkInterface", "InvalidInstanceID.NotFound", 400, Kind.NOT_FOUND),
-        (CREATE, "InvalidSubnetID.NotFound", 400, Kind.INVALID),
+        (CREATE, "InvalidSubnetID.NotFound", 400, Kind.SUBNET_INVALID),
         ("AttachNetworkInterface", "IncorrectState", 400, Kind.INCORRECT_STATE),
         ("AttachNetworkInterface", "InvalidNetworkInterface.InUse", 400, Kind.INCORRECT_STATE),
         ("AttachNetworkInterface", "InvalidParameterValue", 400, Kind.INCORRECT_STATE),

@@ -71,6 +71,27 @@ def test_a_bad_security_group_is_named() -> None:
     assert story.one(do.Refuse).refusal.reason is Reason.SECURITY_GROUP_INVALID
 
 
+def test_a_refused_request_is_for_an_operator_alone() -> None:
+    story = Story(warm(0), Limits(2, 2))
+    story.start(observed("eni-0", 0, "10.0.0.10"))
+    story.ask("a", "b")
+    story.fail(story.one(do.CreateEni), CloudErrorKind.INVALID, "CreateNetworkInterface")
+    refusal = story.one(do.Refuse).refusal
+    assert (refusal.reason, refusal.retry_after) == (Reason.REQUEST_REFUSED, None)
+
+
+def test_a_subnet_that_ec2_refuses_leaves_the_others() -> None:
+    story = Story(warm(0), Limits(2, 2), subnets=("subnet-1", "subnet-2"))
+    story.start(observed("eni-0", 0, "10.0.0.10"))
+    story.ask("a", "b")
+    story.read_subnets(**{"subnet-1": 100, "subnet-2": 100})
+    first = story.one(do.CreateEni)
+    story.fail(first, CloudErrorKind.SUBNET_INVALID, "CreateNetworkInterface")
+    second = story.one(do.CreateEni)
+    assert {first.subnet_id, second.subnet_id} == {"subnet-1", "subnet-2"}
+    assert not story.take(do.Refuse)
+
+
 def test_throttling_makes_wait_and_is_named_at_the_deadline() -> None:
     story = Story(warm(0))
     story.start()

@@ -31,6 +31,7 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_RELEASED: _ClassVar[Reason]
     REASON_NETWORK_BROKEN: _ClassVar[Reason]
     REASON_DRAINED: _ClassVar[Reason]
+    REASON_REQUEST_REFUSED: _ClassVar[Reason]
 REASON_UNSPECIFIED: Reason
 REASON_SUBNET_EXHAUSTED: Reason
 REASON_ENI_LIMIT: Reason
@@ -53,6 +54,7 @@ REASON_ADDRESS_LIMIT: Reason
 REASON_RELEASED: Reason
 REASON_NETWORK_BROKEN: Reason
 REASON_DRAINED: Reason
+REASON_REQUEST_REFUSED: Reason
 
 class CniCall(_message.Message):
     __slots__ = ("container_id", "ifname", "netns", "args", "path", "config")
