@@ -102,6 +102,12 @@ class IntrospectionService(StandingService):
                 slack=targets.slack,
                 release_delay=targets.release_delay,
             ),
+            slots=pb.Slots(
+                enis=pool.attached(),
+                foreign=len(pool.foreign_enis()),
+                eni_limit=targets.max_enis,
+                pod_limit=targets.max_pods,
+            ),
             max_enis=limits.max_enis,
             addresses_per_eni=limits.secondary_per_eni,
             ready=obstacle is None,
@@ -130,7 +136,7 @@ class IntrospectionService(StandingService):
         )
 
     async def ListEnis(self, request: pb.ListEnisRequest, context: Context) -> pb.ListEnisReply:
-        enis = sorted(self._pool.inventory.enis.values(), key=lambda eni: eni.device_index)
+        enis = sorted(self._pool.inventory.enis.values(), key=lambda eni: (eni.card, eni.device_index))
         return pb.ListEnisReply(enis=[_eni(eni) for eni in enis])
 
     async def ListAddresses(self, request: pb.ListAddressesRequest, context: Context) -> pb.ListAddressesReply:
@@ -222,9 +228,12 @@ def _eni(eni: Eni) -> pb.Eni:
         cooling=eni.cooling,
         releasing=eni.releasing,
         pending=eni.pending,
-        capacity=eni.capacity,
+        capacity=max(eni.capacity, eni.occupied),
         link=eni.link,
         foreign=eni.foreign,
+        network_card=eni.card,
+        prefixes=eni.prefixes,
+        room=eni.room,
     )
 
 

@@ -72,10 +72,12 @@ def of(instance_type: str, *, prefixes: bool) -> Answer:
     each = f" x {PREFIX_SIZE}" if prefixes else ""
     formula = f"{found.max_enis} x ({found.addresses_per_eni} - 1){each}"
     data = _data(instance_type, found, prefixes)
+    cards = limits.network_cards(instance_type)
+    of_cards = f"; on network card 0 of {cards}" if cards > 1 else ""
     lines = [
         f"{instance_type} has addresses for {pods} pods",
         "",
-        f"  ENIs                  {found.max_enis:6}   the primary one among them",
+        f"  ENIs                  {found.max_enis:6}   the primary one among them{of_cards}",
         f"  addresses per ENI     {found.addresses_per_eni:6}   the first is the ENI's own",
         f"  addresses for pods    {pods:6}   {formula}",
         f"  kubelet's max-pods    {pods + HOST_NETWORK_PODS:6}   + {HOST_NETWORK_PODS} of the host's network",

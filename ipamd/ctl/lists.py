@@ -49,8 +49,8 @@ class Listing:
 
 def _enis(stub: IntrospectionStub) -> list[Record]:
     reply: pb.ListEnisReply = stub.ListEnis(pb.ListEnisRequest(), timeout=TIMEOUT)
-    enis = sorted(reply.enis, key=lambda eni: (eni.device_index, eni.id))
-    return [{name: getattr(eni, name) for name in ENIS.keys} for eni in enis]
+    enis = sorted(reply.enis, key=lambda eni: (eni.network_card, eni.device_index, eni.id))
+    return [{name: getattr(eni, name) for name in ENIS.keys} | {"prefixes": list(eni.prefixes)} for eni in enis]
 
 
 def _addresses(stub: IntrospectionStub) -> list[Record]:
@@ -110,12 +110,16 @@ ENIS = Listing(
     _enis,
     (
         "id", "device_index", "primary", "state", "link", "primary_ip", "subnet_id", "mac",
-        "free", "assigned", "cooling", "releasing", "foreign", "pending", "capacity",
+        "free", "assigned", "cooling", "releasing", "foreign", "pending", "capacity", "network_card", "prefixes",
+        "room",
     ),
-    ("id", "primary", "state", "link", "primary_ip", "free", "assigned", "cooling", "foreign", "pending", "capacity"),
+    (
+        "id", "primary", "state", "link", "primary_ip", "free", "assigned", "cooling", "foreign", "pending",
+        "capacity", "prefixes", "room",
+    ),
     itemgetter("id"),
     "id",
-    "by device index, the primary one first",
+    "by network card and device index, the primary one first",
 )  # fmt: skip
 ADDRESSES = Listing(
     _addresses,
@@ -209,6 +213,8 @@ def _cell(column: str, value: Any, now: float) -> str:
         return times.age(value, now)
     if column == "value":
         return json.dumps(value)
+    if isinstance(value, list):
+        return str(len(value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     if column == "container_id":

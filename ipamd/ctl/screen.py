@@ -31,8 +31,11 @@ SLOTS = {
     "pending": ("+", "+", "warn"),
     "releasing": ("-", "-", "warn"),
     "foreign": ("x", "x", "dim"),
+    "prefixes": ("=", "=", "dim"),
+    "withheld": ("/", "/", "dim"),
     "empty": (".", "·", "dim"),
 }
+ADDRESSES = ("assigned", "cooling", "free", "pending", "releasing", "foreign")
 GAUGE = ("assigned", "cooling", "releasing", "free", "pending")
 BARS = "▁▂▃▄▅▆▇█"
 ASCII_BARS = "_.-=+*%#"
@@ -173,6 +176,7 @@ def _gauge(node: pb.Node, width: int, signs: int) -> _Section:
             sign, style = SLOTS[state][signs], SLOTS[state][2]
             words.append(((f"{sign} ", style), (f"{count} {state}", "")))
     words.append(((f"of {node.targets.max_pods} pods at most", "dim"),))
+    words.append(((f"ENIs {node.slots.enis} of {node.targets.max_enis}", "dim"),))
     lines = [tuple(spans), *_packed(words, width)]
     return _Section(lines, len(lines))
 
@@ -209,14 +213,15 @@ def _curves(known: Known, width: int, bars: str) -> _Section:
 def _enis(enis: Sequence[pb.Eni], width: int, signs: int) -> _Section:
     """One sign for each of an ENI's addresses."""
     lines: list[Line] = []
-    for eni in sorted(enis, key=lambda eni: (eni.device_index, eni.id)):
+    for eni in sorted(enis, key=lambda eni: (eni.network_card, eni.device_index, eni.id)):
         name = (eni.id or "(being created)")[:21]
         used = eni.assigned
         label = f"{name:21} {eni.link or '-':6.6} {eni.state:11} {used:3}/{eni.capacity:<3} "
         if width < 80:
             label = f"{eni.link or eni.id[-6:] or '(new)':6.6} {used:3}/{eni.capacity:<3} "
-        counted = {state: getattr(eni, state) for state in SLOTS if state != "empty"}
-        counted["empty"] = max(0, eni.capacity - sum(counted.values()))
+        counted = {state: getattr(eni, state) for state in ADDRESSES}
+        counted |= {"prefixes": len(eni.prefixes), "empty": eni.room}
+        counted["withheld"] = max(0, eni.capacity - sum(counted.values()))
         slots: list[Span] = [(SLOTS[state][signs], SLOTS[state][2]) for state in SLOTS for _ in range(counted[state])]
         per_line = max(1, width - len(label))
         for start in range(0, max(1, len(slots)), per_line):

@@ -20,6 +20,7 @@ from ipamd.ctl.connection import TIMEOUT, Unavailable, introspection
 from ipamd.ctl.event import datum as event_datum
 from ipamd.ctl.event import words
 from ipamd.ctl.output import Answer, aligned, printable, show
+from ipamd.ctl.slots import enis_and_pods
 from ipamd.ctl.terminal import styled, width
 
 COUNTS = ("free", "assigned", "cooling", "releasing", "pending", "waiting", "total")
@@ -27,6 +28,7 @@ TARGETS = (
     "warm_ips", "minimum_ips", "max_pods", "warm_enis", "max_enis", "slack", "release_delay", "cooldown",
     "allocate_wait",
 )  # fmt: skip
+SLOTS = ("enis", "foreign", "eni_limit", "pod_limit")
 BUCKET = ("action", "rate", "tokens", "waiting", "throttled")
 WAITS = ("waiting", "count", "delayed", "total", "longest")
 
@@ -118,6 +120,7 @@ def data(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> dict[str, 
         **{name: getattr(node.counts, name) for name in COUNTS},
         "targets": {name: getattr(node.targets, name) for name in TARGETS},
         "limits": {"enis": node.max_enis, "addresses_per_eni": node.addresses_per_eni},
+        "slots": {name: getattr(node.slots, name) for name in SLOTS},
         "subnets": [
             {"id": s.id, "available": s.available, "seen": times.iso(s.seen)}
             if s.HasField("seen")
@@ -205,9 +208,8 @@ def screen(node: pb.Node, enis: Sequence[pb.Eni], waiting: Sequence[pb.Waiting],
             f"{targets.allocate_wait:g} s",
         ),
         (
-            "limits",
-            f"{targets.max_enis} of {node.max_enis} ENIs with {node.addresses_per_eni} secondary addresses each; "
-            f"pods at most {targets.max_pods}",
+            "ENIs",
+            enis_and_pods(node),
         ),
         *(("subnet", _subnet(subnet, now)) for subnet in node.subnets),
         *(("EC2", text) for bucket in node.budget if (text := _budget(bucket))),
@@ -292,15 +294,22 @@ def _repairs(host: pb.HostNetwork, now: float) -> list[str]:
 
 def _enis(enis: Sequence[pb.Eni]) -> list[str]:
     counts = ["free", "assigned", "cooling", "pending"] + ["foreign"] * any(eni.foreign for eni in enis)
+    prefixes = any(eni.prefixes for eni in enis)
     rows = [
         (
             eni.id or "(being created)",
-            eni.state + (", primary" if eni.primary else ""),
+            _state(eni),
             eni.link or "-",
             *(str(getattr(eni, name)) for name in counts),
-            str(eni.capacity),
+            *([str(len(eni.prefixes))] if prefixes else []),
+            str(eni.room),
         )
-        for eni in sorted(enis, key=lambda eni: (eni.device_index, eni.id))
+        for eni in sorted(enis, key=lambda eni: (eni.network_card, eni.device_index, eni.id))
     ]
-    heads = (head.upper() for head in ("eni", "state", "link", *counts, "room"))
+    heads = (head.upper() for head in ("eni", "state", "link", *counts, *["prefixes"] * prefixes, "room"))
     return aligned([tuple(heads), *rows]) if rows else ["no ENIs"]
+
+
+def _state(eni: pb.Eni) -> str:
+    card = f", card {eni.network_card}" if eni.network_card else ""
+    return eni.state + (", primary" if eni.primary else "") + card

@@ -51,13 +51,18 @@ _ALL = (
     Metric(
         "ipamd_enis",
         "gauge",
-        "ENIs by state.",
+        "ENIs on network card 0 by state; those on other cards take no slot that pods could use.",
         ("state",),
     ),
     Metric(
         "ipamd_enis_max",
         "gauge",
-        "Most ENIs that the node may have, the primary included.",
+        "Most ENIs that the node may have on network card 0, the primary and somebody else's included.",
+    ),
+    Metric(
+        "ipamd_prefixes_foreign",
+        "gauge",
+        "/28 prefixes that somebody else put on the pool's ENIs, each in the place of an address.",
     ),
     Metric(
         "ipamd_subnet_available_addresses",

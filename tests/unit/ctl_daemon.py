@@ -48,6 +48,7 @@ def well() -> pb.Node:
             warm_ips=5, minimum_ips=0, max_pods=27, cooldown=30, allocate_wait=30, max_enis=3, slack=8,
             release_delay=7200,
         ),
+        slots=pb.Slots(enis=1),
         max_enis=3, addresses_per_eni=9, ready=True, subnets=[pb.Subnet(id="subnet-1", available=180, seen=SINCE)],
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from tests.unit.terminal import Terminal, top
 
 ENI = pb.Eni(
     id="eni-0123456789abcdef0", primary=True, state="ready", link="ens5", free=2, assigned=3, cooling=1, pending=1,
-    releasing=1, foreign=1, capacity=10,
+    releasing=1, foreign=1, capacity=10, room=1,
 )  # fmt: skip
 WAITS = pb.Waiting(pod_namespace="shop", pod_name="web-0", since=SINCE, deadline=UNTIL)
 SAMPLES = [screen.Sample(free=n % 9, assigned=3, cooling=0, waiting=int(n > 500)) for n in range(600)]

@@ -15,7 +15,7 @@ class GetNodeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("instance_id", "instance_type", "availability_zone", "version", "started", "counts", "targets", "max_enis", "addresses_per_eni", "ready", "not_ready_reason", "backoffs", "budget", "host", "troubles", "subnets", "drained", "denied", "conditions", "would_refuse", "start")
+    __slots__ = ("instance_id", "instance_type", "availability_zone", "version", "started", "counts", "targets", "max_enis", "addresses_per_eni", "ready", "not_ready_reason", "backoffs", "budget", "host", "troubles", "subnets", "drained", "denied", "conditions", "would_refuse", "start", "slots")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_TYPE_FIELD_NUMBER: _ClassVar[int]
     AVAILABILITY_ZONE_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +37,7 @@ class Node(_message.Message):
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     WOULD_REFUSE_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     instance_type: str
     availability_zone: str
@@ -58,7 +59,8 @@ class Node(_message.Message):
     conditions: _containers.RepeatedCompositeFieldContainer[Condition]
     would_refuse: str
     start: Start
-    def __init__(self, instance_id: _Optional[str] = ..., instance_type: _Optional[str] = ..., availability_zone: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., targets: _Optional[_Union[Targets, _Mapping]] = ..., max_enis: _Optional[int] = ..., addresses_per_eni: _Optional[int] = ..., ready: _Optional[bool] = ..., not_ready_reason: _Optional[str] = ..., backoffs: _Optional[_Iterable[_Union[Backoff, _Mapping]]] = ..., budget: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., host: _Optional[_Union[HostNetwork, _Mapping]] = ..., troubles: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., drained: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., denied: _Optional[_Iterable[_Union[DeniedAction, _Mapping]]] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., would_refuse: _Optional[str] = ..., start: _Optional[_Union[Start, _Mapping]] = ...) -> None: ...
+    slots: Slots
+    def __init__(self, instance_id: _Optional[str] = ..., instance_type: _Optional[str] = ..., availability_zone: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., targets: _Optional[_Union[Targets, _Mapping]] = ..., max_enis: _Optional[int] = ..., addresses_per_eni: _Optional[int] = ..., ready: _Optional[bool] = ..., not_ready_reason: _Optional[str] = ..., backoffs: _Optional[_Iterable[_Union[Backoff, _Mapping]]] = ..., budget: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., host: _Optional[_Union[HostNetwork, _Mapping]] = ..., troubles: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., drained: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., denied: _Optional[_Iterable[_Union[DeniedAction, _Mapping]]] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., would_refuse: _Optional[str] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., slots: _Optional[_Union[Slots, _Mapping]] = ...) -> None: ...
 
 class Start(_message.Message):
     __slots__ = ("phase", "text", "since", "tries", "last_error")
@@ -152,6 +154,18 @@ class Counts(_message.Message):
     total: int
     def __init__(self, free: _Optional[int] = ..., assigned: _Optional[int] = ..., cooling: _Optional[int] = ..., releasing: _Optional[int] = ..., pending: _Optional[int] = ..., waiting: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
 
+class Slots(_message.Message):
+    __slots__ = ("enis", "foreign", "eni_limit", "pod_limit")
+    ENIS_FIELD_NUMBER: _ClassVar[int]
+    FOREIGN_FIELD_NUMBER: _ClassVar[int]
+    ENI_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    POD_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    enis: int
+    foreign: int
+    eni_limit: int
+    pod_limit: int
+    def __init__(self, enis: _Optional[int] = ..., foreign: _Optional[int] = ..., eni_limit: _Optional[int] = ..., pod_limit: _Optional[int] = ...) -> None: ...
+
 class Targets(_message.Message):
     __slots__ = ("warm_ips", "minimum_ips", "max_pods", "cooldown", "allocate_wait", "warm_enis", "max_enis", "slack", "release_delay")
     WARM_IPS_FIELD_NUMBER: _ClassVar[int]
@@ -229,7 +243,7 @@ class ListEnisReply(_message.Message):
     def __init__(self, enis: _Optional[_Iterable[_Union[Eni, _Mapping]]] = ...) -> None: ...
 
 class Eni(_message.Message):
-    __slots__ = ("id", "device_index", "primary", "state", "mac", "subnet_id", "primary_ip", "free", "assigned", "cooling", "releasing", "pending", "capacity", "link", "foreign")
+    __slots__ = ("id", "device_index", "primary", "state", "mac", "subnet_id", "primary_ip", "free", "assigned", "cooling", "releasing", "pending", "capacity", "link", "foreign", "network_card", "prefixes", "room")
     ID_FIELD_NUMBER: _ClassVar[int]
     DEVICE_INDEX_FIELD_NUMBER: _ClassVar[int]
     PRIMARY_FIELD_NUMBER: _ClassVar[int]
@@ -245,6 +259,9 @@ class Eni(_message.Message):
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     LINK_FIELD_NUMBER: _ClassVar[int]
     FOREIGN_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_CARD_FIELD_NUMBER: _ClassVar[int]
+    PREFIXES_FIELD_NUMBER: _ClassVar[int]
+    ROOM_FIELD_NUMBER: _ClassVar[int]
     id: str
     device_index: int
     primary: bool
@@ -260,7 +277,10 @@ class Eni(_message.Message):
     capacity: int
     link: str
     foreign: int
-    def __init__(self, id: _Optional[str] = ..., device_index: _Optional[int] = ..., primary: _Optional[bool] = ..., state: _Optional[str] = ..., mac: _Optional[str] = ..., subnet_id: _Optional[str] = ..., primary_ip: _Optional[str] = ..., free: _Optional[int] = ..., assigned: _Optional[int] = ..., cooling: _Optional[int] = ..., releasing: _Optional[int] = ..., pending: _Optional[int] = ..., capacity: _Optional[int] = ..., link: _Optional[str] = ..., foreign: _Optional[int] = ...) -> None: ...
+    network_card: int
+    prefixes: _containers.RepeatedScalarFieldContainer[str]
+    room: int
+    def __init__(self, id: _Optional[str] = ..., device_index: _Optional[int] = ..., primary: _Optional[bool] = ..., state: _Optional[str] = ..., mac: _Optional[str] = ..., subnet_id: _Optional[str] = ..., primary_ip: _Optional[str] = ..., free: _Optional[int] = ..., assigned: _Optional[int] = ..., cooling: _Optional[int] = ..., releasing: _Optional[int] = ..., pending: _Optional[int] = ..., capacity: _Optional[int] = ..., link: _Optional[str] = ..., foreign: _Optional[int] = ..., network_card: _Optional[int] = ..., prefixes: _Optional[_Iterable[str]] = ..., room: _Optional[int] = ...) -> None: ...
 
 class ListAddressesRequest(_message.Message):
     __slots__ = ()
