@@ -1,7 +1,8 @@
 """The container's network namespace: checked before anything is asked for, entered once there is work to do."""
 
 import posix
-from posix import O_CLOEXEC, O_NONBLOCK, O_RDONLY, RTLD_NOW, close, fstat, open, stat
+from fcntl import ioctl
+from posix import O_CLOEXEC, O_NONBLOCK, O_RDONLY, RTLD_NOW, close, open, stat
 
 from cni_shim.errors import INVALID_ENVIRONMENT, KERNEL_REFUSED, UNKNOWN_CONTAINER, CniError
 
@@ -10,29 +11,44 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
+NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
 
 
 def open_netns(path: bytes) -> int:
     """A descriptor of the container's network namespace. Raises CniError for what is not another namespace."""
     shown = path.decode("utf-8", "replace")
+    own = stat("/proc/self/ns/net")
     try:
-        descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+        given = stat(path)
+        # The kernel keeps all namespaces on one file system of its own; to open a device may do something.
+        descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) if given.st_dev == own.st_dev else -1
     except OSError as error:
         raise CniError(
             UNKNOWN_CONTAINER,
             "network namespace %s: %s" % (shown, error.strerror),
             "CNI_NETNS has to name the network namespace of a running container; create the container again",
         ) from None
-    own = stat("/proc/self/ns/net")
-    given = fstat(descriptor)
-    if given.st_dev != own.st_dev:  # the kernel keeps all namespaces on one file system of its own
+    except ValueError as error:  # a zero in it
+        raise CniError(INVALID_ENVIRONMENT, "CNI_NETNS can't be a path: %s" % error) from None
+    if descriptor < 0:
         problem = "%s is not a network namespace" % shown
     elif given.st_ino == own.st_ino:
         problem = "%s is the host's own network namespace" % shown
+    elif not _is_of_network(descriptor):
+        problem = "%s is a namespace of another kind" % shown
     else:
         return descriptor
-    close(descriptor)
+    if descriptor >= 0:
+        close(descriptor)
     raise CniError(INVALID_ENVIRONMENT, problem, "CNI_NETNS has to name the network namespace of the container")
+
+
+def _is_of_network(descriptor: int) -> bool:
+    """`descriptor`: of a namespace. Kernels before 4.11 can't tell."""
+    try:
+        return ioctl(descriptor, NS_GET_NSTYPE) == CLONE_NEWNET
+    except OSError:
+        return True
 
 
 def find_netns(path: bytes) -> int:

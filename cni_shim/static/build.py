@@ -23,7 +23,16 @@ from cni_shim.static import block
 
 OUTPUT = Path("build/ipamd-cni")
 HERE = Path(__file__).parent
-C_MODULES = {"_signal", "_socket", "_struct", "errno", "posix", "sys", "time"}  # as in main.c; sys is always there
+C_MODULES = {
+    "_signal",
+    "_socket",
+    "_struct",
+    "errno",
+    "fcntl",
+    "posix",
+    "sys",
+    "time",
+}  # as in main.c; sys is always there
 # namespace.py uses it only where posix has no setns(); main.c adds that.
 NEVER_REACHED = {"_ctypes"}
 # No replacing of malloc and memset by a calloc that is made of them.

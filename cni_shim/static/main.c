@@ -50,12 +50,13 @@ static const volatile struct settings {
 
 /* The C modules. This table stands in for libpython's (config.c), so that no other module gets linked. */
 PyObject *PyInit__signal(void), *PyInit__socket(void), *PyInit__struct(void);
-PyObject *PyInit_errno(void), *PyInit_posix(void), *PyInit_time(void);
+PyObject *PyInit_errno(void), *PyInit_fcntl(void), *PyInit_posix(void), *PyInit_time(void);
 struct _inittab _PyImport_Inittab[] = {
     {"_signal", PyInit__signal},
     {"_socket", PyInit__socket},
     {"_struct", PyInit__struct},
     {"errno", PyInit_errno},
+    {"fcntl", PyInit_fcntl},
     {"posix", PyInit_posix},
     {"time", PyInit_time},
     {NULL, NULL},

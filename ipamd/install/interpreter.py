@@ -18,7 +18,7 @@ OLDEST_PYTHON = (3, 11)
 _PROBE = """
 import sys
 sys.path[:2] = []
-import _ctypes, _signal, _socket, _struct, _frozen_importlib_external
+import _ctypes, _signal, _socket, _struct, fcntl, _frozen_importlib_external
 print(*sys.version_info[:2], _frozen_importlib_external.MAGIC_NUMBER.hex(), sep="\\n")
 """
 

@@ -11,7 +11,7 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-with atheris.instrument_imports(include=["cni_shim"]):
+with atheris.instrument_imports(include=["cni_shim", "ipamd.api", "ipamd.pool.quoting"]):
     from tests.fuzz.targets import TARGETS
 
 

@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 from cni_shim import errors, grpc_call, hpack, huffman, main, netlink, protobuf
 from ipamd.api.v1 import ipam_pb2
+from tests.fuzz import understanding
 
 SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 STATUS_OK = hpack.literal(b"grpc-status", b"0")
@@ -115,7 +116,9 @@ def kernel_answers(data: bytes) -> None:
     kernel._socket = Kernel(data)  # type: ignore[assignment]
     kernel._sequence = 0
     with suppress(netlink.NetlinkError):
-        for outcome in kernel.attempt(netlink.get_link(b"ipmx"), netlink.set_link_up(7)):
+        for outcome in kernel.attempt(
+            netlink.get_link(b"ipmx"), netlink.set_link_up(7, netlink.IPV4_DEVCONF_ARP_IGNORE, 1)
+        ):
             assert 0 <= outcome.errno < 4096 and outcome.reason
             netlink.Way(outcome.answer)
 
@@ -210,5 +213,7 @@ TARGETS = {
     "peer_frames": Target(peer_frames, [_FRAMES]),
     "kernel_answers": Target(kernel_answers, [_ACKNOWLEDGED]),
     "version": Target(version, [b'{"cniVersion" : "1.0.0"}']),
+    "from_runtime": Target(understanding.from_runtime, understanding.SEEDS),
+    "as_message": Target(understanding.as_message, understanding.MESSAGES),
     "run": Target(run, [b"\xfe".join(_PARTS), b"V", b"\xfe".join([b"G", *_PARTS[1:]])]),
 }

@@ -442,14 +442,29 @@ async def test_a_result_that_nobody_reads_is_undone(node: Node, daemon: Daemon) 
 
 @pytest.mark.parametrize(
     ("path", "code"),
-    [("/run/netns/no-such-namespace", 3), ("/proc/self/ns/net", 4), ("/etc/hostname", 4), ("/proc/self/ns/mnt", 100)],
+    [
+        ("/run/netns/no-such-namespace", 3),
+        ("/etc/hostname/x", 3),
+        ("/run/netns/" + "x" * 300, 3),
+        ("/proc/self/ns/net", 4),
+        ("/etc/hostname", 4),
+        ("/dev/null", 4),
+        ("/run", 4),
+        *((f"/proc/self/ns/{kind}", 4) for kind in ("mnt", "pid", "user", "uts", "ipc", "cgroup")),
+    ],
 )
-async def test_a_wrong_namespace(node: Node, daemon: Daemon, path: str, code: int) -> None:
-    error = (await node.cni("ADD", NETNS=path)).error
+@pytest.mark.parametrize("verb", ["ADD", "CHECK"])
+async def test_a_wrong_namespace(node: Node, daemon: Daemon, path: str, code: int, verb: str) -> None:
+    error = (await node.cni(verb, NETNS=path)).error
     assert error["code"] == code, error
-    if code < 100:
-        assert path in error["msg"] and error["details"]
-        assert daemon.calls == []
+    assert path in error["msg"] and error["details"]
+    assert daemon.calls == []
+    assert await node.bare()
+
+
+async def test_del_with_a_namespace_of_another_kind(node: Node, daemon: Daemon) -> None:
+    assert (await node.cni("ADD")).status == 0
+    assert (await node.cni("DEL", NETNS="/proc/self/ns/mnt")).status == 0
     assert await node.bare()
 
 

@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 
 from cni_shim import netlink
 
-STEPS = (netlink.get_link(b"ipmx"), netlink.set_link_up(7), netlink.get_route(b"\xc6\x33\x64\1", b"\x0a\0\0\1"))
+STEPS = (
+    netlink.get_link(b"ipmx"),
+    netlink.set_link_up(7, netlink.IPV4_DEVCONF_ARP_IGNORE, 1),
+    netlink.get_route(b"\xc6\x33\x64\1", b"\x0a\0\0\1"),
+)
 
 
 class Kernel:
