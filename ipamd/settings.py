@@ -42,9 +42,14 @@ class ApiSettings(_Section):
     socket: Path = Field(Path("/run/ipamd/ipamd.sock"), description="gRPC socket (mode 0600)")
     read_group: str = Field(
         "",
-        description="group that may look, and change nothing, by api.read_socket; empty: root alone, by api.socket",
+        description="group that may look, and change nothing, by api.read_socket: `ipamd`, which "
+        "`ipamd install --systemd` prepares, or another one with the drop-in readers.conf (docs/systemd.md); empty: "
+        "root alone, by api.socket",
     )
-    read_socket: Path = Field(Path("/run/ipamd/read.sock"), description="gRPC socket for api.read_group (mode 0660)")
+    read_socket: Path = Field(
+        Path("/run/ipamd/read/ipamd.sock"),
+        description="gRPC socket for api.read_group (mode 0660); its folder gives it the group under systemd",
+    )
 
 
 class PoolSettings(_Section):

@@ -164,11 +164,13 @@ def _listen(server: grpc.aio.Server, path: Path, mode: int, setting: str, group:
 
 def _give(path: Path, group: int, setting: str) -> None:
     """Raises `SocketUnusable`, OSError."""
+    if path.stat().st_gid == group:
+        return  # its folder did it (setgid)
     try:
         os.chown(path, -1, group)
     except PermissionError:
         # chown(2): it takes CAP_CHOWN, which the systemd unit withholds, or to be in the group.
         raise SocketUnusable(
-            f"{setting} {path} can't be given to the group {grp.getgrgid(group).gr_name}: let the daemon be in it, "
-            "as the drop-in readers.conf of docs/systemd.md does"
+            f"{setting} {path} can't be given to the group {grp.getgrgid(group).gr_name}: let its folder be of that "
+            "group and setgid, or the daemon be in the group, as the drop-in readers.conf of docs/systemd.md does"
         ) from None

@@ -58,10 +58,6 @@ async def settled(booted: Machine, free: int = WARM) -> None:
 async def test_ready_only_when_an_address_can_be_granted(booted: Machine, control: ControlClient) -> None:
     with (booted.root / "etc/ipamd/config.toml").open("a") as config:
         config.write('[api]\nread_group = "ipamd"\n')
-    (booted.root / DROP_INS).mkdir()
-    # As it came with the wheel.
-    shutil.copy(booted.root / "opt/ipamd/share/ipamd/examples/ipamd.service.d/readers.conf", booted.root / DROP_INS)
-    await booted.run("systemctl", "daemon-reload")
     await control.fault("AssignPrivateIpAddresses", error="held")
     await booted.run("systemctl", "start", "--no-block", "ipamd.service")
 

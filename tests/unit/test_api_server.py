@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import grp
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,55 @@ async def _call(channel: Any, method: MethodDescriptor) -> grpc.StatusCode:
     except grpc.aio.AioRpcError as error:
         return error.code()
     return grpc.StatusCode.OK
+
+
+WITHOUT_CHOWN = """
+import asyncio, sys
+from pathlib import Path
+from ipamd.api.server import ApiServer
+from ipamd.api.timing import CallTimes
+from ipamd.process.supervision import Unserved
+from ipamd.settings import ApiSettings
+
+async def main():
+    path = Path(sys.argv[1])
+    settings = ApiSettings(socket=path / "s", read_socket=path / "read" / "s", read_group="nogroup")
+    server = ApiServer(settings, CallTimes())
+    served = asyncio.Event()
+    task = asyncio.ensure_future(server.serve_readers(served.set))
+    await asyncio.wait((task, asyncio.ensure_future(served.wait())), return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        try:
+            task.result()
+        except Unserved as error:
+            print(error)
+    else:
+        found = (path / "read" / "s").stat()
+        print(found.st_gid, oct(found.st_mode & 0o777))
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await server.stop(0)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have less than root")
+@pytest.mark.parametrize("mode", [0o2750, 0o750], ids=["of the group", "of root"])
+def test_the_folder_gives_the_group_its_socket_where_the_daemon_may_not(tmp_path: Path, mode: int) -> None:
+    group = grp.getgrnam("nogroup").gr_gid
+    (tmp_path / "read").mkdir()
+    os.chown(tmp_path / "read", 0, group)
+    (tmp_path / "read").chmod(mode)
+    command = ["setpriv", "--bounding-set=-chown", "--inh-caps=-chown", "--clear-groups"]
+    run = subprocess.run(
+        [*command, sys.executable, "-c", WITHOUT_CHOWN, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    if mode & 0o2000:
+        assert run.stdout == f"{group} 0o660\n", run.stderr
+    else:
+        assert "can't be given to the group nogroup" in run.stdout, run.stderr
+    assert "never awaited" not in run.stderr and "Traceback" not in run.stderr
 
 
 class _Service:

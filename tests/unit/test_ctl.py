@@ -240,7 +240,8 @@ def unprivileged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it away")
 def test_who_may_not_open_the_main_socket_looks_through_the_other(unprivileged: Path) -> None:
     """As a child that drops its rights after the imports: an interpreter may stand where nobody else may read."""
-    main, read = unprivileged / "ipamd.sock", unprivileged / "read.sock"
+    main, read = unprivileged / "ipamd.sock", unprivileged / "read" / "ipamd.sock"
+    read.parent.mkdir(mode=0o755)
     drop = "import os,sys,yaml\nfrom ipamd.ctl.__main__ import main\nimport ipamd.ctl.lists,ipamd.ctl.changes\n"
     drop += "os.setgroups([]);os.setgid(65534);os.setuid(65534)\nsys.exit(main(sys.argv[1:]))"
 
