@@ -73,7 +73,6 @@ def _run(args: argparse.Namespace) -> int:
         from ipamd.ledger import LedgerError
         from ipamd.reload import LiveSettings
         from ipamd.settings import DEFAULT_PATH
-        from ipamd.tracing import TracingUnavailable
 
     conditions = Conditions()
     try:
@@ -94,7 +93,7 @@ def _run(args: argparse.Namespace) -> int:
 
     try:
         asyncio.run(daemon.run(live, history, conditions))
-    except (LedgerError, HostError, SocketUnusable, TracingUnavailable) as error:
+    except (LedgerError, HostError, SocketUnusable) as error:
         return config_command.fail(str(error))
     return 0
 

@@ -160,7 +160,7 @@ def _build(around: Surroundings, world: _World, stack: AsyncExitStack) -> PoolRu
     pool = Pool(_targets(settings.pool), world.limits, subnets, Random(), lambda: new_token(clock()))
     tracer = _tracer(around, identity)
     if isinstance(tracer, Traces):
-        stack.push_async_callback(asyncio.to_thread, tracer.close)
+        stack.push_async_callback(_hand_in, tracer)
     groups = _groups(settings.ec2, identity)
     on_change = around.changed.set
     runner = PoolRunner(pool, around.ledger, world.cloud, world.network, identity, groups, clock, on_change, tracer)
@@ -182,6 +182,14 @@ def _tracer(around: Surroundings, identity: Identity) -> Tracer:
         reason = f"{type(error).__name__}: {error}"
     around.conditions.begin("tracing.off", f"No traces are sent to {endpoint}: {reason}. A restart tries it again.")
     return NoTraces()
+
+
+async def _hand_in(traces: Traces) -> None:
+    """At the end, for what a collector may not want any more."""
+    try:
+        await asyncio.to_thread(traces.close)
+    except Exception as error:
+        log.warning("tracing.lost", error=f"{type(error).__name__}: {error}")
 
 
 async def _restore(runner: PoolRunner, ledger: Ledger, world: _World) -> None:

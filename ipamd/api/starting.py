@@ -27,7 +27,7 @@ from ipamd.api.v1 import administration_pb2_grpc, ipam_pb2, ipam_pb2_grpc
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.conditions import Conditions
 from ipamd.history import History
-from ipamd.ledger import Ledger, LedgerError
+from ipamd.ledger import Ledger
 from ipamd.pool.explain import Explanation
 from ipamd.pool.model import Attachment, AttachmentKey, Owner, Reason, Refusal
 from ipamd.pool.words import span
@@ -189,7 +189,7 @@ class StartingIntrospection(StandingService):
         self._began = began
 
     async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.Node:
-        assigned = len(await self._attachments(context))
+        assigned = len(self._attachments())
         targets = self._live.loaded.settings.pool
         refusal = self._start.refusal()
         return pb.Node(
@@ -207,7 +207,7 @@ class StartingIntrospection(StandingService):
         )
 
     async def ListAttachments(self, request: pb.ListAttachmentsRequest, context: Context) -> pb.ListAttachmentsReply:
-        return pb.ListAttachmentsReply(attachments=map(attachment_info, await self._attachments(context)))
+        return pb.ListAttachmentsReply(attachments=map(attachment_info, self._attachments()))
 
     async def ListWaiting(self, request: pb.ListWaitingRequest, context: Context) -> pb.ListWaitingReply:
         return pb.ListWaitingReply(
@@ -235,7 +235,7 @@ class StartingIntrospection(StandingService):
         ]
         found += [
             self._explain_attachment(a, now)
-            for a in await self._attachments(context)
+            for a in self._attachments()
             if request.pod and fits(request.pod, a.key, a.owner)
         ]
         if not found:
@@ -252,12 +252,8 @@ class StartingIntrospection(StandingService):
     async def Audit(self, request: pb.AuditRequest, context: Context) -> pb.AuditReply:
         await _not_known_yet(self._start, context)
 
-    async def _attachments(self, context: Context) -> tuple[Attachment, ...]:
-        try:
-            return tuple(self._ledger.load().attachments)
-        except LedgerError as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-            raise AssertionError("abort returned") from None
+    def _attachments(self) -> tuple[Attachment, ...]:
+        return tuple(self._ledger.contents().attachments)
 
     def _explain_pool(self) -> Explanation:
         explanation = Explanation("starting", f"The daemon is starting: {self._start.words()}.")

@@ -12,8 +12,8 @@ from asyncinotify import Mask
 from ipamd.api.spool import Spool, Spooled
 from ipamd.conditions import Conditions
 from ipamd.directory_watch import DirectoryWatch
-from ipamd.ledger import Ledger
-from ipamd.pool.model import AttachmentKey, Cooling, DropAttachment, PutCooling, Reason, Record
+from ipamd.ledger import Ledger, LedgerError
+from ipamd.pool.model import Attachment, AttachmentKey, Cooling, DropAttachment, PutCooling, Reason, Record
 from ipamd.runner import PoolRunner, Refused
 from ipamd.veth import host_link, recovered_key
 
@@ -24,24 +24,31 @@ INTERVAL = 5.0
 
 
 def settle(ledger: Ledger, spool: Spool, now: float) -> None:
-    """Bring the ledger up to date with the DELs that came while nobody served: like replaying a journal. Raises
-    `LedgerError`."""
+    """Bring the ledger up to date with the DELs that came while nobody served: like replaying a journal. What can't
+    be recorded stays in the spool, for `SpooledReleases`. Raises `LedgerError` when the ledger can't be read."""
     spool.make()
     held = {attachment.key: attachment for attachment in ledger.contents().attachments}
     while spooled := spool.read():
         records: list[Record] = []
+        released: list[tuple[Spooled, Attachment]] = []
         for release in spooled:
             attachment = held.get(release.key) or held.get(recovered_key(release.key))
             if attachment is not None:
                 del held[attachment.key]
+                released.append((release, attachment))
                 records += [
                     DropAttachment(attachment.key),
                     PutCooling(Cooling(attachment.address, now - release.age)),
                 ]
-                log.info("attachment.released", key=str(release.key), ip=attachment.address, spooled=True)
-        ledger.commit(records)
+        try:
+            ledger.commit(records)
+        except LedgerError as error:
+            log.error("ledger.unwritable", error=str(error))
+            return
         for release in spooled:
             spool.done(release)
+        for release, attachment in released:
+            log.info("attachment.released", key=str(release.key), ip=attachment.address, spooled=True)
 
 
 class SpooledReleases:

@@ -178,7 +178,7 @@ HELD = Attachment(AttachmentKey("ipamd", "old", "eth0"), "10.0.0.7", "eni-1", 0.
 
 
 def introspection(start: Start, ipam: StartingIpam) -> StartingIntrospection:
-    ledger = SimpleNamespace(load=lambda: SimpleNamespace(attachments=(HELD,)))
+    ledger = SimpleNamespace(contents=lambda: SimpleNamespace(attachments=(HELD,)))
     live = SimpleNamespace(loaded=SimpleNamespace(settings=Settings()))
     return StartingIntrospection(
         cast(Any, live), History(), Conditions(), start, cast(Any, ledger), ipam, began=1.0
