@@ -32,6 +32,7 @@ from ipamd.heartbeat import heartbeat
 from ipamd.history import History
 from ipamd.host import HostError, HostNetwork
 from ipamd.host.clashes import find_clashes
+from ipamd.host.strays import Strays
 from ipamd.ledger import Ledger
 from ipamd.metrics.sources import Sources
 from ipamd.pool import events as on
@@ -256,8 +257,9 @@ async def _open(
     tasks.create_task(
         keep_running(conditions, "host.not_watched", runner.reconciler.run, "repairing the node's network")
     )
-    discarded = world.network.discarded.run
-    tasks.create_task(keep_running(conditions, "host.links_left", discarded, "removing the interfaces of gone pods"))
+    strays = Strays(world.network, settings.host, runner.attached_links, runner.clock)
+    remove = partial(_remove_links, world.network, strays)
+    tasks.create_task(keep_running(conditions, "host.links_left", remove, "removing the interfaces of gone pods"))
     tasks.create_task(keep(conditions, "spool.unusable", releases.run, "reading the spool"))
     follow = partial(_follow, around.live, runner)
     tasks.create_task(keep_running(conditions, "settings.not_followed", follow, "following the settings file"))
@@ -277,6 +279,11 @@ async def _open(
         )
     if around.manager.watchdog_interval is not None:
         tasks.create_task(heartbeat(around.manager, around.manager.watchdog_interval, runner, around.ledger))
+
+
+async def _remove_links(network: HostNetwork, strays: Strays) -> None:
+    """Of pods that are gone: what DEL left to the daemon, and what no DEL knew of."""
+    await asyncio.gather(network.discarded.run(), strays.run())
 
 
 async def _watch(runner: PoolRunner) -> None:

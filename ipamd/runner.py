@@ -507,6 +507,10 @@ class PoolRunner:
             if eni.subnet_id not in self._subnet_cidrs:
                 self._subnet_cidrs[eni.subnet_id] = await self._cloud.subnet_cidr(eni.subnet_id)
 
+    def attached_links(self) -> frozenset[str]:
+        """The host's ends of all attachments, also of those whose address no ENI has any more."""
+        return frozenset(host_link(key) for key in self.pool.inventory.attachments)
+
     def _pod_at(self, address: str) -> PodNetwork | None:
         """None for an address that nobody has, or that no ENI of the node has any more."""
         inventory = self.pool.inventory

@@ -12,6 +12,7 @@ import asyncio
 import errno
 import socket
 import struct
+from collections.abc import Collection
 
 import structlog
 
@@ -32,9 +33,15 @@ class Discarded:
     def __init__(self) -> None:
         self._wake = asyncio.Event()
         self._error = ""
+        self._strays: set[int] = set()  # indexes of links that belong into the group and are not in it
 
     def seen(self) -> None:
         """There is a link in the group."""
+        self._wake.set()
+
+    def add(self, index: int) -> None:
+        """Cut this pair off, and delete it with the others."""
+        self._strays.add(index)
         self._wake.set()
 
     async def run(self) -> None:
@@ -43,11 +50,13 @@ class Discarded:
             await self._wake.wait()
             await asyncio.sleep(GATHER)
             self._wake.clear()
+            strays, self._strays = self._strays, set()
             try:
                 # In a thread: the kernel does the work, and the waiting, within the call that asks for it.
-                await asyncio.to_thread(_delete_group, DISCARDED_GROUP)
+                await asyncio.to_thread(_delete, strays)
                 self._error = ""
             except HostError as error:
+                self._strays |= strays
                 if str(error) != self._error:
                     log.error("host.links_not_deleted", error=str(error), retry_in=RETRY)
                 self._error = str(error)
@@ -57,14 +66,23 @@ class Discarded:
 def discard(name: str) -> None:
     """Cut a pair off at the host's end, as the plugin's DEL does, and leave it to be deleted with the others; that it
     is gone already is fine. Raises `HostError`."""
-    payload = netlink.IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, IFF_UP)  # changes this flag, to: not set
-    payload += netlink.attribute(IFLA_IFNAME, name.encode() + b"\0")
+    _discard(0, netlink.attribute(IFLA_IFNAME, name.encode() + b"\0"), name)
+
+
+def _discard(index: int, name: bytes, shown: str) -> None:
+    payload = netlink.IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, IFF_UP) + name  # changes this flag, to: not set
     payload += netlink.attribute(IFLA_GROUP, struct.pack("=I", DISCARDED_GROUP))
-    _change(netlink.RTM_NEWLINK, payload, f"{name} can't be set down")
+    _change(netlink.RTM_NEWLINK, payload, f"{shown} can't be set down")
+
+
+def _delete(strays: Collection[int]) -> None:
+    """Delete these links and every one of the group; that there is none is fine. Raises `HostError`."""
+    for index in strays:
+        _discard(index, b"", f"link {index}")
+    _delete_group(DISCARDED_GROUP)
 
 
 def _delete_group(group: int) -> None:
-    """Delete every link of the group; that there is none is fine. Raises `HostError`."""
     payload = netlink.IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
     payload += netlink.attribute(IFLA_GROUP, struct.pack("=I", group))
     _change(netlink.RTM_DELLINK, payload, "pairs of gone pods can't be deleted")

@@ -188,6 +188,7 @@ class HostNetwork:
         # nft takes milliseconds, in which udev may rename a link: what is written by name comes after it.
         table = wanted_table(self._settings, node, self._links)
         holds = await self._nftables.holds(table)
+        self._links.catch_up()
         wish = desired(self._settings, node, self._links)
         if wish.ipv6:
             self._watch.follow_ipv6()
@@ -204,9 +205,13 @@ class HostNetwork:
                 continue
             if not isinstance(step, SetSysctl):  # whose events are understood only when all of them are written
                 await asyncio.sleep(0)  # there may be hundreds of steps, and somebody else may be waiting
+            if self._is_out_of_service(step):
+                continue
             try:
                 await self._take(step)
             except HostError as error:
+                if self._is_out_of_service(step):
+                    continue
                 refused.add(step.what)
                 if (failure := self._failure(step, wish, error)) is not None:
                     applied.failed.append(failure)
@@ -244,19 +249,15 @@ class HostNetwork:
         }
         return Found(sysctls, frozenset(addresses), routes, rules, protocol, table)
 
+    def _is_out_of_service(self, step: Step) -> bool:
+        """The step is for a pair that a DEL has discarded since the wish was made. Served again, it would stay."""
+        self._links.catch_up()
+        link = self._links.by_index(_link_of(step))
+        return link is not None and link.group == DISCARDED_GROUP
+
     def _failure(self, step: Step, wish: Desired, error: HostError) -> Failure | None:
         """None for what concerned a link that has gone since."""
-        match step:
-            case SetLink(change):
-                index = change.link.index
-            case AddRoute(route) | DeleteRoute(FoundRoute(route)):
-                index = route.index
-            case AddAddress(address):
-                index = address.index
-            case SetSysctl(sysctl):
-                index = sysctl.forwards
-            case _:
-                index = 0
+        index = _link_of(step)
         if index and not _exists(index):
             return None
         if any(each.link.index == index for each in wish.links if each.group is not None):
@@ -376,6 +377,9 @@ class HostNetwork:
         if now is not None and now.group == DISCARDED_GROUP:
             self.discarded.seen()
             return
+        if before is not None and now is not None and before.group == DISCARDED_GROUP:
+            self.discarded.add(now.index)  # what was done to it crossed with the DEL
+            return
         wish = self._wish
         link = now or before
         if wish is None or link is None:
@@ -410,6 +414,21 @@ class HostNetwork:
             self._on_disturbance(Disturbance(str(LinkChange(link, "up", 1)), "somebody"))
         elif before.mtu != now.mtu and self._settings.mtu not in (0, now.mtu):
             self._on_disturbance(Disturbance(str(LinkChange(link, "mtu", self._settings.mtu)), "somebody"))
+
+
+def _link_of(step: Step) -> int:
+    """The index of the link that the step is about, 0 for none."""
+    match step:
+        case SetLink(change):
+            return change.link.index
+        case AddRoute(route) | DeleteRoute(FoundRoute(route)):
+            return route.index
+        case AddAddress(address):
+            return address.index
+        case SetSysctl(sysctl):
+            return sysctl.forwards
+        case _:
+            return 0
 
 
 def _exists(index: int) -> bool:

@@ -57,6 +57,7 @@ class Keeper:
         self.node: NodeNetwork = WITH_PODS
         self.gone: list[str] = []
         self.logs = logs
+        self.network = network
         self.looks = 0
         self.reconciler = Reconciler(network, self._node, self._pod_at, self.gone.append, time.monotonic)
 
