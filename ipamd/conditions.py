@@ -36,6 +36,9 @@ KINDS: Mapping[str, Kind] = {
     "conflist.not_written": Kind(
         "error", "the runtime's network configuration can't be written to `cni.conf_dir`: tried again"
     ),
+    "conflist.not_in_force": Kind(
+        "error", "runtimes take another network configuration than ipamd's, or ipamd's is gone"
+    ),
     "spool.unusable": Kind("error", "the folder of DELs, or a file in it, can't be read or removed: tried again"),
     "host.not_watched": Kind("error", "the node's network is not watched and not repaired: tried again"),
     "host.links_left": Kind("error", "the interfaces of gone pods are not removed: tried again"),
@@ -49,6 +52,10 @@ KINDS: Mapping[str, Kind] = {
     ),
     "settings.not_followed": Kind("warning", "changes of the settings file take no effect: tried again"),
     "spool.polled": Kind("warning", "the kernel does not tell of new DELs in the spool: it is looked at every 5 s"),
+    "conflist.polled": Kind(
+        "warning", "the kernel does not tell of changes in `cni.conf_dir`: it is looked at every 30 s"
+    ),
+    "conflist.not_followed": Kind("warning", "whether the conflist is the one that runtimes take is not known"),
     "tracing.off": Kind("warning", "`tracing.endpoint` is set and no trace is sent"),
 }
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from ipamd.doctor.facts import Facts
 from ipamd.doctor.report import Finding, fail, note, ok, warn
 from ipamd.host import owners
-from ipamd.install import CONFLIST
+from ipamd.install import CONFLIST, network_files
 
 # Software that gives pods a network, as `owners` calls it.
 _NETWORKS = ("AWS VPC CNI", "Calico", "Cilium", "flannel", "Weave Net")
@@ -48,13 +47,11 @@ def conflists(facts: Facts) -> Iterator[Finding]:
         yield note(check, "cni.conf_dir is empty: the daemon writes no configuration")
         return
     below = facts.root / folder.relative_to("/")
-    names = sorted(path.name for path in _listed(below) if path.suffix in (".conf", ".conflist", ".json"))
-    before = [name for name in names if name < CONFLIST]
-    after = [name for name in names if name > CONFLIST]
+    before, after = network_files.others(below)
     if before:
         remedy = f"once its pods are gone: mv {folder / before[0]} {folder / before[0]}.off"
         yield fail(check, f"{', '.join(before)} in {folder} comes before {CONFLIST}: runtimes use that", remedy)
-    elif after and CONFLIST not in names:
+    elif after and not (below / CONFLIST).exists():
         found = f"{', '.join(after)} in {folder}: runtimes use it until the daemon can serve and writes {CONFLIST}"
         yield warn(check, found, f"mv {folder / after[0]} {folder / after[0]}.off")
     else:
@@ -62,10 +59,3 @@ def conflists(facts: Facts) -> Iterator[Finding]:
 
 
 CHECKS = (clashes, other_networks, conflists)
-
-
-def _listed(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError:
-        return []

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from ipamd.cloud.port import Identity
+from ipamd.conditions import Conditions
 from ipamd.install import InstallError, write_conflist
-from ipamd.process.supervision import Unserved, keep
+from ipamd.process.conflist import follow_conflist
+from ipamd.process.supervision import Unserved, keep, keep_running
 from ipamd.process.surroundings import Surroundings
 from ipamd.runner import PoolRunner
 from ipamd.service_manager import ServiceManager
@@ -49,6 +51,7 @@ async def announce(
         )
         # The runtime and systemd hear of it at the same moment, unless the folder can't be written.
         await asyncio.wait((offering,), timeout=FIRST_TRY)
+        tasks.create_task(_follow_conflist(offering, conf_dir, around.conditions))
     await server.set_serving(True)
     around.manager.notify("READY=1", f"STATUS={identity.instance_id}: serving")
     log.info("daemon.ready", free=counts.free, assigned=counts.assigned)
@@ -73,6 +76,13 @@ async def follow_serving(
         else:
             manager.notify(f"STATUS={identity.instance_id}: {obstacle}")
             log.error("daemon.not_serving", reason=obstacle.reason, message=obstacle.message)
+
+
+async def _follow_conflist(offering: asyncio.Task[None], conf_dir: Path, conditions: Conditions) -> None:
+    """Once it is written: until then `conflist.not_written` says what is wrong."""
+    await asyncio.wait((offering,))
+    follow = partial(follow_conflist, conf_dir, conditions)
+    await keep_running(conditions, "conflist.not_followed", follow, "following the folder of the conflist")
 
 
 async def _offer(conf_dir: Path, well: Callable[[], None]) -> None:

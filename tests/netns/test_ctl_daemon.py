@@ -100,7 +100,7 @@ async def test_a_node_that_is_short_of_addresses_and_one_that_is_drained(tmp_pat
         assert status["attention"] == []
         await add(daemon, "web-3")
         assert (await data(daemon, "status", code=3))["attention"] == [
-            "Not ready: POD_LIMIT: 3 addresses are in use, as many as pool.max_pods allows"
+            "A further pod would be refused: POD_LIMIT: 3 addresses are in use, as many as pool.max_pods allows"
         ]
         with pytest.raises(grpc.aio.AioRpcError, match="3 addresses are in use"):
             await add(daemon, "late")
@@ -182,3 +182,15 @@ async def test_top_lives_through_a_restart_of_the_daemon(tmp_path: Path, prefix:
             await asyncio.to_thread(terminal.until, lambda lines: "trying" not in lines[0], "the daemon is back")
             terminal.type("q")
             assert await asyncio.to_thread(terminal.ended) == 0
+
+
+async def test_another_networks_file_that_comes_first_is_shown(tmp_path: Path, prefix: str) -> None:
+    folder = tmp_path / "net.d"
+    async with node(tmp_path, prefix, CNI_CONF_DIR=folder) as daemon:
+        (folder / "05-other.conflist").write_text('{"plugins": [{"type": "other"}]}')
+        event = await daemon.seen("conflist.not_in_force")
+        assert "05-other.conflist before 10-ipamd.conflist" in event["text"]
+        assert "05-other.conflist" in (await data(daemon, "status", code=3))["attention"][0]
+        (folder / "05-other.conflist").unlink()
+        await daemon.seen("condition.ended")
+        assert (await data(daemon, "status"))["attention"] == []
