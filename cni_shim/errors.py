@@ -13,6 +13,7 @@ DAEMON_MISBEHAVED = 101
 INTERNAL = 102
 
 DEFAULT_VERSION = "1.0.0"
+LONGEST = 1024  # characters of a message
 
 
 class CniError(Exception):
@@ -26,9 +27,9 @@ class CniError(Exception):
 
     def render(self, version: str) -> bytes:
         """The error object that goes to standard output: JSON, ASCII."""
-        text = '{"cniVersion":%s,"code":%d,"msg":%s' % (quote(version), self.code, quote(self.message))
+        text = '{"cniVersion":%s,"code":%d,"msg":%s' % (quote(version), self.code, quote(cut(self.message)))
         if self.details:
-            text += ',"details":' + quote(self.details)
+            text += ',"details":' + quote(cut(self.details))
         return (text + "}\n").encode("ascii")
 
 
@@ -41,6 +42,11 @@ class FinishedError(CniError):
 
     def render(self, version: str) -> bytes:
         return self.text + b"\n"
+
+
+def cut(text: str) -> str:
+    """A variable of the runtime's may have 128 KiB, and a part of it is in a message."""
+    return text if len(text) <= LONGEST else "%s... (%d characters)" % (text[:LONGEST], len(text))
 
 
 def quote(text: str) -> str:

@@ -6,7 +6,7 @@ One line of JSON for each run. Standard error stays silent: some runtimes take i
 from posix import O_APPEND, O_CLOEXEC, O_CREAT, O_NOFOLLOW, O_WRONLY, close, open, write
 from time import gmtime, strftime
 
-from cni_shim.errors import quote
+from cni_shim.errors import cut, quote
 
 
 def note(path: str, environ: dict[bytes, bytes], milliseconds: float, request_id: str, error: bytes) -> None:
@@ -34,4 +34,4 @@ def note(path: str, environ: dict[bytes, bytes], milliseconds: float, request_id
 
 
 def _variable(environ: dict[bytes, bytes], name: bytes) -> str:
-    return environ.get(name, b"").decode("utf-8", "replace")
+    return cut(environ.get(name, b"").decode("utf-8", "replace"))

@@ -65,7 +65,7 @@ async def check(image: str) -> None:
                 image, *daemon["args"], "--config", str(node.config),
             )  # fmt: skip
             try:
-                await serve(node, daemon)
+                await serve(node, daemon, name)
                 await podman(node, "stop", "--time", str(pod["terminationGracePeriodSeconds"]), name)
                 state = await podman(node, "inspect", "--format", "{{.State.ExitCode}}", name)
                 if state != "0":
@@ -81,9 +81,11 @@ async def check(image: str) -> None:
                 await podman(node, "rm", "--force", "--time", "0", name)
 
 
-async def serve(node: SimulatedNode, daemon: dict[str, Any]) -> None:
-    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        await answered(node, daemon[probe]["httpGet"])
+async def serve(node: SimulatedNode, daemon: dict[str, Any], name: str) -> None:
+    await answered(node, daemon["readinessProbe"]["httpGet"])
+    for probe in ("startupProbe", "livenessProbe"):
+        socket = f"--env=IPAMD_API_SOCKET={node.socket}"
+        await podman(node, "exec", socket, name, *daemon[probe]["exec"]["command"])
     say("ready: all probes answer")
     async with direct(node.netns, node.dir / "bin", node.dir / "net.d") as runtime:
         pods = [await runtime.run_pod(f"p{number}") for number in range(PODS)]

@@ -128,7 +128,7 @@ def version(data: bytes) -> None:
     assert re.fullmatch(r"[0-9.]+", found, re.ASCII), found
     message = data.decode("utf-8", "replace")
     rendered = json.loads(errors.CniError(7, message, message).render(found))
-    assert (rendered["cniVersion"], rendered["msg"]) == (found, message)
+    assert (rendered["cniVersion"], rendered["msg"]) == (found, errors.cut(message))
 
 
 class Ended(BaseException):

@@ -13,6 +13,7 @@ import yaml
 from ipamd import settings
 from ipamd.config.load import load
 from ipamd.install import files, plugin
+from tests.unit import ctl_daemon
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = "1.37"
@@ -147,13 +148,21 @@ def test_one_node_has_one_network(pod: Any) -> None:
 
 
 def test_the_probes_ask_where_the_daemon_answers(daemon: Any) -> None:
-    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        http = daemon[probe]["httpGet"]
-        assert f"{http['host']}:{http['port']}" == settings.Settings().metrics.listen
-    paths = {name: daemon[name]["httpGet"]["path"] for name in ("livenessProbe", "readinessProbe")}
-    assert paths == {"livenessProbe": "/healthz", "readinessProbe": "/readyz"}
-    source = (ROOT / "ipamd/metrics/server.py").read_text()
-    assert all(f'"{path}"' in source for path in paths.values())
+    http = daemon["readinessProbe"]["httpGet"]
+    assert f"{http['host']}:{http['port']}" == settings.Settings().metrics.listen
+    assert http["path"] == "/readyz" and '"/readyz"' in (ROOT / "ipamd/metrics/server.py").read_text()
+
+
+@pytest.mark.parametrize("probe", ["startupProbe", "livenessProbe"])
+def test_a_probe_that_may_end_the_daemon_asks_at_roots_socket(daemon: Any, probe: str, tmp_path: Path) -> None:
+    """Whoever has the port on loopback first answers what is asked there."""
+    assert set(daemon[probe]) <= {"exec", "periodSeconds", "timeoutSeconds", "failureThreshold"}
+    program, *words = daemon[probe]["exec"]["command"]
+    assert program == "ipamctl"
+    socket = {"environment": {"IPAMD_API_SOCKET": str(tmp_path / "s")}}
+    assert ctl_daemon.ipamctl(*words, **socket).returncode == 1
+    with ctl_daemon.serving(tmp_path / "s"):
+        assert ctl_daemon.ipamctl(*words, **socket).returncode == 0
 
 
 def test_the_recipe_takes_what_is_there() -> None:

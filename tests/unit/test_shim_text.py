@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cni_shim import errors, names, spool
+from cni_shim import errors, journal, names, spool
 
 
 @pytest.mark.parametrize(
@@ -125,3 +125,11 @@ def test_a_variable_that_is_not_text() -> None:
     with run_main("", stdin=subprocess.PIPE, CNI_COMMAND="DEL", CNI_CONTAINERID="\udcff", CNI_IFNAME="e") as process:
         out, _ = process.communicate(b"{}")
         assert process.returncode == 1 and "CNI_CONTAINERID" in json.loads(out)["msg"]
+
+
+def test_a_message_about_a_huge_variable_is_short(tmp_path: Path) -> None:
+    huge = "n" * 120_000
+    printed, _ = run_main("", subprocess.DEVNULL, CNI_COMMAND=huge).communicate(timeout=30)
+    assert len(printed) < 1300 and json.loads(printed)["code"] == 4
+    journal.note(str(tmp_path / "log"), {b"CNI_NETNS": huge.encode()}, 1.0, "r-1", printed)
+    assert len((tmp_path / "log").read_bytes()) < 3000
