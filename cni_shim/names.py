@@ -14,6 +14,9 @@ _MASK_48 = 0xFFFFFFFFFFFF
 # its pair by itself would wait for a grace period of the kernel: 16-30 ms, while 20 pairs together take 12.
 DISCARDED_GROUP = 0x69706D64
 
+# The folder beside the daemon's socket in which a plugin leaves DELs that was told of no other.
+SPOOL = "released"
+
 
 def fnv1a_64(data: bytes) -> int:
     value = _FNV_OFFSET

@@ -18,6 +18,7 @@ from random import Random
 import structlog
 
 import ipamd
+from cni_shim.names import SPOOL
 from ipamd.api.place import claim
 from ipamd.api.spool import Spool
 from ipamd.cloud import model
@@ -55,9 +56,6 @@ log = structlog.get_logger("ipamd.daemon")
 
 # Seconds that answers and EC2 calls under way get at the end; systemd's TimeoutStopSec is longer.
 STOP_GRACE = 5.0
-
-# Beside the socket, which plugin and daemon have in common: where a plugin leaves DELs that was told nothing else.
-DEFAULT_SPOOL = "released"
 
 
 async def run(live: LiveSettings, history: History, conditions: Conditions) -> None:
@@ -103,7 +101,7 @@ async def _serve(live: LiveSettings, history: History, conditions: Conditions, s
     ledger = Ledger.open(settings.ledger.path, clock.lead)
     stack.callback(ledger.close)
     claim(settings.api)
-    spool = Spool(settings.cni.spool_dir, settings.api.socket.parent / DEFAULT_SPOOL)
+    spool = Spool(settings.cni.spool_dir, settings.api.socket.parent / SPOOL)
     spool.make()
     around = Surroundings(live, history, ledger, clock, conditions, manager, Start(manager))
     doors = Doors(around)

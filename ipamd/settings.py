@@ -113,7 +113,9 @@ class CniSettings(_Section):
     """What the daemon shares with the CNI plugin and the container runtime."""
 
     spool_dir: Path = Field(
-        Path("/run/ipamd/released"), description="where the plugin leaves a DEL that the daemon did not answer"
+        Path("/run/ipamd/released"),
+        description="where the plugin leaves a DEL that the daemon did not answer; the folder `released` beside "
+        "api.socket is read too, as a plugin that was told nothing else uses that one",
     )
     conf_dir: Annotated[Path | None, BeforeValidator(_empty_is_none)] = Field(
         Path("/etc/cni/net.d"),

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cni_shim.names import SPOOL
 from ipamd.install.commands import FOLDER, link_commands
 from ipamd.install.files import (
     BIN_DIR,
@@ -49,7 +50,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         help="write 10-ipamd.conflist here now (default: the daemon does it once it can serve, see cni.conf_dir)",
     )
     parser.add_argument("--socket", type=Path, default=SOCKET, help="the daemon's socket (default: %(default)s)")
-    parser.add_argument("--spool-dir", type=Path, help="the daemon's spool (default: 'released' beside the socket)")
+    parser.add_argument(
+        "--spool-dir",
+        type=Path,
+        help="the daemon's spool (default: 'released' beside the socket, where every daemon looks)",
+    )
     parser.add_argument(
         "--plugin",
         choices=("auto", "launcher", "static"),
@@ -97,6 +102,10 @@ def run(args: argparse.Namespace) -> int:
         )
         for line in _described(plugin, args.socket):
             _say(line)
+        if args.spool_dir not in (None, args.socket.parent / SPOOL):
+            _say(
+                f"         leaves DELs in {args.spool_dir}: the daemon looks there with cni.spool_dir set to the same"
+            )
         if args.conf_dir is not None:
             _say(f"network  {write_conflist(below(args.root, args.conf_dir))}")
         if args.systemd:

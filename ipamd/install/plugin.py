@@ -11,6 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
+from cni_shim.names import SPOOL
 from cni_shim.static import block
 from ipamd.install.executable import ask_version, find_executable, install_executable
 from ipamd.install.interpreter import Interpreter, find_interpreter, find_interpreters
@@ -73,7 +74,7 @@ def install_plugin(
         raise InstallError(
             "the plugin's modules are here without sources to compile; install ipamd again, sources included"
         )
-    settings = _settings(socket, spool_dir or socket.parent / "released", log, add_seconds)
+    settings = _settings(socket, spool_dir or socket.parent / SPOOL, log, add_seconds)
     candidates, passed_over = _candidates(packaging, interpreter, executable, modules)
     try:
         bin_dir.mkdir(parents=True, exist_ok=True)

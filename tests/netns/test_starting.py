@@ -39,6 +39,12 @@ async def conditions(daemon: Daemon) -> dict[str, str]:
     return {condition.name: condition.text for condition in node.conditions}
 
 
+def leave(spool: Path, name: str) -> None:
+    """A DEL, as the plugin leaves it."""
+    (spool / f".{name}").write_bytes(ipam_pb2.ReleaseRequest(attachment=plain(name)).SerializeToString())
+    (spool / f".{name}").rename(spool / name)
+
+
 async def condition(daemon: Daemon, name: str, there: bool = True) -> str:
     async def so() -> bool:
         return (name in await conditions(daemon)) is there
@@ -211,6 +217,25 @@ async def test_a_spool_that_is_no_directory_is_tried_again(tmp_path: Path, prefi
         folder.unlink()
         await condition(daemon, "spool.unusable", there=False)
         assert folder.is_dir()
+
+
+async def test_a_plugin_that_knows_no_spool_is_heard_beside_the_socket(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix) as (daemon, _):
+        daemon.settings["IPAMD_CNI_SPOOL_DIR"] = str(tmp_path / "elsewhere")
+        await daemon.ready()
+        for name in ("a", "b"):
+            await daemon.address(name)
+        spool = daemon.node.socket.parent / "released"
+        leave(spool, "a")
+
+        async def released() -> bool:
+            return set(await daemon.held()) == {"b"}
+
+        await until(released, "a DEL is taken on sight")
+        await daemon.stop()
+        leave(spool, "b")
+        await daemon.ready()
+        assert await daemon.held() == {}
 
 
 async def test_a_reading_group_that_does_not_exist_is_no_reason_to_stop(tmp_path: Path, prefix: str) -> None:

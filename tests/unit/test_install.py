@@ -263,7 +263,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main([*arguments, "--conf-dir", str(tmp_path / "c"), "--spool-dir", "/s"]) == 0
     out = capsys.readouterr().out
     assert str(tmp_path / "b" / "ipamd-cni") in out and str(tmp_path / "c" / "10-ipamd.conflist") in out
+    assert "cni.spool_dir set to the same" in out
     assert run_plugin(tmp_path / "b" / "ipamd-cni").returncode == 0
+    assert main(arguments) == 0
+    assert "spool_dir" not in capsys.readouterr().out
     assert main([*arguments, "--interpreter", "/bin/true"]) == 1
     assert "ipamd install: /" in capsys.readouterr().err
 
