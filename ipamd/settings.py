@@ -3,12 +3,15 @@ docstring of a section is what the reference says of it. `ipamd.config` reads th
 
 from __future__ import annotations
 
-import ipaddress
+import os
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from ipamd import forms
 
 DEFAULT_PATH = Path("/etc/ipamd/config.toml")
 ENVIRONMENT_PREFIX = "IPAMD_"
@@ -18,35 +21,40 @@ ENVIRONMENT_PREFIX = "IPAMD_"
 MOST_ENIS = 15
 
 
-def _cidr(text: str) -> str:
-    network = ipaddress.IPv4Network(text, strict=False)
-    if ipaddress.IPv4Interface(text).ip != network.network_address:
-        raise ValueError(f"{text} has host bits set; the network is {network}")
-    return str(network)
+# Durations are added to times since the epoch, which have to stay dates; counts go through 32 bits.
+LONGEST = 1_000_000_000
+MOST = 100_000
 
 
 def _empty_is_none(value: Any) -> Any:
     return None if value == "" else value
 
 
-Cidr = Annotated[str, AfterValidator(_cidr)]
+Cidr = Annotated[str, AfterValidator(forms.cidr)]
+AbsolutePath = Annotated[Path, AfterValidator(forms.absolute)]
+SocketPath = Annotated[Path, BeforeValidator(forms.plain_path), AfterValidator(forms.socket)]
+Url = Annotated[str, AfterValidator(forms.url)]
+Endpoint = Annotated[str, AfterValidator(forms.endpoint)]
+Subnet = Annotated[str, AfterValidator(forms.subnet)]
+SecurityGroup = Annotated[str, AfterValidator(forms.security_group)]
+Mtu = Annotated[int, AfterValidator(forms.mtu)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ApiSettings(_Section):
     """Where the daemon listens."""
 
-    socket: Path = Field(Path("/run/ipamd/ipamd.sock"), description="gRPC socket (mode 0600)")
+    socket: SocketPath = Field(Path("/run/ipamd/ipamd.sock"), description="gRPC socket (mode 0600)")
     read_group: str = Field(
         "",
         description="group that may look, and change nothing, by api.read_socket: `ipamd`, which "
         "`ipamd install --systemd` prepares, or another one with the drop-in readers.conf (docs/systemd.md); empty: "
         "root alone, by api.socket",
     )
-    read_socket: Path = Field(
+    read_socket: SocketPath = Field(
         Path("/run/ipamd/read/ipamd.sock"),
         description="gRPC socket for api.read_group (mode 0660); its folder gives it the group under systemd",
     )
@@ -55,33 +63,50 @@ class ApiSettings(_Section):
 class PoolSettings(_Section):
     """How many addresses are kept, and for how long. Takes effect as soon as the file is written."""
 
-    warm_ips: int = Field(5, ge=0, description="addresses kept free beyond what is asked for")
-    warm_enis: int = Field(0, ge=0, description="ENIs' worth of addresses kept free instead of warm_ips; 0: warm_ips")
-    minimum_ips: int = Field(0, ge=0, description="addresses the node holds at least, in use or not")
-    max_pods: int = Field(0, ge=0, description="most addresses in use at once; 0: what the instance type allows")
-    max_enis: int = Field(0, ge=0, description="most ENIs, the primary included; 0: what the instance type allows")
-    slack: int = Field(8, ge=0, description="free addresses beyond the warm ones that are not worth a call to return")
-    release_delay: float = Field(7200.0, ge=0, description="seconds an excess lasts before it goes back to EC2")
-    cooldown: float = Field(30.0, ge=0, description="seconds before a released address is used again")
+    warm_ips: int = Field(5, ge=0, le=MOST, description="addresses kept free beyond what is asked for")
+    warm_enis: int = Field(
+        0, ge=0, le=MOST, description="ENIs' worth of addresses kept free instead of warm_ips; 0: warm_ips"
+    )
+    minimum_ips: int = Field(0, ge=0, le=MOST, description="addresses the node holds at least, in use or not")
+    max_pods: int = Field(
+        0, ge=0, le=MOST, description="most addresses in use at once; 0: what the instance type allows"
+    )
+    max_enis: int = Field(
+        0, ge=0, le=MOST, description="most ENIs, the primary included; 0: what the instance type allows"
+    )
+    slack: int = Field(
+        8, ge=0, le=MOST, description="free addresses beyond the warm ones that are not worth a call to return"
+    )
+    release_delay: float = Field(
+        7200.0, ge=0, le=LONGEST, description="seconds an excess lasts before it goes back to EC2"
+    )
+    cooldown: float = Field(30.0, ge=0, le=LONGEST, description="seconds before a released address is used again")
     reuse_cooling_after: float = Field(
         10.0,
         ge=0,
+        le=LONGEST,
         description="seconds after which a cooling address is used again when pods wait and none is free, once its "
         "tracked connections were removed; more than cooldown: never before its end",
     )
-    allocate_wait: float = Field(30.0, gt=0, description="seconds an allocation waits at most")
+    allocate_wait: float = Field(30.0, gt=0, le=LONGEST, description="seconds an allocation waits at most")
     coalesce: float = Field(0.05, ge=0, le=5, description="seconds in which requests gather into one EC2 call")
 
 
 class Ec2Settings(_Section):
     """The EC2 API, and what new network interfaces (ENIs) are made with."""
 
-    endpoint: str = Field("", description="URL of the EC2 API; empty: the region's own")
-    subnets: list[str] = Field(default_factory=list, description="subnets for new ENIs; empty: the primary ENI's")
-    security_groups: list[str] = Field(
-        default_factory=list, description="security groups of new ENIs; empty: the primary ENI's"
+    endpoint: Endpoint = Field("", description="URL of the EC2 API; empty: the region's own")
+    subnets: Annotated[list[Subnet], AfterValidator(forms.distinct)] = Field(
+        default_factory=list, description="subnets for new ENIs; empty: the primary ENI's"
     )
-    tags: dict[str, str] = Field(default_factory=dict, description="further tags for new ENIs")
+    security_groups: Annotated[list[SecurityGroup], AfterValidator(forms.distinct)] = Field(
+        default_factory=list,
+        max_length=forms.MOST_GROUPS,
+        description="security groups of new ENIs; empty: the primary ENI's",
+    )
+    tags: Annotated[dict[str, str], AfterValidator(forms.tags)] = Field(
+        default_factory=dict, description="further tags for new ENIs"
+    )
     cluster: str = Field(
         "",
         # Fit for a tag's value, and without what EC2's filters take for wildcards.
@@ -89,7 +114,7 @@ class Ec2Settings(_Section):
         description="name of the cluster, a tag of new ENIs: its nodes also remove network interfaces that a "
         "terminated node of it has left behind; empty: none",
     )
-    timeout: float = Field(10.0, gt=0, description="seconds for one call")
+    timeout: float = Field(10.0, gt=0, le=LONGEST, description="seconds for one call")
     check_permissions: bool = Field(
         True,
         description="ask EC2 once at start, with DryRun, which calls the role may make, and log what it may not; "
@@ -100,24 +125,24 @@ class Ec2Settings(_Section):
 class ImdsSettings(_Section):
     """The instance metadata service."""
 
-    endpoint: str = Field("http://169.254.169.254", description="URL of the instance metadata service")
+    endpoint: Url = Field("http://169.254.169.254", description="URL of the instance metadata service")
 
 
 class LedgerSettings(_Section):
     """Where the daemon remembers who holds what."""
 
-    path: Path = Field(Path("/run/ipamd/ledger.db"), description="SQLite file with the records")
+    path: AbsolutePath = Field(Path("/run/ipamd/ledger.db"), description="SQLite file with the records")
 
 
 class CniSettings(_Section):
     """What the daemon shares with the CNI plugin and the container runtime."""
 
-    spool_dir: Path = Field(
+    spool_dir: AbsolutePath = Field(
         Path("/run/ipamd/released"),
         description="where the plugin leaves a DEL that the daemon did not answer; the folder `released` beside "
         "api.socket is read too, as a plugin that was told nothing else uses that one",
     )
-    conf_dir: Annotated[Path | None, BeforeValidator(_empty_is_none)] = Field(
+    conf_dir: Annotated[AbsolutePath | None, BeforeValidator(_empty_is_none)] = Field(
         Path("/etc/cni/net.d"),
         description="where the daemon writes 10-ipamd.conflist once it can serve; empty: nowhere",
     )
@@ -136,7 +161,7 @@ class HostSettings(_Section):
     nft_table: str = Field("ipamd", pattern=r"^[a-z][a-z0-9_-]{0,30}$", description="nftables table (inet)")
     mark_mask: int = Field(0x3F, gt=0, le=2**32 - 1, description="bits of the packet mark that hold the ENI")
     main_mark: int = Field(0x40, gt=0, le=2**32 - 1, description="bit of the packet mark for the primary ENI")
-    sysctl_dir: Path = Field(
+    sysctl_dir: AbsolutePath = Field(
         Path("/proc/sys/net"),
         description="where the kernel's network settings are written; for a container whose own are read-only: the "
         "host's, mounted into it",
@@ -146,21 +171,14 @@ class HostSettings(_Section):
     pod_imds: Literal["allow", "block"] = Field(
         "allow", description="whether pods reach the instance metadata service, with the node's role"
     )
-    mtu: int = Field(0, ge=0, le=9216, description="of ENIs, and of pods' interfaces; 0: the ENI's own")
-    pod_mtu: int = Field(0, ge=0, le=9216, description="of pods' interfaces alone; 0: their ENI's")
-
-
-def _listen(text: str) -> str:
-    host, separator, port = text.rpartition(":")
-    if text and not (separator and host and port.isdecimal() and 0 < int(port) < 65536):
-        raise ValueError('must be "address:port", or "" for nowhere')
-    return text
+    mtu: Mtu = Field(0, ge=0, le=9216, description="of ENIs, and of pods' interfaces; 0: the ENI's own")
+    pod_mtu: Mtu = Field(0, ge=0, le=9216, description="of pods' interfaces alone; 0: their ENI's")
 
 
 class MetricsSettings(_Section):
     """What Prometheus and probes read, over HTTP: /metrics, /healthz and /readyz."""
 
-    listen: Annotated[str, AfterValidator(_listen)] = Field(
+    listen: Annotated[str, AfterValidator(forms.listen)] = Field(
         "127.0.0.1:61678", description="address and port; empty: nowhere"
     )
 
@@ -168,7 +186,7 @@ class MetricsSettings(_Section):
 class TracingSettings(_Section):
     """OpenTelemetry traces."""
 
-    endpoint: str = Field(
+    endpoint: Endpoint = Field(
         "",
         description="URL of a collector that takes OTLP over HTTP, such as http://127.0.0.1:4318; empty: none",
     )
@@ -196,8 +214,36 @@ class Settings(_Section):
 
 def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
     """What no single setting shows: (dotted keys that are at odds, what is wrong)."""
+    yield from _places(settings)
     yield from _marks(settings.host)
     yield from _priorities(settings.host)
+
+
+def _places(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Each file and folder is one thing alone, and no file is where a folder has to be."""
+    ledger = settings.ledger.path
+    files = {
+        "api.socket": settings.api.socket,
+        "api.read_socket": settings.api.read_socket,
+        "ledger.path": ledger,
+        **{
+            f"ledger.path's {suffix}": Path(f"{ledger}{suffix}")
+            for suffix in ("-wal", "-shm", ".lock", ".owed", ".new")
+        },
+    }
+    folders = {"cni.spool_dir": settings.cni.spool_dir}
+    if settings.cni.conf_dir is not None:
+        folders["cni.conf_dir"] = settings.cni.conf_dir
+    named = {name: Path(os.path.normpath(path)) for name, path in (files | folders).items()}
+    for first, second in combinations(named, 2):
+        one, other = named[first], named[second]
+        keys = (first.partition("'")[0], second.partition("'")[0])
+        if one == other:
+            yield keys, f"{first} and {second} are both {one}"
+        elif first in files and other.is_relative_to(one):
+            yield keys, f"{first} {one} is a file, and {second} {other} would be below it"
+        elif second in files and one.is_relative_to(other):
+            yield keys, f"{second} {other} is a file, and {first} {one} would be below it"
 
 
 def _marks(host: HostSettings) -> Iterator[tuple[tuple[str, ...], str]]:

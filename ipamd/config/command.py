@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
+# A dump of a cluster's objects can be large, and a disk image is larger.
+MOST_BYTES = 64 << 20
+
+
 def add_parser(commands: Commands) -> None:
     config = commands.add_parser("config", help="look at the settings, or make some")
     actions = config.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -33,7 +37,7 @@ def add_parser(commands: Commands) -> None:
         ("reference", "print every setting with its default and meaning, as Markdown (docs/config.md)", _reference),
     ):
         actions.add_parser(name, help=text).set_defaults(run=run)
-    text = "print a settings file made from the environment of an AWS VPC CNI DaemonSet"
+    text = "print a settings file made from those of the AWS VPC CNI"
     importing = actions.add_parser(
         "import-vpc-cni",
         help=text,
@@ -44,7 +48,8 @@ def add_parser(commands: Commands) -> None:
         "file",
         type=Path,
         metavar="FILE",
-        help="the DaemonSet in YAML or JSON, or NAME=VALUE lines as `kubectl set env --list` prints; - for stdin",
+        help="DaemonSet, Pod or List, Helm values or the EKS add-on's configuration, in YAML or JSON; or NAME=VALUE "
+        "lines as `kubectl set env --list` prints; - for stdin",
     )
     importing.set_defaults(run=_import)
 
@@ -127,16 +132,16 @@ def _reference(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from ipamd.config import manifest
+    from ipamd.config import manifest, text
     from ipamd.config.error import SettingsError
 
+    stdin = str(args.file) == "-"
+    name = "standard input" if stdin else str(args.file)
     try:
-        text = sys.stdin.read() if str(args.file) == "-" else args.file.read_text()
-        sys.stdout.write(manifest.imported(manifest.variables(text)))
-    except OSError as error:
-        return fail(f"{args.file}: {error.strerror}")
-    except UnicodeDecodeError:
-        return fail(f"{args.file}: not text")
-    except (manifest.NoManifest, SettingsError) as error:
+        given = text.decode(sys.stdin.buffer.read()) if stdin else text.read(args.file, MOST_BYTES)
+        sys.stdout.write(manifest.imported(manifest.variables(given)))
+    except (FileNotFoundError, text.Unreadable, manifest.NoManifest) as error:
+        return fail(f"{name}: {error.strerror if isinstance(error, OSError) else error}")
+    except SettingsError as error:
         return fail(str(error))
     return 0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 from collections.abc import Iterator
 
-from ipamd.settings import Settings
+from ipamd.settings import MOST_ENIS, Settings
 
 
 def doubts(settings: Settings) -> Iterator[str]:
@@ -33,9 +34,22 @@ def doubts(settings: Settings) -> Iterator[str]:
         yield f"pool.allocate_wait {pool.allocate_wait:g}: kubelet gives up earlier (runtimeRequestTimeout, 120 s)"
     if host.mtu and host.pod_mtu > host.mtu:
         yield f"host.pod_mtu {host.pod_mtu} is more than host.mtu {host.mtu}: larger packets are lost or cut up"
+    room = host.mark_mask // (host.mark_mask & -host.mark_mask)
+    if room < min(MOST_ENIS, (pool.max_enis or MOST_ENIS + 1) - 1):
+        yield f"host.mark_mask {host.mark_mask:#x} has room for {room} ENIs beside the primary one"
+    if settings.api.read_group and not _is_group(settings.api.read_group):
+        yield f"api.read_group {settings.api.read_group}: there is no such group on this host"
     if not host.snat and host.snat_exclude:
         yield "host.snat_exclude has no effect: host.snat is false"
     if settings.metrics.listen.rpartition(":")[0] in ("0.0.0.0", "[::]", "::"):
         yield f"metrics.listen {settings.metrics.listen}: everybody who reaches the node can read it, pods included"
     if not str(settings.ledger.path).startswith("/run/"):
         yield f"ledger.path {settings.ledger.path} is on a disk: each commit waits for it (0.04 ms in /run)"
+
+
+def _is_group(name: str) -> bool:
+    try:
+        grp.getgrnam(name)
+    except (KeyError, ValueError):
+        return False
+    return True

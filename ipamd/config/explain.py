@@ -31,6 +31,8 @@ _ALLOWED = {
     "list_type": 'must be a list, for instance ["a", "b"]',
     "dict_type": 'must be a table, for instance {{ team = "net" }}',
     "literal_error": "must be one of {expected}",
+    "finite_number": "must be a finite number",
+    "too_long": "must have at most {max_length} entries",
     "string_pattern_mismatch": "must match {pattern}",
 }
 

@@ -121,6 +121,8 @@ def _read_environment(environ: Mapping[str, str], ignored: tuple[str, ...], sour
         if not name.startswith(ENVIRONMENT_PREFIX) or name in ignored:
             continue
         section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
+        if not text and not _takes_nothing(section, key):
+            continue  # a manifest's `value:` with nothing behind it
         try:
             value = _from_text(section, key, text)
         except (ValueError, RecursionError):
@@ -160,6 +162,19 @@ def _kind(section: str, key: str) -> Any:
         return None
     kind = get_origin(model.model_fields[key].annotation)
     return kind if kind in (list, dict) else None
+
+
+def _takes_nothing(section: str, key: str) -> bool:
+    """Whether an empty text says something: metrics.listen = "" is nowhere. So it does for what is no setting."""
+    found = Settings.model_fields.get(section)
+    model: Any = found.annotation if found else None
+    if model is None or key not in model.model_fields:
+        return True
+    try:
+        model.model_validate({key: ""})
+    except ValidationError:
+        return False
+    return True
 
 
 def _from_text(section: str, key: str, text: str) -> Any:

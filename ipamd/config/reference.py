@@ -74,8 +74,9 @@ def _default(field: FieldInfo) -> Any:
 def toml_value(value: Any) -> str:
     """JSON is TOML for texts, numbers, booleans and lists."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {toml_value(item)}" for key, item in value.items()) + "}"
-    return json.dumps("" if value is None else value)
+        return "{" + ", ".join(f"{toml_value(key)} = {toml_value(item)}" for key, item in value.items()) + "}"
+    # But JSON has halves of characters, and leaves DEL as it is.
+    return json.dumps("" if value is None else value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _comment(text: str) -> list[str]:

@@ -180,11 +180,20 @@ def test_lines_as_kubectl_lists_them() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "no DaemonSet"),
-        ("kind: Pod", "no DaemonSet with a container aws-node"),
+        ("", "nothing of the AWS VPC CNI"),
+        ("kind: Pod", "nothing of the AWS VPC CNI"),
         ("a: [", "neither YAML"),
-        ("spec:\n  template: 3", "no DaemonSet"),
-        ("- 1\n- 2", "no DaemonSet"),
+        ("spec:\n  template: 3", "nothing of the AWS VPC CNI"),
+        ("- 1\n- 2", "nothing of the AWS VPC CNI"),
+        ("x: " + "[" * 5000, "neither YAML"),
+        ("at: 2024-13-45", "neither YAML"),
+        ("FOO=bar", "no variable of the AWS VPC CNI"),
+        ("env: {}", "nothing of the AWS VPC CNI"),
+        ('{"env": {"FOO": "1"}}', "nothing of the AWS VPC CNI"),
+        ('"just text"', "nothing of the AWS VPC CNI"),
+        ("env = { ENABLE_PREFIX_DELEGATION = true }", "nothing of the AWS VPC CNI"),
+        ("spec: {containers: [{name: coredns, env: [{name: MAX_ENI, value: '3'}]}]}", "nothing of the AWS VPC CNI"),
+        ("spec: {initContainers: [{name: aws-vpc-cni-init, env: [{name: X, value: '3'}]}]}", "only the container"),
     ],
 )
 def test_what_is_no_manifest(text: str, words: str) -> None:
@@ -193,7 +202,7 @@ def test_what_is_no_manifest(text: str, words: str) -> None:
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(DAEMON_SET)))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps(DAEMON_SET).encode())))
     assert main(["config", "import-vpc-cni", "-"]) == 0
     assert "minimum_ips = 12" in capsys.readouterr().out
     assert main(["config", "import-vpc-cni", str(tmp_path / "absent")]) == 1

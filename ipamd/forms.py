@@ -1,0 +1,154 @@
+"""The forms that settings take: what can't work later is refused when it is read, or brought into form where it is
+plain what is meant. Each function returns the value in use, or raises ValueError, which says what is allowed."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+# sun_path of unix(7), without its final zero.
+LONGEST_SOCKET_PATH = 107
+LONGEST_PATH = 4095  # PATH_MAX, without its final zero
+
+# Tags of one resource: 50, of which ipamd sets up to five (docs.aws.amazon.com, "Tag your Amazon EC2 resources").
+MOST_TAGS = 45
+_LONGEST_TAG_KEY, _LONGEST_TAG_VALUE = 128, 256
+MOST_GROUPS = 16  # of one ENI, at the highest quota
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*\.?")
+
+
+def cidr(text: str) -> str:
+    network = ipaddress.IPv4Network(text, strict=False)
+    if ipaddress.IPv4Interface(text).ip != network.network_address:
+        raise ValueError(f"{text} has host bits set; the network is {network}")
+    return str(network)
+
+
+def plain_path(value: Any) -> Any:
+    """A socket as containerd and kubelet write it, unix:///run/x.sock, is the path /run/x.sock."""
+    if isinstance(value, str) and value.startswith("unix:"):
+        return value.removeprefix("unix:").removeprefix("//")
+    return value
+
+
+def absolute(path: Path) -> Path:
+    text = str(path)
+    if not path.is_absolute() or path == Path("/"):
+        form = "without a scheme" if _SCHEME.match(text) else "that begins with /"
+        raise ValueError(f"must be an absolute path, {form}")
+    if not text.isprintable():
+        raise ValueError("must have no control characters")
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        raise ValueError(f"must have at most {LONGEST_PATH} bytes")
+    return path
+
+
+def socket(path: Path) -> Path:
+    absolute(path)
+    if (length := len(os.fsencode(path))) > LONGEST_SOCKET_PATH:
+        raise ValueError(f"must have at most {LONGEST_SOCKET_PATH} bytes, as a Unix socket's path (it has {length})")
+    return path
+
+
+def listen(text: str) -> str:
+    """ "address:port", or nothing."""
+    if not text:
+        return text
+    if "://" in text:
+        raise ValueError('must be "address:port" without a scheme, or "" for nowhere')
+    host, separator, port = text.rpartition(":")
+    if not (separator and _is_port(port)):
+        raise ValueError('must be "address:port", or "" for nowhere')
+    if not host:
+        raise ValueError(f'must name an address: "127.0.0.1:{port}", or "0.0.0.0:{port}" for all')
+    if not _is_host(host):
+        raise ValueError('must be "address:port", with brackets around an IPv6 address, or "" for nowhere')
+    return text
+
+
+def endpoint(text: str) -> str:
+    """A URL, or nothing."""
+    return url(text) if text else text
+
+
+def url(text: str) -> str:
+    wanted = "must be a URL such as http://10.0.0.1:8080"
+    if not text.isprintable() or " " in text:
+        raise ValueError(f"{wanted}, without spaces")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{wanted} ({error})") from None
+    if parts.scheme not in ("http", "https"):
+        raise ValueError(f"{wanted}, beginning with http:// or https://")
+    host = parts.hostname or ""
+    if not _is_host(f"[{host}]" if ":" in host else host) or port == 0:
+        raise ValueError(f"{wanted}, with a host")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError(f"{wanted}, without user, query and fragment")
+    return text
+
+
+def identifier(text: str, prefix: str) -> str:
+    if not re.fullmatch(rf"{prefix}-[0-9A-Za-z]+", text):
+        raise ValueError(f"must be an id, {prefix}-...")
+    return text
+
+
+def subnet(text: str) -> str:
+    return identifier(text, "subnet")
+
+
+def security_group(text: str) -> str:
+    return identifier(text, "sg")
+
+
+def distinct(values: list[str]) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
+def tags(values: dict[str, str]) -> dict[str, str]:
+    for key, value in values.items():
+        if not key or len(key) > _LONGEST_TAG_KEY or len(value) > _LONGEST_TAG_VALUE:
+            raise ValueError(f"a tag's key has 1 to {_LONGEST_TAG_KEY} characters, its value at most "
+                             f"{_LONGEST_TAG_VALUE} ({key[:40]!r} has {len(key)} and {len(value)})")  # fmt: skip
+        if not (key + value).isprintable():
+            raise ValueError(f"a tag has no control characters ({key[:40]!r})")
+        if key.lower().startswith("aws:"):
+            raise ValueError(f"keys that begin with aws: are reserved by AWS ({key[:40]})")
+        if key.lower().startswith("ipamd.io/"):
+            raise ValueError(f"keys that begin with ipamd.io/ are ipamd's own ({key[:40]})")
+    if len(values) > MOST_TAGS:
+        raise ValueError(f"must be at most {MOST_TAGS} tags: EC2 takes 50, ipamd's own among them")
+    return values
+
+
+def mtu(number: int) -> int:
+    """576 is the least that every IPv4 host takes (RFC 791)."""
+    if 0 < number < 576:
+        raise ValueError("must be 0, or at least 576")
+    return number
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65536
+
+
+def _is_host(text: str) -> bool:
+    try:
+        if text.startswith("[") and text.endswith("]"):
+            ipaddress.IPv6Address(text[1:-1])
+            return True
+        if re.fullmatch(r"[0-9.]+", text):
+            ipaddress.IPv4Address(text)
+            return True
+    except ValueError:
+        return False
+    return _HOST_NAME.fullmatch(text) is not None
