@@ -182,18 +182,20 @@ class PoolRunner:
     async def compare(self) -> Compared:
         """What EC2, the ledger and the kernel say differently, in each of two looks. Raises `CloudError`, `HostError`
         or `LedgerError`."""
-        first = await self._compare_once()
+        first, _ = await self._compare_once()
         if not first.mismatches:
             return first
         await asyncio.sleep(SECOND_LOOK)
-        second = await self._compare_once()
+        second, seen = await self._compare_once()
         before = {(mismatch.kind, mismatch.subject) for mismatch in first.mismatches}
         lasting = tuple(m for m in second.mismatches if (m.kind, m.subject) in before)
+        # What an operator has found is the pool's knowledge from now on, too.
+        self.feed(on.Inspected(seen.enis, frozenset(m.subject for m in lasting if m.kind == "address_missing")))
         return replace(second, mismatches=lasting)
 
-    async def _compare_once(self) -> Compared:
+    async def _compare_once(self) -> tuple[Compared, on.Audited]:
         seen = await self._read_all(self._cloud.at(Priority.WARM))
-        return compare(self.pool, self._ledger.load().attachments, seen, self.clock())
+        return compare(self.pool, self._ledger.load().attachments, seen, self.clock()), seen
 
     async def _ask(self, request: str, event: on.Event) -> Any:
         if self.failed.done():

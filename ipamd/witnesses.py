@@ -14,6 +14,7 @@ from ipamd.pool.events import Audited
 from ipamd.pool.inventory import Address, Eni
 from ipamd.pool.model import AddressState, Attachment, EniState, ObservedEni, Use
 from ipamd.pool.pool import Pool
+from ipamd.pool.trouble import troubles
 from ipamd.veth import host_link
 
 # An ADD is on record before its route is there, and a DEL's route goes a moment after its record, in seconds.
@@ -49,6 +50,7 @@ def compare(pool: Pool, recorded: Iterable[Attachment], seen: Audited, now: floa
     mismatches = (
         *_enis(pool, seen),
         *_addresses(pool, seen),
+        *_stranded(pool, routes),
         *_uses(pool),
         *_records(pool, records),
         *_routes(pool, records, routes, now),
@@ -110,6 +112,19 @@ def _addresses(pool: Pool, seen: Audited) -> Iterator[Mismatch]:
                 )  # fmt: skip
 
 
+def _stranded(pool: Pool, routes: dict[str, str]) -> Iterator[Mismatch]:
+    """Pods whose address the daemon knows to be gone: also those that it knew of before this look."""
+    for trouble in troubles(pool):
+        if trouble.kind == "lost":
+            ip = trouble.attachment.address
+            yield Mismatch(
+                "attachment_stranded", ip, f"{_holder(trouble.attachment)} is cut off",
+                "delete the pod: its successor gets another address",
+                ec2=trouble.cause, ledger=f"held by {_holder(trouble.attachment)}",
+                kernel=f"leads to {routes[ip]}" if ip in routes else "no route",
+            )  # fmt: skip
+
+
 def _uses(pool: Pool) -> Iterator[Mismatch]:
     """Of addresses that somebody else has something in the kernel for; a pod of ours may have one as well."""
     for address in pool.inventory.addresses.values():
@@ -145,6 +160,8 @@ def _records(pool: Pool, records: dict[str, Attachment]) -> Iterator[Mismatch]:
 
 def _routes(pool: Pool, records: dict[str, Attachment], routes: dict[str, str], now: float) -> Iterator[Mismatch]:
     for ip, attachment in records.items():
+        if ip in pool.inventory.lost:
+            continue  # it is told as stranded
         via, link = routes.get(ip), host_link(attachment.key)
         if via == link or now - attachment.since < IN_BETWEEN:
             continue

@@ -23,6 +23,7 @@ from ipamd.ledger import LedgerError
 from ipamd.pool.inventory import Eni
 from ipamd.pool.quoting import cut
 from ipamd.pool.subnets import Subnet
+from ipamd.pool.trouble import trouble_of, troubles
 from ipamd.process.start import Start
 from ipamd.reload import LiveSettings
 from ipamd.runner import PoolRunner
@@ -75,6 +76,7 @@ class IntrospectionService(StandingService):
     async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.Node:
         pool, now = self._pool, self._runner.clock()
         counts, targets, limits = pool.counts(), pool.targets, pool.limits
+        withheld = pool.inventory.withheld()
         obstacle, refusal = self._serving.obstacle(), self._runner.would_refuse()
         return pb.Node(
             instance_id=self._identity.instance_id,
@@ -133,6 +135,17 @@ class IntrospectionService(StandingService):
             ],
             conditions=self._lasting(),
             start=self._under_way(),
+            attachment_troubles=[
+                pb.AttachmentTrouble(
+                    kind=trouble.kind,
+                    attachment=attachment_info(trouble.attachment, trouble),
+                    cause=trouble.cause,
+                    since=timestamp(trouble.since),
+                )
+                for trouble in troubles(pool)
+            ],
+            withheld=len(withheld),
+            withheld_for=next((f"{ip}: {use.text}" for ip, use in withheld.items()), ""),
         )
 
     async def ListEnis(self, request: pb.ListEnisRequest, context: Context) -> pb.ListEnisReply:
@@ -140,16 +153,36 @@ class IntrospectionService(StandingService):
         return pb.ListEnisReply(enis=[_eni(eni) for eni in enis])
 
     async def ListAddresses(self, request: pb.ListAddressesRequest, context: Context) -> pb.ListAddressesReply:
-        return pb.ListAddressesReply(
-            addresses=[
-                pb.Address(ip=a.ip, eni=a.eni.id, state=a.state, since=timestamp(a.since))
-                for a in self._pool.inventory.addresses.values()
-            ]
-        )
+        """Also those that pods have on record and EC2 has taken away."""
+        inventory, withheld = self._pool.inventory, self._pool.inventory.withheld()
+        found = [
+            pb.Address(
+                ip=a.ip,
+                eni=a.eni.id,
+                state=a.state,
+                since=timestamp(a.since),
+                cause=withheld[a.ip].text if a.ip in withheld else "",
+            )
+            for a in inventory.addresses.values()
+        ]
+        lost = [trouble for trouble in troubles(self._pool) if trouble.kind == "lost"]
+        found += [
+            pb.Address(
+                ip=t.attachment.address,
+                eni=t.attachment.eni_id,
+                state="lost",
+                since=timestamp(t.since),
+                cause=t.cause,
+            )
+            for t in lost
+        ]
+        return pb.ListAddressesReply(addresses=found)
 
     async def ListAttachments(self, request: pb.ListAttachmentsRequest, context: Context) -> pb.ListAttachmentsReply:
         return pb.ListAttachmentsReply(
-            attachments=[attachment_info(a) for a in self._pool.inventory.attachments.values()]
+            attachments=[
+                attachment_info(a, trouble_of(self._pool, a)) for a in self._pool.inventory.attachments.values()
+            ]
         )
 
     async def ListWaiting(self, request: pb.ListWaitingRequest, context: Context) -> pb.ListWaitingReply:

@@ -17,6 +17,7 @@ from ipamd.history import LEVELS, Event, History
 from ipamd.pool.explain import Explanation
 from ipamd.pool.model import Attachment
 from ipamd.pool.quoting import quoted
+from ipamd.pool.trouble import Trouble
 from ipamd.process.start import Start
 from ipamd.reload import LiveSettings, is_live
 from ipamd.veth import host_link
@@ -92,7 +93,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else str(value)
 
 
-def attachment_info(a: Attachment) -> pb.AttachmentInfo:
+def attachment_info(a: Attachment, trouble: Trouble | None = None) -> pb.AttachmentInfo:
     return pb.AttachmentInfo(
         network=a.key.network,
         container_id=a.key.container_id,
@@ -105,6 +106,7 @@ def attachment_info(a: Attachment) -> pb.AttachmentInfo:
         netns=a.owner.netns,
         since=timestamp(a.since),
         host_ifname=host_link(a.key),
+        trouble="" if trouble is None else trouble.cause,
     )
 
 

@@ -11,11 +11,51 @@ from ipamd.ctl import times
 def concerns(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> list[str]:
     """Empty: all is well."""
     return [
+        *_troubles(node.attachment_troubles),
         *_pods(node, waiting, now),
         *(condition.text for condition in node.conditions),
         *_cloud(node, now),
         *_network(node.host, now),
         *_room(node),
+        *_withheld(node),
+    ]
+
+
+# Of pods that are in trouble, so many are named.
+_NAMED = 3
+
+
+def _troubles(troubles: Sequence[pb.AttachmentTrouble]) -> list[str]:
+    """One line for each kind, the pods that somebody has to delete first."""
+    found = []
+    for kind, what, remedy in (
+        ("lost", "cut off", "delete {them}, the successor gets another address"),
+        ("detached", "cut off", "the daemon attaches the ENI again; if that fails, ipamctl explain pool says why"),
+        ("contested", "in doubt", "ipamctl audit says what leads elsewhere; remove that, or delete {them}"),
+    ):
+        of_kind = [trouble for trouble in troubles if trouble.kind == kind]
+        if not of_kind:
+            continue
+        names = [f"{_who(t.attachment)} ({t.cause})" for t in of_kind[:_NAMED]]
+        more = f" and {len(of_kind) - _NAMED} more (ipamctl pods)" if len(of_kind) > _NAMED else ""
+        many = "1 pod is" if len(of_kind) == 1 else f"{len(of_kind)} pods are"
+        advice = remedy.format(them="it" if len(of_kind) == 1 else "them")
+        found.append(f"{many} {what}: {', '.join(names)}{more}: {advice}.")
+    return found
+
+
+def _who(attachment: pb.AttachmentInfo) -> str:
+    if attachment.pod_name:
+        return f"{attachment.pod_namespace}/{attachment.pod_name}"
+    return f"container {attachment.container_id[:12]}"
+
+
+def _withheld(node: pb.Node) -> list[str]:
+    if not node.withheld:
+        return []
+    many = "1 address is" if node.withheld == 1 else f"{node.withheld} addresses are"
+    return [
+        f"{many} granted to no pod, as others on this host use them: {node.withheld_for} (ipamctl addresses has all)."
     ]
 
 

@@ -75,6 +75,7 @@ def _pods(stub: IntrospectionStub) -> list[Record]:
             "since": a.since,
             "host_ifname": a.host_ifname,
             "netns": a.netns,
+            "trouble": a.trouble,
         }
         for a in attachments
     ]
@@ -123,7 +124,7 @@ ENIS = Listing(
 )  # fmt: skip
 ADDRESSES = Listing(
     _addresses,
-    ("ip", "eni", "state", "since"),
+    ("ip", "eni", "state", "since", "cause"),
     ("ip", "state", "since", "eni"),
     itemgetter("ip"),
     "address",
@@ -133,6 +134,7 @@ PODS = Listing(
     _pods,
     (
         "container_id", "ifname", "network", "ip", "eni", "pod", "namespace", "uid", "since", "host_ifname", "netns",
+        "trouble",
     ),
     ("namespace", "pod", "container_id", "ifname", "ip", "eni", "host_ifname", "since"),
     _owner,
@@ -158,6 +160,10 @@ CONFIG = Listing(
 LISTINGS = {"enis": ENIS, "addresses": ADDRESSES, "pods": PODS, "waiting": WAITING, "config": CONFIG}
 
 
+# Keys that are columns only while one of the records has something to say there.
+_REASONS = ("cause", "trouble")
+
+
 def set_up(parser: argparse.ArgumentParser) -> None:
     name = parser.prog.split()[-1]
     listing = LISTINGS[name]
@@ -180,6 +186,9 @@ def _run(args: argparse.Namespace) -> int:
     columns = _columns(listing, args.columns)
     with introspection(args.socket) as stub:
         records = listing.fetch(stub)
+    if args.columns is None:
+        # What is wrong with one of them is not to be overlooked.
+        columns += tuple(key for key in _REASONS if any(record.get(key) for record in records))
     show(answer(listing, records, columns, time.time()), args.output)
     return 0
 

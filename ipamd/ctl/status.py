@@ -132,6 +132,20 @@ def data(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> dict[str, 
             for b in node.backoffs
         ],
         "denied": [{"action": d.action, "consequence": d.consequence} for d in node.denied],
+        "attachment_troubles": [
+            {
+                "kind": t.kind,
+                "namespace": t.attachment.pod_namespace,
+                "pod": t.attachment.pod_name,
+                "container_id": t.attachment.container_id,
+                "ip": t.attachment.ip,
+                "eni": t.attachment.eni,
+                "cause": t.cause,
+                "since": times.iso(t.since),
+            }
+            for t in node.attachment_troubles
+        ],
+        "withheld": node.withheld,
         "conditions": [{"name": c.name, "text": c.text, "since": times.iso(c.since)} for c in node.conditions],
         "budget": [
             {

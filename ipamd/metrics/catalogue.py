@@ -225,6 +225,21 @@ _ALL = (
         "Attachments on record, those of lost addresses included.",
     ),
     Metric(
+        "ipamd_attachments_stranded",
+        "gauge",
+        "Pods that are cut off: EC2 has taken their address, or their ENI is not attached.",
+    ),
+    Metric(
+        "ipamd_attachments_contested",
+        "gauge",
+        "Pods whose address something else on the host leads to as well.",
+    ),
+    Metric(
+        "ipamd_addresses_withheld",
+        "gauge",
+        "Addresses granted to nobody, as others use them on this host; counted as foreign, too.",
+    ),
+    Metric(
         "ipamd_events_total",
         "counter",
         "Events by name (docs/events.md), debug left out.",
@@ -276,7 +291,6 @@ _ALL = (
 # Events (name, level) that alerts wait for. They are told from the start, as 0: to `increase()` a series that begins
 # with 1 has never risen.
 ALERTED = (
-    ("address.missing", "error"),
     ("attachment.collected", "warning"),
     ("attachment.recovered", "warning"),
     ("eni.leaked", "warning"),

@@ -25,6 +25,7 @@ from ipamd.metrics.catalogue import ALERTED, METRICS
 from ipamd.metrics.sources import Sources, Standing
 from ipamd.pool.model import EniState, Reason
 from ipamd.pool.outlook import Supply
+from ipamd.pool.trouble import troubles
 from ipamd.process.start import Phase
 
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily | InfoMetricFamily
@@ -89,6 +90,10 @@ class _PoolFamilies:
         yield _single("ipamd_cooling_oldest_seconds", now - oldest)
         yield _single("ipamd_cooling_reused_early_total", pool.reused_early)
         yield _single("ipamd_attachments", len(pool.inventory.attachments))
+        found = list(troubles(pool))
+        yield _single("ipamd_attachments_stranded", sum(trouble.cut_off for trouble in found))
+        yield _single("ipamd_attachments_contested", sum(not trouble.cut_off for trouble in found))
+        yield _single("ipamd_addresses_withheld", len(pool.inventory.withheld()))
         yield _single("ipamd_ready", self._of.serving.obstacle() is None)
         refusal = self._of.runner.would_refuse()
         told = None if refusal is None else refusal.reason

@@ -253,7 +253,7 @@ class Audits(Growth):
                 continue
             observed = self._believe(eni, there, now)
             for address in list(eni.addresses.values()):
-                if address.state is AddressState.ASSIGNED and address.ip not in observed.addresses:
+                if address.state is AddressState.ASSIGNED and address.ip in event.missing - set(observed.addresses):
                     self._miss_address(address.ip, eni, now)
             for ip in observed.addresses:
                 if ip not in eni.addresses and ip in self.inventory.holders:
@@ -297,7 +297,7 @@ class Audits(Growth):
         address = eni.addresses.get(ip)
         if address is None or address.state is AddressState.RELEASING:
             return  # the read before its removal will tell
-        self._lose(address, "EC2 has taken it from its ENI", now)
+        self._lose(address, f"EC2 has taken {ip} from {eni.id}", now)
 
     def _find_routed(self, ip: str, link: str, now: float) -> None:
         address = self.inventory.addresses.get(ip)

@@ -159,9 +159,11 @@ class PodRouteSeen:
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What an operator's audit has found in EC2, twice within seconds: `enis` are those of the second look."""
+    """What an operator's audit has found in EC2: `enis` as the second of two looks showed them, `missing` are
+    addresses that neither look showed where they should be."""
 
     enis: tuple[ObservedEni, ...]
+    missing: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from ipamd.pool.model import Attachment, Counts, EniState, Reason
 from ipamd.pool.outlook import Supply, would_refuse
 from ipamd.pool.pool import Pool
 from ipamd.pool.state import Waiting
+from ipamd.pool.trouble import trouble_of
 from ipamd.pool.words import many, sentence, span
 
 # What an operator can do about a reason (docs/refusals.md says more).
@@ -84,21 +85,30 @@ def explain_waiting(pool: Pool, waiting: Waiting, who: str, now: float) -> Expla
 
 
 def explain_attachment(pool: Pool, attachment: Attachment, who: str, now: float) -> Explanation:
-    eni = pool.inventory.enis.get(attachment.eni_id)
-    explanation = Explanation(
-        "attached", f"{who} has {attachment.address}, since {span(now - attachment.since)} ago."
-    )
-    if eni is None or attachment.address not in eni.addresses:
-        explanation.because.append(
-            f"But EC2 no longer has this address on an ENI of this node ({attachment.eni_id} had it): the pod is cut "
-            "off."
+    address, trouble = pool.inventory.addresses.get(attachment.address), trouble_of(pool, attachment)
+    explanation = Explanation("attached", f"{who} has {attachment.address}, for {span(now - attachment.since)}.")
+    if trouble is not None and trouble.cut_off:
+        explanation.state = "cut_off"
+        explanation.headline = f"{who} is cut off: {trouble.cause}, found {span(now - trouble.since)} ago."
+    elif trouble is not None:
+        explanation.state = "contested"
+        explanation.because.append(f"But {trouble.cause}: two may use it.")
+        explanation.advice.append(
+            "Remove what leads elsewhere, or delete the pod: its successor gets another address."
         )
+    if address is None:
+        explanation.because.append(f"It has {attachment.address} on record, which was on {attachment.eni_id}.")
         explanation.advice.append("Delete the pod: its successor gets another address.")
-    else:
-        where = "the primary ENI" if eni.primary else "a secondary ENI"
-        explanation.because.append(f"It is one of {eni.id}, {where} (link {eni.link or 'not known yet'}).")
-        if eni.state is not EniState.READY:
-            explanation.because.append(f"That ENI is {eni.state} at present.")
+        return explanation
+    eni = address.eni
+    where = "the primary ENI" if eni.primary else "a secondary ENI"
+    explanation.because.append(f"It is one of {eni.id}, {where} (link {eni.link or 'not known yet'}).")
+    seen = f"EC2 last showed it there {span(now - eni.read_at)} ago"
+    explanation.because.append(f"{seen}; ipamctl audit looks now.")
+    if eni.state is not EniState.READY:
+        explanation.because.append(f"That ENI is {eni.state} at present.")
+    if trouble is not None and trouble.kind == "detached":
+        explanation.next.append("The daemon attaches the ENI again as soon as EC2 lets it.")
     return explanation
 
 

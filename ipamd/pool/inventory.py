@@ -64,6 +64,7 @@ class Eni:
     mac: str = ""
     primary_ip: str = ""
     subnet: IPv4Network | None = None  # None: not known yet
+    read_at: float = -math.inf  # when EC2 last showed it
     attachment_id: str = ""
     link: str = ""
     token: str = ""
@@ -244,6 +245,15 @@ class Inventory:
             address.state, address.since = AddressState.FOREIGN, now
             address.eni.foreign += 1
             self.found_used[address.ip] = use
+
+    def withheld(self) -> dict[str, Use]:
+        """The addresses of ours that are granted to nobody because somebody uses them, and how."""
+        found = {}
+        for eni in self.enis.values():
+            for address in eni.addresses.values() if eni.foreign else ():
+                if address.state is AddressState.FOREIGN and not address.theirs:
+                    found[address.ip] = self.use_of(address) or Use("route", "no longer used")
+        return found
 
     def withhold(self, address: Address, use: Use, now: float) -> None:
         """Somebody uses this address, which is free or cools."""

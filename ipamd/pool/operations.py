@@ -113,7 +113,7 @@ class Operations(Links):
         self.inventory.name_eni(eni, created.id)
         eni.enter(EniState.ATTACHING, now)
         eni.busy, eni.pending, eni.unsure = 0, 0, False
-        eni.mac, eni.created_at = created.mac, now
+        eni.mac, eni.created_at, eni.read_at = created.mac, now, now
         self._own_address(eni, created.primary_ip, now)
         self._take_in(eni, created.addresses, operation, now)
         for address in [] if known is None else list(known.addresses.values()):
@@ -344,7 +344,7 @@ class Operations(Links):
         known.eni.unsure = True
         self._doubt(eni, f"{ip}: on record on {known.eni.id}", CREATE)
         if known.state is not AddressState.RELEASING:
-            self._lose(known, f"it is {eni.id}'s own address now", now)
+            self._lose(known, f"EC2 has given {ip} to {eni.id} as its own address", now)
 
     def _believe(self, eni: Eni, observed: ObservedEni, now: float) -> ObservedEni:
         """What may be believed of a reading of this ENI."""
@@ -353,11 +353,12 @@ class Operations(Links):
             self._note("ec2.reply_doubted", "warning", eni=eni.id, doubts=reply.doubted)
         if is_address(observed.primary_ip) and is_usable(observed.primary_ip, eni.subnet):
             eni.primary_ip = observed.primary_ip
+        eni.read_at = now
         contradicted, eni.contradicted = eni.contradicted, {}
         for ip, elsewhere in contradicted.items():
             address = eni.addresses.get(ip)
             if address is not None and ip not in reply.believed:
-                self._lose(address, f"EC2 has given it to {elsewhere}", now)
+                self._lose(address, f"EC2 has given {ip} to {elsewhere}", now)
             elif address is not None and address.state is AddressState.FOREIGN and not address.theirs:
                 self._end_use(address, now)
         return replace(observed, addresses=reply.believed)

@@ -98,7 +98,7 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
         if attachment.key not in state.inventory.attachments:
             state.inventory.add_stranded(attachment)
             state.inventory.lost[attachment.address] = Lost(now, _whereabouts(state, attachment.address))
-            _note(effects, "attachment.address_missing", "warning", ip=attachment.address, key=str(attachment.key))
+            _note(effects, "attachment.address_missing", "error", ip=attachment.address, key=str(attachment.key))
     state.unflushed = dict.fromkeys(state.inventory.cooling)
     for address in cooling:
         if address not in state.inventory.cooling:
@@ -109,7 +109,9 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
 def _whereabouts(state: State, ip: str) -> str:
     """Of a pod's address that is not among those for pods."""
     owner = next((eni.id for eni in state.inventory.enis.values() if eni.primary_ip == ip), "")
-    return f"it is {owner}'s own address now" if owner else "EC2 shows it on no ENI of this node"
+    if owner:
+        return f"EC2 has given {ip} to {owner} as its own address"
+    return f"EC2 shows {ip} on no ENI of this node"
 
 
 def _go_on_giving_back(state: State, effects: list[do.Effect], intent: Intent, now: float) -> None:
@@ -141,6 +143,7 @@ def adopt(state: State, observed: ObservedEni, eni_state: EniState, device_index
     eni = Eni(observed.id, eni_state, device_index, capacity, observed.subnet_id, now)
     eni.card, eni.prefixes = observed.network_card, observed.prefixes
     eni.mac, eni.primary_ip, eni.attachment_id = observed.mac, observed.primary_ip, observed.attachment_id
+    eni.read_at = now
     state.inventory.add_eni(eni)
     return eni
 

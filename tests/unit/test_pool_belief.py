@@ -133,7 +133,7 @@ def test_the_own_address_of_a_new_eni_makes_a_pods_record_missing_at_once() -> N
     story.ask("a", "b")
     created(story, "10.0.0.10", "10.0.0.20")
     lost = story.pool.inventory.lost["10.0.0.10"]
-    assert lost.cause == "it is eni-1's own address now"
+    assert lost.cause == "EC2 has given 10.0.0.10 to eni-1 as its own address"
     missing = [(n.level, dict(n.fields)["ip"]) for n in story.take(do.Note) if n.event == "address.missing"]
     assert missing == [("error", "10.0.0.10")]
     # A reply that was wrong about it is put right by the reading.

@@ -149,11 +149,15 @@ def test_an_attachment_names_its_eni_and_says_when_ec2_has_taken_the_address_awa
     story.ask("a")
     held = story.one(do.Grant).attachment
     explanation = explain_attachment(story.pool, held, "Pod a", story.now + 90)
-    assert explanation.headline == "Pod a has 10.0.0.10, since 90 s ago."
-    assert explanation.because == ["It is one of eni-0, the primary ENI (link eth0)."]
-    story.pool.inventory.lose(story.pool.inventory.addresses["10.0.0.10"])
-    cut_off = explain_attachment(story.pool, held, "Pod a", story.now)
-    assert says(cut_off.because, "the pod is cut off") and cut_off.advice
+    assert explanation.headline == "Pod a has 10.0.0.10, for 90 s."
+    assert explanation.because == [
+        "It is one of eni-0, the primary ENI (link eth0).",
+        "EC2 last showed it there 90 s ago; ipamctl audit looks now.",
+    ]
+    story.feed(on.Inspected((observed("eni-0", 0),), frozenset({"10.0.0.10"})))
+    cut_off = explain_attachment(story.pool, held, "Pod a", story.now + 60)
+    assert cut_off.state == "cut_off" and cut_off.advice
+    assert cut_off.headline == "Pod a is cut off: EC2 has taken 10.0.0.10 from eni-0, found 60 s ago."
 
 
 def test_times_in_words() -> None:

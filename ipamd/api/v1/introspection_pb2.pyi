@@ -15,7 +15,7 @@ class GetNodeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("instance_id", "instance_type", "availability_zone", "version", "started", "counts", "targets", "max_enis", "addresses_per_eni", "ready", "not_ready_reason", "backoffs", "budget", "host", "troubles", "subnets", "drained", "denied", "conditions", "would_refuse", "start", "slots")
+    __slots__ = ("instance_id", "instance_type", "availability_zone", "version", "started", "counts", "targets", "max_enis", "addresses_per_eni", "ready", "not_ready_reason", "backoffs", "budget", "host", "troubles", "subnets", "drained", "denied", "conditions", "would_refuse", "start", "slots", "attachment_troubles", "withheld", "withheld_for")
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_TYPE_FIELD_NUMBER: _ClassVar[int]
     AVAILABILITY_ZONE_FIELD_NUMBER: _ClassVar[int]
@@ -38,6 +38,9 @@ class Node(_message.Message):
     WOULD_REFUSE_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
+    ATTACHMENT_TROUBLES_FIELD_NUMBER: _ClassVar[int]
+    WITHHELD_FIELD_NUMBER: _ClassVar[int]
+    WITHHELD_FOR_FIELD_NUMBER: _ClassVar[int]
     instance_id: str
     instance_type: str
     availability_zone: str
@@ -60,7 +63,10 @@ class Node(_message.Message):
     would_refuse: str
     start: Start
     slots: Slots
-    def __init__(self, instance_id: _Optional[str] = ..., instance_type: _Optional[str] = ..., availability_zone: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., targets: _Optional[_Union[Targets, _Mapping]] = ..., max_enis: _Optional[int] = ..., addresses_per_eni: _Optional[int] = ..., ready: _Optional[bool] = ..., not_ready_reason: _Optional[str] = ..., backoffs: _Optional[_Iterable[_Union[Backoff, _Mapping]]] = ..., budget: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., host: _Optional[_Union[HostNetwork, _Mapping]] = ..., troubles: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., drained: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., denied: _Optional[_Iterable[_Union[DeniedAction, _Mapping]]] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., would_refuse: _Optional[str] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., slots: _Optional[_Union[Slots, _Mapping]] = ...) -> None: ...
+    attachment_troubles: _containers.RepeatedCompositeFieldContainer[AttachmentTrouble]
+    withheld: int
+    withheld_for: str
+    def __init__(self, instance_id: _Optional[str] = ..., instance_type: _Optional[str] = ..., availability_zone: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., counts: _Optional[_Union[Counts, _Mapping]] = ..., targets: _Optional[_Union[Targets, _Mapping]] = ..., max_enis: _Optional[int] = ..., addresses_per_eni: _Optional[int] = ..., ready: _Optional[bool] = ..., not_ready_reason: _Optional[str] = ..., backoffs: _Optional[_Iterable[_Union[Backoff, _Mapping]]] = ..., budget: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., host: _Optional[_Union[HostNetwork, _Mapping]] = ..., troubles: _Optional[_Iterable[_Union[Event, _Mapping]]] = ..., subnets: _Optional[_Iterable[_Union[Subnet, _Mapping]]] = ..., drained: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., denied: _Optional[_Iterable[_Union[DeniedAction, _Mapping]]] = ..., conditions: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., would_refuse: _Optional[str] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., slots: _Optional[_Union[Slots, _Mapping]] = ..., attachment_troubles: _Optional[_Iterable[_Union[AttachmentTrouble, _Mapping]]] = ..., withheld: _Optional[int] = ..., withheld_for: _Optional[str] = ...) -> None: ...
 
 class Start(_message.Message):
     __slots__ = ("phase", "text", "since", "tries", "last_error")
@@ -75,6 +81,18 @@ class Start(_message.Message):
     tries: int
     last_error: str
     def __init__(self, phase: _Optional[str] = ..., text: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., tries: _Optional[int] = ..., last_error: _Optional[str] = ...) -> None: ...
+
+class AttachmentTrouble(_message.Message):
+    __slots__ = ("kind", "attachment", "cause", "since")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    attachment: AttachmentInfo
+    cause: str
+    since: _timestamp_pb2.Timestamp
+    def __init__(self, kind: _Optional[str] = ..., attachment: _Optional[_Union[AttachmentInfo, _Mapping]] = ..., cause: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Condition(_message.Message):
     __slots__ = ("name", "text", "since")
@@ -293,16 +311,18 @@ class ListAddressesReply(_message.Message):
     def __init__(self, addresses: _Optional[_Iterable[_Union[Address, _Mapping]]] = ...) -> None: ...
 
 class Address(_message.Message):
-    __slots__ = ("ip", "eni", "state", "since")
+    __slots__ = ("ip", "eni", "state", "since", "cause")
     IP_FIELD_NUMBER: _ClassVar[int]
     ENI_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     SINCE_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
     ip: str
     eni: str
     state: str
     since: _timestamp_pb2.Timestamp
-    def __init__(self, ip: _Optional[str] = ..., eni: _Optional[str] = ..., state: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    cause: str
+    def __init__(self, ip: _Optional[str] = ..., eni: _Optional[str] = ..., state: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cause: _Optional[str] = ...) -> None: ...
 
 class ListAttachmentsRequest(_message.Message):
     __slots__ = ()
@@ -315,7 +335,7 @@ class ListAttachmentsReply(_message.Message):
     def __init__(self, attachments: _Optional[_Iterable[_Union[AttachmentInfo, _Mapping]]] = ...) -> None: ...
 
 class AttachmentInfo(_message.Message):
-    __slots__ = ("network", "container_id", "ifname", "ip", "eni", "pod_name", "pod_namespace", "pod_uid", "netns", "since", "host_ifname")
+    __slots__ = ("network", "container_id", "ifname", "ip", "eni", "pod_name", "pod_namespace", "pod_uid", "netns", "since", "host_ifname", "trouble")
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     CONTAINER_ID_FIELD_NUMBER: _ClassVar[int]
     IFNAME_FIELD_NUMBER: _ClassVar[int]
@@ -327,6 +347,7 @@ class AttachmentInfo(_message.Message):
     NETNS_FIELD_NUMBER: _ClassVar[int]
     SINCE_FIELD_NUMBER: _ClassVar[int]
     HOST_IFNAME_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
     network: str
     container_id: str
     ifname: str
@@ -338,7 +359,8 @@ class AttachmentInfo(_message.Message):
     netns: str
     since: _timestamp_pb2.Timestamp
     host_ifname: str
-    def __init__(self, network: _Optional[str] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., ip: _Optional[str] = ..., eni: _Optional[str] = ..., pod_name: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., pod_uid: _Optional[str] = ..., netns: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., host_ifname: _Optional[str] = ...) -> None: ...
+    trouble: str
+    def __init__(self, network: _Optional[str] = ..., container_id: _Optional[str] = ..., ifname: _Optional[str] = ..., ip: _Optional[str] = ..., eni: _Optional[str] = ..., pod_name: _Optional[str] = ..., pod_namespace: _Optional[str] = ..., pod_uid: _Optional[str] = ..., netns: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., host_ifname: _Optional[str] = ..., trouble: _Optional[str] = ...) -> None: ...
 
 class ListWaitingRequest(_message.Message):
     __slots__ = ()
