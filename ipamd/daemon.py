@@ -31,14 +31,14 @@ from ipamd.cloud.token import new_token
 from ipamd.conditions import Conditions
 from ipamd.heartbeat import heartbeat
 from ipamd.history import History
-from ipamd.host import HostError, HostNetwork
-from ipamd.host.clashes import find_clashes
+from ipamd.host import HostNetwork
 from ipamd.host.strays import Strays
 from ipamd.ledger import Ledger
 from ipamd.metrics.sources import Sources
 from ipamd.pool import events as on
 from ipamd.pool.model import Limits, ObservedEni, Targets
 from ipamd.pool.pool import Pool
+from ipamd.process import clashes
 from ipamd.process.announcing import announce, follow_serving
 from ipamd.process.doors import Doors
 from ipamd.process.releases import SpooledReleases, settle
@@ -120,7 +120,7 @@ async def _learn(around: Surroundings, doors: Doors, stack: AsyncExitStack, task
     network = HostNetwork(settings.host)
     stack.push_async_callback(network.close)
     opened = tasks.create_task(doors.open(stack, STOP_GRACE))
-    taken = tasks.create_task(_take(settings.host, network))
+    taken = tasks.create_task(_take(settings.host, network, around.conditions))
     # What the client of EC2 is made from: read while others are asked.
     asyncio.get_running_loop().run_in_executor(None, model.warm)
     imds = await stack.enter_async_context(Imds(settings.imds.endpoint))
@@ -141,14 +141,10 @@ async def _learn(around: Surroundings, doors: Doors, stack: AsyncExitStack, task
     return _World(identity, limits, tuple(enis), cloud, budget, network)
 
 
-async def _take(settings: HostSettings, network: HostNetwork) -> None:
+async def _take(settings: HostSettings, network: HostNetwork, conditions: Conditions) -> None:
     """Raises `HostError` when something of somebody else is where ours is to be."""
-    clashes = await find_clashes(settings)
-    for clash in clashes:
-        log.error("host.clash", what=clash.what, owner=clash.owner, setting=clash.setting, remedy=clash.remedy)
-    if clashes:
-        raise HostError("something on this host is in the way:\n" + "\n".join(map(str, clashes)))
     await network.open()
+    await clashes.refuse(settings, network, conditions)
 
 
 def _build(around: Surroundings, world: _World, stack: AsyncExitStack) -> PoolRunner:
@@ -258,6 +254,7 @@ async def _open(
     strays = Strays(world.network, settings.host, runner.attached_links, runner.clock)
     remove = partial(_remove_links, world.network, strays)
     tasks.create_task(keep_running(conditions, "host.links_left", remove, "removing the interfaces of gone pods"))
+    tasks.create_task(clashes.follow(settings.host, conditions))
     tasks.create_task(keep(conditions, "spool.unusable", releases.run, "reading the spool"))
     follow = partial(_follow, around.live, runner)
     tasks.create_task(keep_running(conditions, "settings.not_followed", follow, "following the settings file"))

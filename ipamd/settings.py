@@ -154,7 +154,7 @@ class HostSettings(_Section):
 
     table: int = Field(1500, ge=256, le=2**31, description="routing table of the pods; an ENI's is this plus i")
     rule_pods: int = Field(500, ge=1, le=32765, description="priority: lookup table pods")
-    rule_main: int = Field(1000, ge=1, le=32765, description="priority: main bit, lookup main")
+    rule_main: int = Field(1100, ge=1, le=32765, description="priority: main bit, lookup main")
     rule_eni: int = Field(1500, ge=1, le=32000, description="priority: ENI mark, lookup that ENI's table")
     rule_from: int = Field(32000, ge=1, le=32765, description="priority: from the ENI's own address")
     route_protocol: int = Field(158, ge=5, le=255, description="rtm_protocol of every route and rule written")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ipamd.doctor.facts import Facts
 from ipamd.doctor.report import Finding, fail, note, ok, warn
 from ipamd.host import owners
+from ipamd.host.clashes import Weight
 from ipamd.install import CONFLIST, network_files
 
 # Software that gives pods a network, as `owners` calls it.
@@ -14,11 +15,12 @@ _NETWORKS = ("AWS VPC CNI", "Calico", "Cilium", "flannel", "Weave Net")
 
 
 def clashes(facts: Facts) -> Iterator[Finding]:
-    """What the daemon refuses to start for."""
+    """What the daemon refuses to start for, and, as a warning, what pods work beside."""
     check = "clashes"
     for clash in facts.clashes:
         owner = f" (probably {clash.owner})" if clash.owner else ""
-        yield fail(check, f"{clash.what}{owner}", clash.remedy)
+        found = warn if clash.weight is Weight.SHARED else fail
+        yield found(check, f"{clash.what}{owner}", clash.remedy)
     if not facts.clashes and not facts.unreadable:
         yield ok(check, "nobody else uses our tables, priorities, mark bits, groups or nft table")
 

@@ -2,7 +2,8 @@
 
 Other software may hold a routing table, a rule priority, a bit of the mark, a link group or an nftables table that
 is one of ours by the settings. Written over it, ours would break theirs or theirs ours, much later and far from the
-cause. So the daemon refuses, says what it found and which setting moves ours out of the way.
+cause. So the daemon refuses, says what it found and which setting moves ours out of the way. What pods can live with
+is told and ends nothing (`Weight`).
 
 A mere neighbour is no clash. The AWS VPC CNI with its mark 0x80 and its priorities 512, 1024, 1536 and 32765,
 kube-proxy, Docker, Calico and Cilium live beside the defaults.
@@ -14,6 +15,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 import structlog
 
@@ -30,6 +32,16 @@ _KERNEL = 2  # RTPROT_KERNEL
 _OWN_CHAINS = {"prerouting", "from_pod"}
 
 
+class Weight(Enum):
+    """What a clash means for the start. SHARED: pods work beside it. SERVED: a node that is empty does better without
+    us, but pods that are there already have to live with it anyway. REFUSED: to go on would cut pods off, or write
+    over what is somebody else's."""
+
+    SHARED = "shared"
+    SERVED = "served"
+    REFUSED = "refused"
+
+
 @dataclass(frozen=True, slots=True)
 class Clash:
     """`what` says what is in the way and why; `owner` names the software that it probably belongs to, empty if
@@ -39,6 +51,7 @@ class Clash:
     owner: str
     setting: str
     remedy: str
+    weight: Weight = Weight.SERVED
 
     def __str__(self) -> str:
         owner = f" (probably {self.owner})" if self.owner else ""
@@ -128,6 +141,7 @@ def _misplaced_pods(settings: HostSettings, found: Found, names: Mapping[int, st
             "ipamd under other settings",
             wrong[0][0],
             f"restore {restore}, or drain the node and remove its pods before changing it",
+            Weight.REFUSED,
         )
 
 
@@ -160,7 +174,7 @@ def _routes(settings: HostSettings, found: Found, names: Mapping[int, str]) -> I
 
 def _rules(settings: HostSettings, found: Found) -> Iterator[Clash]:
     for rule in found.rules:
-        if rule.protocol == settings.route_protocol:
+        if rule.protocol == settings.route_protocol or rule.vrf:  # that of VRFs concerns links in a VRF alone
             continue
         owner = owners.of_rule(rule.priority, rule.table, rule.protocol)
         key = _priority_setting(settings, rule.priority)
@@ -170,8 +184,9 @@ def _rules(settings: HostSettings, found: Found) -> Iterator[Clash]:
             )
             yield Clash(f"{rule} looks up a table that is to be ours", owner, "host.table", remedy)
         elif key:
+            # The kernel keeps both. Who removes a rule by its priority alone may hit ours, which is put back.
             remedy = f"set {key} so that no rule of others has the same priority"
-            yield Clash(f"{rule} has a priority of ours", owner, key, remedy)
+            yield Clash(f"{rule} has a priority of ours", owner, key, remedy, Weight.SHARED)
         elif hurt := _decided(settings, rule):
             yield Clash(
                 f"{rule} decides by bits {hurt:#x} of the packet mark",
@@ -218,6 +233,7 @@ def _tables(settings: HostSettings, found: Found) -> Iterator[Clash]:
                 next(filter(None, (owners.of_chain(table.name, chain) for chain in ("", *chains))), ""),
                 "host.nft_table",
                 "set host.nft_table to a name that is free",
+                Weight.REFUSED,
             )
 
 

@@ -5,7 +5,7 @@ device index:
 
     table 1500         a route to each pod, on the host's end of its veth
     priority 500       lookup table 1500                      pods, whatever ENI their address is on
-    priority 1000      main bit in the mark, lookup main      what leaves by the primary ENI
+    priority 1100      main bit in the mark, lookup main      what leaves by the primary ENI
     priority 1500 + i  mark i, lookup table 1500 + i          what leaves by secondary ENI i
     priority 32000     from the ENI's own address, the same   the host's own traffic from that address
     table 1500 + i     the subnet's gateway on that ENI, and the default route through it

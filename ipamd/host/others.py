@@ -28,7 +28,8 @@ _FAMILIES = {0: "", 1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: 
 @dataclass(frozen=True, slots=True)
 class AnyRule:
     """A policy rule. `mask` 0: it does not look at the mark. `source` and `destination` empty: any. `inverted`: for
-    what does not match."""
+    what does not match. `vrf`: it looks up the table of the VRF that a link is in, and is the kernel's own as a rule
+    (FRA_L3MDEV, made with the first VRF)."""
 
     family: int
     priority: int
@@ -39,6 +40,7 @@ class AnyRule:
     source: str = ""
     destination: str = ""
     inverted: bool = False
+    vrf: bool = False
 
     def __str__(self) -> str:
         words = [f"ip{' -6' if self.family == AF_INET6 else ''} rule {self.priority}:"]
@@ -47,7 +49,9 @@ class AnyRule:
             words.append(f"to {self.destination}")
         if self.mask:
             words.append(f"fwmark {self.mark:#x}" + (f"/{self.mask:#x}" if self.mask != 0xFFFFFFFF else ""))
-        if self.table:
+        if self.vrf:
+            words.append("lookup [l3mdev-table] (VRF)")
+        elif self.table:
             words.append(f"lookup {self.table}")
         return " ".join(words)
 
@@ -109,7 +113,7 @@ def rules() -> list[AnyRule]:
         if family not in (AF_INET, AF_INET6):
             continue  # multicast routing has rules, too
         fields = dict(netlink.attributes(data, start + RTMSG.size, end))
-        # FRA_DST, SRC, PRIORITY, FWMARK, TABLE, FWMASK, PROTOCOL. Without a mark there is no mask.
+        # FRA_DST, SRC, PRIORITY, FWMARK, TABLE, FWMASK, L3MDEV, PROTOCOL. Without a mark there is no mask.
         found.append(
             AnyRule(
                 family,
@@ -121,6 +125,7 @@ def rules() -> list[AnyRule]:
                 _network(family, fields.get(2), src_len),
                 _network(family, fields.get(1), dst_len),
                 bool(flags & FIB_RULE_INVERT),
+                bool(fields.get(19, b"\0")[0]),
             )
         )
     return found

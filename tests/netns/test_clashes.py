@@ -59,7 +59,7 @@ NFT = CHAIN + "nft add rule ip other c "
         ("ip route add default via 10.0.0.1 table 1503 protocol bird", "host.table", ["1503", "protocol bird"]),
         ("ip rule add from 10.3.0.0/16 lookup 1504", "host.table", ["from 10.3.0.0/16", "lookup 1504"]),
         ("ip rule add from 10.3.0.0/16 lookup 77 priority 500", "host.rule_pods", ["ip rule 500:"]),
-        ("ip rule add from 10.3.0.0/16 lookup 77 priority 1000", "host.rule_main", ["ip rule 1000:"]),
+        ("ip rule add from 10.3.0.0/16 lookup 77 priority 1100", "host.rule_main", ["ip rule 1100:"]),
         ("ip rule add from 10.3.0.0/16 lookup 77 priority 1515", "host.rule_eni", ["ip rule 1515:"]),
         ("ip rule add from 10.3.0.0/16 lookup 51820 priority 32000", "host.rule_from", ["32000", "wg-quick"]),
         ("ip rule add fwmark 0x1 lookup 100 priority 499", "host.mark_mask", ["fwmark 0x1 lookup 100", "0x7f"]),
@@ -153,6 +153,9 @@ def test_the_setting_that_it_names_helps(host: Host, commands: str, moved: dict[
         "ip rule add not fwmark 0xca6c lookup 51820 priority 499",
         "ip rule add fwmark 0x1 lookup 100 priority 32764",
         "ip rule add lookup 77 priority 1500; ip rule add lookup 77 priority 1516",
+        # The kernel's own for VRFs, with its priority, and moved to each of ours.
+        "ip rule add l3mdev priority 1000 protocol kernel; ip -6 rule add l3mdev priority 1000 protocol kernel",
+        "for each in 500 1100 1501 32000; do ip rule add l3mdev priority $each; done",
         "ip link set far0 group 1516",
         "nft add table ip ipamd; nft add chain ip ipamd c",
         "iptables-nft -t nat -A PREROUTING -j MARK --or-mark 0x4000",

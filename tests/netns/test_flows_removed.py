@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ipamd.host.desired import desired
+from ipamd.host.desired import POD_LINK_PREFIX, desired
 from ipamd.host.links import Links
 from ipamd.settings import HostSettings
 from ipamd.sim import netns
@@ -154,6 +154,14 @@ def sysctl(name: str, wrong: int) -> Object:
     return Object(f"{name}={wrong}", lambda node: netns.write_sysctls(node.spec.netns, {name: wrong}))
 
 
+def pod_forwarding(pod: str) -> Object:
+    def off(node: Node) -> None:
+        netns.write_sysctls(node.spec.netns, {f"ipv4/conf/{node.pods[pod].link}/forwarding": 0})
+
+    return Object(f"{POD_FORWARDING} of n1.{pod}", off)
+
+
+POD_FORWARDING = "forwarding of a pod's link"
 BLOCKED = HostSettings(pod_imds="block")
 ACROSS_0, ACROSS_1, ACROSS_2 = (direct(f"n1.{i}", "n2.1") for i in range(3))
 BY_PORT = node_port("n2", 0, "n1.1")  # in by the primary ENI, to a pod on another, from inside the VPC
@@ -183,7 +191,7 @@ CARRIES: list[tuple[Object, Way]] = [
     (rule("priority 500", "1500"), direct("n1", "n1.1")),
     (rule("priority 500", "1500"), direct("n2.1", "n1.0")),
     # Without others' rules the main table is the last that is looked at, and the right one.
-    (rule("priority 1000", "main"), beside_foreign_rules(outward("n1.1"))),
+    (rule("priority 1100", "main"), beside_foreign_rules(outward("n1.1"))),
     (rule("priority 1501", "1501"), ACROSS_1),
     (rule("priority 1502", "1502"), ACROSS_2),
     (rule_from(1), direct("n1:eth1", "n2")),
@@ -198,6 +206,10 @@ CARRIES: list[tuple[Object, Way]] = [
     (ip("eth1 up", "link set eth1 down"), ACROSS_1),
     (ip("eth2 up", "link set eth2 down"), direct("n2.1", "n1.2")),
     (sysctl("ipv4/ip_forward", 0), ACROSS_0),
+    (sysctl("ipv4/conf/eth0/forwarding", 0), direct("n2.1", "n1.0")),
+    (sysctl("ipv4/conf/eth1/forwarding", 0), direct("n2.1", "n1.1")),
+    (sysctl("ipv4/conf/eth2/forwarding", 0), direct("n2.1", "n1.2")),
+    (pod_forwarding("1"), ACROSS_1),
     (sysctl("ipv4/conf/eth0/rp_filter", 1), beside_foreign_rules(outward("n1.1"))),
     (sysctl("ipv4/conf/eth1/rp_filter", 1), direct("n2.1", "n1.1")),
     (sysctl("ipv4/conf/eth2/rp_filter", 1), direct("n2.1", "n1.2")),
@@ -273,6 +285,8 @@ def test_every_rule_and_route_carries_something(stage: Stage) -> None:
 def test_every_sysctl_carries_something(stage: Stage) -> None:
     for each in sysctls(stage.n1):
         name = Path(each).name
+        if name == "forwarding" and Path(each).parent.name.startswith(POD_LINK_PREFIX):
+            each = POD_FORWARDING
         assert known(each) or name in CARRY_NONE, each
 
 

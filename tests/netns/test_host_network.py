@@ -135,7 +135,7 @@ def test_what_the_kernel_holds(stage: Topology) -> None:
     rules = stage.ip(stage.node, "rule show")
     for line in (
         "500:\tfrom all lookup 1500 proto 158",
-        "1000:\tfrom all fwmark 0x40/0x40 lookup main proto 158",
+        "1100:\tfrom all fwmark 0x40/0x40 lookup main proto 158",
         "1502:\tfrom all fwmark 0x2/0x7f lookup 1502 proto 158",
         "32000:\tfrom 10.0.2.10 lookup 1502 proto 158",
     ):

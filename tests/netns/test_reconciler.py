@@ -124,7 +124,7 @@ DAMAGE = {
     "one rule": ["rule delete prio 1501"],
     "all rules of ours": [
         "rule delete prio 500",
-        "rule delete prio 1000",
+        "rule delete prio 1100",
         "rule delete prio 1501",
         "rule delete prio 32000",
     ],
@@ -490,7 +490,7 @@ def test_many_events_of_one_doer_cost_one_search_for_it(stage: Topology, monkeyp
     monkeypatch.setattr(reconciler, "processes_behind", search)
 
     async def steps(keeper: Keeper) -> None:
-        stage.ip(stage.node, "route flush table 1500", "rule delete prio 500", "rule delete prio 1000")
+        stage.ip(stage.node, "route flush table 1500", "rule delete prio 500", "rule delete prio 1100")
         await keeper.until(lambda: keeper.reconciler.health().repairs == 5, "repaired")
         assert len(searches) == 1
 

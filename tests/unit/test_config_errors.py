@@ -80,7 +80,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         ("[ec2]\nsubnets = 'subnet-1'", "must be a list"),
         ("[pool]\nallocate_wait = 0", "must be more than 0"),
         ("[host]\nmark_mask = 0x7f", "c.toml:2: host.mark_mask 0x7f and host.main_mark 0x40 overlap"),
-        ("[host]\n\nrule_pods = 1000", "c.toml:3: host.rule_pods (1000) must be less than host.rule_main (1000)"),
+        ("[host]\n\nrule_pods = 1100", "c.toml:3: host.rule_pods (1100) must be less than host.rule_main (1100)"),
         ("[pool]\nwarm_ips = 1\nwarm_ips = 2", "c.toml: not TOML: Cannot overwrite a value"),
     ],
 )  # fmt: skip

@@ -28,7 +28,7 @@ from ipamd.doctor.cloud_facts import CloudAnswer
 from ipamd.doctor.facts import Eni, Facts
 from ipamd.doctor.imds import Answer
 from ipamd.doctor.node_facts import Kubelet, NodeFacts
-from ipamd.host.clashes import Clash
+from ipamd.host.clashes import Clash, Weight
 from ipamd.host.others import AnyChain, AnyLink, AnyRoute, AnyTable
 from ipamd.install import write_drop_ins
 from ipamd.install.installed import Installed
@@ -139,6 +139,12 @@ def test_exit_codes(states: str, code: int) -> None:
         (metadata.hop_limit, {"metadata": Answer(200, "", 1)}, "warn", "no pod"),
         (metadata.hop_limit, {"metadata": Answer(200, "", None)}, "note", "could not tell"),
         (metadata.hop_limit, {"metadata": Answer(403)}, "note", "could not tell"),
+        (
+            neighbours.clashes,
+            {"clashes": (Clash("a rule", "Calico", "k", "do", Weight.SHARED),)},
+            "warn",
+            "a rule (probably Calico)",
+        ),
         (
             neighbours.clashes,
             {"clashes": (Clash("a rule", "Calico", "k", "do"),)},

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ipamd.host import owners
-from ipamd.host.clashes import Found, compare
+from ipamd.host.clashes import Found, Weight, compare
 from ipamd.host.mark_users import ALL, CONNECTION, PACKET, MarkUse, harmful
 from ipamd.host.others import AnyChain, AnyLink, AnyRoute, AnyRule
+from ipamd.process.clashes import ending
 from ipamd.settings import HostSettings
 
 
@@ -16,6 +17,28 @@ def test_neighbours_up_to_the_edges() -> None:
     rules = tuple(AnyRule(2, priority, 77, 3) for priority in (499, 501, 1500, 1516, 32001))
     routes = (AnyRoute(2, 1499, 3, "default", 1), AnyRoute(2, 1516, 3, "default", 1))
     assert compare(settings, Found(rules=rules, routes=routes)) == []
+
+
+@pytest.mark.parametrize("priority", [500, 1100, 1501, 1515, 32000])
+def test_rule_with_a_priority_of_ours_ends_nothing(priority: int) -> None:
+    (clash,) = compare(HostSettings(), Found(rules=(AnyRule(2, priority, 77, 3),)))
+    assert clash.weight is Weight.SHARED and ending([clash], pods=False) == []
+
+
+def test_rule_of_vrfs_is_no_clash_and_named() -> None:
+    rule = AnyRule(2, 1100, 0, 2, vrf=True)
+    assert compare(HostSettings(), Found(rules=(rule,))) == []
+    assert str(rule) == "ip rule 1100: from all lookup [l3mdev-table] (VRF)"
+
+
+def test_running_pods_outweigh_what_they_bear() -> None:
+    pod = AnyRoute(2, 1500, 158, "10.0.1.50/32", 7)
+    others = AnyRoute(2, 1503, 3, "default", 1)
+    link = AnyLink(7, "ipm1", "", 1500, 1501)
+    (borne,) = compare(HostSettings(), Found(routes=(pod, others), links=(link,)))
+    assert ending([borne], pods=True) == [] and ending([borne], pods=False) == [borne]
+    (misplaced,) = compare(HostSettings(table=2500), Found(routes=(pod,), links=(link,)))
+    assert ending([misplaced], pods=True) == [misplaced], "it would cut them off"
 
 
 def test_routes_of_pods_that_the_kernel_made_are_nobodys() -> None:

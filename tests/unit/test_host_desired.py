@@ -47,7 +47,7 @@ def wish(settings: HostSettings | None = None, node: NodeNetwork = NODE, links: 
 def test_rules_grow_with_enis_and_not_with_pods() -> None:
     assert sorted(wish().rules) == [
         Rule(500, 1500),
-        Rule(1000, 254, 0x40, 0x40),
+        Rule(1100, 254, 0x40, 0x40),
         Rule(1501, 1501, 0x1, 0x7F),
         Rule(1503, 1503, 0x3, 0x7F),
         Rule(32000, 1501, source="10.0.1.10"),
@@ -73,7 +73,7 @@ def test_the_system_alone_gives_the_primary_eni_its_address() -> None:
 
 def test_a_primary_eni_alone_needs_no_table_of_its_own() -> None:
     wanted = wish(node=NodeNetwork((PRIMARY,), ("10.0.0.0/16",)))
-    assert sorted(wanted.rules) == [Rule(500, 1500), Rule(1000, 254, 0x40, 0x40)]
+    assert sorted(wanted.rules) == [Rule(500, 1500), Rule(1100, 254, 0x40, 0x40)]
     assert not wanted.routes
 
 

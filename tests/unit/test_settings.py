@@ -85,7 +85,7 @@ def test_the_pool_knows_every_setting_that_is_its_own(tmp_path: Path) -> None:
         ('[host]\nsnat_exclude = ["10.0.0.1/8"]', ["host.snat_exclude", "host bits set"]),
         ("[host]\nmark_mask = 0x7f", ["mark_mask", "overlap"]),
         ("[host]\nmain_mark = 0xc0", ["main_mark", "single bit"]),
-        ("[host]\nrule_pods = 1000", ["host.rule_pods (1000)", "host.rule_main (1000)"]),
+        ("[host]\nrule_pods = 1100", ["host.rule_pods (1100)", "host.rule_main (1100)"]),
         ("[host]\nrule_main = 1600", ["host.rule_main (1600)", "host.rule_eni (1500)"]),
         ("[host]\nrule_from = 1515", ["host.rule_eni + 15 (1515)", "host.rule_from (1515)"]),
         ("[host]\nrule_eni = 31990", ["host.rule_eni + 15 (32005)"]),

@@ -1,0 +1,59 @@
+"""What the daemon does about a table, priority, mark bit or name of ours that somebody else holds (`host.clashes`).
+
+An empty node whose pods would lack a network is better off without us, and the operator learns of it at once. Where
+pods are running, an end helps nobody: they have the clash with or without a daemon, and lose whoever repairs what is
+theirs. So the daemon goes on there and keeps saying what is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import structlog
+
+from ipamd.conditions import Conditions
+from ipamd.host import HostError, HostNetwork
+from ipamd.host.clashes import Clash, Weight, find_clashes
+from ipamd.settings import HostSettings
+
+log = structlog.get_logger("ipamd.daemon")
+
+SHARED = "host.shared"
+
+# Seconds between looks. One takes milliseconds, or some seconds of a thread on a host with very many nftables rules.
+AGAIN = 3600.0
+
+
+async def refuse(settings: HostSettings, network: HostNetwork, conditions: Conditions) -> None:
+    """Before anything is written. Raises `HostError` when something of somebody else is where ours is to be."""
+    clashes = await find_clashes(settings)
+    ends = ending(clashes, pods=bool(clashes) and bool(await network.pod_routes()))
+    for clash in ends:
+        log.error("host.clash", what=clash.what, owner=clash.owner, setting=clash.setting, remedy=clash.remedy)
+    if ends:
+        raise HostError("something on this host is in the way:\n" + "\n".join(map(str, ends)))
+    tell(clashes, conditions)
+
+
+def ending(clashes: list[Clash], *, pods: bool) -> list[Clash]:
+    """Those that the daemon does not start with. `pods`: some are running on the node."""
+    borne = {Weight.SHARED, Weight.SERVED} if pods else {Weight.SHARED}
+    return [clash for clash in clashes if clash.weight not in borne]
+
+
+def tell(clashes: list[Clash], conditions: Conditions) -> None:
+    if not clashes:
+        conditions.end(SHARED)
+        return
+    found = "; ".join(map(str, clashes))
+    end = "" if not ending(clashes, pods=False) else " Without pods on the node the daemon would not start."
+    conditions.begin(SHARED, f"Others on this host use what is ours by the settings: {found}.{end}")
+
+
+async def follow(settings: HostSettings, conditions: Conditions) -> None:
+    """Look again until cancelled: others come and go while the daemon runs."""
+    while True:
+        await asyncio.sleep(AGAIN)
+        with suppress(HostError):  # the reconciler tells of a kernel that can't be read
+            tell(await find_clashes(settings), conditions)
