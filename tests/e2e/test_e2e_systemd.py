@@ -141,7 +141,7 @@ async def test_the_sandbox_permits_the_daemons_work_and_nothing_else(booted: Mac
 
 
 async def test_a_hung_daemon_is_replaced_and_a_reload_changes_targets(booted: Machine) -> None:
-    # Not by its directory, which the daemon watches: only the signal tells it of a change.
+    # Behind a link, as fleet tools leave it.
     config, elsewhere = booted.root / "etc/ipamd/config.toml", booted.root / "srv/ipamd.toml"
     shutil.move(config, elsewhere)
     config.symlink_to("/srv/ipamd.toml")
@@ -167,6 +167,19 @@ async def test_a_hung_daemon_is_replaced_and_a_reload_changes_targets(booted: Ma
     await until(reloaded, "the settings are read again")
     assert (await booted.show("MainPID"))["MainPID"] == pid
     await settled(booted, free=7)
+
+    # Settings that can't be used fail the reload, and nothing else.
+    good = elsewhere.read_text()
+    elsewhere.write_text(good + "x = [")
+    assert (await booted.attempt("systemctl", "reload", "ipamd.service"))[0] != 0
+
+    async def shown() -> bool:
+        return any(c["name"] == "settings.rejected" for c in (await booted.ask("status"))["conditions"])
+
+    await until(shown, "the file that can't be used is shown")
+    elsewhere.write_text(good)
+    await booted.run("systemctl", "reload", "ipamd.service")
+    assert (await booted.show("MainPID", "ActiveState")) == {"MainPID": pid, "ActiveState": "active"}
 
     await booted.run("kill", "-STOP", pid)
     waiting = asyncio.ensure_future(booted.add("p2"))  # while nobody answers
