@@ -22,6 +22,7 @@ from cni_shim.names import SPOOL
 from ipamd.api.place import claim
 from ipamd.api.spool import Spool
 from ipamd.cloud import model
+from ipamd.cloud.acquaintance import Acquaintance
 from ipamd.cloud.budget import RateBudget
 from ipamd.cloud.ec2 import Ec2
 from ipamd.cloud.imds import Imds
@@ -129,16 +130,17 @@ async def _learn(around: Surroundings, doors: Doors, stack: AsyncExitStack, task
     doors.keep_open(tasks)
     identity = await asking
     log.info("node.identified", instance=identity.instance_id, type=identity.instance_type, ip=identity.primary_ip)
-    around.ledger.belongs_to(identity.instance_id)
 
     start.enter(Phase.EC2)
     budget = RateBudget()
-    cloud = await stack.enter_async_context(Ec2(settings.ec2, settings.imds, identity, budget, around.conditions))
+    acquaintance = Acquaintance(
+        imds, identity, lambda who: Ec2(settings.ec2, settings.imds, who, budget, around.conditions)
+    )
+    await stack.enter_async_context(acquaintance)
     stack.callback(budget.close)  # what has not been sent yet is not waited for
-    limits = await start.until_answered("ec2", lambda: cloud.instance_limits(identity.instance_type))
-    await start.until_answered("ec2", cloud.connect)
-    enis = await start.until_answered("ec2", cloud.describe_enis)
-    return _World(identity, limits, tuple(enis), cloud, budget, network)
+    known = await start.until_answered("ec2", acquaintance.make)
+    around.ledger.belongs_to(known.identity.instance_id)
+    return _World(known.identity, known.limits, known.enis, known.cloud, budget, network)
 
 
 async def _take(settings: HostSettings, network: HostNetwork, conditions: Conditions) -> None:

@@ -94,6 +94,9 @@ class Ec2:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
         await self._connection.close()
 
     async def connect(self) -> None:
