@@ -89,6 +89,7 @@ def _compare(identity: Identity, enis: list[ObservedEni]) -> None:
         return
     message = (
         f"the metadata service says that {identity.primary_eni_id} is the primary interface of "
-        f"{identity.instance_id}, and EC2 that it {found}; both are asked again. Check imds.endpoint and ec2.endpoint if it lasts"
+        f"{identity.instance_id}, and EC2 that it {found}; both are asked again. If it lasts, check imds.endpoint "
+        "and ec2.endpoint"
     )
     raise CloudError(CloudFailure(CloudErrorKind.TRANSIENT, "DescribeNetworkInterfaces", "Contradiction", message))

@@ -210,7 +210,7 @@ def tags_of(item: Mapping[str, object]) -> dict[str, str]:
 
 
 def _words(error: ErrorDetails) -> str:
-    field = ".".join(str(part) for part in error["loc"] if not isinstance(part, int))
+    field = next((part for part in reversed(error["loc"]) if isinstance(part, str)), "")
     if error["type"] == "missing":
         return f"lacks {field}"
     return f"has {field or 'a value'} {shown(error['input'])} ({error['msg']})"

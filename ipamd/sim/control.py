@@ -6,7 +6,7 @@
                              has struck as often as it may is no longer in force
     POST /_control/faults    a fault or a list of them, see `ipamd.sim.ec2.faults.Fault`: {"action", "error", "times",
                              "delay_s", "after_effect", "after_s", "for_s", "after_calls", "probability", "seed",
-                             "eni_id"}
+                             "eni_id", "message", "element", "path", "status", "content_type", "body"}
     POST /_control/clear     ends all faults, also of ENIs that are stuck, and lets go the calls that are held; with
                              {"calls": true} empties the record of calls too
     GET  /_control/throttle  request limits: {"on", "rates", "tokens" left in the buckets that were used}

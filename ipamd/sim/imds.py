@@ -20,7 +20,7 @@ from aiohttp import web
 from ipamd.sim.ec2 import views
 from ipamd.sim.ec2.cloud import ACCOUNT, SimulatedCloud
 from ipamd.sim.ec2.credentials import Credentials
-from ipamd.sim.ec2.faults import IMDS, Faults, NoAnswer
+from ipamd.sim.ec2.faults import IMDS, Answered, Faults, NoAnswer
 from ipamd.sim.ec2.resources import EniMetadata, Instance
 
 INSTANCE_HEADER: Final = "X-Ipamd-Sim-Instance"
@@ -88,11 +88,13 @@ class Imds:
 
     async def _fault(self, request: web.Request) -> web.Response | None:
         """A fault's answer. One `after_effect` is no different here: reading has none."""
-        fault = self._faults.take(IMDS)
+        fault = self._faults.take(IMDS, request.path.rstrip("/"))
         try:
             status = await self._faults.suffer(fault, request) if fault else ""
         except NoAnswer:
             return web.Response()
+        except Answered as other:
+            return other.answer.response()
         return _plain(int(status), "This error was asked for by a fault.") if status else None
 
     def _instance(self, request: web.Request) -> Instance | None:

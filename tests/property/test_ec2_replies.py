@@ -17,6 +17,7 @@ from ipamd.cloud.budget import RateBudget, Share
 from ipamd.cloud.ec2 import Ec2
 from ipamd.cloud.ownership import INSTANCE_TAG
 from ipamd.cloud.port import CloudError, Identity
+from ipamd.conditions import Conditions
 from ipamd.pool.model import CloudErrorKind as Kind
 from ipamd.pool.model import CreatedEni, Limits, ObservedEni
 from ipamd.settings import Ec2Settings, ImdsSettings
@@ -58,6 +59,7 @@ class Double:
     eni: str
     subnet: str
     attachment: str
+    conditions: Conditions
 
     async def reply(self, action: str, **parameters: object) -> Element:
         result = await actions.perform(actions.lookup(action, parameters), self.cloud, parameters)
@@ -81,10 +83,12 @@ async def double(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Double]:
     )  # fmt: skip
     budget = RateBudget(share=lambda action: Share(1e6, 1e6, floor=1e6, ceiling=1e6, increase=1))
     answers = Wire()
-    async with Ec2(Ec2Settings(endpoint="http://ec2.test/", timeout=60), ImdsSettings(), identity, budget) as ec2:
+    conditions = Conditions()
+    settings = Ec2Settings(endpoint="http://ec2.test/", timeout=60)
+    async with Ec2(settings, ImdsSettings(), identity, budget, conditions) as ec2:
         client = await ec2._connection.client("Connect")
         client.meta.events.register("before-send.ec2.*", answers.answer)
-        yield Double(cloud, answers, ec2, eni.id, subnet.id, attachment.id)
+        yield Double(cloud, answers, ec2, eni.id, subnet.id, attachment.id, conditions)
     await cloud.close()
 
 
@@ -236,3 +240,44 @@ async def test_an_attachment_with_an_odd_reply_is_in_doubt_or_usable(double: Dou
     reply = ElementTree.fromstring(wire.encode("AttachNetworkInterface", "1", {"AttachmentId": "eni-attach-1"}))
     outcomes = await judged(double, reply, lambda d: d.ec2.attach_eni(d.eni, 1), Kind.UNKNOWN_OUTCOME)
     assert outcomes == {"failed", "usable"}
+
+
+async def with_foreign(double: Double) -> tuple[Element, Element, Element]:
+    """DescribeNetworkInterfaces' reply, in it the interface of the pool, and one of somebody else."""
+    foreign = await double.cloud.create_eni(double.subnet)
+    await double.cloud.attach_eni(foreign.id, double.cloud.instances.get(double.ec2._identity.instance_id).id, 2)
+    await double.cloud.settle()
+    reply = await double.reply("DescribeNetworkInterfaces")
+    found = {
+        eni: item for item in reply.iter() for eni in (double.eni, foreign.id) if eni == item.findtext(f"{{*}}{ID}")
+    }
+    return reply, found[double.eni], found[foreign.id]
+
+
+ID = "networkInterfaceId"
+
+
+async def test_a_strange_interface_of_somebody_else_is_left_out_and_shown(double: Double) -> None:
+    reply, _, foreign = await with_foreign(double)
+    double.wire.body = ElementTree.tostring(reply)
+    assert len(await double.ec2.describe_enis()) == 3
+    for mac in foreign.findall("{*}macAddress"):
+        foreign.remove(mac)
+    double.wire.body = ElementTree.tostring(reply)
+    assert len(await double.ec2.describe_enis()) == 2
+    (condition,) = double.conditions.active()
+    assert f"EC2's reply lacks MacAddress for {foreign.findtext(f'{{*}}{ID}')}" in condition.text
+    SubElement(foreign, next(iter(foreign)).tag.replace(ID, "macAddress")).text = "06:00:00:00:00:01"
+    double.wire.body = ElementTree.tostring(reply)
+    assert len(await double.ec2.describe_enis()) == 3
+    assert not double.conditions.active()
+
+
+async def test_a_strange_interface_of_the_pool_is_never_left_out(double: Double) -> None:
+    reply, own, _ = await with_foreign(double)
+    for index in own.iter():
+        for below in index.findall("{*}deviceIndex"):
+            index.remove(below)
+    double.wire.body = ElementTree.tostring(reply)
+    with pytest.raises(CloudError, match=f"EC2's reply lacks DeviceIndex for {double.eni}"):
+        await double.ec2.describe_enis()

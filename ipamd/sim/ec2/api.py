@@ -13,7 +13,18 @@ from aiohttp import web
 from ipamd.sim.ec2 import actions, wire
 from ipamd.sim.ec2.cloud import SimulatedCloud
 from ipamd.sim.ec2.errors import Ec2Error
-from ipamd.sim.ec2.faults import NO_ANSWER, PARTIAL, STUCK, CallLog, Fault, Faults, NoAnswer
+from ipamd.sim.ec2.faults import (
+    ANSWER,
+    LACKS,
+    NO_ANSWER,
+    PARTIAL,
+    STUCK,
+    Answered,
+    CallLog,
+    Fault,
+    Faults,
+    NoAnswer,
+)
 from ipamd.sim.ec2.throttle import Throttle
 
 
@@ -51,6 +62,9 @@ class Ec2Api:
         except NoAnswer:
             outcome = NO_ANSWER
             return web.Response()
+        except Answered as other:
+            outcome = ANSWER
+            return other.answer.response()
         finally:
             self._calls.record(came, caller, action, outcome)
 
@@ -62,7 +76,7 @@ class Ec2Api:
         parameters = wire.decode(action, form)
         self._throttle.take(action, parameters)
         fault = self._faults.forbids(action) if parameters.get("DryRun") else self._faults.take(action)
-        special = fault.error if fault and fault.error in (STUCK, PARTIAL) else ""
+        special = fault.error if fault and fault.error in (STUCK, PARTIAL, LACKS) else ""
         if fault and not special and not fault.after_effect:
             await self._strike(fault, request)
         found = actions.lookup(action, parameters)
@@ -72,11 +86,11 @@ class Ec2Api:
         body = wire.encode(action, request_id, result)
         if fault and fault.after_effect:
             await self._strike(fault, request)
-        return body
+        return wire.without(body, fault.element) if fault and special == LACKS else body
 
     async def _strike(self, fault: Fault, request: web.Request) -> None:
         if error := await self._faults.suffer(fault, request):
-            raise Ec2Error(error, "This error was asked for by a fault.")
+            raise Ec2Error(error, fault.message)
 
 
 def _less(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,8 @@ STUCK: Final = "stuck"
 HELD: Final = "held"
 PARTIAL: Final = "partial"
 OMIT: Final = "omit"
+ANSWER: Final = "answer"
+LACKS: Final = "lacks"
 FORBIDDEN: Final = "UnauthorizedOperation"
 
 _EC2_CODE: Final = re.compile(r"[A-Z][A-Za-z]+(\.[A-Z][A-Za-z]+)?")
@@ -33,13 +35,16 @@ _HANG_UP_CHECK: Final = 0.1  # seconds; aiohttp doesn't tell a handler that the 
 _KEYS: Final = frozenset(
     {"action", "error", "times", "delay_s", "after_effect", "eni_id"}
     | {"after_s", "for_s", "after_calls", "probability", "seed"}
+    | {"message", "element", "path", "status", "content_type", "body"}
 )
-_ANY_CALL: Final = (NO_ANSWER, HELD)
+_ANY_CALL: Final = (NO_ANSWER, HELD, ANSWER)
 _TAKES_SPECIAL: Final = {
     STUCK: re.compile("AttachNetworkInterface|DetachNetworkInterface"),
     PARTIAL: re.compile("AssignPrivateIpAddresses|Describe.*"),
     OMIT: re.compile(IMDS),
+    LACKS: re.compile(r"[A-Z]\w+"),
 }
+_MESSAGE: Final = "This error was asked for by a fault."
 
 
 class NoAnswer(Exception):
@@ -48,6 +53,38 @@ class NoAnswer(Exception):
 
 class FaultError(ValueError):
     """What was asked for is no fault; the message says what to write."""
+
+
+class Answered(Exception):
+    """Nothing of our own is to be answered, but this."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer in the place of the one that was due."""
+
+    status: int = 200
+    content_type: str = "text/html"
+    body: str = ""
+
+    @classmethod
+    def parse(cls, document: Mapping[str, object]) -> Answer:
+        """Raises `FaultError`."""
+        status = document.get("status", 200)
+        texts = [document.get(key, default) for key, default in (("content_type", "text/html"), ("body", ""))]
+        if type(status) is not int or not 200 <= status <= 599:
+            raise FaultError(f"status: expected an HTTP status, 200 to 599, got {status!r}")
+        for text in texts:
+            if not isinstance(text, str):
+                raise FaultError(f"content_type, body: expected a text, got {text!r}")
+        return cls(status, *map(str, texts))
+
+    def response(self) -> web.Response:
+        return web.Response(status=self.status, text=self.body, headers={"Content-Type": self.content_type})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +108,12 @@ class Fault:
     - `OMIT` (IMDS): metadata has no entry for the ENI `eni`; empty: for none but the primary one
       (aws/amazon-vpc-cni-k8s#1967, #3821).
 
+    - `ANSWER`: the answer is `answer`, whoever gave it: a proxy, a captive portal, a bad moment of EC2's. With a
+      `path` it strikes only reads of metadata whose path ends with it.
+    - `LACKS` (EC2): the call takes effect, and its reply comes without the elements of the name `element`.
+
+    `message` is what EC2 says with a code.
+
     A call with DryRun is befallen by `FORBIDDEN` alone, which is a permission that is not there: it tells and changes
     nothing, and uses up no fault.
 
@@ -90,6 +133,10 @@ class Fault:
     probability: float = 1.0
     seed: int = 0
     eni: str = ""
+    message: str = _MESSAGE
+    element: str = ""
+    path: str = ""
+    answer: Answer | None = None
 
     def __post_init__(self) -> None:
         """Raises `FaultError` for what does not go together."""
@@ -98,6 +145,12 @@ class Fault:
             raise FaultError(f'error: "{self.error}" is for {special.pattern.replace("|", " and ")} only')
         if special and self.after_effect:
             raise FaultError(f'after_effect: "{self.error}" is neither before nor after the effect')
+        if (self.element != "") != (self.error == LACKS):
+            raise FaultError(f'element: goes with the error "{LACKS}", and with no other')
+        if (self.answer is not None) != (self.error == ANSWER):
+            raise FaultError(f'status, content_type, body: go with the error "{ANSWER}", and with no other')
+        if self.path and (self.action != IMDS or self.error != ANSWER):
+            raise FaultError(f'path: goes with the action "{IMDS}" and the error "{ANSWER}" only')
         if self.error in (HELD, PARTIAL, OMIT) and self.delay is not None:
             raise FaultError(f'delay_s: "{self.error}" has no time of its own; use a second fault')
         if self.eni and self.error != OMIT:
@@ -121,6 +174,9 @@ class Fault:
             what = 'an HTTP status like "503"' if action == IMDS else "an EC2 error code like RequestLimitExceeded"
             special = ", ".join(f'"{name}"' for name in (*_ANY_CALL, *_TAKES_SPECIAL))
             raise FaultError(f"error: expected {what}, or one of {special}, got {error!r}")
+        for key in ("message", "element", "path"):
+            if not isinstance(document.get(key, ""), str):
+                raise FaultError(f"{key}: expected a text, got {document[key]!r}")
         after_effect, eni = document.get("after_effect", False), document.get("eni_id", "")
         if type(after_effect) is not bool:
             raise FaultError(f"after_effect: expected true or false, got {after_effect!r}")
@@ -138,6 +194,10 @@ class Fault:
             probability=1.0 if (chance := _number(document, "probability", 1.0)) is None else chance,
             seed=_whole(document, "seed", 0) or 0,
             eni=eni,
+            message=document.get("message", _MESSAGE),
+            element=document.get("element", ""),
+            path=document.get("path", ""),
+            answer=Answer.parse(document) if error == ANSWER else None,
         )
 
 
@@ -211,12 +271,13 @@ class Faults:
             for armed, fault in self._current()
         ]
 
-    def take(self, action: str) -> Fault | None:
-        """The first fault that strikes this call, used up by one."""
+    def take(self, action: str, path: str = "") -> Fault | None:
+        """The first fault that strikes this call, used up by one. `path`: of a read of metadata."""
         due = [
             armed
             for armed, fault in self._current()
             if (fault.action == action or (fault.action == ANY and action != IMDS)) and fault.error != OMIT
+            if path.endswith(fault.path)
             if armed.due(time.monotonic())
         ]
         return due[0].strike() if due else None
@@ -232,7 +293,11 @@ class Faults:
         return next(denials, None)
 
     async def suffer(self, fault: Fault, request: web.Request) -> str:
-        """Let a fault's time pass; returns its error, which is for the caller to answer with. Raises `NoAnswer`."""
+        """Let a fault's time pass; returns its error, which is for the caller to answer with. Raises `NoAnswer` and
+        `Answered`."""
+        if fault.answer is not None:
+            await asyncio.sleep(fault.delay or 0)
+            raise Answered(fault.answer)
         if fault.error == HELD:
             await self._cleared.wait()
             return ""

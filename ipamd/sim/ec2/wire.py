@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 from typing import Any, Final
-from xml.etree.ElementTree import Element, SubElement, tostring
+from xml.etree.ElementTree import Element, SubElement, fromstring, tostring
 
 from botocore.exceptions import ParamValidationError  # type: ignore[import-untyped]
 from botocore.loaders import Loader  # type: ignore[import-untyped]
@@ -166,6 +166,16 @@ def _encode(element: Element, shape: Shape, value: Any) -> None:
         element.text = value.strftime("%Y-%m-%dT%H:%M:%S.000Z")
     else:
         element.text = str(value)
+
+
+def without(body: bytes, element: str) -> bytes:
+    """A reply without the elements of this name."""
+    root = fromstring(body)
+    for parent in list(root.iter()):
+        for below in list(parent):
+            if below.tag.rpartition("}")[2] == element:
+                parent.remove(below)
+    return _document(root)
 
 
 def encode_error(request_id: str, error: Ec2Error) -> bytes:
