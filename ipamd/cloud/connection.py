@@ -12,10 +12,11 @@ from aiobotocore.session import AioSession  # type: ignore[import-untyped]
 from ipamd.cloud import model
 from ipamd.cloud.credentials import Credentials, for_call, variables
 from ipamd.cloud.imds import Imds
-from ipamd.cloud.port import CloudError, bounded
+from ipamd.cloud.port import CloudError
 from ipamd.cloud.proxies import ProxyUnusable, proxy_for
 from ipamd.cloud.wire import Parsers, check_answer
 from ipamd.pool.model import CloudErrorKind, CloudFailure
+from ipamd.pool.quoting import cut
 from ipamd.settings import Ec2Settings, ImdsSettings
 
 if TYPE_CHECKING:
@@ -107,5 +108,5 @@ def _session() -> AioSession:
 def _unusable(action: str, error: Exception) -> CloudError:
     described = str(error) if isinstance(error, ProxyUnusable) else f"{type(error).__name__}: {error}"
     configuration = variables() or "~/.aws/config"
-    message = f"{bounded(described)}; check the settings under [ec2] and the AWS configuration ({configuration})"
+    message = f"{cut(described, 400)}; check the settings under [ec2] and the AWS configuration ({configuration})"
     return CloudError(CloudFailure(CloudErrorKind.INVALID, action, type(error).__name__, message))

@@ -29,9 +29,10 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 )
 
 from ipamd.cloud.imds import Imds
-from ipamd.cloud.port import CloudError, bounded
+from ipamd.cloud.port import CloudError
 from ipamd.cloud.role import RoleCredentials
 from ipamd.pool.model import CloudErrorKind, CloudFailure
+from ipamd.pool.quoting import cut
 
 log = structlog.get_logger("ipamd.credentials")
 
@@ -233,7 +234,7 @@ def _failed(method: str, error: Exception) -> CloudError:
         # RuntimeError is botocore's word for renewed credentials that have expired already.
         if isinstance(error, PartialCredentialsError | UnauthorizedSSOTokenError | NoAuthTokenError | RuntimeError):
             kind = CloudErrorKind.NOT_AUTHORIZED
-    message = f"can't get credentials{_source(method)}: {bounded(words)}{hints()}"
+    message = f"can't get credentials{_source(method)}: {cut(words, 400)}{hints()}"
     return CloudError(CloudFailure(kind, "Credentials", code, message))
 
 
@@ -248,7 +249,7 @@ def variables(method: str = "") -> str:
     """Those that are set and lead to this provider, with their values unless they are secret. By default: those that
     lead to a profile."""
     return ", ".join(
-        name if name in _SECRET else f"{name}={bounded(os.environ[name])}"
+        name if name in _SECRET else f"{name}={cut(os.environ[name], 400)}"
         for name in _VARIABLES.get(method, _PROFILE)
         if name in os.environ
     )

@@ -22,11 +22,12 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 )
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
-from ipamd.cloud.port import CloudError, bounded
+from ipamd.cloud.port import CloudError
 from ipamd.cloud.remedies import ENCODED, remedy_of
 from ipamd.cloud.replies import UnreadableReply
 from ipamd.cloud.wire import NotEc2
 from ipamd.pool.model import CloudErrorKind, CloudFailure
+from ipamd.pool.quoting import cut
 
 _KIND_OF_CODE: dict[str, CloudErrorKind] = {
     code: kind
@@ -170,12 +171,12 @@ def _answered(action: str, error: ClientError) -> CloudFailure:
     described = error.response.get("Error", {})
     code, message = str(described.get("Code", "")), described.get("Message") or "no message"
     if _CODE.fullmatch(code) is None:
-        code, message = "Unknown", f"{bounded(code)}: {message}"
+        code, message = "Unknown", f"{cut(code, 80)}: {message}"
     metadata = error.response.get("ResponseMetadata", {})
     status = metadata.get("HTTPStatusCode", 400)
     whole = str(message)
     # A kilobyte for `aws sts decode-authorization-message`; CloudTrail has it, too.
-    words = bounded(whole.partition(ENCODED)[0].rstrip())
+    words = cut(whole.partition(ENCODED)[0].rstrip(), 600)
     remedy = remedy_of(action, code, whole)
     return CloudFailure(
         kind_of(action, code, status),
@@ -224,4 +225,4 @@ def _words(error: Exception) -> str:
     if type(error) is TimeoutError:
         return "no answer in time"
     # A parser's error ends with the whole of what it could not parse.
-    return bounded(str(error)) or type(error).__name__
+    return cut(str(error), 400) or type(error).__name__

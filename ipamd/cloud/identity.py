@@ -14,7 +14,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from ipamd.cloud.port import Identity, bounded
+from ipamd.cloud.port import Identity
+from ipamd.pool.quoting import quoted
 
 
 def _address(text: str) -> str:
@@ -64,7 +65,7 @@ def identity_of(values: Mapping[str, str | tuple[str, ...]]) -> Identity:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         field = first["loc"][0] if first["loc"] else "it"
-        raise ValueError(f"{field} is {bounded(repr(first['input']))}: {first['msg']}") from None
+        raise ValueError(f"{field} is {quoted(first['input'])}: {first['msg']}") from None
 
 
 def contradiction(identity: Identity, document: str) -> str:
@@ -78,5 +79,5 @@ def contradiction(identity: Identity, document: str) -> str:
     for field, name in _DOCUMENT.items():
         said, other = getattr(identity, field), found.get(name)
         if isinstance(other, str) and other != said:
-            return f"{field} is {said}, and {bounded(repr(other))} in the identity document"
+            return f"{field} is {said}, and {quoted(other)} in the identity document"
     return ""

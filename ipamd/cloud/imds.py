@@ -17,8 +17,9 @@ import aiohttp
 import structlog
 
 from ipamd.cloud.identity import contradiction, identity_of
-from ipamd.cloud.port import CloudError, Identity, bounded
+from ipamd.cloud.port import CloudError, Identity
 from ipamd.pool.model import CloudErrorKind, CloudFailure
+from ipamd.pool.quoting import quoted
 
 log = structlog.get_logger("ipamd.imds")
 
@@ -78,7 +79,7 @@ class Imds:
         """This instance and its primary ENI. Raises `CloudError` with action "IMDS"."""
         mac = (await self.read("mac")).lower()
         if _MAC.fullmatch(mac) is None:
-            raise _nonsense(f"mac is {bounded(repr(mac))}")
+            raise _nonsense(f"mac is {quoted(mac)}")
         eni = f"network/interfaces/macs/{mac}"
         try:
             identity = identity_of(

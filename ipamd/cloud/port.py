@@ -13,13 +13,6 @@ from typing import Protocol
 
 from ipamd.pool.model import CloudFailure, CreatedEni, Limits, ObservedEni
 
-# Of somebody else's words, so many characters are kept: they stand in a line of the log and in a pod's event.
-LONGEST_WORDS = 600
-
-
-def bounded(words: str) -> str:
-    return words if len(words) <= LONGEST_WORDS else words[:LONGEST_WORDS] + "..."
-
 
 class Priority(IntEnum):
     """For whom a call is made; the lowest value goes first."""

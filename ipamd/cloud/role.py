@@ -15,8 +15,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from pydantic.alias_generators import to_pascal
 
 from ipamd.cloud.imds import Imds, imds_error
-from ipamd.cloud.port import CloudError, bounded
+from ipamd.cloud.port import CloudError
 from ipamd.pool.model import CloudErrorKind
+from ipamd.pool.quoting import cut, quoted
 
 DISABLED = "AWS_EC2_METADATA_DISABLED"
 _PATH = "iam/security-credentials/"
@@ -77,7 +78,7 @@ class RoleCredentials:
             raise
         # "Names and paths" of IAM: letters, digits and these, at most 64.
         if len(name) > 64 or not all(character.isalnum() or character in "+=,.@_-" for character in name):
-            raise _unreadable(f"the name of the role is {bounded(name)!r}")
+            raise _unreadable(f"the name of the role is {quoted(name)}")
         return name
 
 
@@ -85,7 +86,9 @@ def _parsed(role: str, text: str) -> dict[str, str]:
     try:
         found = json.loads(text)
     except ValueError:
-        raise _unreadable(f"those of {role} are no JSON: {bounded(text)!r}") from None
+        found = None
+    if not isinstance(found, dict):
+        raise _unreadable(f"those of {role} are no JSON object: {quoted(text)}")
     try:
         document = _Document.model_validate(found)
     except ValidationError as error:
@@ -110,7 +113,9 @@ def _raise_refusal(role: str, found: object) -> None:
     if refusal.code == "Success":
         return
     remedy = _REMEDIES.get(refusal.code, "check the role of this instance")
-    words = f"no credentials of {role}: {bounded(refusal.code)}: {bounded(refusal.message) or 'no message'}; {remedy}"
+    words = (
+        f"no credentials of {role}: {cut(refusal.code, 80)}: {cut(refusal.message, 400) or 'no message'}; {remedy}"
+    )
     raise imds_error(CloudErrorKind.NOT_AUTHORIZED, "NoRoleCredentials", words)
 
 

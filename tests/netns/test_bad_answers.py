@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.netns.boxed import Daemon, box, control, until
+from tests.netns.boxed import Daemon, box, control
 
 pytestmark = pytest.mark.netns
 
@@ -110,11 +110,7 @@ async def test_credentials_that_fail_while_it_runs_are_no_unknown_outcome(tmp_pa
         vpc.cloud.keyring.revoke(instance)
         await control(vpc, "faults", {**metadata(CREDENTIALS, "null"), "times": 2})
         assert await daemon.address("a")
-
-        async def again() -> bool:
-            return bool(daemon.events("addresses.assigned")[1:])
-
-        await until(again, "addresses come again", timeout=60)
+        await daemon.settled(1)
         failed = daemon.events("ec2.failed")
         assert {event["kind"] for event in failed} <= {"not-authorized", "transient"}
         assert any("credentials that can't be read" in event["error"] for event in failed)

@@ -36,6 +36,7 @@ GOOD = {
 @pytest.fixture(autouse=True)
 def one_try(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imds_module, "ATTEMPTS", 1)
+    monkeypatch.setattr(imds_module, "TIMEOUT", 20.0)
 
 
 async def refused(ec2: Ec2) -> CloudError:

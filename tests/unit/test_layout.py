@@ -13,7 +13,14 @@ ROOT = Path(__file__).resolve().parents[2]
 # Room -> the project's modules that it may import. A prefix stands for everything below it.
 ALLOWED = {
     "ipamd/pool": ("ipamd.pool",),
-    "ipamd/cloud": ("ipamd.cloud", "ipamd.conditions", "ipamd.histogram", "ipamd.pool.model", "ipamd.settings"),
+    "ipamd/cloud": (
+        "ipamd.cloud",
+        "ipamd.conditions",
+        "ipamd.histogram",
+        "ipamd.pool.model",
+        "ipamd.pool.quoting",
+        "ipamd.settings",
+    ),
     "ipamd/host": ("cni_shim.names", "ipamd.host", "ipamd.pool.model", "ipamd.settings"),
     "ipamd/doctor": ("ipamd.cloud", "ipamd.doctor", "ipamd.host", "ipamd.install", "ipamd.settings"),
     "ipamd/config": ("ipamd.config", "ipamd.settings"),
