@@ -40,6 +40,7 @@ COMMANDS = {
     "collect": ("changes", "release attachments that have left no trace in the kernel"),
     "drain": ("changes", "grant no more addresses and give back what is free"),
     "undrain": ("changes", "grant addresses again"),
+    "cleanup": ("cleanup", "remove what another pod network left on this host; no daemon needed"),
     "doctor": (
         "doctor",
         "find what on this host will keep pods from working, and say what helps; no daemon needed",
