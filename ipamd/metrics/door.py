@@ -1,8 +1,8 @@
 """The door of the metrics port: every process of the node may come in, and none may stay.
 
 A connection is for one answer and ends after some seconds, whatever it sends. The oldest one makes room for the next:
-who asks at once is answered, also while somebody else holds as many connections open as he can. A few are let in per
-turn of the event loop, which serves pods first of all.
+who asks at once is answered, also while somebody else holds as many connections open as he can. The event loop serves
+pods first of all, so few are let in per turn and per second; the others wait in the kernel's queue.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ipamd import descriptors
 log = structlog.get_logger("ipamd.metrics")
 
 AT_ONCE = 4  # connections that one turn of the loop lets in
+RATE, BURST = 100.0, 50.0  # connections a second, and those that an idle door lets in beyond that
 LASTS = 10.0  # seconds from its beginning to its end
 QUEUE = 128  # connections that wait in the kernel
 
@@ -39,6 +40,7 @@ class Door:
         self._coming: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
         self._said = -SAID
+        self._room, self._room_at = BURST, time.monotonic()  # connections that may come in at that time
         self._loop = asyncio.get_running_loop()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=QUEUE)
@@ -62,13 +64,17 @@ class Door:
 
     def _let_in(self) -> None:
         for _ in range(AT_ONCE):
+            if not self._may_come():
+                self._look_again(1 / RATE)
+                return
             try:
                 connection, _ = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:  # no descriptor or no memory is left, and the queue stays
-                self._wait(error)
+                self._run_out(error)
                 return
+            self._room -= 1
             while len(self._guests) >= self._most:
                 next(iter(self._guests)).end()
             connection.setblocking(False)
@@ -78,9 +84,18 @@ class Door:
             self._coming.add(task)
             task.add_done_callback(self._coming.discard)
 
-    def _wait(self, error: OSError) -> None:
+    def _may_come(self) -> bool:
+        now = time.monotonic()
+        self._room = min(self._room + (now - self._room_at) * RATE, BURST)
+        self._room_at = now
+        return self._room >= 1
+
+    def _look_again(self, after: float) -> None:
         self._loop.remove_reader(self._socket)
-        self._pause = self._loop.call_later(PAUSE, self._watch)
+        self._pause = self._loop.call_later(after, self._watch)
+
+    def _run_out(self, error: OSError) -> None:
+        self._look_again(PAUSE)
         if self._guests:
             next(iter(self._guests)).end()
         if time.monotonic() - self._said >= SAID:

@@ -99,15 +99,32 @@ async def test_the_metrics_port_leaves_descriptors_for_pods(tmp_path: Path, pref
         await daemon.ready()
         await daemon.seen("metrics.serving")
         before = descriptors(daemon)
-        async with nobody(daemon.node.netns, HOLD, how, "360"), nobody(daemon.node.netns, ASK) as asking:
+        async with nobody(daemon.node.netns, HOLD, how, "360"):
             await adds(daemon, how)
             assert descriptors(daemon) < before + LIMIT // 4
+        async with nobody(daemon.node.netns, ASK) as asking:
             assert asking.stdin is not None
             for path in ("/healthz", "/readyz", "/metrics"):
                 asking.stdin.write(f"{path}\n".encode())
                 assert await line(asking) == "200", path
         log = daemon.log.read_text()
         assert "Traceback" not in log and not daemon.events("metrics.refused")
+
+
+async def test_connections_that_stay_keep_nobody_from_the_metrics(tmp_path: Path, prefix: str) -> None:
+    program = """
+import socket, time
+held = [socket.create_connection(("127.0.0.1", 61678), 30) for _ in range(100)]
+print("at work", flush=True)
+time.sleep(600)
+"""
+    async with box(tmp_path, prefix) as (daemon, _):
+        await daemon.ready()
+        await daemon.seen("metrics.serving")
+        async with nobody(daemon.node.netns, program), nobody(daemon.node.netns, ASK) as asking:
+            assert asking.stdin is not None
+            asking.stdin.write(b"/metrics\n")
+            assert await line(asking) == "200"
 
 
 async def test_odd_requests_to_the_metrics_port_leave_no_word_in_the_log(tmp_path: Path, prefix: str) -> None:

@@ -24,6 +24,7 @@ from botocore.parsers import ResponseParserError
 
 from ipamd.cloud.errors import cloud_error, kind_of
 from ipamd.pool.model import CloudErrorKind as Kind
+from ipamd.pool.model import CloudFailure
 
 URL = "https://ec2.eu-central-1.amazonaws.com/"
 KEY = ConnectionKey("ec2.eu-central-1.amazonaws.com", 443, True, True, None, None, None)
@@ -145,3 +146,8 @@ def test_failures_without_an_answer_are_classed_by_whether_they_can_have_taken_e
     assert failure.kind is reading
     assert failure.code == type(error).__name__
     assert "check" in failure.message
+
+
+def test_what_ec2_says_is_kept_short() -> None:
+    failure = CloudFailure(Kind.INVALID, "AssignPrivateIpAddresses", "C" * 5000, "m" * (3 << 20), "r" * 5000)
+    assert len(failure.message) < 1100 and len(failure.code) < 200 and len(failure.ec2_request) < 200
