@@ -22,7 +22,7 @@ from ipamd.cloud.budget import RateBudget
 from ipamd.cloud.connection import Connection
 from ipamd.cloud.errors import cloud_error
 from ipamd.cloud.limits import limits_of
-from ipamd.cloud.ownership import CLUSTER_TAG, CREATED_TAG, INSTANCE_TAG
+from ipamd.cloud.ownership import CLUSTER_TAG, CREATED_TAG, INSTANCE_TAG, UNMANAGED_TAG
 from ipamd.cloud.port import CloudError, Identity, Priority
 from ipamd.cloud.proxies import words
 from ipamd.cloud.replies import AnyShape, UnreadableReply
@@ -338,7 +338,7 @@ class Ec2:
 
     def _own_tags(self, token: str) -> dict[str, str]:
         """The same for the same token: EC2 refuses one that comes again with other tags."""
-        tags = {INSTANCE_TAG: self._identity.instance_id}
+        tags = {INSTANCE_TAG: self._identity.instance_id, UNMANAGED_TAG: "true"}
         created = time_of(token)
         if created is not None:
             tags[CREATED_TAG] = datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds")

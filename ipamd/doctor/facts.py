@@ -62,6 +62,7 @@ class Facts:
     chains: tuple[AnyChain, ...] = ()
     forwards_pods: frozenset[tuple[str, str]] = frozenset()
     legacy_tables: frozenset[str] = frozenset()
+    sockets: frozenset[str] = frozenset()  # paths of the Unix sockets that somebody serves in our network namespace
     sysctls: Mapping[str, str] = field(default_factory=dict)
     mac_origins: Mapping[str, str] = field(default_factory=dict)
     nft: str = ""
@@ -99,6 +100,7 @@ def gather(settings: Settings, root: Path = Path("/")) -> Facts:
         processes=_processes(root),
         sysctls=_sysctls(),
         legacy_tables=_legacy_tables(),
+        sockets=_sockets(),
         nft=nft,
         metadata=metadata,
         node=node,
@@ -128,6 +130,12 @@ def gather(settings: Settings, root: Path = Path("/")) -> Facts:
 def _processes(root: Path) -> frozenset[str]:
     """The names of all processes, as the kernel cuts them (15 characters)."""
     return frozenset(_read(path) for path in (root / "proc").glob("[0-9]*/comm"))
+
+
+def _sockets() -> frozenset[str]:
+    """/proc/net/unix has them also for who does not see the host's processes: the path is the eighth word."""
+    lines = (line.split(maxsplit=7) for line in _read(Path("/proc/net/unix")).splitlines()[1:])
+    return frozenset(words[7] for words in lines if len(words) == 8)
 
 
 def _legacy_tables() -> frozenset[str]:

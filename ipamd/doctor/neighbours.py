@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 
 from ipamd.doctor.facts import Facts
 from ipamd.doctor.report import Finding, fail, note, ok, warn
@@ -11,7 +12,13 @@ from ipamd.host.clashes import Weight
 from ipamd.install import CONFLIST, network_files
 
 # Software that gives pods a network, as `owners` calls it.
-_NETWORKS = ("AWS VPC CNI", "Calico", "Cilium", "flannel", "Weave Net")
+VPC_CNI = "AWS VPC CNI"
+_NETWORKS = (VPC_CNI, "Calico", "Cilium", "flannel", "Weave Net")
+
+# The AWS VPC CNI's daemon by its name as the kernel has it, and the end of the path of its socket
+# (cmd/aws-k8s-agent and utils/sockets in aws/amazon-vpc-cni-k8s).
+_VPC_CNI_AGENT, _VPC_CNI_SOCKET = "aws-k8s-agent", "/aws-node/ipamd.sock"
+_MAIN = 254
 
 
 def clashes(facts: Facts) -> Iterator[Finding]:
@@ -41,6 +48,41 @@ def other_networks(facts: Facts) -> Iterator[Finding]:
         yield ok(check, "no sign of another one")
 
 
+def vpc_cni(facts: Facts) -> Iterator[Finding]:
+    """It believes that the primary ENI and each ENI that it is not told to leave are its own, as ipamd does: with
+    both on a node, one address comes to have two pods."""
+    check = VPC_CNI
+    agent = _VPC_CNI_AGENT in facts.processes or any(path.endswith(_VPC_CNI_SOCKET) for path in facts.sockets)
+    if agent:
+        yield fail(
+            check,
+            "its daemon (aws-node) runs on this node: both give out the same addresses",
+            "keep aws-node off this node (docs/eks.md), and delete its pods here before ipamd starts",
+        )
+    pods = _vpc_cni_pods(facts)
+    if pods:
+        many = "1 pod has its" if len(pods) == 1 else f"{len(pods)} pods have their"
+        yield fail(
+            check,
+            f"{many} address from it: {', '.join(pods[:3])}{', ...' if len(pods) > 3 else ''}",
+            "drain the node, delete what is left of its pods (kubectl get pods -o wide), and look again; until then "
+            "ipamd grants none of these addresses",
+        )
+    if not agent and not pods:
+        yield ok(check, "neither its daemon nor a pod of it is on this node")
+
+
+def _vpc_cni_pods(facts: Facts) -> list[str]:
+    """Addresses that a route leads to one of its links for; a rule that is left alone has no pod."""
+    links = {link.index for link in facts.links if owners.of_link(link.name) == VPC_CNI and link.kind == "veth"}
+    found = {
+        route.destination.removesuffix("/32")
+        for route in facts.routes
+        if route.table == _MAIN and route.index in links and route.destination.endswith("/32")
+    }
+    return sorted(found, key=lambda ip: IPv4Address(ip))
+
+
 def conflists(facts: Facts) -> Iterator[Finding]:
     """A runtime takes the first file in the order of names (containerd and CRI-O: max_conf_num 1)."""
     check = "CNI configuration"
@@ -60,4 +102,4 @@ def conflists(facts: Facts) -> Iterator[Finding]:
         yield ok(check, f"nothing in {folder} comes before {CONFLIST}")
 
 
-CHECKS = (clashes, other_networks, conflists)
+CHECKS = (clashes, vpc_cni, other_networks, conflists)

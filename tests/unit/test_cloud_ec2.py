@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 from ipamd.cloud import ec2 as module
 from ipamd.cloud import imds as imds_module
 from ipamd.cloud.budget import RateBudget, Share
-from ipamd.cloud.ec2 import CLUSTER_TAG, CREATED_TAG, INSTANCE_TAG, Ec2
+from ipamd.cloud.ec2 import CLUSTER_TAG, CREATED_TAG, INSTANCE_TAG, UNMANAGED_TAG, Ec2
 from ipamd.cloud.port import Cloud, CloudError, Identity, Priority
 from ipamd.cloud.token import new_token
 from ipamd.pool.model import CloudErrorKind as Kind
@@ -196,7 +196,12 @@ async def test_create_gives_tagged_eni_with_its_addresses(world: World) -> None:
     assert [eni.primary_ip, *eni.addresses] == made.addresses
     assert len(eni.addresses) == 4
     instance = world.instance.id
-    assert made.tags == {"Name": f"ipamd {instance}", "team": "net", INSTANCE_TAG: instance}
+    assert made.tags == {
+        "Name": f"ipamd {instance}",
+        "team": "net",
+        INSTANCE_TAG: instance,
+        UNMANAGED_TAG: "true",
+    }
     assert made.description == f"ipamd {instance}"
     assert tuple(group.id for group in made.groups) == world.identity.security_groups
 
@@ -205,7 +210,7 @@ async def test_settings_may_rename_but_not_disown(world: World) -> None:
     async with world.adapter(tags={"Name": "pods", INSTANCE_TAG: "i-other"}) as ec2:
         eni = await ec2.create_eni(token="t", subnet_id=world.subnet.id, security_groups=(), address_count=0)
     (made,) = [one for one in world.cloud.enis if one.id == eni.id]
-    assert made.tags == {"Name": "pods", INSTANCE_TAG: world.instance.id}
+    assert made.tags == {"Name": "pods", INSTANCE_TAG: world.instance.id, UNMANAGED_TAG: "true"}
     assert eni.addresses == ()
 
 
@@ -219,6 +224,7 @@ async def test_a_new_eni_says_since_when_and_in_which_cluster_it_is(world: World
     (made,) = [one for one in world.cloud.enis if one.id == eni.id]
     assert made.tags[CREATED_TAG] == "2027-01-15T08:00:00+00:00"
     assert made.tags[CLUSTER_TAG] == "prod"
+    assert made.tags["node.k8s.amazonaws.com/no_manage"] == "true"  # in the AWS VPC CNI's own words
     assert seen is not None and seen.created_at == 1_800_000_000.0
 
 

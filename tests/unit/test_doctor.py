@@ -151,6 +151,18 @@ def test_exit_codes(states: str, code: int) -> None:
             "fail",
             "a rule (probably Calico)",
         ),
+        (neighbours.vpc_cni, {"processes": frozenset({"aws-k8s-agent"})}, "fail", "its daemon"),
+        (neighbours.vpc_cni, {"sockets": frozenset({"/var/run/aws-node/ipamd.sock"})}, "fail", "its daemon"),
+        (neighbours.vpc_cni, {"sockets": frozenset({"/run/aws-node/ipamd.sock"})}, "fail", "its daemon"),
+        (
+            neighbours.vpc_cni,
+            {
+                "links": (AnyLink(9, "eni3f", "", 1500, 0, "veth"),),
+                "routes": (AnyRoute(2, 254, 2, "10.0.0.9/32", 9), AnyRoute(2, 254, 2, "10.0.0.77/32", 2)),
+            },
+            "fail",
+            "1 pod has its address from it: 10.0.0.9",
+        ),
         (neighbours.other_networks, {"links": (AnyLink(9, "cali1", "", 1500, 0),)}, "note", "Calico: link cali1"),
         (neighbours.other_networks, {"chains": (AnyChain("ip", "nat", "AWS-SNAT-CHAIN-0"),)}, "note", "AWS VPC CNI"),
         (managers.mac_policy, {"mac_origins": {POD.name: "1"}}, "fail", POD.name),
