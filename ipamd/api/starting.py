@@ -61,8 +61,8 @@ class Waiter:
 
 
 class StartingIpam(ipam_pb2_grpc.IpamServicer):
-    """`refusals` is counted up; `allocate_wait`: seconds that an ADD waits at most; `served` whether this node had
-    addresses for pods before the restart, in the same boot."""
+    """`refusals` is counted up; `allocate_wait`: seconds for an ADD that names no deadline; `served`: whether pods
+    had addresses here before a restart, in the same boot."""
 
     def __init__(
         self,
@@ -94,9 +94,8 @@ class StartingIpam(ipam_pb2_grpc.IpamServicer):
         started = time.monotonic()
         request_id = new_request_id()
         call = await understand(request, context, request_id, "ADD")
-        wait = self._allocate_wait()
-        if request.deadline_ms:
-            wait = min(wait, request.deadline_ms / 1000)
+        # The caller's own patience: what the pool lets one wait at most begins in the pool.
+        wait = request.deadline_ms / 1000 if request.deadline_ms else self._allocate_wait()
         try:
             pool = await self._until_started(request_id, call, wait)
         except Refused as refused:

@@ -107,7 +107,8 @@ class _Watcher:
         """Once. Raises `Failed`."""
         with introspection(self._socket) as stub:
             node = stub.GetNode(pb.GetNodeRequest(), timeout=_TIMEOUT)
-            enis = stub.ListEnis(pb.ListEnisRequest(), timeout=_TIMEOUT).enis
+            # A daemon that has not learnt who its node is has not learnt its ENIs either.
+            enis = stub.ListEnis(pb.ListEnisRequest(), timeout=_TIMEOUT).enis if node.instance_id else ()
             waiting = stub.ListWaiting(pb.ListWaitingRequest(), timeout=_TIMEOUT).waiting
             events = tuple(stub.WatchEvents(pb.WatchEventsRequest(last=_EVENTS), timeout=_TIMEOUT))
         counts = node.counts

@@ -266,11 +266,9 @@ async def test_a_group_may_look_by_a_socket_of_its_own_and_change_nothing(tmp_pa
         assert not path.exists()
 
 
-async def test_a_group_that_is_not_there_is_named(tmp_path: Path, prefix: str) -> None:
+async def test_a_group_that_is_not_there_is_named_and_ends_nothing(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix, API_READ_GROUP="nosuchgroup") as (daemon, _):
-        await daemon.start()
-        assert daemon.process is not None
-        async with asyncio.timeout(20):
-            assert await daemon.process.wait() == 1
-        assert "groupadd --system nosuchgroup" in daemon.process.last_words()
-        await daemon.kill()
+        await daemon.ready()
+        event = await daemon.seen("api.readers_not_served")
+        assert "groupadd --system nosuchgroup" in event["text"]
+        assert await daemon.address("a")

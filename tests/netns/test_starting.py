@@ -15,7 +15,7 @@ from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.api.v1 import ipam_pb2
 from ipamd.sim import netns
 from ipamd.sim.fabric import EC2_ADDRESS
-from tests.netns.boxed import Daemon, box, cni_call, plain, refused, until
+from tests.netns.boxed import Daemon, box, cni_call, control, plain, refused, until
 from tests.netns.test_metrics import get, scrape, value
 from tests.unit.ctl_daemon import ipamctl
 
@@ -236,6 +236,23 @@ async def test_a_plugin_that_knows_no_spool_is_heard_beside_the_socket(tmp_path:
         leave(spool, "b")
         await daemon.ready()
         assert await daemon.held() == {}
+
+
+async def test_a_clash_ends_it_before_ec2_is_asked_with_clear_lines(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix) as (daemon, vpc):
+        await netns.command(
+            "ip", "-n", daemon.node.netns, "rule", "add", "from", "10.9.9.9", "lookup", "77", "priority", "500"
+        )
+        await daemon.start()
+        assert daemon.process is not None
+        async with asyncio.timeout(20):
+            code = await daemon.process.wait()
+        log = daemon.log.read_text()
+        assert code == 1 and "something on this host is in the way" in log
+        assert "Traceback" not in log and "never awaited" not in log
+        assert await control(vpc, "calls") == []
+        assert not daemon.node.socket.exists()
+        await daemon.kill()
 
 
 async def test_a_reading_group_that_does_not_exist_is_no_reason_to_stop(tmp_path: Path, prefix: str) -> None:

@@ -123,6 +123,17 @@ async def test_an_add_that_waits_goes_on_in_the_pool_in_its_turn(ipam: StartingI
     assert pool.asked[-1][0] == "late"
 
 
+async def test_an_add_waits_for_the_start_as_long_as_its_caller(start: Start) -> None:
+    """Longer than an address is waited for: the daemon's start is not the pool's wait."""
+    ipam = StartingIpam(start, Counter(), lambda: 0.01, lambda: False)
+    patient = asyncio.create_task(ipam.Allocate(add("patient", 60_000), CONTEXT))
+    with pytest.raises(Refusal):
+        await ipam.Allocate(add("plain"), CONTEXT)
+    assert not patient.done()
+    ipam.hand_over(cast(Any, Pool()))
+    await patient
+
+
 async def test_an_add_whose_time_is_up_is_told_the_phase(start: Start, ipam: StartingIpam) -> None:
     start.enter(Phase.EC2)
     start.failed("DescribeNetworkInterfaces: ConnectTimeout: no answer")
@@ -160,6 +171,29 @@ async def test_a_caller_that_hangs_up_waits_no_more(ipam: StartingIpam) -> None:
         await waiting
     assert ipam.waiting == {}
     ipam.hand_over(cast(Any, Pool()))
+
+
+@pytest.mark.parametrize("method", ["Check", "Collect"])
+@pytest.mark.parametrize("by_cni", [True, False])
+async def test_what_asks_the_pool_is_told_that_it_is_early(ipam: StartingIpam, method: str, by_cni: bool) -> None:
+    plain = ipam_pb2.Attachment(container_id="c", ifname="eth0", netns="/n")
+    requests = {
+        "Check": ipam_pb2.CheckRequest(cni=call()) if by_cni else ipam_pb2.CheckRequest(attachment=plain),
+        "Collect": ipam_pb2.CollectRequest(cni=call()) if by_cni else ipam_pb2.CollectRequest(valid={}),
+    }
+    with pytest.raises(Refusal) as refused:
+        await getattr(ipam, method)(requests[method], CONTEXT)
+    assert refused.value.code is grpc.StatusCode.UNAVAILABLE and "the daemon is starting" in refused.value.text
+    assert ("ipamd-cni-error" in refused.value.trailing) is by_cni
+
+
+@pytest.mark.parametrize("method", ["Allocate", "Release", "Check", "Collect", "Ready"])
+async def test_what_makes_no_sense_is_refused_at_once(ipam: StartingIpam, method: str) -> None:
+    nonsense = ipam_pb2.CniCall(container_id="c", ifname="eth0", config=b"{")
+    request = getattr(ipam_pb2, f"{method}Request")(cni=nonsense)
+    with pytest.raises(Refusal) as refused:
+        await getattr(ipam, method)(request, CONTEXT)
+    assert refused.value.code is grpc.StatusCode.INVALID_ARGUMENT and ipam.waiting == {}
 
 
 @pytest.mark.parametrize("served", [False, True])
