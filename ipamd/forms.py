@@ -17,6 +17,14 @@ LONGEST_PATH = 4095  # PATH_MAX, without its final zero
 # Tags of one resource: 50, of which ipamd sets up to five (docs.aws.amazon.com, "Tag your Amazon EC2 resources").
 MOST_TAGS = 45
 _LONGEST_TAG_KEY, _LONGEST_TAG_VALUE = 128, 256
+# By these it knows its ENIs, and those that it finds left over (amazon-vpc-cni-k8s, pkg/awsutils).
+_OF_THE_VPC_CNI = frozenset(
+    (
+        "node.k8s.amazonaws.com/instance_id",
+        "node.k8s.amazonaws.com/createdat",
+        "cluster.k8s.amazonaws.com/name",
+    )
+)
 MOST_GROUPS = 16  # of one ENI, at the highest quota
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -123,6 +131,8 @@ def tags(values: dict[str, str]) -> dict[str, str]:
             raise ValueError(f"a tag has no control characters ({key[:40]!r})")
         if key.lower().startswith("aws:"):
             raise ValueError(f"keys that begin with aws: are reserved by AWS ({key[:40]})")
+        if key.lower() in _OF_THE_VPC_CNI:
+            raise ValueError(f"{key} makes the AWS VPC CNI take the ENI for its own, and delete it")
         if key.lower().startswith("ipamd.io/"):
             raise ValueError(f"keys that begin with ipamd.io/ are ipamd's own ({key[:40]})")
     if len(values) > MOST_TAGS:

@@ -179,16 +179,33 @@ def translate(environ: Mapping[str, str]) -> Translation:
             continue
         if value is not None:
             found.values[setting] = (value, name)
+    reserved = _without_reserved_tags(found)
     _translate_targets(given, found)
     if given.get("ENABLE_IPv6", "").lower() in _ON:
         found.errors.append(
             f"environment ENABLE_IPv6 = {given['ENABLE_IPv6']}: ipamd gives IPv4 addresses, and can't serve an IPv6 "
             "cluster"
         )
-    found.unsupported = tuple(_unsupported(given))
+    found.unsupported = (*reserved, *_unsupported(given))
     asked = {each.variable for each in found.unsupported} | {variable for _, variable in found.values.values()}
     found.unneeded = tuple(name for name in given if name not in asked)
     return found
+
+
+def _without_reserved_tags(found: Translation) -> tuple[Unsupported, ...]:
+    """Their code passes over keys with k8s.amazonaws.com, by which it knows its own ENIs (README,
+    ADDITIONAL_ENI_TAGS), and EC2 takes none that begins with aws:."""
+    tags, name = found.values.get("ec2.tags", ({}, ""))
+    reserved = [key for key in tags if "k8s.amazonaws.com" in key.lower() or key.lower().startswith("aws:")]
+    if not reserved:
+        return ()
+    left = {key: value for key, value in tags.items() if key not in reserved}
+    if left:
+        found.values["ec2.tags"] = (left, name)
+    else:
+        del found.values["ec2.tags"]
+    meaning = "reserved, so left out: the VPC CNI passes over keys with k8s.amazonaws.com, EC2 takes none with aws:"
+    return (Unsupported(name, ", ".join(reserved), meaning),)
 
 
 def _translate_targets(given: Mapping[str, str], found: Translation) -> None:

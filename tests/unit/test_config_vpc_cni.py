@@ -110,6 +110,30 @@ def test_variables_of_one_setting() -> None:
     }, "each counterpart is tried here"
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["k8s.amazonaws.com", "node.k8s.amazonaws.com/instance_id", "cluster.K8S.amazonaws.com/name", "aws:x", "AWS:x"],
+)
+def test_reserved_tag_keys_are_left_out_and_told(key: str) -> None:
+    found = settings(ADDITIONAL_ENI_TAGS=json.dumps({key: "x", "team": "net"}))
+    assert found.settings.ec2.tags == {"team": "net"}
+    (told,) = found.unsupported
+    assert (told.variable, told.value) == ("ADDITIONAL_ENI_TAGS", key) and "reserved" in told.meaning
+    values = json.dumps({"env": {"ADDITIONAL_ENI_TAGS": json.dumps({key: "x"})}})
+    alone = manifest.imported(manifest.variables(values))
+    assert tomllib.loads(alone) == {} and key in alone
+
+
+@pytest.mark.parametrize("key", ["node.k8s.amazonaws.com/instance_id", "cluster.k8s.amazonaws.com/name"])
+def test_no_setting_gives_an_eni_a_mark_of_the_vpc_cni(key: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(f'[ec2.tags]\n"{key}" = "x"\n')
+    with pytest.raises(SettingsError, match="take the ENI for its own"):
+        load(file, environ={})
+    file.write_text('[ec2.tags]\n"node.k8s.amazonaws.com/no_manage" = "true"\n')
+    assert load(file, environ={}).settings.ec2.tags == {"node.k8s.amazonaws.com/no_manage": "true"}
+
+
 def test_ours_beats_theirs_beats_the_file(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text("[pool]\nmax_enis = 2\ncooldown = 7\n")

@@ -18,12 +18,13 @@ and the reason.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import pytest
 
 from ipamd.pool.model import Limits, Targets
+from ipamd.settings import PoolSettings
 from ipamd.sim.virtual.clock import VirtualClock
 from ipamd.sim.virtual.ec2 import Latencies, VirtualEc2
 from ipamd.sim.virtual.kubelet import Kubelet
@@ -276,3 +277,10 @@ def test_max_enis_is_never_more_than_the_instance_type_takes(max_enis: int, enis
     assert world.instance.calls["CreateNetworkInterface"] == enis - 1  # known beforehand, not learnt from a refusal
     world.run(9 * enis + 1)
     assert world.kubelet.pending == 1
+
+
+def test_growth_takes_half_of_the_slack_along() -> None:
+    """As docs/vpc-cni-settings.md says: WARM_IP_TARGET 1 and MINIMUM_IP_TARGET 1 are 1 address there."""
+    aims = targets(warm_ips=1, minimum_ips=1)
+    assert World("t3.small", aims).addresses == (1,)
+    assert World("t3.small", replace(aims, slack=PoolSettings().slack)).addresses == (3,)
