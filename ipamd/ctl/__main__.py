@@ -20,7 +20,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import ipamd
 from ipamd import streams
-from ipamd.ctl.command import Failed
+from ipamd.ctl.command import USAGE, Failed
 from ipamd.ctl.output import FORMATS
 from ipamd.ctl.sockets import DEFAULT_SOCKET, daemon_socket
 
@@ -77,6 +77,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _carry_out(words: Sequence[str]) -> int:
+    if not all(map(_is_text, words)):
+        print("ipamctl: a word of the command line is not UTF-8", file=sys.stderr)
+        return USAGE
     args = make_parser(words).parse_args(words, argparse.Namespace(socket=None, output="table"))
     try:
         args.socket = args.socket or daemon_socket()
@@ -85,6 +88,11 @@ def _carry_out(words: Sequence[str]) -> int:
         print(*(f"ipamctl: {line}" for line in str(failure).splitlines()), sep="\n", file=sys.stderr)
         return failure.code
     return code
+
+
+def _is_text(word: str) -> bool:
+    """Python takes bytes of any kind from a command line; a request to the daemon does not."""
+    return word.isascii() or word.encode(errors="replace").decode() == word
 
 
 def make_parser(wanted: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:

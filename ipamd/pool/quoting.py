@@ -11,7 +11,10 @@ LONGEST = 1024
 
 
 def cut(text: str, longest: int = LONGEST) -> str:
-    return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
+    """Fit for a message: a name of a file need not be UTF-8, and Python then holds what no encoder takes."""
+    if len(text) > longest:
+        text = f"{text[:longest]}... ({len(text)} characters)"
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def quoted(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,9 @@ def test_output_has_only_what_prints(at: Path, daemon: Daemon, command: tuple[st
     assert "Traceback" not in done.stderr
     for text in (done.stdout, done.stderr):
         assert text.replace("\n", "").isprintable(), text
+
+
+def test_a_word_that_is_not_utf8_is_a_wrong_command_line(at: Path, daemon: Daemon) -> None:
+    done = ipamctl("--socket", at, "explain", os.fsdecode(b"web-\xff"))
+    assert (done.returncode, done.stdout) == (2, "") and "not UTF-8" in done.stderr
+    assert daemon.requests == []

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import threading
 import time
 
 import pytest
 import structlog
+from google.protobuf.struct_pb2 import Struct
 
 from ipamd import logs
+from ipamd.api.v1 import introspection_pb2 as pb
+from ipamd.conditions import Conditions
 from ipamd.history import History
 from ipamd.settings import LogSettings
 
@@ -140,3 +144,17 @@ def test_a_terminal_gets_nothing_that_it_obeys(monkeypatch: pytest.MonkeyPatch) 
     text = stream.getvalue()
     assert "\\x1b[2J\\u202eweb\\r\\n" in text
     assert text.rstrip("\n").isprintable()
+
+
+def test_a_name_that_is_not_utf8_can_be_sent_to_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    history, conditions = History(), Conditions()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    writer = logs.set_up(LogSettings(format="text"), history)
+    name = os.fsdecode(b"/run/ipamd/released/\xff\xc3\xb6")
+    structlog.get_logger("t").error("spool.rejected", file=name)
+    conditions.begin("metrics.not_served", name)
+    writer.close()
+    fields = Struct()
+    fields.update({"file": history.last(2)[0].fields["file"]})
+    assert fields["file"] == "/run/ipamd/released/\\udcff\u00f6"
+    assert "udcff" in pb.Condition(text=conditions.active()[0].text).text
