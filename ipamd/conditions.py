@@ -56,6 +56,10 @@ KINDS: Mapping[str, Kind] = {
         "warning", "the kernel does not tell of changes in `cni.conf_dir`: it is looked at every 30 s"
     ),
     "conflist.not_followed": Kind("warning", "whether the conflist is the one that runtimes take is not known"),
+    "vpc.subnet_outside": Kind(
+        "warning",
+        "this node has an ENI in a subnet outside of the CIDRs that the metadata service gives for the VPC",
+    ),
     "host.shared": Kind("warning", "others on this host use a number or a name of ours: pods work, or bear it"),
     "tracing.off": Kind("warning", "`tracing.endpoint` is set and no trace is sent"),
 }

@@ -52,6 +52,7 @@ from ipamd.service_manager import ServiceManager
 from ipamd.serving import Record, Serving
 from ipamd.settings import Ec2Settings, HostSettings, PoolSettings
 from ipamd.tracing import NoTraces, Tracer, Traces, TracingUnavailable, to_collector
+from ipamd.vpc import Vpc
 
 log = structlog.get_logger("ipamd.daemon")
 
@@ -87,6 +88,7 @@ class _World:
     """What this node is and has, as others say."""
 
     identity: Identity
+    imds: Imds
     limits: Limits
     enis: tuple[ObservedEni, ...]
     cloud: Ec2
@@ -140,7 +142,7 @@ async def _learn(around: Surroundings, doors: Doors, stack: AsyncExitStack, task
     stack.callback(budget.close)  # what has not been sent yet is not waited for
     known = await start.until_answered("ec2", acquaintance.make)
     around.ledger.belongs_to(known.identity.instance_id)
-    return _World(known.identity, known.limits, known.enis, known.cloud, budget, network)
+    return _World(known.identity, imds, known.limits, known.enis, known.cloud, budget, network)
 
 
 async def _take(settings: HostSettings, network: HostNetwork, conditions: Conditions) -> None:
@@ -160,7 +162,8 @@ def _build(around: Surroundings, world: _World, stack: AsyncExitStack) -> PoolRu
         stack.push_async_callback(_hand_in, tracer)
     groups = _groups(settings.ec2, identity)
     on_change = around.changed.set
-    runner = PoolRunner(pool, around.ledger, world.cloud, world.network, identity, groups, clock, on_change, tracer)
+    vpc = Vpc(identity, partial(world.imds.vpc_cidrs, identity.primary_mac), around.conditions, clock)
+    runner = PoolRunner(pool, around.ledger, world.cloud, world.network, vpc, groups, clock, on_change, tracer)
     stack.push_async_callback(runner.stop, STOP_GRACE)
     stack.callback(world.budget.close)  # before that: what has not been sent yet is not waited for
     return runner
@@ -256,6 +259,7 @@ async def _open(
     strays = Strays(world.network, settings.host, runner.attached_links, runner.clock)
     remove = partial(_remove_links, world.network, strays)
     tasks.create_task(keep_running(conditions, "host.links_left", remove, "removing the interfaces of gone pods"))
+    tasks.create_task(_look_at_vpc(around.live, runner))
     tasks.create_task(clashes.follow(settings.host, conditions))
     tasks.create_task(keep(conditions, "spool.unusable", releases.run, "reading the spool"))
     follow = partial(_follow, around.live, runner)
@@ -286,6 +290,13 @@ async def _remove_links(network: HostNetwork, strays: Strays) -> None:
 async def _watch(runner: PoolRunner) -> None:
     """End the daemon when its core has failed: a service manager starts it again."""
     await asyncio.shield(runner.failed)
+
+
+async def _look_at_vpc(live: LiveSettings, runner: PoolRunner) -> None:
+    """With each SIGHUP: an operator may have given the VPC another CIDR."""
+    while True:
+        await live.hung_up()
+        await runner.look_at_vpc()
 
 
 async def _follow(live: LiveSettings, runner: PoolRunner) -> None:

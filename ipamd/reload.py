@@ -52,12 +52,19 @@ class LiveSettings:
         self._path = path
         self._conditions = conditions
         self._hangup = asyncio.Event()
+        self._heard = asyncio.Event()
         self._rejected = False
         self.loaded = load()
 
     def hang_up(self) -> None:
         """SIGHUP came."""
         self._hangup.set()
+        self._heard.set()
+        self._heard = asyncio.Event()
+
+    async def hung_up(self) -> None:
+        """Return with the next SIGHUP."""
+        await self._heard.wait()
 
     async def changes(self) -> AsyncIterator[Loaded]:
         """The settings in force, each time that something in them changed."""

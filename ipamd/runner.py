@@ -13,6 +13,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Network
@@ -20,7 +21,7 @@ from typing import Any
 
 import structlog
 
-from ipamd.cloud.port import Cloud, CloudError, Identity, Priority
+from ipamd.cloud.port import Cloud, CloudError, Priority
 from ipamd.histogram import MILLISECONDS, Histogram
 from ipamd.host import EniNetwork, HostError, HostNetwork, NodeNetwork, PodNetwork, Reconciler
 from ipamd.ledger import Ledger, LedgerError
@@ -48,6 +49,7 @@ from ipamd.pool.pool import COLLECT_MINIMUM_AGE, Pool
 from ipamd.tracing import NoTraces, Tracer
 from ipamd.urgency import priority_of
 from ipamd.veth import host_link
+from ipamd.vpc import Vpc
 from ipamd.witnesses import Compared, compare
 
 log = structlog.get_logger("ipamd.pool")
@@ -97,7 +99,7 @@ class PoolRunner:
         ledger: Ledger,
         cloud: Cloud,
         network: HostNetwork,
-        identity: Identity,
+        vpc: Vpc,
         security_groups: tuple[str, ...],
         clock: Clock,
         on_change: Callable[[], None],
@@ -108,7 +110,7 @@ class PoolRunner:
         self._ledger = ledger
         self._cloud = cloud
         self._network = network
-        self._identity = identity
+        self._vpc = vpc
         self._security_groups = security_groups
         self._on_change = on_change
         self.tracer = tracer or NoTraces()
@@ -121,8 +123,6 @@ class PoolRunner:
         self._turns = 0
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._inside = {IPv4Network(cidr) for cidr in identity.vpc_cidrs}
-        self._subnet_cidrs = {identity.subnet_id: identity.subnet_cidr}
         network.uses.listen(self)
         self.reconciler = Reconciler(network, self._node_network, self._pod_at, self._device_gone, clock, on_change)
         self.unrecorded: LedgerError | None = None  # why the ledger refuses records, while it does
@@ -247,7 +247,7 @@ class PoolRunner:
     # What the kernel tells of addresses in use
 
     def use_seen(self, network: IPv4Network, use: Use) -> None:
-        if any(network.overlaps(inside) for inside in self._inside):
+        if self._vpc.overlaps(network):
             self._tell_pool(on.UseSeen(network, use))
 
     def pod_route_seen(self, ip: str, link: str) -> None:
@@ -428,8 +428,7 @@ class PoolRunner:
                 return on.OperationDone(op)
             case do.ConfigureLink():
                 link = await self._configure_link(effect)
-                subnet = IPv4Network(self._subnet_cidrs[effect.subnet_id])
-                self._inside.add(subnet)  # also one of a CIDR that the VPC has got since the start
+                subnet = IPv4Network(self._vpc.subnets[effect.subnet_id])
                 self._network.uses.read()
                 return on.LinkReady(effect.op, link, subnet)
             case do.DescribeSubnets(op, subnet_ids):
@@ -450,12 +449,19 @@ class PoolRunner:
     async def _read_all(
         self, cloud: Cloud, abandoned: Iterable[ObservedEni] = (), subnets: tuple[str, ...] = ()
     ) -> on.Audited:
+        await self.look_at_vpc()
         enis = await cloud.describe_enis()
         available = await self._available(cloud, subnets) if subnets else ()
         # The kernel last: an address that a pod has by now must not look unused.
         _, routed = self._network.uses.read()
         deaf = await self._network.not_forwarding()
         return on.Audited(0, tuple(enis), tuple(abandoned), tuple(routed.items()), available, deaf)
+
+    async def look_at_vpc(self) -> None:
+        """Whether the VPC has got a CIDR, or lost one, since the last look."""
+        if await self._vpc.look():
+            with suppress(HostError):  # told already, and tried again
+                await self.reconciler.apply()
 
     async def _available(self, cloud: Cloud, subnets: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
         """What is left in the subnets, for whoever watches them: growth itself asks only when it has to know."""
@@ -491,13 +497,13 @@ class PoolRunner:
         for one that is gone."""
         enis = [
             EniNetwork(
-                eni.id, eni.mac, eni.device_index, eni.primary, eni.primary_ip, self._subnet_cidrs[eni.subnet_id]
+                eni.id, eni.mac, eni.device_index, eni.primary, eni.primary_ip, self._vpc.subnets[eni.subnet_id]
             )
             for eni in self._served()
-            if eni.subnet_id in self._subnet_cidrs
+            if eni.subnet_id in self._vpc.subnets
         ]
         pods = [pod for address in self.pool.inventory.holders if (pod := self._pod_at(address))]
-        return NodeNetwork(tuple(enis), self._identity.vpc_cidrs, tuple(pods))
+        return NodeNetwork(tuple(enis), self._vpc.networks, tuple(pods))
 
     def _served(self) -> list[Eni]:
         states = (EniState.CONFIGURING, EniState.READY, EniState.DRAINING)
@@ -506,8 +512,8 @@ class PoolRunner:
     async def _learn_subnets(self) -> None:
         """Before the network is touched, so that nothing of it waits for EC2. Raises `CloudError`."""
         for eni in self._served():
-            if eni.subnet_id not in self._subnet_cidrs:
-                self._subnet_cidrs[eni.subnet_id] = await self._cloud.subnet_cidr(eni.subnet_id)
+            if eni.subnet_id not in self._vpc.subnets:
+                self._vpc.learn(eni.subnet_id, await self._cloud.subnet_cidr(eni.subnet_id))
 
     def attached_links(self) -> frozenset[str]:
         """The host's ends of all attachments, also of those whose address no ENI has any more."""

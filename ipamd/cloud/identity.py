@@ -8,7 +8,7 @@ both say must agree ("Instance identity documents" in the Amazon EC2 User Guide)
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated
 
@@ -56,6 +56,18 @@ _DOCUMENT = {
     "region": "region",
     "primary_ip": "privateIp",
 }
+
+
+def networks(texts: Iterable[str]) -> tuple[str, ...]:
+    """The CIDRs of a VPC, of which there is at least one, with 16 to 28 bits each ("VPC CIDR blocks" in the Amazon
+    VPC User Guide). Raises ValueError."""
+    found = tuple(IPv4Network(text) for text in texts)
+    for each in found:
+        if not 16 <= each.prefixlen <= 28:
+            raise ValueError(f"{each} is no CIDR of a VPC")
+    if not found:
+        raise ValueError("no CIDR")
+    return tuple(map(str, found))
 
 
 def identity_of(values: Mapping[str, str | tuple[str, ...]]) -> Identity:

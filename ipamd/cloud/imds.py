@@ -16,7 +16,7 @@ from typing import Self
 import aiohttp
 import structlog
 
-from ipamd.cloud.identity import contradiction, identity_of
+from ipamd.cloud.identity import contradiction, identity_of, networks
 from ipamd.cloud.port import CloudError, Identity
 from ipamd.pool.model import CloudErrorKind, CloudFailure
 from ipamd.pool.quoting import quoted
@@ -102,6 +102,13 @@ class Imds:
             raise _nonsense(str(error)) from None
         await self._compare(identity)
         return identity
+
+    async def vpc_cidrs(self, mac: str) -> tuple[str, ...]:
+        """All IPv4 CIDRs of the VPC that the ENI with this MAC is in. Raises `CloudError` with action "IMDS"."""
+        try:
+            return networks((await self.read(f"network/interfaces/macs/{mac}/vpc-ipv4-cidr-blocks")).split())
+        except ValueError as error:
+            raise _nonsense(f"vpc-ipv4-cidr-blocks: {error}") from None
 
     async def _compare(self, identity: Identity) -> None:
         """With the identity document, where there is one. A difference that stays is no slip of a moment: after some

@@ -154,7 +154,7 @@ class Imds:
             "subnet-ipv4-cidr-block": str(eni.subnet.network),
             "vpc-id": self._cloud.vpc_id,
             "vpc-ipv4-cidr-block": vpc_cidr,
-            "vpc-ipv4-cidr-blocks": vpc_cidr,
+            "vpc-ipv4-cidr-blocks": "\n".join([vpc_cidr, *map(str, self._cloud.further_cidrs)]),
         }
 
 

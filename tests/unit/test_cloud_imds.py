@@ -232,3 +232,15 @@ async def test_nonsense_is_not_taken_for_an_identity(imds: Imds, service: Servic
     assert caught.value.failure.kind is Kind.INVALID
     service.values["local-ipv4"] = "10.0.0.9"
     assert await imds.identity() == replace(IDENTITY, primary_ip="10.0.0.9")
+
+
+async def test_cidrs_of_the_vpc_are_read_alone(imds: Imds, service: Service) -> None:
+    assert await imds.vpc_cidrs(MAC) == IDENTITY.vpc_cidrs
+    assert service.requests == {"token": 1, f"{ENI}/vpc-ipv4-cidr-blocks": 1}
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0/0", "10.0.0.0/8", "10.0.0.1/16", "10.0.0.0/29", "<html>"])
+async def test_cidrs_that_no_vpc_has_are_refused(imds: Imds, service: Service, text: str) -> None:
+    service.values[f"{ENI}/vpc-ipv4-cidr-blocks"] = f"10.0.0.0/16 {text}"
+    with pytest.raises(CloudError, match="vpc-ipv4-cidr-blocks"):
+        await imds.vpc_cidrs(MAC)

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from ipamd import runner as runner_module
 from ipamd.cloud.port import CloudError, Identity, Priority
+from ipamd.conditions import Conditions
 from ipamd.host import Applied, HostError, HostNetwork, NodeNetwork
 from ipamd.host.links import Link
 from ipamd.ledger import Ledger, LedgerCause, LedgerError
@@ -45,6 +46,7 @@ from ipamd.pool.model import (
 from ipamd.pool.pool import Pool
 from ipamd.runner import Clock, PoolRunner, Refused
 from ipamd.veth import host_link
+from ipamd.vpc import Vpc
 
 IDENTITY = Identity(
     "i-1", "m5.large", "eu-west-1", "eu-west-1a", "02:eni-0", "eni-0", "10.0.0.4", "subnet-1", "10.0.0.0/24", "vpc-1",
@@ -172,6 +174,9 @@ class Network:
         for address, use in news.items():
             self.listener.use_seen(IPv4Network(address), use)
 
+    async def vpc_cidrs(self) -> tuple[str, ...]:
+        return ("10.0.0.0/16",)
+
     async def not_forwarding(self) -> frozenset[str]:
         self._ask("forwarding")
         return frozenset({"eth9"})
@@ -291,8 +296,9 @@ async def build(tmp_path: Path) -> Any:
         tokens = iter(f"token-{n}" for n in range(10000))
         wanted = Targets(**{"warm_ips": 0, "slack": 0, "coalesce": 0.0, "cooldown": 30.0, **targets})
         pool = Puppet(wanted, Limits(3, 10), ("subnet-1",), Random(1), lambda: next(tokens))
+        vpc = Vpc(IDENTITY, network.vpc_cidrs, Conditions(), Clock())
         runner = PoolRunner(
-            pool, ledger, cast(Any, cloud), cast(HostNetwork, network), IDENTITY, ("sg-1",), Clock(), lambda: None
+            pool, ledger, cast(Any, cloud), cast(HostNetwork, network), vpc, ("sg-1",), Clock(), lambda: None
         )
         nodes.append(Node(runner, ledger, cloud, network, pool))
         return nodes[-1]

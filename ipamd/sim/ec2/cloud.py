@@ -67,6 +67,7 @@ class SimulatedCloud:
     ) -> None:
         self.vpc_id = new_id("vpc")
         self.vpc_cidr = ipaddress.IPv4Network(vpc_cidr)
+        self.further_cidrs: list[ipaddress.IPv4Network] = []  # which the VPC has got since
         self.region = region
         self.limits = limits
         self.delays = delays or Delays()
