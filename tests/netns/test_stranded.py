@@ -72,7 +72,7 @@ async def tell(daemon: Daemon) -> bool:
     return await metric(daemon, "ipamd_attachments_stranded") == 1
 
 
-async def test_what_an_operators_audit_finds_lasts_until_the_pod_is_gone(tmp_path: Path, prefix: str) -> None:
+async def test_what_an_audit_finds_lasts_until_the_pod_is_gone(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix, POOL_WARM_IPS=2) as (daemon, vpc):
         await daemon.ready()
         address = await daemon.address("a")

@@ -91,7 +91,7 @@ def two_enis() -> tuple[Story, do.AssignAddresses]:
 
 
 @pytest.mark.parametrize("ip", ["10.0.0.10", "10.0.0.11"])
-def test_an_address_on_record_elsewhere_stays_until_both_were_read(ip: str) -> None:
+def test_an_address_on_record_elsewhere_waits_for_both_readings(ip: str) -> None:
     story, assign = two_enis()
     before = states(story)[ip]
     story.feed(on.AddressesAssigned(assign.op, (ip,)))
@@ -106,7 +106,7 @@ def test_an_address_on_record_elsewhere_stays_until_both_were_read(ip: str) -> N
     assert states(story)[ip] == ("assigned" if before == "assigned" else "cooling")
 
 
-def test_an_address_that_has_really_moved_is_served_where_it_is_now() -> None:
+def test_an_address_that_has_moved_is_served_where_it_is() -> None:
     story, assign = two_enis()
     (held,) = story.pool.inventory.attachments.values()
     story.feed(on.AddressesAssigned(assign.op, (held.address,)))
@@ -128,7 +128,7 @@ def created(story: Story, own: str, *addresses: str) -> do.CreateEni:
     return create
 
 
-def test_the_own_address_of_a_new_eni_makes_a_pods_record_missing_at_once() -> None:
+def test_a_new_enis_own_address_makes_a_pods_missing_at_once() -> None:
     story = node(0, "10.0.0.10", limits=Limits(2, 2))
     story.ask("a", "b")
     created(story, "10.0.0.10", "10.0.0.20")
@@ -145,7 +145,7 @@ def test_the_own_address_of_a_new_eni_makes_a_pods_record_missing_at_once() -> N
 
 
 @pytest.mark.parametrize("own", ["", "banana", "fd00::1"])
-def test_a_new_eni_with_an_odd_own_address_is_read_before_it_is_attached(own: str) -> None:
+def test_a_new_eni_with_an_odd_own_address_is_read_first(own: str) -> None:
     story = node(0, "10.0.0.10", limits=Limits(2, 2))
     story.ask("a", "b")
     created(story, own, "10.0.0.20")

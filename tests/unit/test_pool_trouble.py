@@ -90,7 +90,7 @@ def test_it_is_known_after_a_restart() -> None:
     assert [t.cause for t in found(story)] == [f"EC2 has given {IP} to eni-1 as its own address"]
 
 
-def test_an_eni_that_was_detached_cuts_its_pods_off_until_it_is_back() -> None:
+def test_a_detached_eni_cuts_its_pods_off_until_it_is_back() -> None:
     story = Story(warm(0), Limits(2, 2))
     story.start(observed("eni-0", 0), observed("eni-1", 1, IP, owned=True))
     story.take(do.SetDeleteOnTermination)
@@ -114,7 +114,7 @@ def test_an_eni_that_was_deleted_cuts_its_pods_off_for_good() -> None:
     assert [t.cause for t in found(story)] == ["eni-1 does not exist any more"]
 
 
-def test_an_eni_that_was_moved_to_another_instance_cuts_its_pods_off() -> None:
+def test_an_eni_on_another_instance_cuts_its_pods_off() -> None:
     story = Story(warm(0), Limits(2, 2))
     story.start(observed("eni-0", 0), observed("eni-1", 1, IP, owned=True))
     story.take(do.SetDeleteOnTermination)

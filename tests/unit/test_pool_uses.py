@@ -66,7 +66,7 @@ def test_an_address_that_comes_to_be_used_is_granted_to_nobody() -> None:
     assert granted(story) == {C}
 
 
-def test_a_cooling_address_that_comes_to_be_used_never_becomes_free() -> None:
+def test_a_cooling_address_that_is_used_never_becomes_free() -> None:
     story = node(cooling=(Cooling(A, 1000.0),))
     see(story, A, ROUTE)
     cool(story)
@@ -85,7 +85,7 @@ def test_an_address_cools_and_is_free_once_its_use_has_ended() -> None:
     assert granted(story) == {A, B, C}
 
 
-def test_an_address_that_is_used_is_ours_all_the_same_after_a_restart() -> None:
+def test_an_address_that_is_used_stays_on_record_as_ours() -> None:
     story = node(uses=Uses({A: ROUTE}))
     own = story.pool.inventory.enis["eni-0"].own()
     assert own.addresses == (A, B, C) and own.foreign == ()
@@ -106,7 +106,7 @@ def test_a_way_to_a_part_of_the_subnet_uses_all_of_it() -> None:
     assert set(states(story).values()) == {"foreign"}
 
 
-def test_a_way_to_a_part_of_a_subnet_counts_once_the_subnet_is_known() -> None:
+def test_a_way_to_a_part_counts_once_the_subnet_is_known() -> None:
     story = Story(warm(0, slack=20))
     story.feed(on.Started((PRIMARY,), uses=Uses({}, {IPv4Network("10.0.0.8/29"): BRIDGE})))
     assert set(states(story).values()) == {"free"}
@@ -142,7 +142,7 @@ def test_an_eni_is_not_given_back_while_an_address_of_it_is_used() -> None:
     assert states(story) == {A: "foreign", B: "releasing"}
 
 
-def test_a_failed_unassign_frees_nothing_that_came_to_be_used_meanwhile() -> None:
+def test_a_failed_unassign_frees_nothing_that_is_used() -> None:
     story = Story(warm(0, release_delay=0.0))
     story.start(PRIMARY)
     story.pass_time(1)
@@ -173,7 +173,7 @@ def test_a_pod_that_runs_on_after_its_release_keeps_its_address() -> None:
     assert ip not in granted(story)
 
 
-def test_the_route_of_a_pod_that_went_holds_its_address_no_longer() -> None:
+def test_a_route_that_went_holds_its_address_no_longer() -> None:
     story = node()
     story.ask("a")
     (ip,) = granted(story)

@@ -886,3 +886,14 @@ async def test_stopping_does_not_wait_for_ever_and_leaves_the_intent(build: Buil
     await asyncio.gather(waiting, return_exceptions=True)
     await node.runner.stop(0.05)
     assert [intent.action for intent in node.ledger.load().intents] == ["AssignPrivateIpAddresses"]
+
+
+# Addresses that others use
+
+
+async def test_what_the_kernel_has_told_is_heard_before_a_grant(build: Build) -> None:
+    node = build()
+    node.start("10.0.0.10", "10.0.0.11")
+    await turns()
+    node.network.news = {"10.0.0.10": Use("route", "route 10.0.0.10 dev eni3f", "eni3f")}
+    assert (await node.ask("a")).address == "10.0.0.11"
