@@ -43,6 +43,8 @@ def other_networks(facts: Facts) -> Iterator[Finding]:
     for name, signs in found:
         more = f" and {len(signs) - 1} more" if len(signs) > 1 else ""
         remedy = "its pods go on working; when the last is gone, remove it and what it left (a reboot does)"
+        if name == VPC_CNI:
+            remedy = "once its pods and its daemon are gone: ipamctl cleanup vpc-cni"
         yield note(check, f"{name}: {signs[0]}{more}", remedy)
     if not found:
         yield ok(check, "no sign of another one")

@@ -59,7 +59,8 @@ def others(pool: Pool) -> list[str]:
             )
     strange = sum(eni.foreign for eni in pool.inventory.enis.values())
     if strange:
-        found.append(f"{many(strange, 'address', 'addresses')} on our ENIs are somebody else's, and left alone.")
+        those = many(strange, "address on our ENIs is", "addresses on our ENIs are")
+        found.append(f"{those} somebody else's, and left alone.")
     return found
 
 
