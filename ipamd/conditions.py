@@ -44,6 +44,7 @@ KINDS: Mapping[str, Kind] = {
     "host.links_left": Kind("error", "the interfaces of gone pods are not removed: tried again"),
     "api.readers_not_served": Kind("error", "the group `api.read_group` can't be served at `api.read_socket`"),
     "metrics.not_served": Kind("error", "the address of `metrics.listen` can't be served"),
+    "credentials.not_renewed": Kind("warning", "EC2 still takes the credentials, and the next ones can't be found"),
     "ec2.strange_interface": Kind("warning", "an interface of somebody else that EC2 describes in no usable way"),
     "iam.unexamined": Kind("warning", "the dry run of the role's permissions failed"),
     "settings.need_restart": Kind("warning", "settings changed that take effect with the next start"),

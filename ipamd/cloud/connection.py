@@ -15,6 +15,7 @@ from ipamd.cloud.imds import Imds
 from ipamd.cloud.port import CloudError
 from ipamd.cloud.proxies import ProxyUnusable, proxy_for
 from ipamd.cloud.wire import Parsers, check_answer
+from ipamd.conditions import Conditions
 from ipamd.pool.model import CloudErrorKind, CloudFailure
 from ipamd.pool.quoting import cut
 from ipamd.settings import Ec2Settings, ImdsSettings
@@ -31,12 +32,14 @@ class Connection:
     """The client is built when it is first asked for, which blocks the loop for some 15 ms: make a call before
     serving."""
 
-    def __init__(self, settings: Ec2Settings, imds: ImdsSettings, region: str) -> None:
+    def __init__(
+        self, settings: Ec2Settings, imds: ImdsSettings, region: str, conditions: Conditions | None = None
+    ) -> None:
         self._settings = settings
         self._region = region
         self._imds = Imds(imds.endpoint)
         self._session = _session()
-        self.credentials = Credentials(self._session, _session, self._imds, region)
+        self.credentials = Credentials(self._session, _session, self._imds, region, conditions)
         self._session.register_component("credential_provider", self.credentials)
         self._client: EC2Client | None = None
         self._building = asyncio.Lock()

@@ -31,6 +31,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 from ipamd.cloud.imds import Imds
 from ipamd.cloud.port import CloudError
 from ipamd.cloud.role import RoleCredentials
+from ipamd.conditions import Conditions
 from ipamd.pool.model import CloudErrorKind, CloudFailure
 from ipamd.pool.quoting import cut
 
@@ -61,6 +62,7 @@ REFUSED = frozenset(
         "UnrecognizedClientException",
     }
 )
+NOT_RENEWED = "credentials.not_renewed"
 DENIED = "UnauthorizedOperation"
 
 _PAIR = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -96,12 +98,20 @@ class Credentials(AioCredentials):  # type: ignore[misc]
     """botocore's credentials of one client, and its component credential_provider. `session` makes the first search,
     new ones from `new_session` all later ones, because a session remembers the files that it read."""
 
-    def __init__(self, session: AioSession, new_session: Callable[[], AioSession], imds: Imds, region: str) -> None:
+    def __init__(
+        self,
+        session: AioSession,
+        new_session: Callable[[], AioSession],
+        imds: Imds,
+        region: str,
+        conditions: Conditions | None = None,
+    ) -> None:
         super().__init__(access_key="", secret_key="", method="ipamd")
         self._session: AioSession | None = session
         self._new_session = new_session
         self._role = RoleCredentials(imds)
         self._region = region
+        self._conditions = conditions
         self._found: Any = None  # botocore's, which renew themselves
         self._frozen: Frozen | None = None
         self._refused = False
@@ -157,8 +167,22 @@ class Credentials(AioCredentials):  # type: ignore[misc]
     def _begin(self) -> asyncio.Task[None]:
         if self._search is None or self._search.done():
             self._search = asyncio.create_task(self._look())
-            self._search.add_done_callback(_tell)
+            self._search.add_done_callback(self._tell)
         return self._search
+
+    def _tell(self, search: asyncio.Task[None]) -> None:
+        """A call that waits for the search raises its error; while the present set is good, none does."""
+        error = None if search.cancelled() else search.exception()
+        if error is not None and not self._usable:
+            log.debug("credentials.not_found", error=str(error))
+        if self._conditions is None or search.cancelled():
+            return
+        if error is None:
+            self._conditions.end(NOT_RENEWED)
+        elif self._usable:
+            self._conditions.begin(
+                NOT_RENEWED, f"EC2 still takes the credentials, but there are no next ones: {error}."
+            )
 
     async def _wait(self) -> None:
         search = self._begin()
@@ -205,12 +229,6 @@ class Credentials(AioCredentials):  # type: ignore[misc]
             if found is not None:
                 return found, provider.METHOD
         raise AssertionError("the last provider is the role's, which has some or raises")
-
-
-def _tell(search: asyncio.Task[None]) -> None:
-    """Who waits for the search raises its error; nobody may."""
-    if not search.cancelled() and (error := search.exception()) is not None:
-        log.debug("credentials.not_found", error=str(error))
 
 
 def _checked(found: Any) -> Frozen:

@@ -76,7 +76,7 @@ class Ec2:
         self._settings = settings
         self._identity = identity
         self._budget = budget
-        self._connection = Connection(settings, imds, identity.region)
+        self._connection = Connection(settings, imds, identity.region, conditions)
         self._sightings = Sightings(identity, conditions)
         self._subnet_cidrs: dict[str, str] = {identity.subnet_id: identity.subnet_cidr}
         self._priority = Priority.POD

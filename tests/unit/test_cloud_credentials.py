@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
@@ -17,6 +18,7 @@ from ipamd.cloud import credentials
 from ipamd.cloud import imds as imds_module
 from ipamd.cloud.ec2 import Ec2
 from ipamd.cloud.port import CloudError
+from ipamd.conditions import Conditions
 from ipamd.pool.model import CloudErrorKind as Kind
 from ipamd.sim.ec2.faults import Fault
 from ipamd.sim.imds import ROLE
@@ -315,11 +317,18 @@ async def test_denied_credentials_are_compared_with_those_of_now(
 
 async def test_good_credentials_outlive_a_failing_look_for_others(world: World) -> None:
     await world.ec2.describe_enis()
-    found = world.ec2._connection.credentials
-    found._outdated = True
+    found, conditions = world.ec2._connection.credentials, Conditions()
+    found._outdated, found._conditions = True, conditions
     world.has_role = False
-    assert len(await world.ec2.describe_enis()) == 1
-    assert len(await world.ec2.describe_enis()) == 1
+    for _ in range(2):
+        assert len(await world.ec2.describe_enis()) == 1
+        await asyncio.wait({found._begin()})
+    (condition,) = conditions.active()
+    assert condition.name == "credentials.not_renewed" and "no role" in condition.text
+    world.has_role = True
+    await asyncio.wait({found._begin()})
+    await asyncio.sleep(0)
+    assert not conditions.active()
 
 
 async def test_credentials_near_their_end_are_renewed_beside_the_call(world: World) -> None:

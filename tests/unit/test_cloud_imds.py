@@ -57,11 +57,14 @@ class Service:
         self.tokens: list[str] = []
         self.requests: Counter[str] = Counter()
         self.upset: dict[str, list[int]] = {}
+        self.next_token: str | None = None
+        self.document: str | None = None
         self.released = asyncio.Event()
 
     def application(self) -> web.Application:
         app = web.Application()
         app.router.add_put("/latest/api/token", self.token)
+        app.router.add_get("/latest/dynamic/instance-identity/document", self.identity_document)
         app.router.add_get("/latest/meta-data/{path:.*}", self.value)
         return app
 
@@ -70,8 +73,14 @@ class Service:
         assert 1 <= int(request.headers["X-aws-ec2-metadata-token-ttl-seconds"]) <= 21600
         if refusal := await self.misbehave("token"):
             return refusal
+        if self.next_token is not None:
+            text, self.next_token = self.next_token, None
+            return web.Response(text=text)
         self.tokens.append(f"token-{len(self.tokens)}")
         return web.Response(text=self.tokens[-1])
+
+    async def identity_document(self, request: web.Request) -> web.Response:
+        return web.Response(status=404) if self.document is None else web.Response(text=self.document)
 
     async def value(self, request: web.Request) -> web.Response:
         path = request.match_info["path"]
@@ -185,6 +194,58 @@ async def test_what_is_not_there_is_not_found(imds: Imds, service: Service) -> N
     assert (await failure(imds, "no-such-thing")).failure.kind is Kind.NOT_FOUND
     service.values["instance-id"] = "\n"
     assert (await failure(imds)).failure.kind is Kind.NOT_FOUND
+
+
+@pytest.mark.parametrize("token", ["a\x01b", "two\nlines", "\x1b[2J", "", "x" * 5000, "\u00e9"])
+async def test_a_token_that_is_none_is_not_used(imds: Imds, service: Service, token: str) -> None:
+    service.next_token = token
+    assert (await failure(imds)).failure.kind is Kind.TRANSIENT
+    assert await imds.read("instance-id") == IDENTITY.instance_id
+
+
+@pytest.mark.parametrize("status", [301, 400, 403, 405, 503])
+async def test_a_token_that_gets_no_answer_is_not_kept(imds: Imds, service: Service, status: int) -> None:
+    await imds.read("instance-id")
+    service.upset["*"] = [status] * 10
+    await failure(imds)
+    service.upset.clear()
+    before = service.requests["token"]
+    assert await imds.read("instance-id") == IDENTITY.instance_id
+    assert service.requests["token"] == before + 1
+
+
+ODD = ["", "<html>", "banana", "\x1b[2J", "x" * 300_000, "two\nlines", "-1", "../..", "\u202e", "10.0.0.0/33", "null"]
+
+
+@pytest.mark.parametrize("field", [*Service().values])
+async def test_an_odd_value_is_a_typed_failure_and_learnt_anew(imds: Imds, service: Service, field: str) -> None:
+    right = service.values[field]
+    for odd in ODD:
+        service.values[field] = odd
+        try:
+            found = await imds.identity()
+        except CloudError as error:
+            assert error.failure.action == "IMDS"
+            assert error.failure.kind in (Kind.INVALID, Kind.NOT_FOUND, Kind.TRANSIENT)
+            assert len(str(error)) < 1500
+        else:
+            assert odd in ("banana", "null", "-1", "two\nlines"), found  # such as a zone of that name
+    service.values[field] = right
+    assert await imds.identity() == IDENTITY
+
+
+async def test_a_document_that_contradicts_is_believed_in_the_end(imds: Imds, service: Service) -> None:
+    service.document = '{"instanceType": "t3.nano", "region": "eu-central-1"}'
+    for _ in range(module.BELIEVED_AFTER - 1):
+        with pytest.raises(CloudError, match=r"contradicts itself: instance_type is m5\.large"):
+            await imds.identity()
+    assert await imds.identity() == IDENTITY
+
+
+@pytest.mark.parametrize("document", ["", "null", "[]", "<html>", '{"instanceType": 7}', "{"])
+async def test_a_document_that_is_none_says_nothing(imds: Imds, service: Service, document: str) -> None:
+    service.document = document
+    assert await imds.identity() == IDENTITY
 
 
 async def test_silence_is_cut_short_and_points_to_the_hop_limit(
