@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.netns.boxed import Daemon, box, control
+from tests.netns.boxed import Daemon, box, cloud_enis, control, secondary
 
 pytestmark = pytest.mark.netns
 
@@ -115,3 +115,34 @@ async def test_credentials_that_fail_while_it_runs_are_no_unknown_outcome(tmp_pa
         assert {event["kind"] for event in failed} <= {"not-authorized", "transient"}
         assert any("credentials that can't be read" in event["error"] for event in failed)
         quiet(daemon)
+
+
+def assigned(eni: str, *addresses: str) -> Fault:
+    """EC2 assigns what it was asked for, and its reply names these instead."""
+    items = "".join(f"<item><privateIpAddress>{each}</privateIpAddress></item>" for each in addresses)
+    body = (
+        '<AssignPrivateIpAddressesResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><requestId>1</requestId>'
+        f"<networkInterfaceId>{eni}</networkInterfaceId><return>true</return>"
+        f"<assignedPrivateIpAddressesSet>{items}</assignedPrivateIpAddressesSet></AssignPrivateIpAddressesResponse>"
+    )
+    return {
+        "action": "AssignPrivateIpAddresses",
+        "error": "answer",
+        "times": 1,
+        "after_effect": True,
+        "body": body,
+        "content_type": "text/xml",
+    }
+
+
+@pytest.mark.parametrize("odd", ["primary", "10.9.9.9", "10.0.0.1", "banana"])
+async def test_addresses_that_can_not_be_are_not_granted(tmp_path: Path, prefix: str, odd: str) -> None:
+    """What EC2 has assigned meanwhile is found by reading the ENI, and granted."""
+    async with box(tmp_path, prefix, POOL_WARM_IPS=3) as (daemon, vpc):
+        eni = next(iter(await cloud_enis(vpc)))
+        named = str(daemon.node.primary_ip) if odd == "primary" else odd
+        await control(vpc, "faults", assigned(eni, named, "10.0.0.5", "10.0.0.6"))
+        await daemon.ready()
+        await daemon.settled(free=3)
+        addresses = {await daemon.address(name) for name in ("a", "b", "c")}
+        assert addresses <= secondary(await cloud_enis(vpc)) and named not in addresses
