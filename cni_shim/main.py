@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from cni_shim.netlink import Socket
-    from cni_shim.turn import Turn
 
 STDIN_SECONDS = 10.0
 LARGEST_CONFIG = 3 << 20  # the daemon takes messages of 4 MiB
@@ -85,11 +84,12 @@ class Invocation:
 def add(invocation: Invocation, deadline: float) -> str:
     """Returns the id under which the daemon logged the request."""
     from cni_shim import namespace
+    from cni_shim.turn import begin_add
 
     call = invocation.call(container=True, netns=True)
     name = invocation.host_ifname()
     netns = namespace.open_netns(invocation.variable("CNI_NETNS", True))
-    turn = _take_turn(name, deadline - UNDO_SECONDS)
+    turn = begin_add(_folder(), name, deadline - UNDO_SECONDS)
     reply = _allocate(call, name, deadline)
     from cni_shim import netlink, plumbing
 
@@ -105,9 +105,9 @@ def add(invocation: Invocation, deadline: float) -> str:
             raise CniError(errors.KERNEL_REFUSED, "open a netlink socket: %s" % error.strerror) from None
         raise _misbehaved(str(error)) from None
     try:
-        _give_up_if_overtaken(turn)
+        turn.give_up_if_overtaken()
         result = plumbing.attach(host, plan, netns)
-        _give_up_if_overtaken(turn)
+        turn.give_up_if_overtaken()
         _print(result + b"\n")
     except BaseException as error:
         undone = _undo(host, plan.host_ifname, call, deadline)
@@ -120,35 +120,9 @@ def add(invocation: Invocation, deadline: float) -> str:
     return plan.request_id.decode("utf-8", "replace")
 
 
-def _take_turn(name: str, until: float) -> "Turn":
-    from cni_shim.turn import FILE, Turn
-
-    folder = _turns_folder()
-    try:
-        turn = Turn(folder, name)
-        taken = turn.take(until)
-    except OSError as error:
-        raise CniError(
-            errors.IO_FAILURE,
-            "%s/%s can't be used: %s" % (folder, FILE, error.strerror),
-            "the plugin has to run as root, and keeps calls for the same interface apart by this file",
-        ) from None
-    if not taken:
-        raise CniError(
-            errors.TRY_AGAIN_LATER,
-            "another call for this interface of the container does not end",
-            "the runtime runs one call at a time for one container",
-        )
-    return turn
-
-
-def _give_up_if_overtaken(turn: "Turn") -> None:
-    if turn.overtaken():
-        raise CniError(
-            errors.TRY_AGAIN_LATER,
-            "a DEL for this interface of the container came before ADD had ended",
-            "the runtime has given this ADD up",
-        )
+def _folder() -> str:
+    """Who reaches the daemon by its socket finds the other runs there."""
+    return installed.SOCKET.rpartition("/")[0]
 
 
 def _allocate(call: bytes, name: str, deadline: float) -> bytes:
@@ -207,11 +181,12 @@ def _undo(host: "Socket", host_ifname: bytes, call: bytes, deadline: float) -> s
 
 def delete(invocation: Invocation, deadline: float) -> None:
     from cni_shim import namespace, netlink, plumbing
+    from cni_shim.turn import begin_del
 
     call = invocation.call(container=True, netns=False)
     name = invocation.host_ifname()
     netns = namespace.find_netns(invocation.variable("CNI_NETNS", False))
-    _end_add(name)
+    begin_del(_folder(), name, monotonic() + TURN_SECONDS)
     try:
         host = netlink.Socket()
         peer = plumbing.discard(host, name.encode(), netns)
@@ -229,23 +204,6 @@ def delete(invocation: Invocation, deadline: float) -> None:
         raise CniError(
             errors.KERNEL_REFUSED, str(error), "the address stays reserved; DEL has to be repeated"
         ) from None
-
-
-def _end_add(name: str) -> None:
-    """Tell an ADD that is under way to give up, wait for its end, and keep the next one waiting until this process
-    ends. A DEL goes on without that: the release ends an ADD that waits for an address, and where the file can't be
-    opened (a read-only or full disk) no ADD begins."""
-    from cni_shim.turn import Turn
-
-    try:
-        Turn(_turns_folder(), name).take(monotonic() + TURN_SECONDS, overtake=True)
-    except OSError:
-        pass
-
-
-def _turns_folder() -> str:
-    """Who reaches the daemon by its socket finds the others there."""
-    return installed.SOCKET.rpartition("/")[0]
 
 
 def _release_or_spool(

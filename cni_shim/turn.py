@@ -32,6 +32,8 @@ from posix import (
 )
 from time import monotonic, sleep
 
+from cni_shim.errors import IO_FAILURE, TRY_AGAIN_LATER, CniError
+
 FILE = "turns"
 
 # Bytes that can be locked: every file system takes a position of 32 bits. Two interfaces that share a byte or a mark
@@ -43,6 +45,36 @@ LOCKS = 1 << 32
 MARKS = 65536
 
 _PAUSE = 0.01  # seconds between attempts
+
+
+def begin_add(folder: str, host_ifname: str, until: float) -> "Turn":
+    """Raises CniError."""
+    try:
+        turn = Turn(folder, host_ifname)
+        taken = turn.take(until)
+    except OSError as error:
+        raise CniError(
+            IO_FAILURE,
+            "%s/%s can't be used: %s" % (folder, FILE, error.strerror),
+            "the plugin has to run as root, and keeps calls for the same interface apart by this file",
+        ) from None
+    if not taken:
+        raise CniError(
+            TRY_AGAIN_LATER,
+            "another call for this interface of the container does not end",
+            "the runtime runs one call at a time for one container",
+        )
+    return turn
+
+
+def begin_del(folder: str, host_ifname: str, until: float) -> None:
+    """Tell an ADD that is under way to give up, wait for its end, and keep the next one waiting until this process
+    ends. A DEL goes on without that: the release ends an ADD that waits for an address, and where the file can't be
+    opened (a read-only or full disk) no ADD begins."""
+    try:
+        Turn(folder, host_ifname).take(until, overtake=True)
+    except OSError:
+        pass
 
 
 class Turn:
@@ -76,6 +108,15 @@ class Turn:
     def overtaken(self) -> bool:
         """Whether a DEL came for what this run is making."""
         return self._read_mark() != self._mark
+
+    def give_up_if_overtaken(self) -> None:
+        """Raises CniError."""
+        if self.overtaken():
+            raise CniError(
+                TRY_AGAIN_LATER,
+                "a DEL for this interface of the container came before ADD had ended",
+                "the runtime has given this ADD up",
+            )
 
     def close(self) -> None:
         close(self._descriptor)
