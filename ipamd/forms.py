@@ -27,6 +27,22 @@ _OF_THE_VPC_CNI = frozenset(
 )
 MOST_GROUPS = 16  # of one ENI, at the highest quota
 
+# Words of nft's language, which can't name a table: those of nftables 1.0.6, found by trying, and later ones.
+_NFT_WORDS = frozenset(
+    """
+    accept add ah all and arp auto-merge bridge cgroup chain comment comp compound constant continue counter cpu
+    create ct day dccp define delete describe destroy device devices dnat drop dst dup dynamic ecn element
+    elements esp ether exists expires export exthdr fib flags flow flowtable flush frag fwd gc-interval geneve
+    get goto gre gretap handle hbh hook hour ibriport ibrname icmp icmpv6 igmp iif iifgroup iifname iiftype
+    import include index inet insert interval ip ip6 ipsec jhash jump last limit list log lshift map mark
+    masquerade meta meter mh missing monitor netdev nftrace not notrack numgen obriport obrname offload oif
+    oifgroup oifname oiftype or osf pkttype policy position priority queue quota random redefine redirect reject
+    rename replace reset return rshift rt rt0 rt2 rtclassid rule ruleset sctp secmark set size skgid skuid snat
+    socket srh symhash synproxy table tcp th time timeout tproxy tunnel type typeof udp udplite undefine update
+    vlan vmap vxlan xfrm xt
+    """.split()  # noqa: SIM905 - a list of 150 words would fill two pages
+)
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*\.?")
 
@@ -138,6 +154,12 @@ def tags(values: dict[str, str]) -> dict[str, str]:
     if len(values) > MOST_TAGS:
         raise ValueError(f"must be at most {MOST_TAGS} tags: EC2 takes 50, ipamd's own among them")
     return values
+
+
+def nft_table(name: str) -> str:
+    if name in _NFT_WORDS:
+        raise ValueError("must be no word of nft's own language")
+    return name
 
 
 def mtu(number: int) -> int:

@@ -158,7 +158,9 @@ class HostSettings(_Section):
     rule_eni: int = Field(1500, ge=1, le=32000, description="priority: ENI mark, lookup that ENI's table")
     rule_from: int = Field(32000, ge=1, le=32765, description="priority: from the ENI's own address")
     route_protocol: int = Field(158, ge=5, le=255, description="rtm_protocol of every route and rule written")
-    nft_table: str = Field("ipamd", pattern=r"^[a-z][a-z0-9_-]{0,30}$", description="nftables table (inet)")
+    nft_table: Annotated[str, AfterValidator(forms.nft_table)] = Field(
+        "ipamd", pattern=r"^[a-z][a-z0-9_-]{0,30}$", description="nftables table (inet)"
+    )
     mark_mask: int = Field(0x3F, gt=0, le=2**32 - 1, description="bits of the packet mark that hold the ENI")
     main_mark: int = Field(0x40, gt=0, le=2**32 - 1, description="bit of the packet mark for the primary ENI")
     sysctl_dir: AbsolutePath = Field(

@@ -39,6 +39,8 @@ def doubts(settings: Settings) -> Iterator[str]:
         yield f"host.mark_mask {host.mark_mask:#x} has room for {room} ENIs beside the primary one"
     if settings.api.read_group and not _is_group(settings.api.read_group):
         yield f"api.read_group {settings.api.read_group}: there is no such group on this host"
+    if not (host.sysctl_dir / "ipv4").is_dir():
+        yield f"host.sysctl_dir {host.sysctl_dir}: the kernel's network settings are not there on this host"
     if not host.snat and host.snat_exclude:
         yield "host.snat_exclude has no effect: host.snat is false"
     if settings.metrics.listen.rpartition(":")[0] in ("0.0.0.0", "[::]", "::"):

@@ -50,6 +50,9 @@ _UNREADABLE = (LedgerCause.DAMAGED, LedgerCause.CONFLICT)
 _MENDED_BY_A_NEW_FILE = (LedgerCause.DAMAGED, LedgerCause.GONE, LedgerCause.IO, LedgerCause.CONFLICT)
 
 
+_Identity = tuple[int, int, int] | None
+
+
 class _Unusable(Exception):
     """The file is no ledger that this version can use; the argument is one word for why."""
 
@@ -75,8 +78,8 @@ class Ledger:
         self._memory = Memory(opened.reading.contents)
         self._lock = lock
         self._owed = owed
-        self._wal_path = Path(f"{path}-wal")
-        self._identity, self._wal = place.identity(path), place.identity(self._wal_path)
+        self._names = (str(path), f"{path}-wal")
+        self._seen = _seen(self._names)
 
     @classmethod
     def open(cls, path: Path, clock_lead: float | None = None) -> Ledger:
@@ -152,8 +155,9 @@ class Ledger:
             if records:  # none: only a question whether the ledger works
                 self.commit_times.observe(time.monotonic() - started)
         self._memory.apply(records)
-        with suppress(OSError):  # what is left says what the records say as well
-            self._owed.clear()
+        if self._owed.any:
+            with suppress(OSError):  # what is left says what the records say as well
+                self._owed.clear()
 
     def owe(self, records: Sequence[Record]) -> bool:
         """Keep the releases among records that `commit` refused, beside the ledger, for the next start. False: that
@@ -187,10 +191,14 @@ class Ledger:
 
     def _expect_file(self) -> None:
         """SQLite goes on with a file that has no name any more, and nobody would find the records again."""
-        found, wal = place.identity(self.path), place.identity(self._wal_path)
-        if not _same(self._identity, found) or not _same(self._wal and (*self._wal[:2], 0), wal):
+        found = _seen(self._names)
+        if found == self._seen:
+            return
+        (file, log_file), (file_now, log_now) = self._seen, found
+        # The log of writes is cut short when it was taken over into the file.
+        if not _same(file, file_now) or not _same(log_file and (*log_file[:2], 0), log_now):
             raise LedgerError(LedgerCause.GONE, self.path, "it was deleted, replaced or cut short while in use")
-        self._identity, self._wal = found, wal
+        self._seen = found
 
     def _renew(self, contents: Contents, why: str) -> Path | None:
         """Go on in a new file with these contents. Returns where the one before was moved to, if it was there. It is
@@ -203,15 +211,16 @@ class Ledger:
             with suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = _connect_for_use(self.path)
+            self._owed.replace()
         except (OSError, sqlite3.Error) as problem:
             raise _typed(problem, self.path) from problem
         self._memory = Memory(contents)
-        self._identity, self._wal = place.identity(self.path), place.identity(self._wal_path)
+        self._seen = _seen(self._names)
         return aside
 
     def _keep_lock(self) -> None:
         """Whoever removed the directory, or all in it, removed the lock as well."""
-        lock = place.identity(Path(f"{self.path}.lock"))
+        lock = place.identity(f"{self.path}.lock")
         held = os.fstat(self._lock)
         if lock is None or lock[:2] != (held.st_dev, held.st_ino):
             again = place.lock(self.path)
@@ -223,6 +232,10 @@ def _typed(error: OSError | sqlite3.Error | LedgerError, path: Path) -> LedgerEr
     if isinstance(error, LedgerError):
         return error
     return from_os(error, path) if isinstance(error, OSError) else from_sqlite(error, path)
+
+
+def _seen(names: tuple[str, str]) -> tuple[_Identity, _Identity]:
+    return place.identity(names[0]), place.identity(names[1])
 
 
 def _same(known: tuple[int, int, int] | None, found: tuple[int, int, int] | None) -> bool:

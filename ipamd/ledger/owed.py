@@ -30,8 +30,8 @@ class Release:
 
 
 class Owed:
-    """Raises OSError from `open`, `add` and `clear`. Without room for the file at the start there is none, and `add`
-    says so."""
+    """Raises OSError from `open`, `add`, `replace` and `clear`. Without room for the file at the start there is
+    none, and `add` says so."""
 
     def __init__(self, path: Path, synced: bool) -> None:
         self._path = path
@@ -61,7 +61,9 @@ class Owed:
         """They are there when this returns, each once."""
         new = {release.key: release for release in releases if release.key not in self._kept}
         line = b"".join(map(_line, new.values()))
-        if self._descriptor is None or self._end + len(line) > os.fstat(self._descriptor).st_size:
+        if self._descriptor is None or self._displaced(self._descriptor):
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if self._end + len(line) > os.fstat(self._descriptor).st_size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written = os.pwrite(self._descriptor, line, self._end)
         if written != len(line):
@@ -71,6 +73,10 @@ class Owed:
         self._end += written
         self._kept |= new.keys()
 
+    @property
+    def any(self) -> bool:
+        return self._end > 0
+
     def clear(self) -> None:
         """All of it is on record by now."""
         if self._descriptor is None or not self._end:
@@ -79,6 +85,22 @@ class Owed:
         os.pwrite(self._descriptor, b"\0" * self._end, 0)
         self._end = 0
         self._kept.clear()
+
+    def replace(self) -> None:
+        """Make the file again if somebody removed it."""
+        if self._descriptor is not None and self._displaced(self._descriptor):
+            os.close(self._descriptor)
+            self._descriptor = None
+            self._kept.clear()
+            self.open()
+
+    def _displaced(self, descriptor: int) -> bool:
+        """Whether the file has no name any more, so that no start would find it."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return True
+        return not os.path.samestat(found, os.fstat(descriptor))
 
     def close(self) -> None:
         if self._descriptor is None:

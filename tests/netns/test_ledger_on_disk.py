@@ -17,7 +17,7 @@ from ipamd.api.v1 import ipam_pb2
 from ipamd.ledger import Ledger, LedgerCause, LedgerError
 from ipamd.pool.model import Attachment, AttachmentKey, Cooling, Owner, PutAttachment, PutCooling
 from ipamd.sim import netns
-from tests.netns.boxed import Daemon, add_route, box, cni_call, refused
+from tests.netns.boxed import Daemon, add_route, box, cni_call, plain, refused
 
 pytestmark = pytest.mark.netns
 
@@ -211,6 +211,35 @@ async def test_a_del_answered_without_room_survives_a_kill(tmp_path: Path, prefi
 
             await daemon.ready()
             assert set(await daemon.held()) == {"c"}
+            await daemon.stop()
+        finally:
+            await daemon.kill()
+
+
+async def test_a_del_that_nothing_keeps_is_left_to_the_spool(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix) as (daemon, _), small_disk(daemon.node.dir) as disk:
+        daemon.settings["IPAMD_LEDGER_PATH"] = str(disk / "ledger.db")
+        try:
+            await daemon.ready()
+            for name in "ab":
+                await daemon.address(name)
+            await daemon.settled(free=5)
+            fill(disk)
+            (disk / "ledger.db.owed").unlink()
+            ballast = fill(disk)
+            # The plugin keeps the release in the spool upon this answer.
+            code, info, _ = await refused(daemon.release("a"))
+            assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "LEDGER_UNWRITABLE")
+            request = ipam_pb2.ReleaseRequest(attachment=plain("a"))
+            spool = daemon.node.dir / "released"
+            hidden = spool / ".release-1"
+            hidden.write_bytes(request.SerializeToString())
+            hidden.rename(spool / "release-1")
+            await daemon.kill()
+            ballast.unlink()
+
+            await daemon.ready()
+            assert set(await daemon.held()) == {"b"}
             await daemon.stop()
         finally:
             await daemon.kill()

@@ -274,6 +274,9 @@ def test_check_shows_what_differs_and_doubts(
         ('[host]\nsnat = false\nsnat_exclude = ["10.0.0.0/8"]', "snat_exclude"),
         ('[metrics]\nlisten = "0.0.0.0:61678"', "everybody"),
         ('[ledger]\npath = "/var/lib/ipamd/ledger.db"', "on a disk"),
+        ('[host]\nsysctl_dir = "/nowhere"', "sysctl_dir /nowhere"),
+        ("[host]\nmark_mask = 0x3", "room for 3 ENIs"),
+        ('[api]\nread_group = "no-such-group"', "no such group"),
     ],
 )
 def test_each_doubt(text: str, word: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -425,6 +425,18 @@ def test_more_releases_than_fit_are_refused(path: Path) -> None:
     ledger.close()
 
 
+def test_a_reserve_that_somebody_removed_keeps_nothing(path: Path) -> None:
+    ledger = Ledger.open(path)
+    Path(f"{path}.owed").unlink()
+    assert not ledger.owe([DropAttachment(attachment(2).key)])
+    path.unlink()
+    ledger.commit(())
+    assert ledger.owe([DropAttachment(attachment(2).key)]), "it is made again with the ledger"
+    ledger._connection.close()
+    os.close(ledger._lock)
+    assert keys(reopened(path)) == without(2)
+
+
 @pytest.mark.parametrize("cut", [1, 20, 40])
 def test_a_line_that_was_cut_off_was_not_answered(path: Path, cut: int) -> None:
     ledger = Ledger.open(path)

@@ -53,7 +53,8 @@ REFUSED: list[tuple[str, Any]] = [
     )),
     ("host.mtu", 1), ("host.mtu", 575), ("host.pod_mtu", 68), ("host.mtu", 9217),
     ("host.mark_mask", 0), ("host.main_mark", 2**32), ("host.table", 255), ("host.table", 2**32),
-    ("host.nft_table", "my table"), ("host.snat_exclude", ["10.0.0.0/33"]), ("log.level", "loud"),
+    *(("host.nft_table", name) for name in ("my table", "table", "ct", "-x")),
+    ("host.snat_exclude", ["10.0.0.0/33"]), ("log.level", "loud"),
 ]  # fmt: skip
 
 
