@@ -215,3 +215,27 @@ def answer(socket: Path, *words: str, code: int = 0) -> Any:
     done = ipamctl("--socket", socket, "-o", "json", *words)
     assert (done.returncode, done.stderr) == (code, "")
     return json.loads(done.stdout)
+
+
+# The interpreter and its packages may stand where nobody else may read, below /root for instance: all that a command
+# imports is there before the rights go, from a run without a daemon and one with.
+_DROPPING = """
+import contextlib, io, os, sys, tempfile
+from pathlib import Path
+from ipamd.ctl.__main__ import main
+from tests.unit.ctl_daemon import serving
+words, (option, socket) = sys.argv[1:-2], sys.argv[-2:]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "s"):
+        main([*words, option, f"{folder}/s"])
+        main([*words, option, f"{folder}/none"])
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+sys.exit(main([*words, option, socket]))
+"""
+
+
+def as_nobody(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """`ipamctl` by a user without rights; the last two words are --socket and its path."""
+    command = [sys.executable, "-c", _DROPPING, *map(str, words)]
+    root = Path(__file__).resolve().parents[2]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, cwd=root)

@@ -18,7 +18,7 @@ import yaml
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.ctl import lists, status
 from ipamd.ctl.attention import concerns
-from tests.unit.ctl_daemon import SINCE, UNTIL, Daemon, answer, attachment, ill, ipamctl, serving, well
+from tests.unit.ctl_daemon import SINCE, UNTIL, Daemon, answer, as_nobody, attachment, ill, ipamctl, serving, well
 
 
 def test_status_as_json_has_the_promised_keys(at: Path, daemon: Daemon) -> None:
@@ -239,26 +239,17 @@ def unprivileged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it away")
 def test_who_may_not_open_the_main_socket_looks_through_the_other(unprivileged: Path) -> None:
-    """As a child that drops its rights after the imports: an interpreter may stand where nobody else may read."""
-    main, read = unprivileged / "ipamd.sock", unprivileged / "read" / "ipamd.sock"
-    read.parent.mkdir(mode=0o755)
-    drop = "import os,sys,yaml\nfrom ipamd.ctl.__main__ import main\nimport ipamd.ctl.lists,ipamd.ctl.changes\n"
-    drop += "os.setgroups([]);os.setgid(65534);os.setuid(65534)\nsys.exit(main(sys.argv[1:]))"
-
-    def as_nobody(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", drop, *words, "--socket", str(main)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
-
+    main, read = unprivileged / "ipamd.sock", unprivileged / "read.sock"
     with serving(main) as changing:
         main.chmod(0o600)
-        refused = as_nobody("pods")
+        refused = as_nobody("pods", "--socket", main)
         assert refused.returncode == 1 and "permission denied: it belongs to root. Use sudo" in refused.stderr
         with serving(read) as reading:
             reading.attachments = []
             read.chmod(0o666)
-            done = as_nobody("pods")
+            done = as_nobody("pods", "--socket", main)
             assert (done.stdout, done.returncode) == ("none\n", 0), done.stderr
-            refused = as_nobody("undrain")
+            refused = as_nobody("undrain", "--socket", main)
             assert refused.returncode == 1 and "permission denied" in refused.stderr
             assert len(ipamctl("pods", "--socket", main).stdout.splitlines()) == 3, "root asks the main one"
         assert len(changing.requests) == 1

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import socket as unix
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from ipamd.ctl import sockets
-from tests.unit.ctl_daemon import Daemon, ipamctl, serving
+from tests.unit.ctl_daemon import Daemon, as_nobody, ipamctl, serving
 
 
 @pytest.fixture
@@ -31,7 +29,7 @@ def test_the_settings_file_names_both_sockets(settings: Path) -> None:
     settings.write_text('[api]\nsocket = "/run/x/a.sock"\nread_socket = "/run/y/r.sock"\n')
     assert sockets.daemon_socket() == Path("/run/x/a.sock")
     assert sockets.read_socket(Path("/run/x/a.sock")) == Path("/run/y/r.sock")
-    assert sockets.read_socket(Path("/elsewhere/a.sock")) == Path("/elsewhere/read/ipamd.sock")
+    assert sockets.read_socket(Path("/elsewhere/a.sock")) == Path("/elsewhere/read.sock")
 
 
 def test_the_environment_comes_before_the_file(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,21 +87,11 @@ def test_a_grpc_server_of_others_is_named(tmp_path: Path) -> None:
     assert f"(pid {os.getpid()}) at {path} does not know this command: it is another program" in done.stderr
 
 
-DROP = """
-import os, sys
-from ipamd.ctl.__main__ import main
-import ipamd.ctl.lists
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it away")
 def test_a_closed_folder_is_permission_denied(tmp_path: Path) -> None:
     folder = tmp_path / "closed"
     folder.mkdir(mode=0o700)
     with serving(folder / "s"):
-        command = [sys.executable, "-c", DROP, "pods", "--socket", str(folder / "s")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+        done = as_nobody("pods", "--socket", folder / "s")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "permission denied: its folder is closed to this user. Use sudo" in done.stderr
