@@ -54,6 +54,7 @@ class Rule:
     def __str__(self) -> str:
         words = [f"from {self.source}" if self.source else "", f"to {self.destination}" if self.destination else ""]
         words.append(f"fwmark {self.mark:#x}/{self.mask:#x}" if self.mask else "")
+        words.append("" if self.plain else "and more")
         table = "main" if self.table == MAIN else self.table
         return " ".join(["ip rule", f"{self.priority}:", *filter(None, words), f"lookup {table}"])
 
