@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
-from socket import AF_INET, AF_INET6, if_indextoname
+from socket import AF_INET, AF_INET6
 
 import structlog
 
@@ -46,6 +46,7 @@ from ipamd.host.difference import (
 )
 from ipamd.host.discarded import Discarded
 from ipamd.host.errors import HostError
+from ipamd.host.failures import Failure, failure_of, link_of
 from ipamd.host.kernel import Kernel, read_sysctl, write_sysctl
 from ipamd.host.links import Link, Links, link_names
 from ipamd.host.netlink import RTN_UNICAST
@@ -69,17 +70,6 @@ class Disturbance:
     port: int = 0
     eni: str = ""
     passed: Callable[[], bool] = lambda: False
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A step that the kernel refused. `eni` is the id of the ENI that it concerns; with `pod` it concerns a single
-    pod, with neither the whole node. `every_pod`: no pod's packets get through without it."""
-
-    error: HostError
-    eni: str = ""
-    pod: bool = False
-    every_pod: bool = False
 
 
 @dataclass(slots=True)
@@ -252,32 +242,12 @@ class HostNetwork:
     def _is_out_of_service(self, step: Step) -> bool:
         """The step is for a pair that a DEL has discarded since the wish was made. Served again, it would stay."""
         self._links.catch_up()
-        link = self._links.by_index(_link_of(step))
+        link = self._links.by_index(link_of(step))
         return link is not None and link.group == DISCARDED_GROUP
 
     def _failure(self, step: Step, wish: Desired, error: HostError) -> Failure | None:
-        """None for what concerned a link that has gone since."""
-        index = _link_of(step)
-        if index and not _exists(index):
-            return None
-        if any(each.link.index == index for each in wish.links if each.group is not None):
-            return Failure(error, pod=True)
-        for eni in wish.enis:
-            device = self._links.by_mac(eni.mac)
-            own = device is not None and (
-                device.index == index or (isinstance(step, SetSysctl) and f"/{device.name}/" in step.subject.name)
-            )
-            # The primary ENI has no table of its own: the pods' table has that number.
-            number = None if eni.primary else self._settings.table + eni.device_index
-            if own or (isinstance(step, (AddRule, DeleteRule)) and step.subject.table == number):
-                return Failure(error, eni.eni_id)
-        match step:
-            case SetSysctl() | AddRule():
-                return Failure(error, every_pod=True)
-            case LoadTable(table):  # one that is there and older serves the pods that are there
-                return Failure(error, every_pod=not self._nftables.is_there(table.name))
-            case _:
-                return Failure(error)
+        table_there = partial(self._nftables.is_there, wish.table.name)
+        return failure_of(step, error, wish, self._links, self._settings.table, table_there)
 
     async def _take(self, step: Step) -> None:
         match step:
@@ -414,26 +384,3 @@ class HostNetwork:
             self._on_disturbance(Disturbance(str(LinkChange(link, "up", 1)), "somebody"))
         elif before.mtu != now.mtu and self._settings.mtu not in (0, now.mtu):
             self._on_disturbance(Disturbance(str(LinkChange(link, "mtu", self._settings.mtu)), "somebody"))
-
-
-def _link_of(step: Step) -> int:
-    """The index of the link that the step is about, 0 for none."""
-    match step:
-        case SetLink(change):
-            return change.link.index
-        case AddRoute(route) | DeleteRoute(FoundRoute(route)):
-            return route.index
-        case AddAddress(address):
-            return address.index
-        case SetSysctl(sysctl):
-            return sysctl.forwards
-        case _:
-            return 0
-
-
-def _exists(index: int) -> bool:
-    """Whether the link is still there, by the kernel's own word."""
-    try:
-        return bool(if_indextoname(index))
-    except OSError:
-        return False
