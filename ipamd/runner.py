@@ -254,7 +254,8 @@ class PoolRunner:
         self._tell_pool(on.PodRouteSeen(ip, link))
 
     def uses_read(self, uses: Uses, routed: dict[str, str]) -> None:
-        self._tell_pool(on.UsesRead(uses, tuple(routed.items())))
+        networks = {network: use for network, use in uses.networks.items() if self._vpc.overlaps(network)}
+        self._tell_pool(on.UsesRead(Uses(uses.hosts, networks), tuple(routed.items())))
 
     def _flush_in_turn(self, due: float) -> None:
         self.lag.observe(time.monotonic() - due)
