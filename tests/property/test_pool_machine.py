@@ -84,6 +84,7 @@ class Cloud:
             "primary": True,
             "ip": "10.0.0.9",
             "addresses": [],
+            "prefixes": [],
             "attachment": "att-0",
             "keep": False,
             "created": 0.0,
@@ -97,6 +98,9 @@ class Cloud:
 
     def left_behind(self, addresses: list[str]) -> None:
         """They were taken from this node with their ENI; the machine's business too."""
+
+    def slots_in_use(self, eni_id: str) -> int:
+        return len(self.enis[eni_id]["addresses"]) + len(self.enis[eni_id]["prefixes"])
 
     def available(self) -> int:
         """What the subnet has left; a further ENI takes one for itself, somebody else's come from elsewhere."""
@@ -133,6 +137,7 @@ class Cloud:
             primary=eni["primary"],
             delete_on_termination=not eni["keep"],
             created_at=eni["created"],
+            prefixes=tuple(eni["prefixes"]),
         )
 
     def observe_all(self, lagging: bool = False) -> tuple[ObservedEni, ...]:
@@ -158,6 +163,7 @@ class Cloud:
                         "primary": False,
                         "ip": f"10.0.9.{len(self.tokens)}",
                         "addresses": addresses,
+                        "prefixes": [],
                         "attachment": "",
                         "keep": True,
                         "created": self.now,
@@ -191,7 +197,7 @@ class Cloud:
                 return on.LinkReady(op, "eth" + eni_id, SUBNET)
             case do.AssignAddresses(op, eni_id, count):
                 held = self.enis[eni_id]["addresses"]
-                if len(held) + count > self.limits.secondary_per_eni:
+                if self.slots_in_use(eni_id) + count > self.limits.secondary_per_eni:
                     return failed(effect, CloudErrorKind.ENI_ADDRESS_LIMIT)
                 addresses = self.new_addresses(count)
                 if addresses is None:
@@ -623,7 +629,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def somebody_assigns_an_address(self, data: st.DataObject) -> None:
         ready = [eni.id for eni in self.pool.inventory.ready() if not (eni.leaving or eni.unaccounted)]
-        roomy = [i for i in ready if len(self.cloud.enis[i]["addresses"]) < self.limits.secondary_per_eni]
+        roomy = [i for i in ready if self.cloud.slots_in_use(i) < self.limits.secondary_per_eni]
         if roomy and len(self.cloud.foreign) < 2:
             ip = f"10.0.7.{next(self.others)}"
             self.cloud.enis[data.draw(st.sampled_from(roomy))]["addresses"].append(ip)
@@ -635,7 +641,25 @@ class PoolMachine(RuleBasedStateMachine):
         if index in {eni["index"] for eni in self.cloud.enis.values()}:
             return
         eni = {**self.cloud.enis["eni-0"], "index": index, "primary": False, "addresses": [], "attachment": "other"}
+        eni["prefixes"] = []
         self.cloud.enis[f"eni-other-{next(self.others)}"] = eni
+
+    @rule(data=st.data())
+    def somebody_assigns_a_prefix(self, data: st.DataObject) -> None:
+        """It takes a slot, of which the pool hears only when it reads."""
+        enis = [
+            eni
+            for eni_id, eni in self.cloud.enis.items()
+            if (eni["owned"] or eni["primary"]) and eni["index"] is not None
+            if self.cloud.slots_in_use(eni_id) < self.limits.secondary_per_eni
+        ]
+        if enis:
+            data.draw(st.sampled_from(enis))["prefixes"].append(f"10.9.{next(self.others)}.0/28")
+
+    @rule()
+    def somebody_gives_prefixes_back(self) -> None:
+        for eni in self.cloud.enis.values():
+            eni["prefixes"] = []
 
     @rule(data=st.data(), detached=st.booleans())
     def lose_a_device(self, data: st.DataObject, detached: bool) -> None:
@@ -657,7 +681,7 @@ class PoolMachine(RuleBasedStateMachine):
         if self.cloud.available() > 1 and not any(effect for effect in self.in_flight):
             name = f"eni-left-{next(self.others)}"
             eni = {**self.cloud.enis["eni-0"], "index": None, "owned": True, "primary": False, "attachment": ""}
-            self.cloud.enis[name] = {**eni, "addresses": [], "created": self.now}
+            self.cloud.enis[name] = {**eni, "addresses": [], "prefixes": [], "created": self.now}
 
     def uses(self) -> Uses:
         return Uses({ip: Use("route", f"route {ip}") for ip in self.used})
@@ -798,6 +822,8 @@ class PoolMachine(RuleBasedStateMachine):
         found = {ip for ip, state in states.items() if state is AddressState.FOREIGN}
         assert found == self.cloud.foreign, (states, self.cloud.foreign)
         assert set(pool.inventory.enis) == set(self.cloud.enis)
+        prefixes = {eni_id: tuple(eni["prefixes"]) for eni_id, eni in self.cloud.enis.items()}
+        assert {eni.id: eni.prefixes for eni in pool.inventory.enis.values()} == prefixes
 
     # What always holds
 
