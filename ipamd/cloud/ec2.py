@@ -8,7 +8,7 @@ import copy
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
@@ -259,11 +259,27 @@ class Ec2:
             replies.CreatedInterface,
         )
         with self._reading("CreateNetworkInterface"):
-            eni = replies.read(replies.NewInterface, reply.network_interface, "the new interface")
-        addresses = eni.secondary_addresses
-        if len(addresses) != address_count:
-            log.warning("ec2.other_count", eni=eni.network_interface_id, asked=address_count, got=len(addresses))
-        return CreatedEni(eni.network_interface_id, eni.mac_address, eni.subnet_id, eni.private_ip_address, addresses)
+            created = await self._created(reply.network_interface)
+        if len(created.addresses) != address_count:
+            log.warning("ec2.other_count", eni=created.id, asked=address_count, got=len(created.addresses))
+        return created
+
+    async def _created(self, item: Item) -> CreatedEni:
+        """By the reply; or, if that can't be read but for the id, as EC2 shows it. Raises `UnreadableReply`."""
+        eni_id = replies.id_of(item, "NetworkInterfaceId")
+        try:
+            new = replies.read(replies.NewInterface, item, eni_id or "the new interface")
+        except UnreadableReply:
+            seen = None
+            if eni_id:
+                with suppress(CloudError):
+                    seen = await self.describe_eni(eni_id)
+            if seen is None or not seen.primary_ip:
+                raise
+            return CreatedEni(seen.id, seen.mac, seen.subnet_id, seen.primary_ip, seen.addresses)
+        return CreatedEni(
+            new.network_interface_id, new.mac_address, new.subnet_id, new.private_ip_address, new.secondary_addresses
+        )
 
     async def attach_eni(self, eni_id: str, device_index: int) -> str:
         reply = await self._call(

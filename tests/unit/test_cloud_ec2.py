@@ -327,6 +327,16 @@ async def test_what_ec2_does_not_know(world: World) -> None:
     assert await kind_of(wrong_subnet) is Kind.SUBNET_INVALID
 
 
+async def test_a_new_eni_with_an_odd_reply_is_read_again(world: World) -> None:
+    world.faults.add(Fault("CreateNetworkInterface", "lacks", times=1, element="macAddress"))
+    eni = await world.create(2)
+    (made,) = [one for one in world.cloud.enis if one.id == eni.id]
+    assert (eni.mac, [eni.primary_ip, *eni.addresses]) == (made.mac, made.addresses)
+    world.faults.add(Fault("CreateNetworkInterface", "lacks", times=1, element="macAddress"))
+    world.faults.add(Fault("DescribeNetworkInterfaces", "InternalError", times=1))
+    assert await kind_of(world.create(2, token="second")) is Kind.UNKNOWN_OUTCOME
+
+
 # Faults
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.explain import Explanation, explain_attachment, explain_pool, explain_waiting
-from ipamd.pool.model import CloudErrorKind, Limits
+from ipamd.pool.model import CloudErrorKind, CloudFailure, Limits
 from ipamd.pool.words import span
 from tests.unit.story import Story, addresses, full_node, observed, warm
 
@@ -68,6 +68,17 @@ def test_an_obstacle_is_told_with_ec2s_words_its_end_and_what_helps() -> None:
         explanation.because, "AssignPrivateIpAddresses failed, NOT_AUTHORIZED: EC2's words", f"another {left}"
     )
     assert says(explanation.advice, "ipamctl iam-policy")
+
+
+def test_what_is_known_of_a_failure_takes_the_place_of_general_advice() -> None:
+    story = Story(warm(2))
+    story.start()
+    failure = CloudFailure(
+        CloudErrorKind.NOT_AUTHORIZED, "AssignPrivateIpAddresses", "No", "x", advice="Ask who runs it."
+    )
+    story.feed(on.OperationFailed(story.one(do.AssignAddresses).op, failure))
+    advice = explain_pool(story.pool, story.now).advice
+    assert "Ask who runs it." in advice and not says(advice, "ipamctl iam-policy")
 
 
 def test_a_subnet_that_is_full_blocks_and_says_what_pods_still_get() -> None:
