@@ -146,3 +146,26 @@ async def test_addresses_that_can_not_be_are_not_granted(tmp_path: Path, prefix:
         await daemon.settled(free=3)
         addresses = {await daemon.address(name) for name in ("a", "b", "c")}
         assert addresses <= secondary(await cloud_enis(vpc)) and named not in addresses
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        (
+            {"AWS_WEB_IDENTITY_TOKEN_FILE": "/nonexistent/token", "AWS_ROLE_ARN": "arn:aws:iam::1:role/r"},
+            "AWS_WEB_IDENTITY_TOKEN_FILE=/nonexistent/token",
+        ),
+        ({"AWS_EC2_METADATA_DISABLED": "true"}, "AWS_EC2_METADATA_DISABLED=true"),
+        ({"HTTP_PROXY": "http://127.0.0.1:9"}, "HTTP_PROXY=http://127.0.0.1:9"),
+    ],
+    ids=["token file", "disabled", "proxy"],
+)
+async def test_what_keeps_the_daemon_from_ec2_is_named(
+    tmp_path: Path, prefix: str, variables: dict[str, str], words: str
+) -> None:
+    async with box(tmp_path, prefix) as (daemon, _):
+        daemon.settings |= variables
+        await daemon.start()
+        assert words in (await daemon.seen("ec2.unavailable"))["error"]
+        assert daemon.process is not None and daemon.process.exit_code is None
+        quiet(daemon)
