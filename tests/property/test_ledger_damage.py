@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Network
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -40,6 +41,7 @@ from ipamd.pool.pool import Pool
 from ipamd.veth import host_link, recovered_key
 
 NOW = 1_700_001_000.0
+SUBNET = IPv4Network("10.0.0.0/16")
 ON_ENI = {"eni-0": tuple(f"10.0.0.{n}" for n in range(10, 19)), "eni-1": tuple(f"10.0.1.{n}" for n in range(10, 19))}
 KEYS = [AttachmentKey("pods", f"c{n}", "eth0") for n in range(6)]
 # One of them was recovered from the kernel before.
@@ -202,7 +204,9 @@ def started(path: Path) -> Contents:
                 )
             for name in ON_ENI:
                 if pool.inventory.enis[name].busy:
-                    effects += pool.handle(on.LinkReady(pool.inventory.enis[name].busy, f"eth-{name}"), NOW + 1)
+                    effects += pool.handle(
+                        on.LinkReady(pool.inventory.enis[name].busy, f"eth-{name}", SUBNET), NOW + 1
+                    )
             granted = {effect.attachment.address for effect in effects if hasattr(effect, "attachment")}
             running = {pod.address for pod in PODS.values()}
             assert not granted & running
