@@ -30,7 +30,7 @@ QUICK = Delays(create=0, attach=0.05, detach=0.05, assign=0, link=0.05, imds_lag
 CONFIG = b'{"cniVersion":"1.1.0","name":"ipamd","type":"ipamd-cni"}'
 
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout: float = 20.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout: float = 60.0) -> None:
     try:
         async with asyncio.timeout(timeout):
             while not await condition():  # noqa: ASYNC110

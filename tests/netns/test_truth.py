@@ -480,5 +480,7 @@ async def test_at_rest_nothing_is_asked_but_by_audits_and_nothing_said(
         assert [line["action"] for line in quiet if line["event"] == "ec2.call"] == calls
         assert set(calls) == ({READ_ENIS, READ_SUBNETS} if often else set())
         assert len(quiet) == len(calls)
+        # One read with each audit: the VPC's CIDRs. The last audit may have been cut off by the stop.
         [imds] = await control(vpc, "faults")
-        assert imds["struck"] == 0
+        audits = calls.count(READ_ENIS)
+        assert imds["struck"] == 0 if not often else 0 < imds["struck"] <= audits + 1
