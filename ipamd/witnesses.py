@@ -113,13 +113,15 @@ def _addresses(pool: Pool, seen: Audited) -> Iterator[Mismatch]:
 
 
 def _stranded(pool: Pool, routes: dict[str, str]) -> Iterator[Mismatch]:
-    """Pods whose address the daemon knows to be gone: also those that it knew of before this look."""
+    """Pods that the daemon knows to be cut off: also those that it knew of before this look."""
     for trouble in troubles(pool):
-        if trouble.kind == "lost":
+        if trouble.cut_off:
             ip = trouble.attachment.address
             yield Mismatch(
                 "attachment_stranded", ip, f"{_holder(trouble.attachment)} is cut off",
-                "delete the pod: its successor gets another address",
+                "the daemon attaches the ENI again; ipamctl explain pool says what keeps it from that"
+                if trouble.kind == "detached"
+                else "delete the pod: its successor gets another address",
                 ec2=trouble.cause, ledger=f"held by {_holder(trouble.attachment)}",
                 kernel=f"leads to {routes[ip]}" if ip in routes else "no route",
             )  # fmt: skip

@@ -72,6 +72,15 @@ def test_ec2_has_more() -> None:
     assert node.found() == [("eni_unknown", "eni-1"), ("eni_leaked", "eni-2"), ("address_unknown", "10.0.0.13")]
 
 
+def test_a_pod_of_a_detached_eni_is_stranded() -> None:
+    """Also before EC2 is seen to lack it: what the daemon knows to be broken is no agreement."""
+    node = Node()
+    node.story.feed(on.DeviceGone("eni-0"))
+    (mismatch,) = node.mismatches()
+    assert (mismatch.kind, mismatch.subject) == ("attachment_stranded", node.held.address)
+    assert "is configuring" in mismatch.ec2 and mismatch.remedy.startswith("the daemon attaches the ENI again")
+
+
 def test_an_eni_is_gone() -> None:
     node = Node()
     node.ec2 = ()
