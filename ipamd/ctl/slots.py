@@ -10,8 +10,9 @@ def enis_and_pods(node: pb.Node) -> str:
     slots, targets = node.slots, node.targets
     others = f", {slots.foreign} of them somebody else's" if slots.foreign else ""
     limited = " (pool.max_pods)" if slots.pod_limit and slots.pod_limit == targets.max_pods else ""
+    each = f"{node.addresses_per_eni} address{'' if node.addresses_per_eni == 1 else 'es'} each"
     return (
-        f"{slots.enis} of {targets.max_enis} ({_bound(node)}){others}, {node.addresses_per_eni} addresses each; "
+        f"{slots.enis} of {targets.max_enis} ({_bound(node)}){others}, {each}; "
         f"pods {node.counts.assigned} of {targets.max_pods}{limited}"
     )
 

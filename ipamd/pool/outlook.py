@@ -13,6 +13,7 @@ from ipamd.pool.backoff import Backoff, subnet_scope
 from ipamd.pool.model import Counts, EniState, Reason, Refusal
 from ipamd.pool.slots import ARRIVING
 from ipamd.pool.state import ASSIGN, ATTACH, CREATE, State, Waiting
+from ipamd.pool.words import many
 
 # Calls that bring addresses: the failure of another one is no reason why none came.
 GROWTH = (CREATE, ATTACH, ASSIGN, do.DescribeEni.action, do.ConfigureLink.action)
@@ -122,7 +123,8 @@ def barrier(state: State) -> str:
 def enis_in_words(state: State) -> str:
     """Those that hold a slot, or are about to: for instance "3 ENIs with 9 secondary addresses each"."""
     taken = state.max_enis - state.eni_slots()
-    return f"{taken} ENI{'s' if taken != 1 else ''} with {state.limits.secondary_per_eni} secondary addresses each"
+    each = many(state.limits.secondary_per_eni, "secondary address", "secondary addresses")
+    return f"{many(taken, 'ENI', 'ENIs')} with {each} each"
 
 
 def others_in_words(state: State) -> str:
@@ -136,7 +138,7 @@ def others_in_words(state: State) -> str:
         (addresses, "address", "addresses", "of somebody else on our ENIs"),
         (refused, "slot", "slots", "of our ENIs that EC2 refuses"),
     ]
-    return "among them " + ", ".join(f"{n} {one if n == 1 else more} {whose}" for n, one, more, whose in found if n)
+    return "not for pods: " + ", ".join(f"{many(n, one, more)} {whose}" for n, one, more, whose in found if n)
 
 
 def why_late(state: State, waiting: Waiting, obstacle: str, now: float) -> Refusal:

@@ -119,7 +119,8 @@ def test_a_full_node_names_the_prefixes_among_the_causes() -> None:
     story.ask("b")
     story.show(with_prefixes(observed("eni-0", 0, *addresses(1)), *TAKEN))
     refusal = story.one(do.Refuse).refusal
-    assert refusal.reason is Reason.ENI_LIMIT and refusal.message.endswith("among them 4 /28 prefixes on our ENIs")
+    assert refusal.reason is Reason.ENI_LIMIT
+    assert refusal.message.endswith("; not for pods: 4 /28 prefixes on our ENIs")
 
 
 def test_a_prefix_given_up_is_room_again_after_an_audit() -> None:
