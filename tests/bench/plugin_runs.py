@@ -112,7 +112,15 @@ class Runs:
     def _daemon_ms(self) -> float:
         """CPU time of the daemon so far (proc(5), /proc/[pid]/task/[tid]/schedstat: nanoseconds)."""
         tasks = Path(f"/proc/{self._daemon}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e6
+        return sum(map(_nanoseconds, tasks)) / 1e6
+
+
+def _nanoseconds(task: Path) -> int:
+    """Of a thread's CPU time; gRPC's come and go."""
+    try:
+        return int((task / "schedstat").read_text().split()[0])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 class Process:
