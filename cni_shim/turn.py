@@ -13,12 +13,13 @@ Only root can open the file. A name in a namespace that others share, such as th
 and used by every process in it.
 """
 
-from errno import EACCES, EAGAIN, EPERM
+from errno import EACCES, EAGAIN, EISDIR, ELOOP, ENXIO, EPERM
 from posix import (
     F_TLOCK,
     O_CLOEXEC,
     O_CREAT,
     O_NOFOLLOW,
+    O_NONBLOCK,
     O_RDWR,
     close,
     fstat,
@@ -29,6 +30,7 @@ from posix import (
     posix_fallocate,
     pread,
     pwrite,
+    rename,
 )
 from time import monotonic, sleep
 
@@ -45,6 +47,11 @@ LOCKS = 1 << 32
 MARKS = 65536
 
 _PAUSE = 0.01  # seconds between attempts
+
+_REGULAR = 0o100000  # the file's type in its mode, inode(7)
+
+# Of `open`: it is others' too, or a symbolic link, a folder or a socket.
+_NOT_OURS = (EPERM, ELOOP, EISDIR, ENXIO)
 
 
 def begin_add(folder: str, host_ifname: str, until: float) -> "Turn":
@@ -126,18 +133,28 @@ class Turn:
 
 
 def _open(folder: str) -> int:
+    """What stands in the file's place and is not root's alone is renamed: no run can have locked it, and ADDs would
+    fail until somebody looked. Raises OSError."""
     path = "%s/%s" % (folder, FILE)
-    flags = O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC
     try:
-        descriptor = open(path, flags, 0o600)
+        return _open_file(path)
     except FileNotFoundError:  # after a boot the daemon, which makes the folder, may not have run yet
         from cni_shim import spool
 
         spool.make_folder(folder, 0o755)
-        descriptor = open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
+        rename(path, path + ".odd")
+    return _open_file(path)
+
+
+def _open_file(path: str) -> int:
+    """Raises OSError."""
+    descriptor = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0o600)
     try:
         status = fstat(descriptor)
-        if status.st_uid != geteuid() or status.st_mode & 0o077:
+        if status.st_uid != geteuid() or status.st_mode & ~0o700 != _REGULAR:
             raise PermissionError(EPERM, "it is not root's alone: remove it")
         if status.st_size < MARKS:
             posix_fallocate(descriptor, 0, MARKS)  # changes nothing that is there already

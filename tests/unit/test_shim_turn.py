@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
+import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -124,21 +125,42 @@ def test_runs_leave_one_file_of_one_size_that_is_roots(tmp_path: Path) -> None:
     assert folder.stat().st_mode & 0o777 == 0o755
 
 
-@pytest.mark.parametrize("planted", ["link", "open to all", "folder"])
-def test_a_file_that_is_not_roots_alone_is_refused(tmp_path: Path, planted: str) -> None:
-    file = tmp_path / turn.FILE
+@pytest.mark.parametrize("planted", ["link", "loop", "open to all", "another's", "folder", "pipe", "socket"])
+def test_what_is_not_roots_alone_is_moved_and_made_anew(tmp_path: Path, start: Start, planted: str) -> None:
+    file, victim = tmp_path / turn.FILE, tmp_path / "victim"
+    victim.write_text("precious")
     match planted:
         case "link":
-            (tmp_path / "victim").touch()
-            file.symlink_to(tmp_path / "victim")
+            file.symlink_to(victim)
+        case "loop":
+            file.symlink_to(file)
         case "open to all":
             file.touch()
             file.chmod(0o666)
+        case "another's":
+            file.touch()
+            os.chown(file, 65534, 65534)
+        case "folder":
+            (file / "full").mkdir(parents=True)
+        case "pipe":
+            os.mkfifo(file, 0o600)
         case _:
-            file.mkdir()
-    with pytest.raises(OSError) as refused:
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(file))
+    adding = start("ADD")
+    assert adding.has_turn() and not start("DEL").has_turn() and adding.overtaken()
+    found = file.lstat()
+    assert (found.st_size, found.st_mode, found.st_uid) == (turn.MARKS, stat.S_IFREG | 0o600, os.geteuid())
+    assert os.path.lexists(f"{file}.odd") and victim.read_text() == "precious"
+
+
+def test_a_file_that_can_not_be_moved_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / turn.FILE
+    file.touch()
+    file.chmod(0o666)
+    (tmp_path / f"{turn.FILE}.odd").mkdir()
+    with pytest.raises(OSError):
         turn.Turn(str(tmp_path), NAME)
-    assert refused.value.errno in (errno.ELOOP, errno.EPERM, errno.EISDIR)
 
 
 def test_a_mark_keeps_when_the_file_is_used_again(tmp_path: Path, start: Start) -> None:
