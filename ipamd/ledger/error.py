@@ -16,6 +16,7 @@ class LedgerCause(StrEnum):
     NOT_WRITABLE = "not-writable"  # permission, read-only file system, a directory in the way
     FULL = "full"  # no space left
     IN_USE = "in-use"  # another process holds it
+    NO_FILE = "no-file"  # something else has its name or that of its log
     DAMAGED = "damaged"  # the file is malformed, or its tables are not as they were made
     GONE = "gone"  # the file was deleted, replaced or cut short while it is in use
     CONFLICT = "conflict"  # the records contradict what is recorded, such as one address for two containers
@@ -28,6 +29,7 @@ _REMEDIES = {
     LedgerCause.FULL: "free space on that file system, or set ledger.path to another one",
     LedgerCause.IN_USE: "another process has locked it (fuser names it): end that one, or, if it is another ipamd, "
     "give this one its own ledger.path",
+    LedgerCause.NO_FILE: "remove it, or set ledger.path to a file",
     LedgerCause.DAMAGED: "restart ipamd: it sets the file aside and rebuilds its records from EC2 and the kernel",
     LedgerCause.GONE: "leave the file to ipamd, which writes it anew as soon as it can",
     LedgerCause.CONFLICT: "this is a fault of ipamd itself: please report it with its log",

@@ -91,6 +91,7 @@ class Ledger:
         owed = None
         try:
             lock = place.lock(path)
+            place.expect_files(path)
             opened = _open_any(path)
             step = _begin_boot(opened, boot)
             owed = Owed(Path(f"{path}.owed"), synced=not place.in_memory(path.parent))

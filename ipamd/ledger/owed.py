@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ipamd.ledger import place
 from ipamd.pool.model import AttachmentKey
 
 # The pods of the largest instance types, some 740, with some room.
@@ -42,7 +43,7 @@ class Owed:
 
     def open(self) -> list[Release]:
         """What was left behind; `clear` once it is elsewhere."""
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = place.open_own(self._path)
         left = os.pread(self._descriptor, SIZE, 0)
         found, self._end = _parse(left)
         if any(rest := left[self._end :]):  # of a kill in the middle of `add` or `clear`

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import os
+import stat
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -47,6 +49,40 @@ def create(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
+def expect_files(path: Path) -> None:
+    """SQLite waits for ever for the other end of a pipe, and blames the directory's permissions for the rest. What
+    somebody put there may be needed, such as a directory that ledger.path was to name a file of: it is left alone.
+    Raises `LedgerError`."""
+    for suffix in COMPANIONS:
+        name = Path(f"{path}{suffix}")
+        try:
+            regular = stat.S_ISREG(name.stat().st_mode)
+        except FileNotFoundError:
+            regular = not name.is_symlink()
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            regular = False
+        if not regular:
+            raise LedgerError(LedgerCause.NO_FILE, path, f"{name} is no file, and no link to one")
+
+
+def open_own(path: Path) -> int:
+    """A descriptor of a file that is ours alone, which is made when it is missing. What else has its name, such as a
+    pipe, a directory or a link, is renamed. Raises OSError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+    path.rename(f"{path}.odd")
+    return os.open(path, flags, 0o600)
+
+
 def writable_format(path: Path) -> bool:
     """Whether SQLite would write to the file: it only reads one whose write version, byte 18, is newer than it knows
     (sqlite.org/fileformat2.html, section 1.3.3). To be asked before there is a connection: closing any descriptor of
@@ -64,7 +100,7 @@ def lock(path: Path) -> int:
     the lock stays. Raises OSError, and `LedgerError` when another process holds it.
     """
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_own(Path(f"{path}.lock"))
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -333,6 +333,39 @@ def test_a_place_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
         assert caught.value.cause is LedgerCause.NOT_WRITABLE
 
 
+def plant(place: Path, kind: str) -> None:
+    place.unlink(missing_ok=True)
+    match kind:
+        case "pipe":
+            os.mkfifo(place)
+        case "folder":
+            (place / "of somebody").mkdir(parents=True)
+        case _:
+            place.symlink_to(place)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+def test_what_is_no_file_is_named_and_left_where_it_is(path: Path, suffix: str, kind: str) -> None:
+    Ledger.open(path).close()
+    odd = path.with_name(path.name + suffix)
+    plant(odd, kind)
+    with pytest.raises(LedgerError, match=f"{odd} is no file.*; remove it, or set ledger.path") as caught:
+        Ledger.open(path)
+    assert caught.value.cause is LedgerCause.NO_FILE and os.path.lexists(odd)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
+@pytest.mark.parametrize("suffix", [".lock", ".owed"])
+def test_what_has_the_name_of_a_file_beside_it_is_renamed(path: Path, suffix: str, kind: str) -> None:
+    Ledger.open(path).close()
+    odd = path.with_name(path.name + suffix)
+    plant(odd, kind)
+    ledger = Ledger.open(path)
+    assert odd.is_file() and not odd.is_symlink() and os.path.lexists(f"{odd}.odd")
+    ledger.close()
+
+
 # Older files. VERSION_1 is what ipamd wrote before it knew of own addresses.
 
 VERSION_1 = """
