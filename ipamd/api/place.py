@@ -43,7 +43,7 @@ def _claim(path: Path, setting: str) -> None:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise SocketUnusable(f"{setting} {path} can't be served: {path.parent} can't be written")
-        if not path.exists():
+        if not os.path.lexists(path):
             return
         if not path.is_socket():
             raise SocketUnusable(f"{setting} {path} is no socket: remove it, or set another path")

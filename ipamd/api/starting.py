@@ -278,7 +278,7 @@ class StartingIntrospection(StandingService):
         pod, age = who(attachment.key, attachment.owner), span(now - attachment.since)
         headline = f"{pod} has {attachment.address}, for {age}, as the records say."
         explanation = Explanation("attached", headline)
-        explanation.because.append(f"The daemon is starting, and has not asked EC2 yet: {self._start.words()}.")
+        explanation.because.append(f"Whether EC2 says the same is not known yet: {self._start.words()}.")
         return explanation
 
     def _add_outlook(self, explanation: Explanation) -> None:

@@ -82,9 +82,6 @@ class Doors:
         self.server.use(services)
         self._waiting.hand_over(services.ipam)
 
-    def _allocate_wait(self) -> float:
-        return self._around.live.loaded.settings.pool.allocate_wait
-
     async def _tell_metrics(self, listen: str, well: Callable[[], None]) -> None:
         await asyncio.sleep(METRICS_AFTER)
         await asyncio.to_thread(import_module, "ipamd.metrics.server")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ipamd.api.place import claim
+from ipamd.api.place import SocketUnusable, claim
 from ipamd.config.error import SettingsError
 from ipamd.config.load import Loaded, load
 from ipamd.config.reference import toml_value
@@ -138,3 +138,11 @@ def test_an_empty_variable_is_none_unless_it_says_something(tmp_path: Path, sect
     assert empty <= {"read_group", "endpoint", "cluster", "conf_dir", "listen", "subnets", "security_groups", "tags",
                      "snat_exclude"}  # fmt: skip
     assert json.dumps(settings.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize("target", ["nowhere", "s"])
+def test_a_link_that_leads_nowhere_is_no_socket(tmp_path: Path, target: str) -> None:
+    path = tmp_path / "s"
+    path.symlink_to(tmp_path / target)
+    with pytest.raises(SocketUnusable, match="is no socket: remove it"):
+        claim(loaded(tmp_path, "api.socket", str(path)).settings.api)
