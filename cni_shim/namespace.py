@@ -17,6 +17,8 @@ NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
 def open_netns(path: bytes) -> int:
     """A descriptor of the container's network namespace. Raises CniError for what is not another namespace."""
     shown = path.decode("utf-8", "replace")
+    if not shown.isprintable():  # runtimes show the message as it is
+        raise CniError(INVALID_ENVIRONMENT, "CNI_NETNS can't be a path: it holds characters that do not print")
     own = stat("/proc/self/ns/net")
     try:
         given = stat(path)

@@ -149,7 +149,7 @@ def _decode(raw: bytes) -> dict[str, Any]:
         raise InvalidCall("INVALID_CONFIG", DECODING_FAILURE, "no network configuration on standard input")
     try:
         config = decodable.parse(raw)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         message = f"the network configuration is not JSON: {error}"
         raise InvalidCall("INVALID_CONFIG", DECODING_FAILURE, message) from None
     if not isinstance(config, dict):
@@ -190,11 +190,12 @@ def _check_identity(container_id: str, ifname: str, id_field: str, ifname_field:
 
 
 def _is_ifname(text: str) -> bool:
-    """The rules of the kernel (dev_valid_name, for which the byte a0 is a blank; % asks for a number) and of SPEC.md,
-    which excludes the colon; and nothing that does not print."""
+    """The rules of the kernel (dev_valid_name, for which the byte a0 is a blank; % asks for a number; `all` and
+    `default` are folders of /proc/sys/net) and of SPEC.md, which excludes the colon; and nothing that does not
+    print."""
     encoded = text.encode()
     odd = re.search(r"[\s/:%]", text) is not None or b"\xa0" in encoded or not text.isprintable()
-    return text not in ("", ".", "..") and len(encoded) <= 15 and not odd
+    return text not in ("", ".", "..", "all", "default") and len(encoded) <= 15 and not odd
 
 
 def _check_netns(path: str, field: str, required: bool, version: str) -> None:

@@ -18,6 +18,7 @@ LARGEST = 512 << 10
 
 # Objects and lists in one another: Go takes 10,000, this daemon's encoder some hundreds.
 DEEPEST = 64
+_TOO_DEEP = f"objects and lists in one another more than {DEEPEST} times"
 
 _compact = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -99,10 +100,13 @@ def is_too_large(value: Any) -> bool:
 
 
 def parse(raw: bytes) -> Any:
-    """A JSON document as Go has it: UTF-8, with finite numbers. Raises ValueError, RecursionError."""
-    document = json.loads(raw.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+    """A JSON document as Go has it: UTF-8, with numbers that fit. Raises ValueError."""
+    try:
+        document = json.loads(raw.decode(), parse_constant=_refuse_constant, parse_float=_finite, parse_int=_whole)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
     if raw.count(b"[") + raw.count(b"{") > DEEPEST and _is_deep(document):
-        raise ValueError(f"objects and lists in one another more than {DEEPEST} times")
+        raise ValueError(_TOO_DEEP)
     return document
 
 
@@ -115,6 +119,11 @@ def _finite(text: str) -> float:
     if number in (float("inf"), float("-inf")):
         raise ValueError(f"the number {text[:20]} is too large")
     return number
+
+
+def _whole(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def _is_deep(document: Any) -> bool:

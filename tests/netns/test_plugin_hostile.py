@@ -224,6 +224,7 @@ async def test_a_namespace_that_is_none(node: Node) -> None:
         for verb in ("ADD", "CHECK"):
             error = (await node.cni(verb, NETNS=str(node.directory / name))).error
             assert error["code"] in (3, 4), (name, error)
+            assert error["msg"].isprintable(), error
     assert daemon.calls == []
 
 

@@ -71,6 +71,8 @@ def test_plain_fields_serve_other_callers() -> None:
         ({"ifname": "a/b"}, 4, "CNI_IFNAME"),
         ({"ifname": "a:b"}, 4, "CNI_IFNAME"),
         ({"ifname": "eth%d"}, 4, "CNI_IFNAME"),
+        ({"ifname": "all"}, 4, "CNI_IFNAME"),  # folders of /proc/sys/net: the kernel makes no such link
+        ({"ifname": "default"}, 4, "CNI_IFNAME"),
         ({"ifname": "x" * 16}, 4, "CNI_IFNAME"),
         *(({"ifname": f"e{odd}"}, 4, "CNI_IFNAME") for odd in ODD),
         ({"ifname": "\u00e0"}, 4, "CNI_IFNAME"),  # the kernel takes its second byte for a blank
@@ -80,6 +82,12 @@ def test_plain_fields_serve_other_callers() -> None:
         ({"args": "A=" + "b" * 70_000}, 4, "CNI_ARGS has 70002"),
         ({"config": b'{"cniVersion":"1.0.0","name":"' + b"n" * 257 + b'"}'}, 7, "name"),
         ({"config": CONFIG[:-1] + b',"mtu":NaN}'}, 6, "NaN"),
+        (
+            {"config": CONFIG[:-1] + b',"mtu":' + b"9" * 5000 + b"}"},
+            6,
+            "the number 9999",
+        ),
+        ({"config": CONFIG[:-1] + b',"x":' + b"[" * 9999 + b"]" * 9999 + b"}"}, 6, "one another more than 64 times"),
         ({"config": CONFIG[:-1] + b',"mtu":-Infinity}'}, 6, "Infinity"),
         ({"config": CONFIG[:-1] + b',"mtu":1e999}'}, 6, "too large"),
         ({"config": CONFIG[:-1] + b',"x":' + b"9" * 5000 + b"}"}, 6, "not JSON"),
