@@ -39,7 +39,9 @@ KINDS: Mapping[str, Kind] = {
     "conflist.not_in_force": Kind(
         "error", "runtimes take another network configuration than ipamd's, or ipamd's is gone"
     ),
-    "spool.unusable": Kind("error", "the folder of DELs, or a file in it, can't be read or removed: tried again"),
+    "spool.unusable": Kind(
+        "error", "the folder of DELs can't be used, or files in it are no DELs or can't be removed: tried again"
+    ),
     "host.not_watched": Kind("error", "the node's network is not watched and not repaired: tried again"),
     "host.links_left": Kind("error", "the interfaces of gone pods are not removed: tried again"),
     "api.readers_not_served": Kind("error", "the group `api.read_group` can't be served at `api.read_socket`"),

@@ -48,7 +48,10 @@ _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*\.?")
 
 
 def cidr(text: str) -> str:
-    network = ipaddress.IPv4Network(text, strict=False)
+    try:
+        network = ipaddress.IPv4Network(text, strict=False)
+    except ValueError:
+        raise ValueError("must be an IPv4 network such as 10.0.0.0/8") from None
     if ipaddress.IPv4Interface(text).ip != network.network_address:
         raise ValueError(f"{text} has host bits set; the network is {network}")
     return str(network)
@@ -65,7 +68,7 @@ def absolute(path: Path) -> Path:
     text = str(path)
     if not path.is_absolute() or path == Path("/"):
         form = "without a scheme" if _SCHEME.match(text) else "that begins with /"
-        raise ValueError(f"must be an absolute path, {form}")
+        raise ValueError(f"must be an absolute path {form}")
     if not text.isprintable():
         raise ValueError("must have no control characters")
     if len(os.fsencode(path)) > LONGEST_PATH:
@@ -81,7 +84,7 @@ def socket(path: Path) -> Path:
 
 
 def listen(text: str) -> str:
-    """ "address:port", or nothing."""
+    """ "address:port", or nothing. No name: to look one up can take long, and the daemon would stand still."""
     if not text:
         return text
     if "://" in text:
@@ -91,8 +94,12 @@ def listen(text: str) -> str:
         raise ValueError('must be "address:port", or "" for nowhere')
     if not host:
         raise ValueError(f'must name an address: "127.0.0.1:{port}", or "0.0.0.0:{port}" for all')
-    if not _is_host(host):
-        raise ValueError('must be "address:port", with brackets around an IPv6 address, or "" for nowhere')
+    if host == "localhost":
+        return f"127.0.0.1:{port}"
+    if not _is_address(host):
+        raise ValueError(
+            'must be "address:port" with an IP address, in brackets if it is an IPv6 one, or "" for nowhere'
+        )
     return text
 
 
@@ -156,6 +163,12 @@ def tags(values: dict[str, str]) -> dict[str, str]:
     return values
 
 
+def group(name: str) -> str:
+    if not name.isprintable() or set(name) & set(" :,/"):
+        raise ValueError("must be the name of a group")
+    return name
+
+
 def nft_table(name: str) -> str:
     if name in _NFT_WORDS:
         raise ValueError("must be no word of nft's own language")
@@ -173,14 +186,19 @@ def _is_port(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65536
 
 
-def _is_host(text: str) -> bool:
+def _is_address(text: str) -> bool:
+    """An IPv6 address stands in brackets."""
     try:
         if text.startswith("[") and text.endswith("]"):
             ipaddress.IPv6Address(text[1:-1])
-            return True
-        if re.fullmatch(r"[0-9.]+", text):
+        else:
             ipaddress.IPv4Address(text)
-            return True
     except ValueError:
         return False
-    return _HOST_NAME.fullmatch(text) is not None
+    return True
+
+
+def _is_host(text: str) -> bool:
+    if _is_address(text):
+        return True
+    return _HOST_NAME.fullmatch(text) is not None and not re.fullmatch(r"[0-9.]+", text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,7 +48,7 @@ class ApiSettings(_Section):
     """Where the daemon listens."""
 
     socket: SocketPath = Field(Path("/run/ipamd/ipamd.sock"), description="gRPC socket (mode 0600)")
-    read_group: str = Field(
+    read_group: Annotated[str, AfterValidator(forms.group)] = Field(
         "",
         description="group that may look, and change nothing, by api.read_socket: `ipamd`, which "
         "`ipamd install --systemd` prepares, or another one with the drop-in readers.conf (docs/systemd.md); empty: "
@@ -237,15 +237,23 @@ def _places(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
     if settings.cni.conf_dir is not None:
         folders["cni.conf_dir"] = settings.cni.conf_dir
     named = {name: Path(os.path.normpath(path)) for name, path in (files | folders).items()}
-    for first, second in combinations(named, 2):
-        one, other = named[first], named[second]
+    told = set()  # of a ledger's five files the first one is enough
+    for first, second in permutations(named, 2):
         keys = (first.partition("'")[0], second.partition("'")[0])
-        if one == other:
-            yield keys, f"{first} and {second} are both {one}"
-        elif first in files and other.is_relative_to(one):
-            yield keys, f"{first} {one} is a file, and {second} {other} would be below it"
-        elif second in files and one.is_relative_to(other):
-            yield keys, f"{second} {other} is a file, and {first} {one} would be below it"
+        problem = _clash(first, named[first], second, named[second], first in files)
+        if problem and frozenset(keys) not in told:
+            told.add(frozenset(keys))
+            yield keys, problem
+
+
+def _clash(first: str, one: Path, second: str, other: Path, is_file: bool) -> str:
+    if one == other:
+        return f"{first} and {second} are both {one}"
+    if is_file and other.is_relative_to(one):
+        return f"{first} {one} is a file, and {second} {other} would be below it"
+    if first == "cni.spool_dir" and other.is_relative_to(one):
+        return f"{first} {one} must hold nothing but DELs, and {second} {other} would be below it"
+    return ""
 
 
 def _marks(host: HostSettings) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -1,8 +1,10 @@
 """DELs that the plugin could not deliver: it leaves each as a file holding a serialized `ReleaseRequest`.
 
-Whatever else lies in the folders is moved aside or passed over: no file there may stop or hold up the daemon. A file
-is applied before its attachment is granted anew, and removed before anything else happens. So a file always means
-what is held now, and no clock is asked whether it does.
+No other file there may stop or hold up the daemon. One with a name as the plugin's is moved aside; others are left
+as they are, because the folder may be somebody else's: a slip in cni.spool_dir must not rename what lies in /etc.
+
+A file is applied before its attachment is granted anew, and removed before anything else happens. So a file always
+means what is held now, and no clock is asked whether it does.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from ipamd.pool.model import AttachmentKey
 
 log = structlog.get_logger("ipamd.spool")
 
-# A file that makes no sense is kept for whoever wants to know why, out of the way of the next look.
+# A file of the plugin's that makes no sense is kept, out of the way of the next look.
 REJECTED = ".rejected"
 
 # Bytes of one request: the daemon takes 1 MiB of network configuration, the kernel 128 KiB for each variable.
@@ -56,7 +58,7 @@ class Spool:
     def __init__(self, *directories: Path) -> None:
         self.directories = tuple(dict.fromkeys(directories))
         self._made: set[Path] = set()
-        self._ignored: dict[Path, int] = {}  # inodes of what can't be removed or renamed, and was dealt with
+        self._ignored: dict[Path, int] = {}  # inodes of what stays where it is, and was dealt with
         self._failed: dict[Path, str] = {}  # folders that can't be used, and why
 
     def make(self) -> None:
@@ -119,11 +121,15 @@ class Spool:
     def trouble(self) -> str:
         """What keeps the spool from its work, in sentences; empty: nothing."""
         texts = [f"The folder of DELs {folder} can't be used: {why}." for folder, why in self._failed.items()]
-        if self._ignored:
-            first = next(iter(self._ignored))
-            texts.append(f"{len(self._ignored)} files in it can't be removed, for instance {str(first)[:200]}.")
         if texts:
             texts.append("DELs that came while no daemon answered may be lost; their addresses are collected later.")
+        if self._ignored:
+            first, count = str(next(iter(self._ignored)))[:200], len(self._ignored)
+            texts.append(
+                f"In the folder of DELs {count} {'files stay' if count > 1 else 'file stays'}, such as {first}: no "
+                "DEL, or it can't be removed. Remove what does not belong there, or set cni.spool_dir to a folder of "
+                "its own."
+            )
         return " ".join(texts)
 
     def _files(self, prefix: str) -> Iterator[tuple[Path, int]]:
@@ -149,6 +155,9 @@ class Spool:
             del self._ignored[file]
 
     def _reject(self, file: Path, inode: int) -> None:
+        if _clock(file.name) is None:
+            self._ignored[file] = inode
+            return
         name = os.fsencode(file.name)
         if len(name) + len(REJECTED) > 255:  # NAME_MAX
             name = name[:200] + b"-%d" % inode
@@ -193,10 +202,15 @@ def _understand(raw: bytes) -> AttachmentKey:
     return call.key
 
 
-def _age(name: str) -> float:
-    """The plugin names a file LINK-NANOSECONDS-PID, by CLOCK_MONOTONIC, which all processes of one boot share."""
+def _clock(name: str) -> int | None:
+    """The plugin names a file LINK-NANOSECONDS-PID, by CLOCK_MONOTONIC, which all processes of one boot share. None:
+    the name is not the plugin's."""
     parts = name.rsplit("-", 2)
-    if len(parts) != 3 or not (parts[1].isascii() and parts[1].isdecimal()) or len(parts[1]) > 20:
-        return 0.0
+    if len(parts) != 3 or not all(part.isascii() and part.isdecimal() and len(part) <= 20 for part in parts[1:]):
+        return None
+    return int(parts[1])
+
+
+def _age(name: str) -> float:
     # What lies in the future is of another boot, or of a plugin that put the wall clock there.
-    return max((time.monotonic_ns() - int(parts[1])) / 1e9, 0.0)
+    return max((time.monotonic_ns() - (_clock(name) or time.monotonic_ns())) / 1e9, 0.0)

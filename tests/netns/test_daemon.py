@@ -353,13 +353,13 @@ async def test_releases_that_were_left_in_the_spool_are_carried_out(tmp_path: Pa
 
         leave("1", release("a"))
         leave("2", release("a"))  # runtimes send DEL twice
-        leave("3", b"\xff nonsense")
+        leave("ipm0-3-1", b"\xff nonsense")
         # The time of a file says nothing: the clock may have been set since the ADD.
         leave("4", release("b"))
         os.utime(spool / "4", (1.0, 1.0))
         await daemon.ready()
         assert set(await daemon.held()) == {"c", "d"}
-        assert {file.name for file in spool.iterdir()} == {"3.rejected"}
+        assert {file.name for file in spool.iterdir()} == {"ipm0-3-1.rejected"}
         assert (await daemon.counts()).cooling == 2
 
         leave("6", release("c"))
@@ -370,7 +370,7 @@ async def test_releases_that_were_left_in_the_spool_are_carried_out(tmp_path: Pa
         await until(gone, "a release is taken on sight")
 
         # Somebody cleans up below /run: the plugin makes the directory anew, and so does the daemon.
-        (spool / "3.rejected").unlink()
+        (spool / "ipm0-3-1.rejected").unlink()
         spool.rmdir()
         await daemon.seen("spool.removed")
         spool.mkdir(exist_ok=True)

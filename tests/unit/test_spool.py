@@ -68,20 +68,33 @@ def test_a_file_that_is_still_being_written_is_left_alone(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xff", b"\x0a\x00"], ids=["empty", "no protobuf", "no container"])
 def test_nonsense_is_kept_out_of_the_way(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "x").write_bytes(content)
+    name = stamped(1)
+    (tmp_path / name).write_bytes(content)
     spool = Spool(tmp_path)
     with capture_logs() as logs:
         assert spool.read() == []
         assert spool.read() == []
     assert [entry["event"] for entry in logs] == ["spool.rejected"]
-    assert [file.name for file in tmp_path.iterdir()] == ["x" + REJECTED]
+    assert [file.name for file in tmp_path.iterdir()] == [name + REJECTED]
+
+
+@pytest.mark.parametrize("name", ["ledger.db", "ledger.db-wal", "passwd", "config.toml", "ipm0-x-1", "a-1-²"])
+def test_a_file_with_a_name_of_others_is_left_where_it_is(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"somebody's")
+    spool = Spool(tmp_path)
+    with capture_logs() as logs:
+        assert spool.read() == [] and spool.read() == []
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert [entry["event"] for entry in logs] == ["spool.rejected"]
+    assert name in spool.trouble() and "cni.spool_dir" in spool.trouble()
 
 
 def test_json_nested_too_deeply_is_rejected_like_any_nonsense(tmp_path: Path) -> None:
     request = ipam_pb2.ReleaseRequest(cni=ipam_pb2.CniCall(container_id="c", ifname="eth0", config=b"[" * 100_000))
-    (tmp_path / "deep").write_bytes(request.SerializeToString())
+    name = stamped(1)
+    (tmp_path / name).write_bytes(request.SerializeToString())
     spool = Spool(tmp_path)
-    assert spool.read() == [] and (tmp_path / f"deep{REJECTED}").exists()
+    assert spool.read() == [] and (tmp_path / f"{name}{REJECTED}").exists()
 
 
 def _sparse(path: Path) -> None:
@@ -108,19 +121,20 @@ ODD: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("odd", ODD)
 def test_an_odd_file_is_moved_aside_and_hides_nothing(tmp_path: Path, odd: str) -> None:
-    ODD[odd](tmp_path / "odd")
+    name = stamped(1, "odd")
+    ODD[odd](tmp_path / name)
     leave(tmp_path, stamped(1), "c")
     spool = Spool(tmp_path)
     with capture_logs() as logs:
         assert [item.key.container_id for item in spool.read()] == ["c"]
         spool.read()
     assert [entry["event"] for entry in logs] == ["spool.rejected"]
-    assert os.path.lexists(tmp_path / f"odd{REJECTED}") and not os.path.lexists(tmp_path / "odd")
+    assert os.path.lexists(tmp_path / f"{name}{REJECTED}") and not os.path.lexists(tmp_path / name)
 
 
 @pytest.mark.parametrize("length", [246, 250, 255])
 def test_nonsense_with_a_long_name_is_moved_aside(tmp_path: Path, length: int) -> None:
-    (tmp_path / ("n" * length)).write_bytes(b"nonsense")
+    (tmp_path / ("n" * (length - 4) + "-1-2")).write_bytes(b"nonsense")
     spool = Spool(tmp_path)
     assert spool.read() == [] and spool.read() == []
     (left,) = tmp_path.iterdir()
@@ -128,14 +142,15 @@ def test_nonsense_with_a_long_name_is_moved_aside(tmp_path: Path, length: int) -
 
 
 def test_nonsense_that_can_not_be_renamed_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "x").write_bytes(b"nonsense")
+    name = stamped(1)
+    (tmp_path / name).write_bytes(b"nonsense")
     spool = Spool(tmp_path)
     monkeypatch.setattr(Path, "rename", _refusing(errno.EPERM))
     with capture_logs() as logs:
         assert spool.read() == [] and spool.read() == []
     assert [entry["event"] for entry in logs] == ["spool.rejected"]
     assert "can't be removed" in spool.trouble()
-    (tmp_path / "x").unlink()
+    (tmp_path / name).unlink()
     spool.read()
     assert spool.trouble() == ""
 
