@@ -171,7 +171,7 @@ def _answered(action: str, error: ClientError) -> CloudFailure:
     described = error.response.get("Error", {})
     code, message = str(described.get("Code", "")), described.get("Message") or "no message"
     if _CODE.fullmatch(code) is None:
-        code, message = "Unknown", f"{cut(code, 80)}: {message}"
+        code, message = "Unknown", f"{cut(code, 80) or 'an error without a code'}: {message}"
     metadata = error.response.get("ResponseMetadata", {})
     status = metadata.get("HTTPStatusCode", 400)
     whole = str(message)
@@ -225,4 +225,7 @@ def _words(error: Exception) -> str:
     if type(error) is TimeoutError:
         return "no answer in time"
     # A parser's error ends with the whole of what it could not parse.
-    return cut(str(error), 400) or type(error).__name__
+    words = " ".join(cut(str(error), 400).split())
+    if isinstance(error, (TypeError, LookupError, AttributeError)):  # botocore's parser at what it does not expect
+        return f"the answer has not the form of EC2's ({type(error).__name__}: {words})"
+    return words or type(error).__name__

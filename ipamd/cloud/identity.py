@@ -84,7 +84,7 @@ def contradiction(identity: Identity, document: str) -> str:
     """Where the identity document says something else; empty when it does not, or is no such document."""
     try:
         found = json.loads(document)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     if not isinstance(found, Mapping):
         return ""

@@ -85,7 +85,7 @@ class RoleCredentials:
 def _parsed(role: str, text: str) -> dict[str, str]:
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise _unreadable(f"those of {role} are no JSON object: {quoted(text)}")

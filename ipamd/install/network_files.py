@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 from ipamd.install.files import CONFLIST
@@ -10,6 +12,8 @@ from ipamd.install.plugin import PLUGIN
 
 # What libcni takes for a configuration; containerd and CRI-O use one of them (max_conf_num 1).
 _SUFFIXES = (".conf", ".conflist", ".json")
+
+_LARGEST = 1 << 20  # bytes
 
 
 def others(conf_dir: Path) -> tuple[list[str], list[str]]:
@@ -25,8 +29,17 @@ def others(conf_dir: Path) -> tuple[list[str], list[str]]:
 
 def _uses_ours(file: Path) -> bool:
     try:
-        document = json.loads(file.read_bytes())
+        document = json.loads(_contents(file))
         plugins = document.get("plugins", [document])
         return any(plugin.get("type") == PLUGIN for plugin in plugins)
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return False
+
+
+def _contents(file: Path) -> bytes:
+    """No more than a configuration has, and from no pipe: the daemon looks here while it serves. Raises OSError."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _LARGEST) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    finally:
+        os.close(descriptor)

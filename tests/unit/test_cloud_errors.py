@@ -109,6 +109,16 @@ def test_an_error_without_a_body_has_a_class_all_the_same() -> None:
     assert failure.code and failure.message
 
 
+def test_an_error_without_a_code_is_said_to_have_none() -> None:
+    assert cloud_error(CREATE, answered("", "Odd.")).failure.message == "an error without a code: Odd."
+
+
+@pytest.mark.parametrize("error", [TypeError("'NoneType' object is not iterable"), KeyError("Code")])
+def test_what_the_parser_stumbles_over_is_named(error: Exception) -> None:
+    message = cloud_error(CREATE, error).failure.message
+    assert message.startswith(f"the answer has not the form of EC2's ({type(error).__name__}: ")
+
+
 def reached(error: Exception) -> EndpointConnectionError:
     return EndpointConnectionError(endpoint_url=URL, error=error)
 

@@ -242,7 +242,7 @@ async def test_a_document_that_contradicts_is_believed_in_the_end(imds: Imds, se
     assert await imds.identity() == IDENTITY
 
 
-@pytest.mark.parametrize("document", ["", "null", "[]", "<html>", '{"instanceType": 7}', "{"])
+@pytest.mark.parametrize("document", ["", "null", "[]", "<html>", '{"instanceType": 7}', "{", "[" * 100_000])
 async def test_a_document_that_is_none_says_nothing(imds: Imds, service: Service, document: str) -> None:
     service.document = document
     assert await imds.identity() == IDENTITY

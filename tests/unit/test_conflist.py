@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ def said(folder: Path, conditions: Conditions | None = None) -> list[str]:
         ("05-single.conf", SINGLE, ([], [])),
         ("05-odd.json", "{", (["05-odd.json"], [])),
         ("05-list.json", "[1]", (["05-list.json"], [])),
+        ("05-deep.conflist", "[" * 100_000, (["05-deep.conflist"], [])),
         ("05-text.conf", '{"plugins": "x"}', (["05-text.conf"], [])),
         ("05-calico.conflist.off", CALICO, ([], [])),
     ],
@@ -48,6 +50,11 @@ def test_a_file_counts_by_its_name_and_its_plugins(
 ) -> None:
     (folder / name).write_text(text)
     assert others(folder) == places
+
+
+def test_a_pipe_among_the_files_holds_nothing_up(folder: Path) -> None:
+    os.mkfifo(folder / "05-pipe.conf")
+    assert others(folder) == (["05-pipe.conf"], [])
 
 
 def test_a_folder_in_order_is_no_condition(folder: Path) -> None:
