@@ -22,6 +22,7 @@ from ipamd.config.explain import complaints
 from ipamd.config.lines import line_of
 from ipamd.config.service_links import is_service_link
 from ipamd.config.text import Unreadable, read
+from ipamd.pool.quoting import cut
 from ipamd.settings import DEFAULT_PATH, ENVIRONMENT_PREFIX, Settings, contradictions
 
 # A ConfigMap holds no more; and a daemon that reads the file while it serves must not take seconds for it.
@@ -126,7 +127,8 @@ def _read_environment(environ: Mapping[str, str], ignored: tuple[str, ...], sour
         try:
             value = _from_text(section, key, text)
         except (ValueError, RecursionError):
-            lines.append(f"environment {name} = {text}: must be JSON, for instance {_EXAMPLES[_kind(section, key)]}")
+            example = _EXAMPLES[_kind(section, key)]
+            lines.append(f"environment {name} = {cut(text, 200)}: must be JSON, for instance {example}")
             continue
         sources.put(section, key, value, Origin(f"environment {name}"))
     return lines

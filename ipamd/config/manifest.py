@@ -33,8 +33,8 @@ _CONFIGURATION = ("configurationValues", "ConfigurationValues", "configuration_v
 _DEEPEST = 12
 
 _READ = (
-    "it reads the DaemonSet or a Pod aws-node (kubectl -n kube-system get daemonset aws-node -o yaml), the values of "
-    "the Helm chart, the configuration of the add-on vpc-cni, or lines NAME=VALUE"
+    "this command reads the DaemonSet or a Pod aws-node (kubectl -n kube-system get daemonset aws-node -o yaml), the "
+    "values of the Helm chart, the configuration of the add-on vpc-cni, or lines NAME=VALUE"
 )
 
 
@@ -59,7 +59,7 @@ def variables(text: str) -> Variables:
         for match in assignments:
             _set(found, match[1] if match else "", match[2].strip("\"'") if match else None)
         return _known(found)
-    containers = list(_environments(_documents(text), 0))
+    containers = list(_environments(_documents(text), 0, {}))
     if not containers:
         raise NoManifest(f"there is nothing of the AWS VPC CNI in it: {_READ}")
     if all(name == INIT for name, _ in containers):
@@ -77,26 +77,46 @@ def _known(found: Variables) -> Variables:
     return found
 
 
+class _Loader(yaml.SafeLoader):
+    """CloudFormation's tags, such as !Ref and !Sub, stand before ordinary values."""
+
+
+def _untagged(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> Any:
+    match node:
+        case yaml.MappingNode():
+            return loader.construct_mapping(node, deep=True)
+        case yaml.SequenceNode():
+            return loader.construct_sequence(node, deep=True)
+        case _:
+            return node.value
+
+
+_Loader.add_multi_constructor("!", _untagged)
+
+
 def _documents(text: str) -> list[Any]:
     with suppress(ValueError, RecursionError):
         return [json.loads(text)]  # YAML takes JSON as well, but for characters that JSON writes as two
     try:
-        return list(yaml.safe_load_all(text))
+        return list(yaml.load_all(text, _Loader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
         raise NoManifest(f"neither YAML, JSON nor lines NAME=VALUE: {why}") from None
 
 
-def _environments(node: Any, depth: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _environments(node: Any, depth: int, seen: dict[int, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Whatever has an `env`: (name of the container, container). Values of Helm and of the add-on have one of their
-    own, and one for `init`; they may stand below the name of the chart, or in a text."""
-    if depth > _DEEPEST:
+    own, and one for `init`; they may stand below the name of the chart, or in a text. YAML's aliases can name one
+    node without end: it is `seen` once."""
+    if depth > _DEEPEST or id(node) in seen:
         return
+    if isinstance(node, (Mapping, list)):
+        seen[id(node)] = node
     if isinstance(node, list):
         for item in node:
-            yield from _environments(item, depth + 1)
+            yield from _environments(item, depth + 1, seen)
     elif isinstance(node, str) and depth <= 1:  # the whole document is a text that was quoted once more
-        yield from _configured(node, depth)
+        yield from _configured(node, depth, seen)
     elif isinstance(node, Mapping):
         name = node.get("name")
         if name in (MAIN, INIT) and ("env" in node or "envFrom" in node or "image" in node):
@@ -109,9 +129,9 @@ def _environments(node: Any, depth: int) -> Iterator[tuple[str, Mapping[str, Any
             return
         for key, value in node.items():
             if key in _CONFIGURATION and isinstance(value, str):
-                yield from _configured(value, depth)
+                yield from _configured(value, depth, seen)
             elif isinstance(value, (Mapping, list)):
-                yield from _environments(value, depth + 1)
+                yield from _environments(value, depth + 1, seen)
 
 
 def _is_values(node: Mapping[str, Any]) -> bool:
@@ -121,10 +141,10 @@ def _is_values(node: Mapping[str, Any]) -> bool:
     return bool(names & vpc_cni.KNOWN)
 
 
-def _configured(text: str, depth: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _configured(text: str, depth: int, seen: dict[int, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for document in _documents(text):
         if not isinstance(document, str) or document != text:
-            yield from _environments(document, depth + 2)
+            yield from _environments(document, depth + 2, seen)
 
 
 def _read_container(container: Mapping[str, Any], found: Variables) -> None:
@@ -155,6 +175,11 @@ def _set(found: Variables, name: str, value: Any) -> None:
     if isinstance(value, bool):
         value = "true" if value else "false"
     elif isinstance(value, (Mapping, list)):
+        inner = value.values() if isinstance(value, Mapping) else value
+        if any(isinstance(each, (Mapping, list)) for each in inner):
+            raise NoManifest(
+                f"{name} holds lists or mappings in one another, which no variable of the AWS VPC CNI does"
+            )
         value = json.dumps(value, default=str)
     elif isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ipamd.pool.quoting import cut
+
 
 @dataclass(frozen=True, slots=True)
 class Unsupported:
@@ -69,7 +71,7 @@ def _log_level(text: str) -> str:
 def _tags(text: str) -> dict[str, Any]:
     try:
         tags = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         tags = None
     if not isinstance(tags, dict):
         raise _Unreadable('must be JSON, for instance {"team": "net"}')
@@ -175,7 +177,7 @@ def translate(environ: Mapping[str, str]) -> Translation:
         try:
             value = read(given[name])
         except _Unreadable as problem:
-            found.errors.append(f"environment {name} = {given[name]}: {problem}")
+            found.errors.append(f"environment {name} = {cut(given[name], 200)}: {problem}")
             continue
         if value is not None:
             found.values[setting] = (value, name)
@@ -216,7 +218,7 @@ def _translate_targets(given: Mapping[str, str], found: Translation) -> None:
             try:
                 numbers[name] = _number(given[name])
             except _Unreadable as problem:
-                found.errors.append(f"environment {name} = {given[name]}: {problem}")
+                found.errors.append(f"environment {name} = {cut(given[name], 200)}: {problem}")
     warm, minimum = max(numbers.get("WARM_IP_TARGET", 0), 0), max(numbers.get("MINIMUM_IP_TARGET", 0), 0)
     if minimum:
         found.values["pool.minimum_ips"] = (minimum, "MINIMUM_IP_TARGET")

@@ -153,7 +153,7 @@ def read_sysctl(folder: Path, name: str) -> str:
     try:
         return (folder / name).read_text().strip()
     except OSError as error:
-        raise _sysctl_error(name, error) from error
+        raise _sysctl_error(folder, name, error) from error
 
 
 def write_sysctl(folder: Path, name: str, value: str) -> None:
@@ -161,10 +161,12 @@ def write_sysctl(folder: Path, name: str, value: str) -> None:
     try:
         (folder / name).write_text(value)
     except OSError as error:
-        raise _sysctl_error(f"{name}={value}", error) from error
+        raise _sysctl_error(folder, f"{name}={value}", error) from error
 
 
-def _sysctl_error(what: str, error: OSError) -> HostError:
+def _sysctl_error(folder: Path, what: str, error: OSError) -> HostError:
+    if not (folder / "ipv4").is_dir():
+        return HostError(f"sysctl net/{what}: host.sysctl_dir {folder} does not hold the kernel's network settings")
     if isinstance(error, FileNotFoundError):
         return HostError(f"sysctl net/{what}: not there: its network device is gone or was just renamed")
     return HostError(f"sysctl net/{what}: {error.strerror}: the daemon needs root and a writable host.sysctl_dir")

@@ -60,7 +60,8 @@ async def serving(listen: str, collector: DaemonCollector, obstacle: Callable[[]
             log.info("metrics.serving", listen=listen)
         except OSError as error:
             reason = error.strerror or str(error)
-            text = f"Metrics are not served at {listen}: {reason}. Free that port, or set metrics.listen."
+            place = "an address of this host, with a port that nobody else has"
+            text = f"Metrics are not served at {listen}: {reason}. metrics.listen must be {place}."
             raise Unserved(text, listen=listen, error=reason) from None
         yield
     finally:

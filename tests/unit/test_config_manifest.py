@@ -55,6 +55,25 @@ def test_settings_are_found_in_each_form(form: str, write: Any) -> None:
     assert imported(write(FORMS[form])) == WANTED
 
 
+def test_tags_of_cloudformation_stand_before_ordinary_values() -> None:
+    text = "Name: !Ref Cluster\nOther: !GetAtt [A, B]\nMap: !If {a: !Ref b}\nConfigurationValues: !Sub |\n  "
+    assert imported(text + json.dumps(ADD_ON)) == WANTED
+
+
+def test_a_document_of_aliases_within_aliases_is_read() -> None:
+    lines = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
+    assert imported("\n".join([*lines, yaml.safe_dump({"cni": ADD_ON})])) == WANTED
+    for value in ("&a [*a]", "*a11"):
+        with pytest.raises(manifest.NoManifest, match="MAX_ENI holds lists or mappings"):
+            imported("\n".join([*lines, f"env: {{MAX_ENI: {value}}}"]))
+
+
+def test_tags_nested_too_deeply_are_one_short_line() -> None:
+    with pytest.raises(SettingsError) as caught:
+        imported(f"ADDITIONAL_ENI_TAGS={'[' * 100_000}")
+    assert "must be JSON" in str(caught.value) and len(str(caught.value)) < 500
+
+
 def test_settings_are_found_among_other_documents() -> None:
     text = "---\nkind: ConfigMap\ndata: {a: 'b: ['}\n---\n" + yaml.safe_dump(DAEMON_SET) + "---\nnull\n"
     assert imported(text) == WANTED

@@ -23,7 +23,7 @@ ALLOWED = {
     ),
     "ipamd/host": ("cni_shim.names", "ipamd.host", "ipamd.pool.model", "ipamd.settings"),
     "ipamd/doctor": ("ipamd.cloud", "ipamd.doctor", "ipamd.host", "ipamd.install", "ipamd.settings"),
-    "ipamd/config": ("ipamd.config", "ipamd.settings"),
+    "ipamd/config": ("ipamd.config", "ipamd.pool.quoting", "ipamd.settings"),
     "ipamd/process": ("ipamd",),
     "ipamd/ledger": ("ipamd.histogram", "ipamd.ledger", "ipamd.pool.model"),
     "ipamd/api": ("ipamd", "cni_shim.names"),
