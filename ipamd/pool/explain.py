@@ -97,7 +97,8 @@ def explain_attachment(pool: Pool, attachment: Attachment, who: str, now: float)
             "Remove what leads elsewhere, or delete the pod: its successor gets another address."
         )
     if address is None:
-        explanation.because.append(f"It has {attachment.address} on record, which was on {attachment.eni_id}.")
+        where = f", which was on {attachment.eni_id}" if attachment.eni_id else ""
+        explanation.because.append(f"It has {attachment.address} on record{where}.")
         explanation.advice.append("Delete the pod: its successor gets another address.")
         return explanation
     eni = address.eni

@@ -94,16 +94,30 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
         eni = Eni(intent.token, EniState.CREATING, state.free_index(), capacity, intent.subnet_id, now)
         eni.token, eni.pending, eni.unsure = intent.token, intent.count, True
         state.inventory.add_eni(eni)
-    for attachment in attachments.values():
-        if attachment.key not in state.inventory.attachments:
-            state.inventory.add_stranded(attachment)
-            state.inventory.lost[attachment.address] = Lost(now, _whereabouts(state, attachment.address))
-            _note(effects, "attachment.address_missing", "error", ip=attachment.address, key=str(attachment.key))
+    _restore_stranded(state, effects, kept, now)
     state.unflushed = dict.fromkeys(state.inventory.cooling)
     for address in cooling:
         if address not in state.inventory.cooling:
             _write(effects, DropCooling(address))
     return effects
+
+
+def _restore_stranded(state: State, effects: list[do.Effect], kept: _Kept, now: float) -> None:
+    """Pods whose address no ENI of ours has: on record, or told by their route alone where the record is lost."""
+    stranded = [a for a in kept.attachments.values() if a.key not in state.inventory.attachments]
+    known = {*state.inventory.attachments, *(a.key for a in stranded)}
+    for ip, link in kept.routed.items():
+        attachment = recovered(ip, link, "", now)
+        if ip in kept.attachments or ip in state.inventory.addresses or attachment.key in known:
+            continue
+        known.add(attachment.key)
+        stranded.append(attachment)
+        _write(effects, PutAttachment(attachment))
+        _note(effects, "attachment.recovered", "warning", ip=ip, link=link)
+    for attachment in stranded:
+        state.inventory.add_stranded(attachment)
+        state.inventory.lost[attachment.address] = Lost(now, _whereabouts(state, attachment.address))
+        _note(effects, "attachment.address_missing", "error", ip=attachment.address, key=str(attachment.key))
 
 
 def _whereabouts(state: State, ip: str) -> str:

@@ -12,7 +12,9 @@ from ipamd.pool.model import (
     CreatedEni,
     EniState,
     Intent,
+    PutAttachment,
 )
+from ipamd.pool.trouble import troubles
 from tests.unit.story import Story, addresses, observed, warm
 
 
@@ -41,6 +43,27 @@ def test_an_address_that_leads_to_a_pod_is_not_granted_though_the_ledger_lost_it
     story.feed(on.ReleaseRequested("del", AttachmentKey("net", "a", "eth0"), recovered))
     assert story.one(do.Released).attachment is not None
     assert story.pool.counts().cooling == 1
+
+
+def test_a_pod_whose_record_and_eni_are_gone_is_cut_off() -> None:
+    """Its route is all that is left of it."""
+    story = Story(warm(0))
+    story.start(observed("eni-0", 0, *addresses(1)), routed=(("10.0.0.50", "ipmabc"),))
+    (trouble,) = troubles(story.pool)
+    assert (trouble.kind, trouble.attachment.key) == ("lost", AttachmentKey("", "ipmabc", ""))
+    assert PutAttachment(trouble.attachment) in [write.record for write in story.take(do.Write)]
+    (pod,) = story.pool.inventory.attachments
+    story.feed(on.ReleaseRequested("del", AttachmentKey("net", "a", "eth0"), pod))
+    assert not story.pool.inventory.attachments and not list(troubles(story.pool))
+
+
+def test_two_routes_to_one_link_are_one_pod() -> None:
+    story = Story(warm(0))
+    routed = tuple((ip, "ipmabc") for ip in ("10.0.0.10", "10.0.0.11", "10.0.0.50", "10.0.0.51"))
+    story.start(observed("eni-0", 0, *addresses(2)), routed=routed)
+    assert len(story.pool.inventory.attachments) == 1
+    story.ask("b")
+    assert not story.take(do.Grant)
 
 
 def test_foreign_enis_are_counted_but_left_alone() -> None:
