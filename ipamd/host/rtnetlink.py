@@ -78,7 +78,8 @@ class FoundRule:
 
 @dataclass(frozen=True, slots=True)
 class RuleFor:
-    """A rule, whoever made it, that selects by one IPv4 address: as the source, or as the destination (`to`)."""
+    """A rule, whoever made it, that selects by an IPv4 address, or by a network with its prefix length: as the
+    source, or as the destination (`to`)."""
 
     address: str
     to: bool
@@ -148,16 +149,16 @@ def neighbours() -> list[Neighbour]:
 
 
 def read_rule_for(data: bytes, start: int, end: int) -> tuple[RuleFor, ...]:
-    """Of a rule with two addresses both; empty for one that selects by none."""
-    family, dst_len, src_len, _, table, _, _, _, _ = FIB_RULE.unpack_from(data, start)
-    if family != AF_INET or 32 not in (dst_len, src_len):
+    """Of a rule with source and destination both; empty for one that selects by neither, or all others."""
+    family, dst_len, src_len, _, table, _, _, _, flags = FIB_RULE.unpack_from(data, start)
+    if family != AF_INET or flags & FIB_RULE_INVERT:
         return ()
     fields = dict(netlink.attributes(data, start + FIB_RULE.size, end))
     priority, table = netlink.u32(fields.get(FRA_PRIORITY, b"")), netlink.u32(fields.get(FRA_TABLE, b"")) or table
     return tuple(
-        RuleFor(socket.inet_ntop(AF_INET, fields[kind]), kind == FRA_DST, priority, table)
+        RuleFor(_address(AF_INET, fields[kind], length), kind == FRA_DST, priority, table)
         for kind, length in ((FRA_SRC, src_len), (FRA_DST, dst_len))
-        if length == 32 and kind in fields
+        if length and kind in fields
     )
 
 

@@ -161,7 +161,8 @@ class KernelUses:
 def _network(claim: Claim) -> IPv4Network | None:
     """What it leads to. A route to a range by way of a gateway says nothing of this node: it may be anywhere."""
     if not isinstance(claim, FoundRoute):
-        return IPv4Network(claim.address) if ":" not in claim.address else None
+        # The kernel keeps a rule's network as it was written, with bits of a host in it.
+        return IPv4Network(claim.address, strict=False) if ":" not in claim.address else None
     route = claim.route
     of_an_address = (route.table, claim.protocol) == (_LOCAL_TABLE, _BY_THE_KERNEL)  # which is a claim itself
     if route.family != AF_INET or not route.destination or claim.kind not in _LEADS_SOMEWHERE or of_an_address:

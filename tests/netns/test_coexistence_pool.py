@@ -141,6 +141,25 @@ async def test_a_range_that_a_bridge_has_is_not_granted(tmp_path: Path, prefix: 
         assert all(int(address.rsplit(".", 1)[1]) > 15 for address in addresses)
 
 
+@pytest.mark.parametrize("rule", ["from 10.0.0.0/28", "to 10.0.0.1/28"])
+async def test_a_range_that_a_rule_selects_by_is_not_granted(rule: str, tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix, POOL_WARM_IPS=5) as (daemon, _):
+        await daemon.ready()
+        await ip(daemon, f"rule add {rule} lookup 77 priority 300")
+        addresses = await granted(daemon, *map(str, range(9)))
+        assert all(int(address.rsplit(".", 1)[1]) > 15 for address in addresses)
+
+
+@pytest.mark.parametrize("rule", ["not from 10.0.0.0/28", "from 10.0.0.0/8", "to 10.0.0.0/24", "from all"])
+async def test_a_rule_for_all_others_or_for_more_is_no_use(rule: str, tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix, POOL_WARM_IPS=5) as (daemon, _):
+        await daemon.ready()
+        await daemon.settled(free=5)
+        await ip(daemon, f"rule add {rule} lookup 77 priority 300")
+        await granted(daemon, *map(str, range(5)))
+        assert set((await states(daemon)).values()) <= {"free", "assigned", "pending"}
+
+
 async def test_a_proxied_neighbour_is_found_by_an_audit(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix, POOL_WARM_IPS=5) as (daemon, _):
         await daemon.ready()
