@@ -111,7 +111,7 @@ class Explainer:
             )
             explanation.because.append(f"It had waited {span(float(fields['waited_ms']) / 1000)}.")
             explanation.next.append("The runtime tries again by itself, with a new sandbox; nothing waits here now.")
-            explanation.advice.append("ipamctl explain pool says how the pool fares now.")
+            explanation.advice.append("ipamctl explain pool says how the pool is now.")
             return explanation
         why = "its container was gone" if event.name == "attachment.collected" else "its runtime asked for it"
         if fields.get("by") == "operator":

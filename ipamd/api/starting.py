@@ -46,6 +46,7 @@ _ADVICE = {
     "between.",
     Phase.EC2: "Check the way from this node to EC2's endpoint, the role's credentials, and EC2's own health.",
     Phase.HOST: "ipamctl doctor looks for what is in the way.",
+    Phase.ADDRESS: "ipamctl explain pool says why EC2 gives none.",
 }
 
 

@@ -98,7 +98,7 @@ def _read_once_ready(socket: Path, at_most: float) -> Reading:
         else:
             if reading[0].ready:
                 return reading
-            obstacle = f"the daemon is there, but not ready: {reading[0].not_ready_reason}"
+            obstacle = reading[0].not_ready_reason
         if time.monotonic() >= until:
             raise Failed(f"not ready after {times.span(at_most)}: {obstacle}")
         time.sleep(_PAUSE)

@@ -262,7 +262,7 @@ _ALL = (
     Metric(
         "ipamd_start_phase",
         "gauge",
-        "1 for the phase that the start is in: metadata, ec2, host; all 0 once it is over.",
+        "1 for the phase that the start is in: metadata, ec2, host, address; all 0 once it is over.",
         ("phase",),
     ),
     Metric(

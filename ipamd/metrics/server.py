@@ -7,6 +7,7 @@ end: if its port is taken, that is a condition, and the port is tried again.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -59,7 +60,7 @@ async def serving(listen: str, collector: DaemonCollector, obstacle: Callable[[]
             door = Door(host.strip("[]"), int(port), running.server)
             log.info("metrics.serving", listen=listen)
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason = os.strerror(error.errno) if error.errno else str(error)
             place = "an address of this host, with a port that nobody else has"
             text = f"Metrics are not served at {listen}: {reason}. metrics.listen must be {place}."
             raise Unserved(text, listen=listen, error=reason) from None

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from functools import cached_property
 
 from ipamd.pool import effects as do
-from ipamd.pool.backoff import Backoff, subnet_scope
+from ipamd.pool.backoff import Backoff, action_scope, subnet_scope
 from ipamd.pool.model import Counts, EniState, Reason, Refusal
 from ipamd.pool.slots import ARRIVING
 from ipamd.pool.state import ASSIGN, ATTACH, CREATE, State, Waiting
@@ -187,7 +187,8 @@ def _creation_blocked(state: State, now: float) -> Backoff | None:
 def _blocked(backoff: Backoff, now: float, numbers: tuple[tuple[str, int], ...]) -> Refusal:
     failure, reason = backoff.failure, backoff.policy.reason
     words = failure.message if len(failure.message) <= LONGEST_MESSAGE else failure.message[:LONGEST_MESSAGE] + "..."
-    message = f"{failure.action}: {failure.code}: {words} ({backoff.scope})"
+    where = "" if backoff.scope == action_scope(failure.action) else f" ({backoff.scope})"
+    message = f"{failure.action}: {failure.code}: {words.rstrip('.')}{where}"
     # EC2 is asked again, but only an operator can make another answer of it.
     retry_after = None if reason is Reason.REQUEST_REFUSED else max(backoff.until - now, 0.1)
     return Refusal(reason, message, retry_after, numbers)

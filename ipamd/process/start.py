@@ -35,6 +35,7 @@ class Phase(StrEnum):
     METADATA = "metadata"
     EC2 = "ec2"
     HOST = "host"
+    ADDRESS = "address"
 
     @property
     def words(self) -> str:
@@ -45,6 +46,7 @@ _WORDS = {
     Phase.METADATA: "asking the instance metadata service who this node is",
     Phase.EC2: "asking EC2 for this node's network interfaces",
     Phase.HOST: "setting up this node's network",
+    Phase.ADDRESS: "waiting for the first address for a pod",
 }
 
 
@@ -65,6 +67,11 @@ class Start:
         self.phase, self.tries, self.error = phase, 0, ""
         self._entered, self.since = time.monotonic(), time.time()
         self._manager.notify(f"STATUS={phase.words}")
+
+    def waits_for_address(self) -> None:
+        """All is set up, and EC2 gives no address yet."""
+        if self.phase is Phase.HOST:
+            self.enter(Phase.ADDRESS)
 
     def failed(self, error: str) -> None:
         self.tries += 1

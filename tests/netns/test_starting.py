@@ -176,6 +176,22 @@ async def test_without_inotify_it_serves_and_says_so_until_it_is_back(tmp_path: 
         await condition(daemon, "spool.polled", there=False)
 
 
+async def test_a_first_address_that_ec2_refuses_is_what_the_start_waits_for(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix) as (daemon, vpc):
+        for action in ("AssignPrivateIpAddresses", "CreateNetworkInterface"):
+            await control(vpc, "faults", {"action": action, "error": "TagPolicyViolation"})
+        await daemon.start()
+        await daemon.seen("ec2.failed")
+
+        async def told() -> bool:
+            node = await daemon.introspection.GetNode(pb.GetNodeRequest(), timeout=5)
+            return node.start.phase == "address" and "TagPolicyViolation" in node.not_ready_reason
+
+        await until(told, "the start waits for an address")
+        await control(vpc, "clear", {})
+        await daemon.seen("daemon.ready")
+
+
 async def test_odd_files_in_the_spool_hold_up_nothing(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix) as (daemon, _):
         spool = daemon.node.dir / "released"

@@ -42,7 +42,7 @@ def test_wait_gives_up_with_the_last_obstacle(at: Path, daemon: Daemon) -> None:
     daemon.node = ill()
     done = ipamctl("status", "--wait", "0.2s", "--socket", at)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == ("ipamctl: not ready after 0s: the daemon is there, but not ready: NOT_AUTHORIZED: no\n")
+    assert done.stderr == ("ipamctl: not ready after 0s: NOT_AUTHORIZED: no\n")
 
 
 def test_wait_outlasts_a_daemon_that_is_not_there_yet(at: Path) -> None:

@@ -102,6 +102,8 @@ async def test_the_words_say_phase_tries_and_the_last_answer(start: Start, monke
     ]
     start.enter(Phase.HOST)
     assert (start.tries, start.error) == (0, "")
+    start.waits_for_address()
+    assert start.words() == "waiting for the first address for a pod for 0 s"
 
 
 def test_an_answer_of_any_length_is_cut(start: Start) -> None:
