@@ -19,14 +19,14 @@ def set_up(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-y", "--yes", action="store_true", help="remove it; without, it is only shown")
     manual(
         parser,
-        "Its rules, tables, iptables chains, nftables table and links, once its pods and its agent are gone. What "
-        "only has its priorities or names is left alone, and told. As root, in the host's network namespace. Running "
-        "it again finds nothing.",
+        "Removes its rules, tables, iptables chains, nftables table and links, once its pods and its agent are gone. "
+        "What only has its priorities or names is listed and left alone. Run it as root, in the host's network "
+        "namespace. A second run finds nothing.",
         examples={
             "ipamctl cleanup vpc-cni": "show what would go",
             "ipamctl cleanup vpc-cni --yes": "remove it",
         },
-        codes={NOT_DONE: "a pod of it, or its agent, is there; not all could be read or removed"},
+        codes={NOT_DONE: "one of its pods or its agent runs here, or not all could be read or removed"},
     )
     parser.set_defaults(run=_run)
 
