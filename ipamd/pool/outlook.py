@@ -107,10 +107,12 @@ def _full(state: State, counts: Counts, now: float) -> Refusal:
     """No address is free, and there is room for no more."""
     message = f"all {counts.total} addresses are in use, and {barrier(state)}: {enis_in_words(state)}"
     wait = state.targets.cooldown or 1.0
+    fewer = any(eni.withheld for eni in state.inventory.enis.values())  # than the instance type's figure
     if state.taken_by_others():
         message += f"; {others_in_words(state)}"
         wait = max(wait, state.audited_at + state.look_again - now)
-    return Refusal(Reason.ENI_LIMIT, message, wait, _numbers(state, counts))
+    reason = Reason.ADDRESS_LIMIT if fewer else Reason.ENI_LIMIT
+    return Refusal(reason, message, wait, _numbers(state, counts))
 
 
 def barrier(state: State) -> str:

@@ -20,7 +20,7 @@ from ipamd.sim.runtimes.process import Child
 from ipamd.sim.vpc import SimulatedNode
 
 _POLL: Final = 0.1
-_READY_TIMEOUT: Final = 30.0
+_READY_TIMEOUT: Final = 60.0
 _SETTLE_TIMEOUT: Final = 15.0
 _STOP_PATIENCE: Final = 15.0  # more than the daemon's own grace
 _ASK_TIMEOUT: Final = 5.0

@@ -90,7 +90,9 @@ STEPS = (
         "client of EC2, its model cut",
         "from ipamd.cloud.connection import Connection\n"
         "from ipamd.settings import Ec2Settings, ImdsSettings\n"
-        "asyncio.run(Connection(Ec2Settings(), ImdsSettings(), 'eu-central-1').client())",
+        "async def connect():\n"
+        "    await Connection(Ec2Settings(), ImdsSettings(), 'eu-central-1').client('DescribeNetworkInterfaces')\n"
+        "asyncio.run(connect())",
     ),
 )
 

@@ -415,7 +415,7 @@ async def test_a_second_daemon_does_no_harm_and_says_what_is_wrong(tmp_path: Pat
         ({"POOL_WARMTH": "5"}, "environment IPAMD_POOL_WARMTH: no such setting"),
         ({"API_SOCKET": "{dir}/config.toml"}, "is no socket"),
         ({"API_SOCKET": "{dir}/" + "s" * 108}, "107 bytes"),
-        ({"LEDGER_PATH": "{dir}"}, "ledger "),
+        ({"LEDGER_PATH": "{dir}"}, "ledger.path "),
     ],
     ids=["value", "key", "socket", "long-socket", "ledger"],
 )

@@ -66,7 +66,7 @@ async def test_a_scrape_tells_what_happened(tmp_path: Path, prefix: str) -> None
         assert value(samples, "ipamd_rpc_seconds_count", method="Ipam/Allocate", code="OK") == 2
         assert value(samples, "ipamd_ec2_call_seconds_count", action="AssignPrivateIpAddresses", outcome="ok") >= 1
         assert value(samples, "ipamd_events_total", event="attachment.granted", level="info") == 2
-        assert value(samples, "ipamd_events_total", event="address.missing", level="error") == 0
+        assert value(samples, "ipamd_events_total", event="attachment.recovered", level="warning") == 0
         assert value(samples, "ipamd_refusals_total", reason="NOT_AUTHORIZED") == 0
         assert value(samples, "ipamd_ledger_commit_seconds_count") >= 3
         assert value(samples, "ipamd_loop_lag_seconds_count") >= 3

@@ -41,7 +41,10 @@ COOLDOWN = 1.0
 HASTY = """
 import dataclasses, sys
 from ipamd.__main__ import main
+from ipamd.pool import audit, state
 from ipamd.pool.backoff import POLICIES
+audit.LOOK_AGAIN = state.LOOK_AGAIN = 1.0
+audit.ENI_LIMIT_LASTS = 0.5
 for kind, policy in POLICIES.items():
     POLICIES[kind] = dataclasses.replace(policy, base=policy.base / 10, cap=policy.cap / 10)
 sys.exit(main(sys.argv[1:]))
