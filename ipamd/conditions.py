@@ -29,6 +29,7 @@ class Kind:
 
 # By name, worst first: the order in which they are shown. The name is also that of the event at the beginning.
 KINDS: Mapping[str, Kind] = {
+    "api.not_served": Kind("error", "`api.socket` was removed or replaced, and can't be served: tried again"),
     "settings.rejected": Kind("error", "the settings on disk can't be used, or their file is gone"),
     "serving.unrecorded": Kind(
         "error", "the record that this node serves can't be written; without it a restart shows as a node not ready"

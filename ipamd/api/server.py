@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -28,6 +29,11 @@ from ipamd.api.v1 import (
 )
 from ipamd.process.supervision import Unserved
 from ipamd.settings import ApiSettings
+
+log = structlog.get_logger("ipamd.api")
+
+# Seconds between two looks whether a socket is still where callers look for it, and for calls on one that is not.
+LOOK, LOST_GRACE = 2.0, 0.5
 
 SERVICES = (
     ipam_pb2.DESCRIPTOR.services_by_name["Ipam"].full_name,
@@ -70,16 +76,12 @@ class ApiServer:
     def __init__(self, settings: ApiSettings, times: CallTimes) -> None:
         self._settings = settings
         self._times = times
-        self._claimed = False
+        self._served = False
         self._health = _Health()
         self._methods, self._readable = _Methods(), _Methods()
-        self._server = grpc.aio.server(
-            interceptors=[times], options=bounds.main_options(), maximum_concurrent_rpcs=bounds.CALLS
-        )
-        self._server.add_generic_rpc_handlers((self._methods,))
         for methods in (self._methods, self._readable):
             health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)  # type: ignore[arg-type]
-        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self._server = self._make_main()
 
     def use(self, services: Services) -> None:
         """Calls that come from now on are answered by these."""
@@ -90,29 +92,65 @@ class ApiServer:
 
     async def start(self) -> None:
         """Raises `SocketUnusable`; `stop` is due either way."""
-        claim(self._settings)
-        self._claimed = True
-        _listen(self._server, self._settings.socket, 0o600, "api.socket")
-        await self._server.start()
+        await self._serve()
         await self.set_serving(False)
 
+    async def keep_served(self, well: Callable[[], None]) -> None:
+        """Serve anew each time that somebody removed or replaced the socket, until cancelled. Calls under way are cut
+        off then: the plugin repeats them. Raises `Unserved`."""
+        while True:
+            if not self._served:
+                self._server = self._make_main()
+                try:
+                    await self._serve()
+                except SocketUnusable as error:
+                    raise Unserved(f"No pod can start or end: {error}.", socket=str(self._settings.socket)) from None
+                log.warning("api.served_again", socket=str(self._settings.socket))
+            well()
+            await _until_lost(self._settings.socket)
+            self._served = False
+            await self._server.stop(LOST_GRACE)
+
+    async def _serve(self) -> None:
+        """Raises `SocketUnusable`."""
+        claim(self._settings)
+        _listen(self._server, self._settings.socket, 0o600, "api.socket")
+        await self._server.start()
+        self._served = True
+
+    def _make_main(self) -> grpc.aio.Server:
+        server = grpc.aio.server(
+            interceptors=[self._times], options=bounds.main_options(), maximum_concurrent_rpcs=bounds.CALLS
+        )
+        server.add_generic_rpc_handlers((self._methods,))
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        return server
+
     async def serve_readers(self, well: Callable[[], None]) -> None:
-        """Serve the group that may look until cancelled; `well` is called once it is served. Raises `Unserved`."""
+        """Serve the group that may look until cancelled; `well` is called once it is served, and each time that it is
+        served anew. Raises `Unserved`."""
+        while True:
+            await self._serve_readers_once(well)
+
+    async def _serve_readers_once(self, well: Callable[[], None]) -> None:
+        """Until the socket is lost. Raises `Unserved`."""
         path = self._settings.read_socket
         server = self._make_reader()
+        served = False
         try:
             group = reading_group(self._settings)
             claim_reading(self._settings)
-            try:
-                _listen(server, path, 0o660, "api.read_socket", group)
-                await server.start()
-                well()
-                await asyncio.Event().wait()
-            finally:
-                path.unlink(missing_ok=True)
+            served = True
+            _listen(server, path, 0o660, "api.read_socket", group)
+            await server.start()
+            well()
+            await _until_lost(path)
+            served = False
         except SocketUnusable as error:
             raise Unserved(f"The reading group is not served: {error}.", socket=str(path)) from None
         finally:
+            if served:
+                path.unlink(missing_ok=True)
             await server.stop(0)
 
     def _make_reader(self) -> grpc.aio.Server:
@@ -132,7 +170,7 @@ class ApiServer:
     async def stop(self, grace: float) -> None:
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace)
-        if self._claimed:
+        if self._served:
             self._settings.socket.unlink(missing_ok=True)
 
 
@@ -146,6 +184,21 @@ class _Health(health.aio.HealthServicer):
                 for service in ("", *SERVICES)
             }
         )
+
+
+async def _until_lost(path: Path) -> None:
+    """Return once something else, or nothing, is at the path of a socket that is served."""
+    before = _inode(path)
+    while before is not None and _inode(path) == before:  # noqa: ASYNC110 - no event where inotify is used up
+        await asyncio.sleep(LOOK)
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _listen(server: grpc.aio.Server, path: Path, mode: int, setting: str, group: int | None = None) -> None:

@@ -66,8 +66,9 @@ class Doors:
         await self.server.start()
 
     def keep_open(self, tasks: asyncio.TaskGroup) -> None:
-        """The doors beside the main one, which may be late."""
+        """The main door, and those beside it, which may be late."""
         settings, conditions = self._around.live.loaded.settings, self._around.conditions
+        tasks.create_task(keep(conditions, "api.not_served", self.server.keep_served, "serving api.socket"))
         if settings.api.read_group:
             tasks.create_task(
                 keep(conditions, "api.readers_not_served", self.server.serve_readers, "serving api.read_socket")

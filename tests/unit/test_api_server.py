@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from ipamd.api.server import ApiServer, Services
 from ipamd.api.timing import CallTimes
 from ipamd.api.v1 import administration_pb2, introspection_pb2, ipam_pb2
+from ipamd.process.supervision import Unserved
 from ipamd.settings import ApiSettings
 
 FILES = (ipam_pb2, administration_pb2, introspection_pb2, health_pb2, reflection_pb2)
@@ -159,3 +160,40 @@ def _stream(method: MethodDescriptor) -> Callable[[Any, Any], AsyncIterator[Any]
         yield GetMessageClass(method.output_type)()
 
     return answer
+
+
+async def _answers(socket: Path) -> bool:
+    """Whether health answers there, within a while."""
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 100)]
+    async with grpc.aio.insecure_channel(f"unix:{socket}", options=options) as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        return isinstance(await check(b"", wait_for_ready=True, timeout=20), bytes)
+
+
+async def test_a_socket_that_somebody_removed_is_served_again(
+    settings: ApiSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipamd.api.server.LOOK", 0.01)
+    server = ApiServer(settings, CallTimes())
+    await server.start()
+    tasks = [asyncio.create_task(keep(lambda: None)) for keep in (server.keep_served, server.serve_readers)]
+    try:
+        for socket in (settings.socket, settings.read_socket):
+            assert await _answers(socket)
+            socket.unlink()
+            assert await _answers(socket)
+        settings.socket.unlink()
+        settings.socket.parent.joinpath("other").touch()
+        settings.socket.parent.joinpath("other").rename(settings.socket)
+        async with asyncio.timeout(20):
+            with pytest.raises(Unserved, match="is no socket: remove it"):
+                await tasks[0]
+        settings.socket.unlink()
+        tasks[0] = asyncio.create_task(server.keep_served(lambda: None))
+        assert await _answers(settings.socket)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await server.stop(0)
+    assert not settings.socket.exists()
