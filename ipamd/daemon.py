@@ -231,7 +231,6 @@ async def _open(
     settings, conditions, identity = around.live.loaded.settings, around.conditions, world.identity
     permissions = Permissions()
     serving = Serving(runner, Record(settings.api.socket), conditions, around.changed)
-    stack.callback(serving.close)
     releases = SpooledReleases(spool, runner, conditions)
     ipam = IpamService(runner, world.network, settings.host, serving, releases.before_grant, doors.refusals)
     introspection = IntrospectionService(
@@ -265,7 +264,7 @@ async def _open(
     follow = partial(_follow, around.live, runner)
     tasks.create_task(keep_running(conditions, "settings.not_followed", follow, "following the settings file"))
     announced = tasks.create_task(announce(around, runner, serving, doors.server, identity, tasks))
-    tasks.create_task(follow_serving(announced, serving, doors.server, around.manager, identity))
+    tasks.create_task(follow_serving(announced, serving, doors.server, around.manager, identity, tasks))
     if settings.ec2.check_permissions:
         node = Node(
             identity,

@@ -19,8 +19,8 @@ from ipamd.ledger.place import boot_id
 from ipamd.pool.serving import NotServing, not_serving
 from ipamd.runner import PoolRunner
 
-# Seconds between tries to write a record that could not be written.
-RETRY = 10.0
+# Seconds after which the record is looked at: it could not be written, or somebody removed it.
+AGAIN = 10.0
 
 UNRECORDED = "serving.unrecorded"
 
@@ -59,7 +59,6 @@ class Serving:
         self._conditions = conditions
         self._changed = changed
         self._served = record.holds()
-        self._retry: asyncio.TimerHandle | None = None
 
     def obstacle(self) -> NotServing | None:
         """Why it can't; None when it can."""
@@ -82,8 +81,7 @@ class Serving:
                 await self._changed.wait()
 
     def record(self) -> None:
-        """Leave the answer for the plugin. What fails is tried again, and STATUS asks the daemon meanwhile."""
-        self.close()
+        """Leave the answer for the plugin. While that fails, STATUS asks the daemon."""
         try:
             if self.obstacle() is None:
                 if not self._record.holds():
@@ -96,14 +94,13 @@ class Serving:
             self._conditions.begin(
                 UNRECORDED,
                 f"{self._record.path} can't be written: {reason}. Until it is, a restart of the daemon makes the "
-                "runtime report this node as not ready. Make room there, or set api.socket to another folder.",
+                "runtime report this node as not ready. Make room there, or remove what stands in its place.",
                 path=str(self._record.path),
                 error=reason,
             )
-            self._retry = asyncio.get_running_loop().call_later(RETRY, self.record)
 
-    def close(self) -> None:
-        """Try no more."""
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+    async def keep_recorded(self) -> None:
+        """Until cancelled. To begin once the node serves: before that an older record may hold."""
+        while True:
+            await asyncio.sleep(AGAIN)
+            self.record()

@@ -61,10 +61,16 @@ async def announce(
 
 
 async def follow_serving(
-    announced: asyncio.Task[None], serving: Serving, server: ApiServer, manager: ServiceManager, identity: Identity
+    announced: asyncio.Task[None],
+    serving: Serving,
+    server: ApiServer,
+    manager: ServiceManager,
+    identity: Identity,
+    tasks: asyncio.TaskGroup,
 ) -> None:
     """Say each time that the daemon can do its work no longer, or again."""
     await announced
+    tasks.create_task(serving.keep_recorded())
     told = True
     async for obstacle in serving.changes():
         if obstacle is None and told:

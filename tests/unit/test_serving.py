@@ -165,7 +165,7 @@ async def test_the_record_goes_while_the_network_is_broken(socket: Path) -> None
 async def test_a_record_that_can_not_be_written_is_a_condition_until_it_can(
     socket: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ipamd.serving.RETRY", 0.01)
+    monkeypatch.setattr("ipamd.serving.AGAIN", 0.01)
     blocked = Record(socket).path.with_name("ipamd.sock.served.new")
     blocked.mkdir()
     daemon = Daemon(socket)
@@ -174,8 +174,12 @@ async def test_a_record_that_can_not_be_written_is_a_condition_until_it_can(
     [condition] = daemon.conditions.active()
     assert condition.name == UNRECORDED and str(Record(socket).path) in condition.text
     blocked.rmdir()
+    keeping = asyncio.create_task(daemon.serving.keep_recorded())
     async with asyncio.timeout(10):
         while not Record(socket).holds():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    assert daemon.conditions.active() == []
-    daemon.serving.close()
+        assert daemon.conditions.active() == []
+        Record(socket).remove()  # by somebody
+        while not Record(socket).holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    keeping.cancel()
