@@ -416,8 +416,9 @@ async def test_a_second_daemon_does_no_harm_and_says_what_is_wrong(tmp_path: Pat
         ({"API_SOCKET": "{dir}/config.toml"}, "is no socket"),
         ({"API_SOCKET": "{dir}/" + "s" * 108}, "107 bytes"),
         ({"LEDGER_PATH": "{dir}"}, "ledger.path "),
+        ({"LEDGER_PATH": "{dir}/bin"}, "bin is no file, and no link to one; remove it"),
     ],
-    ids=["value", "key", "socket", "long-socket", "ledger"],
+    ids=["value", "key", "socket", "long-socket", "ledger-above", "ledger"],
 )
 async def test_settings_that_can_not_be_served_end_the_daemon_with_a_clear_line(
     tmp_path: Path, prefix: str, settings: dict[str, str], words: str

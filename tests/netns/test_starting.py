@@ -258,9 +258,7 @@ async def test_a_plugin_that_knows_no_spool_is_heard_beside_the_socket(tmp_path:
 
 async def test_a_clash_ends_it_before_ec2_is_asked_with_clear_lines(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix) as (daemon, vpc):
-        await netns.command(
-            "ip", "-n", daemon.node.netns, "rule", "add", "from", "10.9.9.9", "lookup", "77", "priority", "500"
-        )
+        await netns.command("ip", "-n", daemon.node.netns, "route", "add", "blackhole", "10.9.9.9", "table", "1500")
         await daemon.start()
         assert daemon.process is not None
         async with asyncio.timeout(20):
