@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, cast
 
@@ -69,6 +70,7 @@ class Connection:
     async def _build(self, action: str) -> EC2Client:
         await asyncio.to_thread(model.warm)
         try:
+            await asyncio.to_thread(_check_bundle, self._session.get_config_variable("ca_bundle"))
             config = AioConfig(
                 # So that a call that found nobody is known not to be sent.
                 connect_timeout=self._settings.timeout / 2,
@@ -108,8 +110,26 @@ def _session() -> AioSession:
     return session
 
 
+class _BundleUnusable(Exception):
+    """The text says which, and why."""
+
+
+def _check_bundle(bundle: str | None) -> None:
+    """Certificates of one's own for EC2's endpoint: read here, since aiohttp's error names no file. Raises
+    `_BundleUnusable`."""
+    if not bundle:
+        return
+    try:
+        ssl.create_default_context(cafile=bundle)
+    except OSError as error:  # ssl.SSLError is one
+        why = error.strerror or str(error)
+        raise _BundleUnusable(f"the certificates in {bundle} (AWS_CA_BUNDLE) can't be used: {why}") from error
+
+
 def _unusable(action: str, error: Exception) -> CloudError:
-    described = str(error) if isinstance(error, ProxyUnusable) else f"{type(error).__name__}: {error}"
+    described = (
+        str(error) if isinstance(error, (ProxyUnusable, _BundleUnusable)) else f"{type(error).__name__}: {error}"
+    )
     configuration = variables() or "~/.aws/config"
     message = f"{cut(described, 400)}; check the settings under [ec2] and the AWS configuration ({configuration})"
     return CloudError(CloudFailure(CloudErrorKind.INVALID, action, type(error).__name__, message))

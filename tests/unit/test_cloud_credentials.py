@@ -194,6 +194,20 @@ async def test_a_profile_that_is_not_there_is_a_typed_failure(world: World, monk
     assert world.actions() == []
 
 
+@pytest.mark.parametrize("text", [None, "", "no certificate"])
+async def test_certificates_that_can_not_be_used_are_named(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None
+) -> None:
+    bundle = tmp_path / "ca.pem"
+    if text is not None:
+        bundle.write_text(text)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
+    async with world.adapter() as ec2:
+        assert f"the certificates in {bundle} (AWS_CA_BUNDLE) can't be used" in str(await refused(ec2))
+        monkeypatch.delenv("AWS_CA_BUNDLE")
+    assert world.actions() == []
+
+
 async def test_a_provider_that_hangs_is_waited_for_once(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
