@@ -37,7 +37,10 @@ def _carry_out(argv: list[str] | None) -> int:
         except ModuleNotFoundError as missing:
             if missing.name is None or missing.name.startswith("ipamd"):
                 raise
-            message = f"the simulator needs the package {missing.name}: pip install 'ipamd[sim]'"
+            message = (
+                f"the simulator needs the package {missing.name}: pip install '.[sim]' in the copy of the repository "
+                "that ipamd was installed from"
+            )
             if not _wants_help(argv):
                 parser.error(message)
         else:

@@ -14,7 +14,6 @@ import os
 import sys
 from collections.abc import Collection, Sequence
 from importlib import import_module
-from pathlib import Path
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
@@ -22,7 +21,7 @@ import ipamd
 from ipamd import streams
 from ipamd.ctl.command import USAGE, Failed
 from ipamd.ctl.output import FORMATS
-from ipamd.ctl.sockets import DEFAULT_SOCKET, daemon_socket
+from ipamd.ctl.sockets import DEFAULT_SOCKET, daemon_socket, socket_path
 
 # Name: module and what it is for, in the order of the help.
 COMMANDS = {
@@ -100,7 +99,7 @@ def make_parser(wanted: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentP
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--socket",
-        type=Path,
+        type=socket_path,
         default=argparse.SUPPRESS,
         metavar="S",
         help=f"the daemon's (default: what IPAMD_API_SOCKET or its settings say, or {DEFAULT_SOCKET})",

@@ -16,7 +16,7 @@ import grpc
 from ipamd.api.v1.administration_pb2_grpc import AdministrationStub
 from ipamd.api.v1.introspection_pb2_grpc import IntrospectionStub
 from ipamd.ctl.command import Failed
-from ipamd.ctl.sockets import DEFAULT_SOCKET, read_socket
+from ipamd.ctl.sockets import DEFAULT_SOCKET, LONGEST, read_socket
 
 # Seconds for an answer that the daemon has in memory.
 TIMEOUT = 5.0
@@ -34,7 +34,7 @@ class Unavailable(Failed):
 @contextmanager
 def introspection(socket: Path) -> Iterator[IntrospectionStub]:
     """Raises `Failed` when the daemon can't be asked, or refuses."""
-    socket = readable(socket)
+    socket = readable(_possible(socket))
     with grpc.insecure_channel(f"unix:{socket}") as channel, explained(socket):
         yield IntrospectionStub(channel)
 
@@ -42,8 +42,16 @@ def introspection(socket: Path) -> Iterator[IntrospectionStub]:
 @contextmanager
 def administration(socket: Path) -> Iterator[tuple[IntrospectionStub, AdministrationStub]]:
     """Raises `Failed` when the daemon can't be asked, or refuses."""
+    _possible(socket)
     with grpc.insecure_channel(f"unix:{socket}") as channel, explained(socket):
         yield IntrospectionStub(channel), AdministrationStub(channel)
+
+
+def _possible(socket: Path) -> Path:
+    """gRPC would write lines of its own about a longer one. Raises `Failed`."""
+    if (length := len(os.fsencode(socket))) > LONGEST:
+        raise Failed(f"{socket} has {length} bytes, and a Unix socket's path at most {LONGEST}")
+    return socket
 
 
 def readable(socket: Path) -> Path:

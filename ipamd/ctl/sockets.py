@@ -9,11 +9,22 @@ import os
 import tomllib
 from pathlib import Path
 
+from ipamd.config.text import Unreadable, read
+
 DEFAULT_SOCKET = Path("/run/ipamd/ipamd.sock")
 DEFAULT_READ_SOCKET = Path("/run/ipamd/read.sock")
 
 # ipamd.settings.DEFAULT_PATH.
 SETTINGS = Path("/etc/ipamd/config.toml")
+_LARGEST = 1 << 20  # bytes, as the daemon has it
+
+# sun_path of unix(7), without its final zero.
+LONGEST = 107
+
+
+def socket_path(text: str) -> Path:
+    """As the daemon's settings take it: unix:///run/x.sock, as containerd and crictl write it, is /run/x.sock."""
+    return Path(text.removeprefix("unix:").removeprefix("//") if text.startswith("unix:") else text)
 
 
 def daemon_socket() -> Path:
@@ -33,9 +44,9 @@ def read_socket(beside: Path) -> Path:
 def _configured(key: str) -> Path | None:
     """A file that can't be read says nothing: the daemon has told what is wrong with it (`ipamd config check`)."""
     if value := os.environ.get(f"IPAMD_API_{key.upper()}"):
-        return Path(value)
+        return socket_path(value)
     try:
-        value = tomllib.loads(SETTINGS.read_text(encoding="utf-8-sig"))["api"][key]
-    except (OSError, ValueError, KeyError, TypeError):
+        value = tomllib.loads(read(SETTINGS, _LARGEST))["api"][key]
+    except (OSError, Unreadable, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return Path(value) if isinstance(value, str) and value else None
+    return socket_path(value) if isinstance(value, str) and value else None

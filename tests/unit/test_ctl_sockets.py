@@ -38,6 +38,22 @@ def test_the_environment_comes_before_the_file(settings: Path, monkeypatch: pyte
     assert sockets.daemon_socket() == Path("/run/z/a.sock")
 
 
+def test_a_socket_is_written_as_in_the_settings(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.write_bytes(b"\xff\xfe" + '[api]\nsocket = "unix:///run/x/a.sock"\n'.encode("utf-16-le"))
+    assert sockets.daemon_socket() == Path("/run/x/a.sock")
+    monkeypatch.setenv("IPAMD_API_SOCKET", "unix:///run/z/a.sock")
+    assert sockets.daemon_socket() == Path("/run/z/a.sock")
+    done = ipamctl("status", "--socket", "unix:///run/nowhere.sock")
+    assert done.stderr.startswith("ipamctl: no daemon at /run/nowhere.sock: ")
+
+
+def test_a_path_that_is_too_long_is_one_line() -> None:
+    for command in (["status"], ["drain"]):
+        done = ipamctl(*command, "--socket", "/" + "x" * 107)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1
+        assert done.stderr.endswith("has 108 bytes, and a Unix socket's path at most 107\n")
+
+
 @pytest.mark.parametrize(
     "text", [b"x = [", b"\xff\xfe\x00", b"api = 3", b"[api]\nsocket = 3", b'[api]\nsocket = ""', b"[[api]]\n"]
 )

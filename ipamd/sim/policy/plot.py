@@ -28,7 +28,9 @@ def check(path: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError:
-        raise NoPlot("--plot needs the package matplotlib: pip install 'ipamd[sim]'") from None
+        raise NoPlot(
+            "--plot needs the package matplotlib: pip install '.[sim]' in the copy of the repository"
+        ) from None
 
 
 def draw(path: Path, title: str, outcomes: Mapping[str, Outcome]) -> None:
