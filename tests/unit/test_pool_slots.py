@@ -19,6 +19,7 @@ from ipamd.pool.model import (
     ObservedEni,
     Reason,
 )
+from ipamd.pool.outlook import would_refuse
 from tests.unit.story import Story, addresses, observed, warm
 from tests.unit.test_pool_audit import Audited
 
@@ -205,6 +206,17 @@ def test_a_learnt_limit_of_an_eni_is_tried_again_after_an_audit() -> None:
     assert story.pool.max_pods == 0
     story.show(observed())
     assert story.one(do.AssignAddresses).count == 1
+
+
+def test_a_pod_refused_for_a_learnt_limit_is_told_of_that_limit() -> None:
+    story = Story(warm(0), Limits(1, 2))
+    story.start()
+    story.ask("a")
+    story.fail(story.one(do.AssignAddresses), CloudErrorKind.ENI_ADDRESS_LIMIT)
+    show(story, observed())
+    refusal = would_refuse(story.pool, story.now)
+    assert refusal is not None and refusal.reason is Reason.ADDRESS_LIMIT
+    assert refusal.message.endswith("; not for pods: 1 slot of our ENIs that EC2 refuses")
 
 
 def test_what_an_eni_can_not_have_comes_from_another_one() -> None:
