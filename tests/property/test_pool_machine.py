@@ -706,7 +706,7 @@ class PoolMachine(RuleBasedStateMachine):
     def ambiguous(self, effect: do.Operation) -> bool:
         """Whether nobody could tell our new addresses from somebody else's if this call's answer were lost."""
         known = {a.ip for a in self.pool.inventory.addresses.values() if a.state is AddressState.FOREIGN}
-        return isinstance(effect, do.AssignAddresses) and self.cloud.foreign > known
+        return isinstance(effect, do.AssignAddresses) and bool(self.cloud.foreign - known)
 
     def owed_what_tells_apart(self) -> bool:
         """Whether a record that would tell them apart has not reached the disk."""
