@@ -103,4 +103,5 @@ class Serving:
         """Until cancelled. To begin once the node serves: before that an older record may hold."""
         while True:
             await asyncio.sleep(AGAIN)
+            self._changed.set()  # the answer may be another one by the time that has passed: who follows it says so
             self.record()
