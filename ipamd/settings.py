@@ -55,7 +55,7 @@ class ApiSettings(_Section):
         "root alone, by api.socket",
     )
     read_socket: SocketPath = Field(
-        Path("/run/ipamd/read.sock"),
+        Path("/run/ipamd/read/ipamd.sock"),
         description="gRPC socket for api.read_group (mode 0660); its folder gives it the group under systemd",
     )
 

@@ -105,7 +105,9 @@ async def main() -> None:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
             await netns.command(*inside(daemon.node.netns, "sysctl", "-qw", "net.ipv4.conf.eth1.rp_filter=1"))
-            await shown("doctor", "ipamctl doctor", ipamctl(daemon, "doctor"), WIDTH + 40)
+            await shown(
+                "doctor", "ipamctl doctor", ipamctl(daemon, "doctor", "--config", daemon.node.config), WIDTH + 40
+            )
             await shown("capacity", "ipamctl capacity m5.large", ipamctl(daemon, "capacity", "m5.large"))
 
 

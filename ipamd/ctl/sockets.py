@@ -12,7 +12,7 @@ from pathlib import Path
 from ipamd.config.text import Unreadable, read
 
 DEFAULT_SOCKET = Path("/run/ipamd/ipamd.sock")
-DEFAULT_READ_SOCKET = Path("/run/ipamd/read.sock")
+DEFAULT_READ_SOCKET = Path("/run/ipamd/read/ipamd.sock")
 
 # ipamd.settings.DEFAULT_PATH.
 SETTINGS = Path("/etc/ipamd/config.toml")
@@ -38,7 +38,7 @@ def read_socket(beside: Path) -> Path:
     configured = _configured("read_socket")
     if configured is not None and beside == daemon_socket():
         return configured
-    return beside.with_name(DEFAULT_READ_SOCKET.name)
+    return beside.parent / DEFAULT_READ_SOCKET.parent.name / DEFAULT_READ_SOCKET.name
 
 
 def _configured(key: str) -> Path | None:

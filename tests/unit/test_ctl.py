@@ -239,7 +239,8 @@ def unprivileged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it away")
 def test_who_may_not_open_the_main_socket_looks_through_the_other(unprivileged: Path) -> None:
-    main, read = unprivileged / "ipamd.sock", unprivileged / "read.sock"
+    main, read = unprivileged / "ipamd.sock", unprivileged / "read" / "ipamd.sock"
+    read.parent.mkdir(mode=0o755)
     with serving(main) as changing:
         main.chmod(0o600)
         refused = as_nobody("pods", "--socket", main)

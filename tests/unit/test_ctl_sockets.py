@@ -29,7 +29,7 @@ def test_the_settings_file_names_both_sockets(settings: Path) -> None:
     settings.write_text('[api]\nsocket = "/run/x/a.sock"\nread_socket = "/run/y/r.sock"\n')
     assert sockets.daemon_socket() == Path("/run/x/a.sock")
     assert sockets.read_socket(Path("/run/x/a.sock")) == Path("/run/y/r.sock")
-    assert sockets.read_socket(Path("/elsewhere/a.sock")) == Path("/elsewhere/read.sock")
+    assert sockets.read_socket(Path("/elsewhere/a.sock")) == Path("/elsewhere/read/ipamd.sock")
 
 
 def test_the_environment_comes_before_the_file(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:

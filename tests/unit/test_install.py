@@ -391,9 +391,10 @@ def test_what_goes_with_the_unit_does_what_it_is_for(tmp_path: Path) -> None:
     assert (tmp_path / "etc/group").read_text().startswith("ipamd:")
     group = int((tmp_path / "etc/group").read_text().split(":")[2])
     subprocess.run(["systemd-tmpfiles", root, "--create", "ipamd.conf"], check=True)
-    wanted = {"run/ipamd": 0o2755, "run/ipamd/released": 0o700, "etc/cni/net.d": 0o755}
+    wanted = {"run/ipamd": 0o755, "run/ipamd/released": 0o700, "run/ipamd/read": 0o2750, "etc/cni/net.d": 0o755}
     assert {name: (tmp_path / name).stat().st_mode & 0o7777 for name in wanted} == wanted
-    assert (tmp_path / "run/ipamd").stat().st_gid == group
+    assert (tmp_path / "run/ipamd/read").stat().st_gid == group
+    assert (tmp_path / "run/ipamd/read.sock").readlink() == Path("read/ipamd.sock")
     subprocess.run(["systemctl", root, "preset", "ipamd.service"], check=True, capture_output=True)
     assert (tmp_path / "etc/systemd/system/multi-user.target.wants/ipamd.service").is_symlink()
 

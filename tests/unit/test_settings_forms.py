@@ -101,7 +101,7 @@ def test_what_is_meant_is_used(tmp_path: Path, key: str, value: Any, used: Any) 
     ("text", "words"),
     [
         ('[api]\nread_socket = "/run/ipamd/ipamd.sock"', "api.socket and api.read_socket are both"),
-        ('[ledger]\npath = "/run/ipamd/./read.sock"', "are both"),
+        ('[ledger]\npath = "/run/ipamd/./read/ipamd.sock"', "are both"),
         ('[ledger]\npath = "/a/x"\n[api]\nsocket = "/a/x.owed"', "are both /a/x.owed"),
         ('[cni]\nspool_dir = "/etc/cni/net.d/"', "cni.spool_dir and cni.conf_dir are both"),
         ('[cni]\nspool_dir = "/run/ipamd"', "cni.spool_dir /run/ipamd must hold nothing but DELs, and api.socket"),
