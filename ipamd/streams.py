@@ -38,6 +38,8 @@ def run(program: str, command: Callable[[], int]) -> int:
             _discard_output()
             sys.stderr.write(f"{program}: standard output: {failure}\n")
             return 1
+        finally:
+            _settle_errors()
 
 
 def _stand_in() -> set[str]:
@@ -88,10 +90,23 @@ def _text_over(raw: io.RawIOBase, like: TextIO) -> TextIO:
     )
 
 
+def _settle_errors() -> None:
+    """What standard error does not take is dropped: the interpreter would try once more at its end, and exit with
+    120 whatever the command's code is."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _to_nowhere(2)
+
+
+def _to_nowhere(descriptor: int) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
 def _discard_output() -> None:
     """What is left in the buffers goes nowhere."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.close(null)
+    _to_nowhere(1)
     if isinstance(sys.stdout, io.TextIOWrapper) and isinstance(raw := sys.stdout.buffer.raw, _Checked):
         raw._closed_by_caller = False

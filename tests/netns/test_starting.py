@@ -192,6 +192,23 @@ async def test_a_first_address_that_ec2_refuses_is_what_the_start_waits_for(tmp_
         await daemon.seen("daemon.ready")
 
 
+async def test_a_log_that_takes_nothing_does_not_change_the_exit_code(tmp_path: Path, prefix: str) -> None:
+    async with box(tmp_path, prefix) as (daemon, _):
+        daemon.log.symlink_to("/dev/full")
+        await daemon.start()
+
+        async def ready() -> bool:
+            try:
+                return (await daemon.introspection.GetNode(pb.GetNodeRequest(), timeout=5)).ready
+            except grpc.aio.AioRpcError:
+                return False
+
+        await until(ready, "the daemon is ready")
+        assert daemon.process is not None and await daemon.process.stop(8.0)
+        assert daemon.process.exit_code == 0
+        daemon.process = None
+
+
 async def test_odd_files_in_the_spool_hold_up_nothing(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix) as (daemon, _):
         spool = daemon.node.dir / "released"
