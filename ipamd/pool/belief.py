@@ -53,7 +53,8 @@ def is_usable(ip: str, subnet: IPv4Network | None) -> bool:
 
 
 def brought(addresses: Iterable[str], asked: int, eni: Eni, inventory: Inventory) -> Reply:
-    """Of what a call that asked for so many new addresses says that it has brought."""
+    """Of what a call that asked for so many new addresses says that it has brought. Where one item is doubted, none
+    is believed: the next reading of the ENI shows what is there."""
     believed: dict[str, None] = {}
     doubts, contradicted = [], []
     for ip in addresses:
@@ -71,7 +72,7 @@ def brought(addresses: Iterable[str], asked: int, eni: Eni, inventory: Inventory
             doubts.append(f"{_cut(ip)}: {doubt}")
         else:
             believed[ip] = None
-    return Reply(tuple(believed), tuple(doubts), tuple(contradicted))
+    return Reply(() if doubts else tuple(believed), tuple(doubts), tuple(contradicted))
 
 
 def shown(observed: ObservedEni, eni: Eni | None, inventory: Inventory) -> Reply:
