@@ -25,7 +25,7 @@ CONTAINERD = {"containerd": "containerd", "ctr": "containerd", "runc": "runc", "
 def lacking(programs: dict[str, str]) -> list[str]:
     """A sentence for each thing that is not there; empty: all is. Runs for some milliseconds, changes nothing."""
     if os.geteuid() != 0:
-        return ["It makes network namespaces: run it as root (sudo)."]
+        return ["Network namespaces need root: run it as root (sudo)."]
     return [*_programs(programs), *_rights(), *_kernel()]
 
 
