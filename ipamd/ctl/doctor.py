@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import logging
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -50,11 +52,21 @@ def _run(args: argparse.Namespace) -> int:
         loaded = load(args.config)
     except SettingsError as error:
         raise Failed(str(error)) from None
-    # The daemon's parts that ask EC2 log as they do in the daemon; here the findings say it.
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    findings = list(examine(gather(loaded.settings)))
+    with _unlogged():
+        findings = list(examine(gather(loaded.settings)))
     show(_table(findings), args.output)
     return exit_code(findings)
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """The daemon's parts that ask EC2 log as they do in the daemon; here the findings say it."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 def _table(findings: list[Finding]) -> Answer:
