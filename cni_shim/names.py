@@ -14,7 +14,7 @@ _MASK_48 = 0xFFFFFFFFFFFF
 # its pair by itself would wait for a grace period of the kernel: 16-30 ms, while 20 pairs together take 12.
 DISCARDED_GROUP = 0x69706D64
 
-# The folder beside the daemon's socket in which a plugin leaves DELs that was told of no other.
+# The folder beside the daemon's socket in which a plugin leaves DELs when it was installed without another one.
 SPOOL = "released"
 
 

@@ -1,8 +1,8 @@
 """What is wrong now and not with the main job: kept until it is over, for `status`, metrics and alerts.
 
 An event tells that something happened and is soon forgotten. A settings file that can't be read, a port that is taken
-or a watch that could not be made last, and nothing else shows them. None of them ends the daemon: whoever meets one
-says `begin`, goes on with a fallback, and says `end` once it is over.
+or a watch that could not be made last, and nothing else shows them. None of them ends the daemon: who meets one
+calls `begin`, goes on with a fallback, and calls `end` once it is over.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ class CniSettings(_Section):
     spool_dir: AbsolutePath = Field(
         Path("/run/ipamd/released"),
         description="where the plugin leaves a DEL that the daemon did not answer; the folder `released` beside "
-        "api.socket is read too, as a plugin that was told nothing else uses that one",
+        "api.socket is read too, since a plugin that was installed without --spool-dir uses it",
     )
     conf_dir: Annotated[AbsolutePath | None, BeforeValidator(_empty_is_none)] = Field(
         Path("/etc/cni/net.d"),

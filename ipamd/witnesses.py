@@ -143,7 +143,7 @@ def _in_use(address: Address, use: Use, held: bool) -> Mismatch:
         ("the host takes its packets" if on_host else "two have it, and packets reach one of them") if held
         else "the daemon gives it to no pod as long as this lasts",
         "delete the pod, or remove what leads elsewhere" if held
-        else "nothing, if whoever made it uses the address; else remove it, and the daemon grants the address again",
+        else "nothing, if its owner uses the address; else remove it, and the daemon grants the address again",
         ec2=f"assigned to {address.eni.id}", ledger=str(address.state), kernel=use.text,
     )  # fmt: skip
 
@@ -163,7 +163,7 @@ def _records(pool: Pool, records: dict[str, Attachment]) -> Iterator[Mismatch]:
 def _routes(pool: Pool, records: dict[str, Attachment], routes: dict[str, str], now: float) -> Iterator[Mismatch]:
     for ip, attachment in records.items():
         if ip in pool.inventory.lost:
-            continue  # it is told as stranded
+            continue  # reported as stranded
         via, link = routes.get(ip), host_link(attachment.key)
         if via == link or now - attachment.since < IN_BETWEEN:
             continue

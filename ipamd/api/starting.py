@@ -1,6 +1,6 @@
 """What the daemon answers while it starts: from its settings, its records, and how far the start is.
 
-An ADD waits here, and goes on in the pool once that is there. A DEL is told at once that it comes too early: the
+An ADD waits here, and goes on in the pool once that is there. A DEL is refused at once, since it comes too early: the
 plugin takes its interface down and leaves the DEL in the spool, which is applied before anything is granted. So ADD
 and DEL of an attachment take effect in the order in which they came.
 """
@@ -87,7 +87,7 @@ class StartingIpam(ipam_pb2_grpc.IpamServicer):
                 waiter.pool.set_result(pool)
 
     def close(self) -> None:
-        """The daemon stops before it has started: who waits is told to ask its successor."""
+        """The daemon stops before it has started: callers that wait learn that its successor will answer."""
         for waiter in self.waiting.values():
             _refuse(waiter, _STOPPING)
 

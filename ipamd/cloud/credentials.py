@@ -204,7 +204,7 @@ class Credentials(AioCredentials):  # type: ignore[misc]
             frozen = _checked(await found.get_frozen_credentials())
         except CloudError:
             raise
-        except Exception as error:  # of whichever provider, and its libraries
+        except Exception as error:  # any provider's, and its libraries'
             raise _failed(method, error) from error
         self._found, self._frozen = found, frozen
         self._outdated = self._refused = False

@@ -145,7 +145,7 @@ class Reservation(Shape):
 
 
 class Anything(Shape):
-    """A reply of which only its coming matters."""
+    """A reply whose content does not matter."""
 
 
 class Page(Shape):

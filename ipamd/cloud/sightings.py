@@ -22,7 +22,7 @@ STRANGE = "ec2.strange_interface"
 
 
 class Sightings:
-    """For one instance. `conditions` None: nobody is told of strange interfaces."""
+    """For one instance. `conditions` None: strange interfaces are not reported."""
 
     def __init__(self, identity: Identity, conditions: Conditions | None) -> None:
         self._identity = identity

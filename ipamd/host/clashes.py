@@ -3,7 +3,7 @@
 Other software may hold a routing table, a rule priority, a bit of the mark, a link group or an nftables table that
 is one of ours by the settings. Written over it, ours would break theirs or theirs ours, much later and far from the
 cause. So the daemon refuses, says what it found and which setting moves ours out of the way. What pods can live with
-is told and ends nothing (`Weight`).
+is reported and ends nothing (`Weight`).
 
 A mere neighbour is no clash. The AWS VPC CNI with its mark 0x80 and its priorities 512, 1024, 1536 and 32765,
 kube-proxy, Docker, Calico and Cilium live beside the defaults.

@@ -78,7 +78,7 @@ class FoundRule:
 
 @dataclass(frozen=True, slots=True)
 class RuleFor:
-    """A rule, whoever made it, that selects by an IPv4 address, or by a network with its prefix length: as the
+    """A rule of anybody that selects by an IPv4 address, or by a network with its prefix length: as the
     source, or as the destination (`to`)."""
 
     address: str

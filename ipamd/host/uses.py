@@ -7,7 +7,7 @@ the kernel tells nothing of IPv4 routes that go with their link. Whenever someth
 read again a moment later.
 
 Not to be seen here: addresses in other network namespaces that no route of the host leads to (macvlan, ipvlan), and
-between two readings proxied neighbours, of which the kernel tells nothing.
+between two readings proxied neighbours, which the kernel does not announce.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ class Ledger:
         return aside
 
     def _keep_lock(self) -> None:
-        """Whoever removed the directory, or all in it, removed the lock as well."""
+        """Removing the directory, or all in it, removes the lock as well."""
         lock = place.identity(f"{self.path}.lock")
         held = os.fstat(self._lock)
         if lock is None or lock[:2] != (held.st_dev, held.st_ino):

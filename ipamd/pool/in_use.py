@@ -104,6 +104,6 @@ class InUse(Reuse):
 
 
 def recovered(ip: str, link: str, eni_id: str, now: float) -> Attachment:
-    """The ledger was lost, the pod was not: keep the address for whoever has it. Its DEL will name the same host
+    """The ledger was lost, the pod was not: keep the address for the pod that has it. Its DEL will name the same host
     interface."""
     return Attachment(AttachmentKey("", link, ""), ip, eni_id, now)

@@ -26,8 +26,8 @@ from ipamd.pool.model import (
 
 @dataclass(slots=True)
 class Address:
-    """`last_key` is whoever was the last to release it, while this daemon ran. `theirs`: somebody else had EC2 put it
-    on the ENI. One that is foreign and not theirs is used by somebody in the kernel."""
+    """`last_key` is the attachment that released it last, while this daemon ran. `theirs`: somebody else had EC2 put
+    it on the ENI. One that is foreign and not theirs is used by somebody in the kernel."""
 
     ip: str
     eni: Eni
@@ -120,7 +120,7 @@ class Eni:
 
     @property
     def occupied(self) -> int:
-        """Slots in use, whoever uses them."""
+        """Slots in use, by anybody."""
         return len(self.addresses) + len(self.prefixes)
 
     @property

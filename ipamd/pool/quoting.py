@@ -1,6 +1,6 @@
 """Words of others, as they are repeated: in events, errors, records and answers.
 
-Whoever sends them chooses how long they are and what is in them. So they are cut where they come in, and what could
+Their senders choose how long they are and what is in them. So they are cut where they come in, and what could
 move a cursor, set a colour or turn the direction of writing is escaped before people see it.
 """
 

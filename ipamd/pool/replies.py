@@ -55,7 +55,7 @@ class Replies(Links):
             self.inventory.withhold(address, use, now)
 
     def _own_address(self, eni: Eni, ip: str, now: float) -> None:
-        """EC2 gave it to the ENI, and so took it from whoever had it."""
+        """EC2 gave it to the ENI, and so took it from its holder."""
         if not (is_address(ip) and is_usable(ip, eni.subnet)):
             self._doubt(eni, f"own address {ip[:40]!a}", CREATE)
             return

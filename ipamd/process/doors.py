@@ -1,5 +1,5 @@
 """Opens what the daemon answers at: the socket, the reading group's socket, and the metrics port. They are open from
-settings and ledger on, and whoever asks while the daemon starts is told how far it is.
+settings and ledger on, and callers learn how far the daemon is while it starts.
 
 gRPC takes 60 ms to import and the metrics 20 ms: in threads, while others are asked.
 """
