@@ -28,7 +28,7 @@ from functools import partial
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
-from ipamd.pool.backoff import action_scope
+from ipamd.pool.backoff import SLOTS, action_scope
 from ipamd.pool.belief import shown
 from ipamd.pool.growth import Growth
 from ipamd.pool.inventory import Eni
@@ -186,6 +186,7 @@ class Audits(Growth):
             if eni.state is EniState.FOREIGN and eni.id not in seen:
                 self.inventory.remove_eni(eni)
                 self._note("eni.foreign_gone", "info", eni=eni.id)
+                self.backoffs.succeeded(SLOTS)  # what kept ENIs from being attached may be over
 
     def _settle_limit(self, now: float) -> None:
         """Now that all that are attached are known: does the instance take fewer than the table says?"""

@@ -149,6 +149,8 @@ def test_a_terminal_gets_nothing_that_it_obeys(monkeypatch: pytest.MonkeyPatch) 
 def test_a_name_that_is_not_utf8_can_be_sent_to_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     history, conditions = History(), Conditions()
     monkeypatch.setattr(sys, "stderr", io.StringIO())
+    # A logger keeps the settings of its first use: this one goes with the test.
+    monkeypatch.setattr("ipamd.conditions.log", structlog.get_logger("ipamd.conditions"))
     writer = logs.set_up(LogSettings(format="text"), history)
     name = os.fsdecode(b"/run/ipamd/released/\xff\xc3\xb6")
     structlog.get_logger("t").error("spool.rejected", file=name)
