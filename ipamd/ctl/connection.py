@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
-import socket as unix
 import stat
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ from ipamd.api.v1.administration_pb2_grpc import AdministrationStub
 from ipamd.api.v1.introspection_pb2_grpc import IntrospectionStub
 from ipamd.ctl.command import Failed
 from ipamd.ctl.sockets import DEFAULT_SOCKET, LONGEST, read_socket
+from ipamd.peer import listener
 
 # Seconds for an answer that the daemon has in memory.
 TIMEOUT = 5.0
@@ -120,24 +119,12 @@ def _owners(socket: Path) -> str:
 
 def listening(socket: Path) -> bool:
     """Whether somebody takes connections there, who may all the same refuse what is asked."""
-    return _peer(socket) is not None
-
-
-def _peer(socket: Path) -> int | None:
-    """The process id of who listens, 0 when it is in another namespace; None: nobody does (unix(7), SO_PEERCRED)."""
-    with unix.socket(unix.AF_UNIX, unix.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(str(socket))
-        except OSError:
-            return None
-        pid: int = struct.unpack("3i", probe.getsockopt(unix.SOL_SOCKET, unix.SO_PEERCRED, 12))[0]
-        return pid
+    return listener(socket) is not None
 
 
 def _listener(socket: Path) -> str:
     """Who listens there, as far as can be seen: "process containerd (pid 412)"."""
-    pid = _peer(socket)
+    pid = listener(socket)
     if not pid:
         return "the process"
     try:

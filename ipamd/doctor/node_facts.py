@@ -4,8 +4,6 @@ believes to fit."""
 from __future__ import annotations
 
 import os
-import socket
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import yaml
 from ipamd.install import BIN_DIR, PLUGIN
 from ipamd.install.installed import Installed, installed
 from ipamd.install.placing import below
+from ipamd.peer import listener
 from ipamd.settings import Settings
 
 # Where runtimes look for plugins: containerd and CRI-O, Debian's podman, Fedora's.
@@ -53,7 +52,7 @@ class NodeFacts:
 
 def gather(settings: Settings, root: Path) -> NodeFacts:
     """Raises nothing."""
-    daemon = _peer(settings.api.socket)
+    daemon = listener(settings.api.socket)
     owner = _listener(settings.metrics.listen)
     plugin = _plugin(root)
     free, read_only = _space(settings.ledger.path)
@@ -74,18 +73,6 @@ def _plugin(root: Path) -> Path | None:
     folders = [folder for folder in BIN_DIRS if below(root, folder).is_dir()]
     there = [folder / PLUGIN for folder in folders if below(root, folder / PLUGIN).exists()]
     return next(iter(there or [folder / PLUGIN for folder in folders]), None)
-
-
-def _peer(path: Path) -> int | None:
-    """unix(7), SO_PEERCRED."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return None
-        pid: int = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-        return pid
 
 
 def _listener(listen: str) -> int | None:

@@ -22,7 +22,7 @@ ALLOWED = {
         "ipamd.settings",
     ),
     "ipamd/host": ("cni_shim.names", "ipamd.host", "ipamd.pool.model", "ipamd.settings"),
-    "ipamd/doctor": ("ipamd.cloud", "ipamd.doctor", "ipamd.host", "ipamd.install", "ipamd.settings"),
+    "ipamd/doctor": ("ipamd.cloud", "ipamd.doctor", "ipamd.host", "ipamd.install", "ipamd.settings", "ipamd.peer"),
     "ipamd/config": ("ipamd.config", "ipamd.pool.quoting", "ipamd.settings"),
     "ipamd/process": ("ipamd",),
     "ipamd/ledger": ("ipamd.histogram", "ipamd.ledger", "ipamd.pool.model"),
