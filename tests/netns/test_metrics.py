@@ -28,6 +28,8 @@ FETCH = (
 
 
 async def get(daemon: Daemon, path: str) -> tuple[int, str]:
+    """Status and body. The port opens beside the rest of the start, possibly after it."""
+    await daemon.seen("metrics.serving")
     answer = await netns.command("ip", "netns", "exec", daemon.node.netns, "python3", "-c", FETCH, f"{HERE}{path}")
     code, _, body = answer.partition("\n")
     return int(code), body
@@ -50,7 +52,6 @@ def value(samples: dict[Any, float], name: str, **labels: str) -> float:
 async def test_a_scrape_tells_what_happened(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix, POOL_WARM_IPS=3, POOL_COOLDOWN=60, POOL_REUSE_COOLING_AFTER=60) as (daemon, vpc):
         await daemon.ready()
-        await daemon.seen("metrics.serving")
         await daemon.settled(free=3)
         for name in ("a", "b"):
             await daemon.ipam.Allocate(ipam_pb2.AllocateRequest(cni=cni_call(name)), timeout=5)
@@ -98,7 +99,6 @@ async def test_a_scrape_tells_what_happened(tmp_path: Path, prefix: str) -> None
 
 async def assert_ready_and_refusing(daemon: Daemon, reason: str) -> None:
     """All that probes read says that the daemon works, and the reason is told beside it."""
-    await daemon.seen("metrics.serving")
     assert await get(daemon, "/readyz") == (200, "ready\n")
     checked = await health_pb2_grpc.HealthStub(daemon.channel).Check(health_pb2.HealthCheckRequest())
     assert checked.status == health_pb2.HealthCheckResponse.SERVING

@@ -50,7 +50,6 @@ def test_promtool_accepts_the_rules_and_each_alert_fires_when_it_should(promtool
 async def test_promtool_has_nothing_to_say_about_a_scrape(promtool: Path, tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix) as (daemon, _):
         await daemon.ready()
-        await daemon.seen("metrics.serving")
         await daemon.address("a")
         code, body = await get(daemon, "/metrics")
     assert code == 200 and judged(promtool, "check", "metrics", stdin=body) == ""

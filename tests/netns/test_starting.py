@@ -58,7 +58,6 @@ async def test_a_daemon_that_waits_for_ec2_is_seen_and_its_adds_wait(tmp_path: P
         async with ec2_away(daemon):
             await daemon.start()
             await daemon.seen("ec2.unavailable")
-            await daemon.seen("metrics.serving")
             node = await daemon.introspection.GetNode(pb.GetNodeRequest(), timeout=5)
             assert (node.start.phase, node.ready) == ("ec2", False) and node.start.tries >= 1
             words = node.start.last_error

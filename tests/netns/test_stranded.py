@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from ipamd.api.v1 import introspection_pb2 as pb
-from ipamd.sim import netns
 from ipamd.sim.vpc import SimulatedVpc
 from tests.netns.boxed import Daemon, add_route, box, cloud_enis, control, until
+from tests.netns.test_metrics import scrape, value
 
 pytestmark = pytest.mark.netns
 
@@ -43,14 +43,6 @@ async def node(daemon: Daemon) -> pb.Node:
     return found
 
 
-async def metric(daemon: Daemon, name: str) -> float:
-    text = await netns.command(
-        "ip", "netns", "exec", daemon.node.netns, "curl", "-s", "http://127.0.0.1:61678/metrics"
-    )
-    (line,) = [line for line in text.splitlines() if line.startswith(f"{name} ")]
-    return float(line.split()[1])
-
-
 async def everybody_sees(daemon: Daemon, address: str) -> None:
     """On each way on which an operator would look."""
     code, status = await run(daemon, "status")
@@ -69,7 +61,7 @@ async def everybody_sees(daemon: Daemon, address: str) -> None:
 
 
 async def tell(daemon: Daemon) -> bool:
-    return await metric(daemon, "ipamd_attachments_stranded") == 1
+    return value(await scrape(daemon), "ipamd_attachments_stranded") == 1
 
 
 async def test_what_an_audit_finds_lasts_until_the_pod_is_gone(tmp_path: Path, prefix: str) -> None:

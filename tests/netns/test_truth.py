@@ -465,6 +465,7 @@ async def test_at_rest_nothing_is_asked_but_by_audits_and_nothing_said(
         lives = ipam_pb2.Attachment(container_id="a", ifname="eth0", netns=str(tmp_path))  # searches find it
         await daemon.ipam.Allocate(ipam_pb2.AllocateRequest(attachment=lives, deadline_ms=5000), timeout=10)
         await daemon.settled(free=5)
+        await daemon.seen("metrics.serving")  # the last step of a start, which no other step waits for
         await control(vpc, "clear", {"calls": True})
         await control(vpc, "faults", {"action": "imds", "delay_s": 0.001})  # counts, nothing more
         said = len(daemon.events())
