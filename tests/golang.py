@@ -21,6 +21,12 @@ _SECONDS = 600.0  # for a first build, with its downloads, on a busy machine
 _PLACES = ("/usr/local/go/bin/go", "/usr/lib/go/bin/go")
 
 
+def executables() -> list[str]:
+    """The go commands of this machine, that of PATH first."""
+    on_path = shutil.which("go")
+    return ([on_path] if on_path else []) + [place for place in _PLACES if os.access(place, os.X_OK)]
+
+
 class Unbuilt(Exception):
     """The program can't be made on this machine; the message says why."""
 
@@ -44,7 +50,7 @@ def _built(folder: str) -> Path | Unbuilt:
 
 
 def _build(folder: str) -> Path:
-    go = shutil.which("go") or next((place for place in _PLACES if os.access(place, os.X_OK)), None)
+    go = next(iter(executables()), None)
     if go is None:
         raise Unbuilt("Go is not installed")
     _CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
