@@ -40,6 +40,10 @@ _BUSY = 0.25
 # Seconds by which the clock may have been set without the records' times being shifted: a correction, not a step.
 _STEP = 1.0
 
+# Pages of the write-ahead log before they are taken over into the database. SQLite's 1000 make 4 MiB, which on tmpfs
+# count as the daemon's memory, beside a database of some 40 KiB.
+_LOG_PAGES = 128
+
 # Rows that can't be true are named one by one, up to so many: the file that was set aside has them all.
 _MOST_NAMED = 50
 
@@ -337,10 +341,18 @@ def _connect_for_use(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {'NORMAL' if place.in_memory(path.parent) else 'FULL'}")
+        _bound_log(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _bound_log(connection: sqlite3.Connection) -> None:
+    """While somebody reads the file the log grows beyond its bound; the next writer after that cuts it back."""
+    (page,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {_LOG_PAGES * page}")
 
 
 def _begin_boot(opened: _Opened, now: Boot) -> float:

@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,7 @@ def test_a_file_system_without_locks_leaves_no_descriptor(path: Path, monkeypatc
 
 WRITER = """
 import sys
+from contextlib import closing
 from pathlib import Path
 from ipamd.ledger import Ledger
 from ipamd.pool.model import Attachment, AttachmentKey, Cooling, DropIntent, Intent
@@ -234,6 +236,38 @@ def test_what_was_acknowledged_survives_kill_9(path: Path) -> None:
         }
         assert contents.intents == ()
         assert aside(path) == ["ledger.db.lock"]
+
+
+# The write-ahead log
+
+
+def churn(ledger: Ledger, commits: int) -> None:
+    """Each of them writes some 20 pages. Afterwards the ledger is empty."""
+    owner = Owner(netns="/run/netns/" + "x" * 2000)
+    for _ in range(commits // 2):
+        ledger.commit([PutAttachment(attachment(number, owner)) for number in range(30)])
+        ledger.commit([DropAttachment(attachment(number).key) for number in range(30)])
+
+
+def test_the_log_of_writes_stays_small_over_many_pods(path: Path) -> None:
+    ledger = Ledger.open(path)
+    churn(ledger, commits=60)
+    assert Path(f"{path}-wal").stat().st_size < 640 << 10
+    ledger.close()
+
+
+def test_the_log_of_writes_shrinks_once_a_reader_is_gone(path: Path) -> None:
+    ledger = Ledger.open(path)
+    log = Path(f"{path}-wal")
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM attachments").fetchone()
+        churn(ledger, commits=60)
+        assert log.stat().st_size > 1 << 20
+    churn(ledger, commits=6)
+    assert log.stat().st_size < 640 << 10
+    assert ledger.load() == EMPTY
+    ledger.close()
 
 
 # No room
