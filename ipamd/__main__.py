@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import faulthandler
 import os
 import sys
 from dataclasses import asdict
@@ -60,6 +58,9 @@ def _wants_help(argv: list[str] | None) -> bool:
 def _run(args: argparse.Namespace) -> int:
     # Before grpc is imported: its fork handlers would slow down and endanger every subprocess (nft).
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    import asyncio
+    import faulthandler
+
     from ipamd.startup import quick_imports
 
     with quick_imports():

@@ -140,6 +140,8 @@ def _described(plugin: InstalledPlugin, socket: Path) -> list[str]:
     lines = [f"plugin   {plugin.launcher} ({kind}, socket {socket})"]
     for number, (name, milliseconds) in enumerate(plugin.measured):
         lines.append(f"         {milliseconds:.1f} ms a start: {name}{', the quickest' if number == 0 else ''}")
+    if plugin.kept:
+        lines.append("         kept: it is of this version, and was chosen before (--plugin names another)")
     return lines + [f"         no choice: {reason}" for reason in plugin.passed_over]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import statistics
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +14,15 @@ from cni_shim.names import SPOOL
 from cni_shim.static import block
 from ipamd.install.executable import ask_version, find_executable, install_executable
 from ipamd.install.interpreter import Interpreter, find_interpreter, find_interpreters
-from ipamd.install.launcher import folder_of_versions, install_launcher
+from ipamd.install.installed import installed
+from ipamd.install.launcher import folder_of_versions, install_launcher, used_before
 from ipamd.install.placing import InstallError, not_writable, remove
 
 PLUGIN = "ipamd-cni"
 SOCKET = Path("/run/ipamd/ipamd.sock")
 # 30 s for a daemon that is away, its longest wait by default (pool.allocate_wait), and time to plumb or to undo.
 ADD_SECONDS = 65.0
-STARTS = 9  # of each candidate, to find the quickest: 0.1 s in all
+STARTS = 9  # of each candidate, an odd number, to find the quickest: 0.1 s in all
 
 Packaging = Literal["auto", "launcher", "static"]
 
@@ -30,14 +30,15 @@ Packaging = Literal["auto", "launcher", "static"]
 @dataclass(frozen=True, slots=True)
 class InstalledPlugin:
     """The plugin's file. `interpreter` and the folder `modules` belong to a launcher, `executable` is what a static
-    one was made from. `measured`: milliseconds that each candidate took to start, if they were compared;
-    `passed_over`: why others were none."""
+    one was made from. `measured`: milliseconds that each candidate took to start, if they were compared; `kept`: they
+    were not, as an earlier comparison chose what is there; `passed_over`: why others were none."""
 
     launcher: Path
     interpreter: Interpreter | None = None
     modules: Path | None = None
     executable: Path | None = None
     measured: tuple[tuple[str, float], ...] = ()
+    kept: bool = False
     passed_over: tuple[str, ...] = ()
 
 
@@ -80,12 +81,15 @@ def install_plugin(
         bin_dir.mkdir(parents=True, exist_ok=True)
         measured: tuple[tuple[str, float], ...] = ()
         chosen = candidates[0]
-        if len(candidates) > 1:
+        kept = _chosen_before(bin_dir / PLUGIN, candidates) if len(candidates) > 1 else None
+        if kept is not None:
+            chosen = kept
+        elif len(candidates) > 1:
             times = _measure(bin_dir, candidates, modules, settings)
             measured = tuple((str(candidate), time) for candidate, time in times)
             chosen = times[0][0]
-        installed = _install(bin_dir / PLUGIN, chosen, modules, settings)
-        return replace(installed, measured=measured, passed_over=passed_over)
+        done = _install(bin_dir / PLUGIN, chosen, modules, settings)
+        return replace(done, measured=measured, kept=kept is not None, passed_over=passed_over)
     except OSError as error:
         raise not_writable(bin_dir, error) from None
 
@@ -138,6 +142,22 @@ def _candidates(
     return found, tuple(problems)
 
 
+def _chosen_before(plugin: Path, candidates: list[_Candidate]) -> _Candidate | None:
+    """The one that the plugin is made from, if it is of these sources. None: compare them, also where the plugin is a
+    launcher and there is an executable, which may have come since."""
+    found = installed(plugin)
+    if found is None or not found.current:
+        return None
+    launcher = used_before(plugin)
+    executable = next((each for each in candidates if each.executable is not None), None)
+    if not launcher:
+        return executable
+    if executable is not None:
+        return None
+    interpreter = launcher[2:].split(None, 1)[0]
+    return next((each for each in candidates if each.interpreter and str(each.interpreter.path) == interpreter), None)
+
+
 def _install(
     plugin: Path, candidate: _Candidate, modules: dict[str, str], settings: block.Settings
 ) -> InstalledPlugin:
@@ -167,7 +187,7 @@ def _measure(
         for _ in range(STARTS):
             for plugin, taken in zip(plugins, times, strict=True):
                 taken.append(_start(plugin))
-    medians = [statistics.median(taken) for taken in times]
+    medians = [sorted(taken)[STARTS // 2] for taken in times]
     return sorted(zip(candidates, medians, strict=True), key=lambda pair: pair[1])
 
 

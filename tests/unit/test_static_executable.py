@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cni_shim.static import block, build
-from ipamd.install import InstallError, install_plugin
+from ipamd.install import InstallError, InstalledPlugin, install_plugin
 from tests.executable import static_executable
 
 SETTINGS = block.Settings("/run/sömewhere/\udcff.sock", "/run/spool", "", 4.5)
@@ -258,6 +259,34 @@ def test_the_quickest_is_chosen(executable: Path, tmp_path: Path) -> None:
     assert f"static {executable}" in names and any(name.startswith("launcher with /") for name in names)
     assert times == sorted(times) and (plugin.executable is not None) == names[0].startswith("static")
     assert sorted(path.name for path in tmp_path.iterdir())[0] == "ipamd-cni" and run(plugin.launcher)[0] == 0
+
+
+def told_apart(folder: Path) -> set[tuple[str, int, int]]:
+    return {(str(path), path.stat().st_ino, path.stat().st_mtime_ns) for path in [folder, *folder.rglob("*")]}
+
+
+def test_what_was_chosen_before_is_kept_and_not_compared_again(executable: Path, tmp_path: Path) -> None:
+    def install() -> InstalledPlugin:
+        return install_plugin(tmp_path / "bin", tmp_path / "s.sock", packaging="auto", executable=executable)
+
+    install_plugin(tmp_path / "bin", tmp_path / "s.sock", packaging="static", executable=executable)
+    before = told_apart(tmp_path / "bin")
+    again = install()
+    assert (again.kept, again.measured, again.executable) == (True, (), executable)
+    assert told_apart(tmp_path / "bin") == before  # not so much as a file beside it for a moment
+    # A launcher may have been chosen when there was no executable.
+    shutil.rmtree(tmp_path / "bin")
+    install_plugin(tmp_path / "bin", tmp_path / "s.sock")
+    once_more = install()
+    assert not once_more.kept and len(once_more.measured) > 1
+
+
+def test_a_plugin_of_another_version_is_compared_again(executable: Path, tmp_path: Path) -> None:
+    of_others = written(tmp_path, executable.read_bytes().replace(block.digest(block.sources()).encode(), b"0" * 32))
+    (tmp_path / "bin").mkdir()
+    of_others.rename(tmp_path / "bin" / "ipamd-cni")
+    plugin = install_plugin(tmp_path / "bin", tmp_path / "s.sock", packaging="auto", executable=executable)
+    assert not plugin.kept and len(plugin.measured) > 1 and run(plugin.launcher)[0] == 0
 
 
 def absent(tmp_path: Path, image: bytes) -> Path:
