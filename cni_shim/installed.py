@@ -5,3 +5,4 @@ SPOOL_DIR = "/run/ipamd/released"  # DELs that the daemon did not take
 LOG = ""  # a file for a line about each run; empty: none
 # An ADD ends by then: 30 s for a daemon that is away, the daemon's longest wait (30 s), and time to plumb or to undo.
 ADD_SECONDS = 65.0
+DAEMON_SET = False  # the daemon is a pod of the DaemonSet, not a service of systemd

@@ -303,8 +303,8 @@ def _misbehaved(what: str) -> CniError:
     return CniError(
         errors.DAEMON_MISBEHAVED,
         "the daemon's answer can't be used: " + what,
-        "is %s the socket of ipamd, in the version that installed this plugin? `ipamd install` renews it"
-        % installed.SOCKET,
+        "is %s the socket of ipamd, in the version that installed this plugin? %s renews it"
+        % (installed.SOCKET, "The DaemonSet's next pod" if installed.DAEMON_SET else "`ipamd install`"),
     )
 
 
@@ -314,9 +314,14 @@ def _no_answer(error: CallError, code: int) -> CniError:
     if isinstance(error, Forbidden):
         remedy = "the plugin has to run as root, as the daemon does"
     elif isinstance(error, Late):
-        remedy = "the daemon is there but does not answer: look at its log (journalctl -u ipamd)"
+        where = "that of the DaemonSet's pod on this node" if installed.DAEMON_SET else "journalctl -u ipamd"
+        remedy = "the daemon is there but does not answer: look at its log (%s)" % where
     else:
-        remedy = "is ipamd running (systemctl status ipamd), with this socket in its configuration (api.socket)?"
+        remedy = (
+            "does the DaemonSet's pod run on this node (kubectl get pods -A -o wide -l app.kubernetes.io/name=ipamd)"
+            if installed.DAEMON_SET
+            else "is ipamd running (systemctl status ipamd)"
+        ) + ", with this socket in its configuration (api.socket)?"
     return CniError(code, "no answer from ipamd at %s: %s" % (installed.SOCKET, error), remedy)
 
 

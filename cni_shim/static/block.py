@@ -14,8 +14,9 @@ MAGIC = b"\x7fipamd-settings\x00"
 LAYOUT = 1
 LONGEST_SOCKET_PATH = 107  # sockaddr_un.sun_path less its final zero, unix(7)
 LONGEST_PATH = 4095  # PATH_MAX less the final zero
-# Magic, layout, digest of the sources; socket, spool folder, log (strings end with a zero), seconds for ADD.
-BLOCK = Struct(f"=16sQ32s{LONGEST_SOCKET_PATH + 1}s{LONGEST_PATH + 1}s{LONGEST_PATH + 1}s4xd")
+# Magic, layout, digest of the sources; socket, spool folder, log (strings end with a zero), 0 or 1 for a DaemonSet,
+# seconds for ADD.
+BLOCK = Struct(f"=16sQ32s{LONGEST_SOCKET_PATH + 1}s{LONGEST_PATH + 1}s{LONGEST_PATH + 1}sId")
 
 
 class BlockError(Exception):
@@ -29,6 +30,7 @@ class Settings(NamedTuple):
     spool_dir: str
     log: str
     add_seconds: float
+    daemon_set: bool = False
 
 
 def find(image: bytes) -> int:
@@ -44,8 +46,9 @@ def find(image: bytes) -> int:
 
 def read(image: bytes) -> tuple[Settings, str]:
     """The settings of an executable, and the digest of the sources that it was built from. Raises BlockError."""
-    _, _, digest, socket, spool_dir, log, add_seconds = BLOCK.unpack_from(image, find(image))
-    return Settings(_text(socket), _text(spool_dir), _text(log), add_seconds), digest.decode("ascii", "replace")
+    _, _, digest, socket, spool_dir, log, daemon_set, add_seconds = BLOCK.unpack_from(image, find(image))
+    settings = Settings(_text(socket), _text(spool_dir), _text(log), add_seconds, bool(daemon_set))
+    return settings, digest.decode("ascii", "replace")
 
 
 def fill(image: bytes, settings: Settings) -> bytes:
@@ -56,7 +59,7 @@ def fill(image: bytes, settings: Settings) -> bytes:
     for path, longest in zip(paths, (LONGEST_SOCKET_PATH, LONGEST_PATH, LONGEST_PATH), strict=True):
         if len(path) > longest:
             raise BlockError(f"a path of {len(path)} bytes does not fit into its {longest}")
-    block = BLOCK.pack(MAGIC, LAYOUT, digest.encode(), *paths, settings.add_seconds)
+    block = BLOCK.pack(MAGIC, LAYOUT, digest.encode(), *paths, settings.daemon_set, settings.add_seconds)
     return image[:start] + block + image[start + BLOCK.size :]
 
 

@@ -185,6 +185,7 @@ def frozen_header(modules: dict[str, str]) -> str:
         "SPOOL_DIR": installed.SPOOL_DIR,
         "LOG": installed.LOG,
         "ADD_SECONDS": installed.ADD_SECONDS,
+        "DAEMON_SET": int(installed.DAEMON_SET),
     }
     defines = [f"#define {name} {json.dumps(value)}" for name, value in settings.items()]
     table = "static const struct frozen_module FROZEN_MODULES[] = {"

@@ -33,7 +33,7 @@ struct frozen_module {
     int size;
 };
 
-#include "frozen.h" /* FROZEN_MODULES; SOURCES_DIGEST, SOCKET, SPOOL_DIR, LOG, ADD_SECONDS: the defaults */
+#include "frozen.h" /* FROZEN_MODULES; SOURCES_DIGEST, SOCKET, SPOOL_DIR, LOG, DAEMON_SET, ADD_SECONDS: the defaults */
 
 /* Read and written by block.py, which has the same layout. volatile: what stands in the file counts, not what stands
  * here. */
@@ -44,9 +44,9 @@ static const volatile struct settings {
     char socket[108];
     char spool_dir[4096];
     char log[4096];
-    char padding[4];
+    uint32_t daemon_set;
     double add_seconds;
-} settings = {"\177ipamd-settings", 1, SOURCES_DIGEST, SOCKET, SPOOL_DIR, LOG, "", ADD_SECONDS};
+} settings = {"\177ipamd-settings", 1, SOURCES_DIGEST, SOCKET, SPOOL_DIR, LOG, DAEMON_SET, ADD_SECONDS};
 
 /* The C modules. This table stands in for libpython's (config.c), so that no other module gets linked. */
 PyObject *PyInit__signal(void), *PyInit__socket(void), *PyInit__struct(void);
@@ -125,8 +125,9 @@ static PyObject *load_frozen(PyObject *name, const struct frozen_module *frozen)
 static int fill_installed(PyObject *installed) {
     struct settings here = settings;
     PyObject *values[] = {PyUnicode_DecodeFSDefault(here.socket), PyUnicode_DecodeFSDefault(here.spool_dir),
-                          PyUnicode_DecodeFSDefault(here.log), PyFloat_FromDouble(here.add_seconds)};
-    static const char *const names[] = {"SOCKET", "SPOOL_DIR", "LOG", "ADD_SECONDS"};
+                          PyUnicode_DecodeFSDefault(here.log), PyFloat_FromDouble(here.add_seconds),
+                          PyBool_FromLong(here.daemon_set)};
+    static const char *const names[] = {"SOCKET", "SPOOL_DIR", "LOG", "ADD_SECONDS", "DAEMON_SET"};
     for (size_t i = 0; i < Py_ARRAY_LENGTH(values); i++)
         if (values[i] == NULL || PyObject_SetAttrString(installed, names[i], values[i]) < 0)
             return -1;

@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 
 
 _NO_SUCH_POD = (
-    "no such pod waits or has an address here. It may be on another node (kubectl get pod -o wide), or its runtime "
-    "did not call the plugin (crictl pods, journalctl -u containerd)"
+    "no such pod waits or has an address here. It may be on another node (kubectl get pod -o wide says which, "
+    "kubectl ipamd explain asks that one), or its runtime did not call the plugin (crictl pods, journalctl -u "
+    "containerd)"
 )
 _NO_SUCH_ADDRESS = (
-    "no ENI of this node has this address. Another node or another service of the VPC may have it (aws ec2 "
-    "describe-network-interfaces --filters Name=addresses.private-ip-address,Values={})"
+    "no ENI of it has this address. Another node (kubectl ipamd whois) or another service of the VPC may have it "
+    "(aws ec2 describe-network-interfaces --filters Name=addresses.private-ip-address,Values={})"
 )
 
 # Seconds for which an audit's answer serves whoever asks next: each costs calls of EC2.
@@ -215,10 +216,10 @@ class IntrospectionService(StandingService):
             case _:
                 return told(self._explainer.pool())
         if not found:
-            where = f"this node is {self._identity.instance_id} ({self._identity.primary_ip})"
+            where = f"not on this node ({self._identity.instance_id}, {self._identity.primary_ip})"
             subject = cut(request.address or request.pod, 300)
             seen = f"none of the last {len(self._history)} events names it"
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"{subject}: {unknown}; {where}; {seen}")
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"{subject}: {where}: {unknown}; {seen}")
         return told(*found)
 
     async def Audit(self, request: pb.AuditRequest, context: Context) -> pb.AuditReply:

@@ -239,8 +239,9 @@ class StartingIntrospection(StandingService):
             if request.pod and fits(request.pod, a.key, a.owner)
         ]
         if not found:
-            message = f"{request.pod}: no such pod waits, and none is on record; the daemon is starting: "
-            await context.abort(grpc.StatusCode.NOT_FOUND, message + self._start.words())
+            unknown = f"{request.pod}: not on this node: no such pod waits, and none is on record"
+            message = f"{unknown}; the daemon is starting: {self._start.words()}"
+            await context.abort(grpc.StatusCode.NOT_FOUND, message)
         return told(*found)
 
     async def ListEnis(self, request: pb.ListEnisRequest, context: Context) -> pb.ListEnisReply:

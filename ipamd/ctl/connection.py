@@ -22,7 +22,6 @@ TIMEOUT = 5.0
 # Seconds for one that it asks EC2 or the kernel for.
 LONG_TIMEOUT = 60.0
 
-_REMEDY_ABSENT = "Is it running? (systemctl status ipamd; another place: --socket)"
 _REMEDY_DENIED = "Use sudo, or have api.read_group name a group of yours (docs/config.md): its members may look."
 
 
@@ -90,7 +89,7 @@ def _obstacle(socket: Path) -> Failed | None:
     try:
         mode = socket.stat().st_mode
     except FileNotFoundError:
-        return Unavailable(f"no daemon at {socket}: there is no such socket. {_REMEDY_ABSENT}")
+        return Unavailable(f"no daemon at {socket}: there is no such socket. {_is_it_running()}")
     except PermissionError:
         return Failed(f"{socket}: permission denied: its folder is closed to this user. {_REMEDY_DENIED}")
     except OSError as error:
@@ -100,11 +99,17 @@ def _obstacle(socket: Path) -> Failed | None:
     if not _may_open(socket):
         return Failed(f"{socket}: permission denied: it belongs to {_owners(socket)}. {_REMEDY_DENIED}")
     if not listening(socket):
-        return Unavailable(f"no daemon at {socket}: nobody answers. {_REMEDY_ABSENT}")
+        return Unavailable(f"no daemon at {socket}: nobody answers. {_is_it_running()}")
     if not _speaks_grpc(socket):
         who = _listener(socket)
         return Failed(f"{who} at {socket} does not answer as ipamd does: is that the socket of another program?")
     return None
+
+
+def _is_it_running() -> str:
+    from ipamd.hosting import hosting
+
+    return f"Is it running? ({hosting().look}; another place: --socket)"
 
 
 def _owners(socket: Path) -> str:

@@ -34,7 +34,7 @@ def metrics_port(facts: Facts) -> Iterator[Finding]:
 def plugin(facts: Facts) -> Iterator[Finding]:
     check = "CNI plugin"
     path, found = facts.node.plugin_path, facts.node.plugin
-    renew = "ipamd install (for the DaemonSet: replace its pod)"
+    renew = facts.node.hosting.install
     if path is None:
         yield note(check, "could not tell: no folder for CNI plugins is seen from here")
         return
@@ -46,12 +46,17 @@ def plugin(facts: Facts) -> Iterator[Finding]:
         return
     settings = found.settings
     if settings is not None and settings.socket != str(facts.settings.api.socket):
-        remedy = f"ipamd install --socket {facts.settings.api.socket}"
+        words = f"--socket {facts.settings.api.socket}"
+        remedy = (
+            f"give the DaemonSet's init container {words}"
+            if facts.node.hosting.daemon_set
+            else f"ipamd install {words}"
+        )
         yield fail(check, f"{path} calls {settings.socket}, but api.socket is {facts.settings.api.socket}", remedy)
     elif found.current:
         yield ok(check, f"{path} is of this version, and calls api.socket")
     elif found.current is None:
-        yield note(check, f"{path} does not tell its version", f"{renew} puts this one's there")
+        yield note(check, f"{path} does not tell its version", f"to put this one's there: {renew}")
     else:
         yield warn(check, f"{path} is of another version than this ipamctl", renew)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from ipamd.hosting import SYSTEMD, Hosting, hosting
 from ipamd.install import BIN_DIR, PLUGIN
 from ipamd.install.installed import Installed, installed
 from ipamd.install.placing import below
@@ -37,7 +38,8 @@ class NodeFacts:
     `metrics.listen`, as "name (pid 12)", empty if nobody does; `port_is_ours`: it is that daemon. `plugin`: None if
     there is no file; `plugin_path`: where it is or should be, None where no folder for plugins is seen, as from
     within the DaemonSet's pod. `ledger_free`: bytes on the file system of `ledger.path`, None if it can't be told;
-    `ledger_read_only`: it takes no writes. `tracked`: connections and their limit, None without the module."""
+    `ledger_read_only`: it takes no writes. `tracked`: connections and their limit, None without the module;
+    `hosting`: where the daemon runs."""
 
     daemon: int | None = None
     port_owner: str = ""
@@ -48,6 +50,7 @@ class NodeFacts:
     ledger_read_only: bool = False
     tracked: tuple[int, int] | None = None
     kubelet: Kubelet | None = None
+    hosting: Hosting = SYSTEMD
 
 
 def gather(settings: Settings, root: Path) -> NodeFacts:
@@ -66,6 +69,7 @@ def gather(settings: Settings, root: Path) -> NodeFacts:
         read_only,
         _tracked(),
         _kubelet(root),
+        hosting(plugin=below(root, plugin) if plugin is not None else None),
     )
 
 

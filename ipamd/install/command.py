@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cni_shim.names import SPOOL
+from ipamd.hosting import in_pod
 from ipamd.install.commands import FOLDER, link_commands
 from ipamd.install.files import (
     BIN_DIR,
@@ -99,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
             interpreter=args.interpreter,
             executable=args.executable,
             log=args.plugin_log,
+            daemon_set=in_pod() and not args.systemd,
         )
         for line in _described(plugin, args.socket):
             _say(line)

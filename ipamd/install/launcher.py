@@ -88,6 +88,7 @@ def install_launcher(plugin: Path, python: Interpreter, modules: dict[str, str],
         '"""What `ipamd install` fixed for this node."""\n\n'
         f"SOCKET = {settings.socket!r}\nSPOOL_DIR = {settings.spool_dir!r}\n"
         f"LOG = {settings.log!r}\nADD_SECONDS = {settings.add_seconds!r}\n"
+        f"DAEMON_SET = {settings.daemon_set!r}\n"
     )
     sources = modules | {"installed": site}
     digest = hashlib.sha256(repr((python, _BUNDLE, _RUN, sorted(sources.items()))).encode()).hexdigest()[:16]

@@ -13,8 +13,8 @@ from typing import Literal
 from cni_shim.names import SPOOL
 from cni_shim.static import block
 from ipamd.install.executable import ask_version, find_executable, install_executable
-from ipamd.install.interpreter import Interpreter, find_interpreter, find_interpreters
 from ipamd.install.installed import installed
+from ipamd.install.interpreter import Interpreter, find_interpreter, find_interpreters
 from ipamd.install.launcher import folder_of_versions, install_launcher, used_before
 from ipamd.install.placing import InstallError, not_writable, remove
 
@@ -65,8 +65,10 @@ def install_plugin(
     executable: Path | None = None,
     add_seconds: float = ADD_SECONDS,
     log: Path | None = None,
+    daemon_set: bool = False,
 ) -> InstalledPlugin:
     """Install the plugin, or renew it. `spool_dir` None: `released` beside the socket; `log` None: no log.
+    `daemon_set`: the daemon is a pod of the DaemonSet.
 
     `packaging` "auto" compares what there is: the static executable and the launcher. Raises InstallError.
     """
@@ -75,7 +77,7 @@ def install_plugin(
         raise InstallError(
             "the plugin's modules are here without sources to compile; install ipamd again, sources included"
         )
-    settings = _settings(socket, spool_dir or socket.parent / SPOOL, log, add_seconds)
+    settings = _settings(socket, spool_dir or socket.parent / SPOOL, log, add_seconds)._replace(daemon_set=daemon_set)
     candidates, passed_over = _candidates(packaging, interpreter, executable, modules)
     try:
         bin_dir.mkdir(parents=True, exist_ok=True)

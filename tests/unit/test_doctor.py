@@ -30,6 +30,7 @@ from ipamd.doctor.imds import Answer
 from ipamd.doctor.node_facts import Kubelet, NodeFacts
 from ipamd.host.clashes import Clash, Weight
 from ipamd.host.others import AnyChain, AnyLink, AnyRoute, AnyTable
+from ipamd.hosting import DAEMON_SET, SYSTEMD, Hosting
 from ipamd.install import write_drop_ins
 from ipamd.install.installed import Installed
 from ipamd.settings import Settings
@@ -239,6 +240,15 @@ def test_each_fact_of_the_node_has_its_finding(
 ) -> None:
     finding = only(check, replace(healthy, node=replace(healthy.node, **changed)))
     assert finding.state == state and words in finding.found
+
+
+@pytest.mark.parametrize("where", [SYSTEMD, DAEMON_SET])
+def test_a_plugin_comes_again_as_the_daemon_is_hosted(healthy: Facts, where: Hosting) -> None:
+    facts = replace(healthy, node=replace(healthy.node, hosting=where, plugin=None))
+    assert only(node.plugin, facts).remedy == where.install
+    facts = with_settings(facts, api={"socket": "/run/other.sock"})
+    facts = replace(facts, node=replace(facts.node, plugin=Installed(PLUGIN_SETTINGS)))
+    assert ("init container" in only(node.plugin, facts).remedy) is where.daemon_set
 
 
 def test_max_pods_heed_the_pools_own_limits(healthy: Facts) -> None:

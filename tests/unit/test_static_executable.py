@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from cni_shim.static import block, build
-from ipamd.install import InstallError, InstalledPlugin, install_plugin
+from ipamd.install import InstalledPlugin, InstallError, install_plugin
 from tests.executable import static_executable
 
-SETTINGS = block.Settings("/run/sömewhere/\udcff.sock", "/run/spool", "", 4.5)
+SETTINGS = block.Settings("/run/sömewhere/\udcff.sock", "/run/spool", "", 4.5, True)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_nothing_of_the_builders_environment_is_in_it(
 def test_settings(executable: Path, tmp_path: Path) -> None:
     image = executable.read_bytes()
     before, digest = block.read(image)
-    assert before == block.Settings("/run/ipamd/ipamd.sock", "/run/ipamd/released", "", 65.0)
+    assert before == block.Settings("/run/ipamd/ipamd.sock", "/run/ipamd/released", "", 65.0, False)
     assert digest == block.digest(block.sources())
     other = block.fill(image, SETTINGS)
     assert len(other) == len(image) and block.read(other) == (SETTINGS, digest)
