@@ -18,6 +18,8 @@ ENDED = "a command that has ended, such as ip"
 CLOSED = "a process that ipamd may not look into"
 PROC = Path("/proc")
 
+FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO in include/linux/proc_ns.h
+
 
 def processes_behind(ports: Collection[int]) -> dict[int, str]:
     """Such as "systemd-network (pid 412)" for each of these netlink ports.
@@ -26,7 +28,7 @@ def processes_behind(ports: Collection[int]) -> dict[int, str]:
     an event loop, and not for each event.
     """
     told = {port: "the kernel" if port == 0 else ENDED for port in ports}
-    sought = {f"socket:[{inode}]": port for port, inode in _inodes() if port in told and port != 0}
+    sought = {_socket(inode): port for port, inode in _inodes() if port in told and port != 0}
     closed: set[int] = set()
     for pid in _likely_first(told):
         if not sought:
@@ -38,9 +40,17 @@ def processes_behind(ports: Collection[int]) -> dict[int, str]:
             continue
         for link in sockets & sought.keys():
             told[sought.pop(link)] = named(pid)
-    if closed:
-        told |= {port: named(port) if port in closed else CLOSED for port in sought.values()}
+    # Whose socket is still there has not ended: it may not be looked into, or is in another PID namespace.
+    there = {_socket(inode) for _, inode in _inodes()} if sought else set()
+    told |= {port: named(port) if port in closed else CLOSED for link, port in sought.items() if link in there}
     return told
+
+
+def named_by_kernel(pid: int, name: str) -> str:
+    """For a pid of the first PID namespace, which a daemon in a container of its own can't look up."""
+    if _in_first_pid_namespace():
+        return named(pid, name)
+    return f"{name or 'a process'} (pid {pid} on the host)"
 
 
 def named(pid: int, name: str = "") -> str:
@@ -50,6 +60,18 @@ def named(pid: int, name: str = "") -> str:
     except OSError:
         pass
     return f"{name or 'a process that has ended'} (pid {pid})"
+
+
+def _in_first_pid_namespace() -> bool:
+    try:
+        return (PROC / "self/ns/pid").stat().st_ino == FIRST_PID_NAMESPACE
+    except OSError:
+        return False
+
+
+def _socket(inode: int) -> str:
+    """How a file descriptor's link names it."""
+    return f"socket:[{inode}]"
 
 
 def _inodes() -> Iterator[tuple[int, int]]:

@@ -146,13 +146,18 @@ def dump(protocol: int, kind: int, payload: bytes, answer: int, *, strict: bool 
 def change(protocol: int, kind: int, payload: bytes, flags: int = 0) -> None:
     """Have the kernel do something, and wait until it is done. Raises OSError with what the kernel says, in its own
     words where it has any."""
+    ask(protocol, kind, payload, kind, flags)
+
+
+def ask(protocol: int, kind: int, payload: bytes, answer: int, flags: int = 0) -> list[Message]:
+    """The messages of type `answer` before the kernel's acknowledgement. Raises OSError as `change` does."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as kernel:
         kernel.settimeout(TIMEOUT)
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):
             with suppress(OSError):  # kernels before 4.12 give the number alone
                 kernel.setsockopt(SOL_NETLINK, option, 1)
         kernel.send(request(kind, NLM_F_ACK | flags, 1, payload))
-        _answers(kernel, 1, kind)
+        return _answers(kernel, 1, answer) or []
 
 
 def _answers(kernel: socket.socket, sequence: int, answer: int) -> list[Message] | None:

@@ -16,7 +16,7 @@ import structlog
 from cni_shim.names import DISCARDED_GROUP
 from ipamd.host import rtnetlink
 from ipamd.host.conntrack import Conntrack
-from ipamd.host.culprit import named
+from ipamd.host.culprit import named_by_kernel
 from ipamd.host.desired import (
     POD_LINK_PREFIX,
     Address,
@@ -100,6 +100,7 @@ class HostNetwork:
         self._expected: frozenset[str] = frozenset()  # MACs of the ENIs that belong here, their devices there or not
         self._on_disturbance: Callable[[Disturbance], None] = lambda disturbance: None
         self._pod_at: Callable[[str], PodNetwork | None] = lambda address: None
+        self._touched: list[TableTouched] = []  # while a table was loaded
 
     def listen(
         self, on_disturbance: Callable[[Disturbance], None], pod_at: Callable[[str], PodNetwork | None]
@@ -262,7 +263,10 @@ class HostNetwork:
             case AddRule(rule):
                 self._kernel.add_rule(rule)
             case LoadTable(table):
-                await self._nftables.load(table)
+                try:
+                    await self._nftables.load(table)
+                finally:
+                    self._judge_touched()
             case DeleteRule(rule):
                 self._kernel.delete_rule(rule)
             case DeleteRoute(found):
@@ -293,9 +297,19 @@ class HostNetwork:
                     self._on_disturbance(Disturbance(str(ours), port=seen.port))
             case Netconf() as netconf:
                 self._netconf_changed(wish, netconf)
-            case TableTouched(name, process, process_name):
-                if name == wish.table.name and not self._nftables.wrote(process):
-                    self._on_disturbance(Disturbance(str(wish.table), named(process, process_name)))
+            case TableTouched(name) as touched:
+                if name == wish.table.name:
+                    self._touched.append(touched)
+                    self._judge_touched()
+
+    def _judge_touched(self) -> None:
+        if self._nftables.loading:
+            return
+        touched, self._touched = self._touched, []
+        for each in touched:
+            if self._wish is not None and not self._nftables.made(each.generation):
+                by = named_by_kernel(each.process, each.process_name)
+                self._on_disturbance(Disturbance(str(self._wish.table), by))
 
     def _is_ours(self, protocol: int) -> bool:
         return protocol == self._settings.route_protocol

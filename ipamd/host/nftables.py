@@ -161,7 +161,8 @@ class Nftables:
     def __init__(self) -> None:
         # What nft shows for what was loaded last: covers versions of nft that spell something differently.
         self._shown: tuple[str, str] = ("", "")
-        self._processes: deque[int] = deque(maxlen=16)
+        self._own: deque[int] = deque(maxlen=16)  # numbers of the transactions that were made here
+        self.loading = False
 
     def require(self) -> None:
         """Raises `NftError` when there is no nft to call."""
@@ -175,14 +176,25 @@ class Nftables:
         return _plain(found) == _plain(wanted) or (wanted, found) == self._shown
 
     async def load(self, table: Table) -> None:
-        """Raises `NftError`, and then the kernel's is as it was."""
+        """Raises `HostError`, and then the kernel's is as it was. Whether a transaction that is told of meanwhile was
+        made here is known in the end."""
         wanted = table.render()
-        await self._nft("-f", "-", script=_script(table.name, await self._list(table.name), wanted))
+        script = _script(table.name, await self._list(table.name), wanted)
+        self.loading = True
+        try:
+            before = others.nft_generation()
+            await self._nft("-f", "-", script=script)
+            # Not known by the process: the kernel gives its pid in the first PID namespace, which may not be ours. If
+            # somebody else made a transaction at the same time, both pass for theirs.
+            if others.nft_generation() == before + 1:
+                self._own.append(before + 1)
+        finally:
+            self.loading = False
         self._shown = (wanted, await self._list(table.name))
 
-    def wrote(self, process: int) -> bool:
-        """Whether this process was one of the last that were started here."""
-        return process in self._processes
+    def made(self, generation: int) -> bool:
+        """Whether the transaction of this number was one of the last that were made here."""
+        return generation in self._own
 
     def is_there(self, name: str) -> bool:
         """Whether the kernel has a table of this name, whatever is in it. Raises `HostError`."""
@@ -207,7 +219,6 @@ class Nftables:
             raise NftError(_MISSING) from None
         except OSError as error:
             raise NftError(f"nft can't be started: {error.strerror}") from error
-        self._processes.append(process.pid)
         try:
             # Not wait_for: in Python 3.11 it loses a cancellation that comes just when the process has ended.
             async with asyncio.timeout(TIMEOUT):

@@ -10,6 +10,7 @@ import errno
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from socket import AF_INET, AF_INET6
@@ -21,6 +22,7 @@ from ipamd.host.netlink import FIB_RULE_INVERT, IFINFO, NETLINK_NETFILTER, NFGEN
 _NFT = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _NFT_NEWTABLE, _NFT_GETTABLE, _NFT_NEWCHAIN, _NFT_GETCHAIN = _NFT, _NFT + 1, _NFT + 3, _NFT + 4
 NFT_NEWRULE, NFT_GETRULE = _NFT + 6, _NFT + 7
+_NFT_NEWGEN, _NFT_GETGEN = _NFT + 15, _NFT + 16
 
 _FAMILIES = {0: "", 1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}  # NFPROTO_
 
@@ -195,6 +197,20 @@ def chains() -> list[AnyChain]:
     return found
 
 
+def nft_generation() -> int:
+    """How often the nftables of this network namespace have been changed: each transaction counts one further. 0 on
+    a kernel without nftables."""
+    try:
+        with _as_host_errors(NETLINK_NETFILTER):
+            said = netlink.ask(NETLINK_NETFILTER, _NFT_GETGEN, NFGENMSG.pack(0, 0, 0), _NFT_NEWGEN)
+    except NotSupportedError:
+        return 0
+    for data, start, end in said:
+        fields = dict(netlink.attributes(data, start + NFGENMSG.size, end))  # NFTA_GEN_ID
+        return int.from_bytes(fields.get(1, b""), "big")
+    return 0
+
+
 def nft_dump(request: int, answer: int) -> Iterator[tuple[str, dict[int, bytes]]]:
     """(family, attributes) of each object. Nothing from a kernel without nftables."""
     payload = NFGENMSG.pack(0, 0, 0)
@@ -212,8 +228,14 @@ class NotSupportedError(HostError):
 
 def dump(protocol: int, request: int, answer: int, payload: bytes) -> list[netlink.Message]:
     """`netlink.dump`, which raises `HostError` alone."""
-    try:
+    with _as_host_errors(protocol):
         return netlink.dump(protocol, request, payload, answer)
+
+
+@contextmanager
+def _as_host_errors(protocol: int) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         # Without nfnetlink there is no such socket; without nf_tables the request is invalid.
         if protocol == NETLINK_NETFILTER and error.errno in (errno.EPROTONOSUPPORT, errno.EINVAL, errno.EOPNOTSUPP):

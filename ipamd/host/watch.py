@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -57,7 +56,7 @@ NFNLGRP_NFTABLES = 7
 NFNL_SUBSYS_NFTABLES = 10
 NFT_MSG_NEWGEN = 15
 NFTA_TABLE_NAME = 1
-NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME = 2, 3
+NFTA_GEN_ID, NFTA_GEN_PROC_PID, NFTA_GEN_PROC_NAME = 1, 2, 3
 NFPROTO_INET = 1
 
 _REMOVALS = (RTM_DELADDR, RTM_DELNEIGH, RTM_DELROUTE, RTM_DELRULE)
@@ -68,9 +67,11 @@ CATCH_UP = 1024
 
 @dataclass(frozen=True, slots=True)
 class TableTouched:
-    """An `inet` table of nftables, or something in it, was changed by that process."""
+    """An `inet` table of nftables, or something in it, was changed by that process; `process` is its pid in the
+    first PID namespace. `generation` is the number of the transaction."""
 
     name: str
+    generation: int
     process: int
     process_name: str
 
@@ -197,8 +198,10 @@ class Watch:
                     self._touched.add(netlink.text(name))
                 continue
             values = dict(fields)
-            (process,) = struct.unpack(">I", values.get(NFTA_GEN_PROC_PID, bytes(4)))
+            generation, process = (
+                int.from_bytes(values.get(number, b""), "big") for number in (NFTA_GEN_ID, NFTA_GEN_PROC_PID)
+            )
             process_name = netlink.text(values.get(NFTA_GEN_PROC_NAME, b""))
             touched, self._touched = self._touched, set()
             for table in touched:
-                self._on_change(Seen(TableTouched(table, process, process_name)))
+                self._on_change(Seen(TableTouched(table, generation, process, process_name)))
