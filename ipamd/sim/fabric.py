@@ -277,6 +277,31 @@ class Fabric:
             if (plug := self._plugs.get(eni_id)) is not None:
                 await self._accept(plug, addresses)
 
+    async def restart(self, instance_id: str) -> None:
+        """The instance boots again: its namespace is a new one of the same name, with the links of its ENIs and with
+        nothing that was configured in the old one. No process is in it, or all have ended."""
+        async with self._lock:
+            if (namespace := self._nodes.get(instance_id)) is None:
+                raise FabricError(f"instance {instance_id} has no namespace; add_node comes first")
+            plugs = [plug for plug in self._plugs.values() if plug.node == namespace]
+            links = [f"eth{plug.device_index}" for plug in plugs]
+            between = f"{namespace}.new"
+            await netns.create(between)
+            try:
+                # A link that moves loses its addresses and routes, and is down.
+                await netns.ip_batch(namespace, [f"link set {link} netns {between}" for link in links])
+                await netns.delete(namespace)
+                await netns.create(namespace)
+                await netns.ip_batch(between, [f"link set {link} netns {namespace}" for link in links])
+            finally:
+                await netns.delete(between)
+            await netns.ip_batch(namespace, ["link set lo up"])
+            netns.write_sysctls(namespace, _NODE_SYSCTLS)
+            for plug in plugs:
+                if plug.device_index == 0 and plug.accepted:
+                    await self._boot(plug)
+                    await self._boot_ipv6(plug)
+
     async def _accept(self, plug: _Plug, addresses: tuple[str, ...]) -> None:
         """Make `addresses` all that the router knows for a plugged ENI."""
         if addresses == plug.accepted:
@@ -301,12 +326,8 @@ class Fabric:
         self._holders.update(dict.fromkeys(new, plug.port))
         if boots and addresses:
             await self._boot(plug)
-        if boots_ipv6 and plug.ipv6:
-            commands = [
-                f"addr add {plug.ipv6[0]}/128 dev eth0 nodad",
-                f"route add default via {IPV6_ROUTER} dev eth0",
-            ]
-            await netns.ip_batch(plug.node, commands)
+        if boots_ipv6:
+            await self._boot_ipv6(plug)
 
     def _way_to(self, address: str, port: str) -> str:
         return f"{_host(address)} via {_NEXT_HOP_IPV6 if _is_ipv6(address) else _NEXT_HOP} dev {port} onlink"
@@ -352,6 +373,14 @@ class Fabric:
                 f"route add default via {subnet[1]} dev eth0",
             ],
         )
+
+    async def _boot_ipv6(self, plug: _Plug) -> None:
+        if plug.ipv6:
+            commands = [
+                f"addr add {plug.ipv6[0]}/128 dev eth0 nodad",
+                f"route add default via {IPV6_ROUTER} dev eth0",
+            ]
+            await netns.ip_batch(plug.node, commands)
 
 
 def _change(set_name: str, port: str, gone: Iterable[str], new: Iterable[str]) -> str:

@@ -16,14 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ipamd.sim import preflight
+from ipamd.sim import enter, internet, preflight
 from ipamd.sim.control import ControlError, parse_json, parse_rates, parse_script
 from ipamd.sim.ec2 import Delays, Fault, Lags, Throttle
 from ipamd.sim.fabric import FabricError
 from ipamd.sim.imds import DEFAULT_HOP_LIMIT
+from ipamd.sim.machine import MachineError
 from ipamd.sim.netns import CommandError
 from ipamd.sim.policy import command as policy
-from ipamd.sim.vpc import SimulatedVpc, SpecError
+from ipamd.sim.vpc import SimulatedNode, SimulatedVpc, SpecError
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -56,6 +57,28 @@ def add_parser(subparsers: Subparsers) -> None:
         required=True,
         metavar="NAME=TYPE",
         help="a node and its instance type, for instance n1=m5.large; repeat for more",
+    )
+    vpc.add_argument(
+        "--host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a machine in the VPC that is no node: it has an address and no pool; repeat for more",
+    )
+    vpc.add_argument(
+        "--machines",
+        action="store_true",
+        help="make each node and host a machine: file systems, processes and a host name of its own, everything at "
+        "its usual place (/etc/ipamd, /run/ipamd, /opt/cni/bin, /var/lib/containerd, ...); "
+        "`ipamd simulate enter NODE` leads there",
+    )
+    vpc.add_argument(
+        "--web-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name of a web server in the internet, which the nodes resolve by DNS at "
+        f"{internet.RESOLVER}, beside {', '.join(internet.NAMES)}; repeat for more",
     )
     vpc.add_argument(
         "--subnet",
@@ -102,6 +125,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--faults", type=Path, metavar="FILE", help="faults to begin with: a JSON list, as for the control API"
     )
     vpc.set_defaults(run=run)
+    enter.add_parser(kinds)
     policy.add_parser(kinds)
 
 
@@ -120,9 +144,12 @@ def run(args: argparse.Namespace) -> int:
                 throttle=_throttle(args.throttle),
                 faults=_faults(args.faults),
                 hop_limit=args.hop_limit,
+                hosts=args.host,
+                machines=args.machines,
+                names=args.web_name,
             )
         )
-    except (SpecError, FabricError, CommandError, OSError) as error:
+    except (SpecError, FabricError, MachineError, CommandError, OSError) as error:
         sys.stderr.write(f"ipamd simulate vpc: {' '.join(str(error).split())}\n")
         return 1
     return 0
@@ -137,20 +164,29 @@ async def _run_vpc(**spec: Any) -> None:
             "ec2": vpc.ec2_url,
             "imds": vpc.imds_url,
             "control": vpc.control_url,
-            "nodes": [
-                {
-                    "name": node.name,
-                    "netns": node.netns,
-                    "dir": str(node.dir),
-                    "instance_id": node.instance_id,
-                    "instance_type": node.instance_type,
-                }
-                for node in vpc.nodes
-            ],
+            "router": vpc.fabric.router,
+            "internet": vpc.fabric.internet,
+            "peer": vpc.fabric.peer,
+            "nodes": [_described(node) for node in vpc.nodes],
+            "hosts": [_described(host) for host in vpc.hosts],
         }
         sys.stdout.write(json.dumps(ready) + "\n")
         sys.stdout.flush()
         await stop.wait()
+
+
+def _described(node: SimulatedNode) -> dict[str, object]:
+    described: dict[str, object] = {
+        "name": node.name,
+        "netns": node.netns,
+        "dir": str(node.dir),
+        "instance_id": node.instance_id,
+        "instance_type": node.instance_type,
+        "primary_ip": node.primary_ip,
+    }
+    if node.machine is not None:
+        described |= {"pid": node.machine.pid, "cgroup": node.machine.cgroup}
+    return described
 
 
 def _pairs(option: str, texts: Sequence[str], example: str) -> dict[str, str]:

@@ -8,6 +8,10 @@ instance has a fixed place (socket, ledger, CNI configuration, plugin), so that 
     DIR/<node>/ipamd.sock, ledger.db, released/
     DIR/<node>/net.d/        CNI configuration
     DIR/<node>/bin/          CNI plugins
+
+With `machines` each node is a machine instead (`ipamd.sim.machine`), where everything has its fixed place;
+DIR/<node>/etc/ipamd, etc/cni, var/lib/kubelet and the like are the folders that outlive its power cut. A host is in
+the VPC as a node is, but no pool: it has neither configuration nor plugin.
 """
 
 from __future__ import annotations
@@ -18,20 +22,23 @@ import itertools
 import json
 import re
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ipamd.cloud import limits
+from ipamd.sim import internet
 from ipamd.sim.ec2 import CloudServers, Delays, Fault, Lags, SimulatedCloud, Throttle, new_id
 from ipamd.sim.fabric import EC2_ADDRESS, IMDS_ADDRESS, Fabric
 from ipamd.sim.imds import DEFAULT_HOP_LIMIT, MOST_HOPS
+from ipamd.sim.machine import Machine
 
 EC2_URL: Final = f"http://{EC2_ADDRESS}"
 IMDS_URL: Final = f"http://{IMDS_ADDRESS}"
 
+_HOST_TYPE: Final = "m5.large"  # its size does not matter: nothing asks EC2 for a host
 _NODE_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _LONGEST_SOCKET_PATH: Final = 107  # sun_path of unix(7), without its final NUL
 _VPC_PREFIX: Final = 16  # a VPC and a subnet have /16 to /28: AWS, "VPC CIDR blocks", "Subnet sizing for IPv4"
@@ -51,21 +58,24 @@ class SimulatedNode:
     instance_id: str
     instance_type: str
     primary_ip: str
+    machine: Machine | None = None
 
     @property
     def config(self) -> Path:
-        return self.dir / "config.toml"
+        return self.dir / ("config.toml" if self.machine is None else "etc/ipamd/config.toml")
 
     @property
     def socket(self) -> Path:
-        return self.dir / "ipamd.sock"
+        """Raises `MachineError` when the node is a machine that is off."""
+        return self.dir / "ipamd.sock" if self.machine is None else self.machine.path("/run/ipamd/ipamd.sock")
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedVpc:
-    """A VPC that is up. `nodes` are in the order in which they were asked for."""
+    """A VPC that is up. `nodes` and `hosts` are in the order in which they were asked for."""
 
     nodes: tuple[SimulatedNode, ...]
+    hosts: tuple[SimulatedNode, ...]
     cloud: SimulatedCloud
     fabric: Fabric
     control_url: str  # reachable from the network namespace of the caller
@@ -86,19 +96,25 @@ class SimulatedVpc:
         faults: Sequence[Fault] = (),
         hop_limit: int = DEFAULT_HOP_LIMIT,
         prefix: str = "",
+        hosts: Sequence[str] = (),
+        machines: bool = False,
+        names: Sequence[str] = (),
     ) -> AsyncIterator[SimulatedVpc]:
         """Build everything, and remove it at the end, except for `dir` and what is in it.
 
         `nodes` maps names to instance types. They are dealt out over the subnets in turn. The VPC's CIDR is the /16
         around the first subnet. EC2 is consistent and has no limits of requests unless `lags` and `throttle` say
         otherwise; `faults` are there from the beginning. `hop_limit`: see `ipamd.sim.imds`. `prefix` begins the names
-        of all namespaces (default: random). Raises `SpecError`, `netns.CommandError` (not root, nft missing) and
+        of all namespaces (default: random). `hosts` and `machines`: see above. `names` are known in the internet, see
+        `ipamd.sim.internet`. Raises `SpecError`, `MachineError`, `netns.CommandError` (not root, nft missing) and
         OSError.
         """
         networks = _check_subnets(subnets)
         if not 1 <= hop_limit <= MOST_HOPS:
             raise SpecError(f"hop limit {hop_limit}: EC2 allows 1 to {MOST_HOPS}")
-        _check_nodes(dir.absolute(), nodes, networks)
+        types = _check_nodes(nodes, hosts, networks)
+        if not machines:
+            _check_sockets(dir.absolute(), nodes)
         vpc_cidr = str(networks[0].supernet(new_prefix=_VPC_PREFIX))
         async with AsyncExitStack() as stack:
             fabric = await stack.enter_async_context(Fabric(vpc_cidr, prefix))
@@ -114,22 +130,38 @@ class SimulatedVpc:
             )
             stack.push_async_callback(servers.stop)
             await servers.start()
+            await stack.enter_async_context(internet.serve(fabric.internet, names))
             made = [
-                await _add_node(fabric, cloud, subnet.id, dir.absolute() / name, instance_type)
-                for (name, instance_type), subnet in zip(nodes.items(), itertools.cycle(cloud.subnets))
+                await _add_node(fabric, cloud, subnet.id, dir.absolute() / name, instance_type, machines)
+                for (name, instance_type), subnet in zip(types.items(), itertools.cycle(cloud.subnets))
             ]
-            yield cls(tuple(made), cloud, fabric, f"http://127.0.0.1:{control.getsockname()[1]}")
+            for node in made:
+                if node.name in nodes:
+                    _write_config(node)
+                if node.machine is not None:
+                    stack.push_async_callback(node.machine.remove)
+                    await node.machine.boot()
+            inside, outside = made[: len(nodes)], made[len(nodes) :]
+            url = f"http://127.0.0.1:{control.getsockname()[1]}"
+            yield cls(tuple(inside), tuple(outside), cloud, fabric, url)
+
+    async def boot(self, node: SimulatedNode) -> None:
+        """Boot the node's machine after its power cut, in a network namespace as a booted instance has it. Raises
+        `MachineError`, `netns.CommandError` and OSError."""
+        assert node.machine is not None
+        await self.fabric.restart(node.instance_id)
+        await node.machine.boot()
 
 
 async def _add_node(
-    fabric: Fabric, cloud: SimulatedCloud, subnet_id: str, dir: Path, instance_type: str
+    fabric: Fabric, cloud: SimulatedCloud, subnet_id: str, dir: Path, instance_type: str, machines: bool
 ) -> SimulatedNode:
     instance_id = new_id("i")
     namespace = await fabric.add_node(instance_id, dir.name)
     instance = await cloud.add_instance(dir.name, instance_type, subnet_id, instance_id=instance_id)
-    node = SimulatedNode(dir.name, namespace, dir, instance_id, instance_type, instance.primary.addresses[0])
-    _write_config(node)
-    return node
+    machine = Machine(dir.name, namespace, dir, internet.RESOLVER) if machines else None
+    primary_ip = instance.primary.addresses[0]
+    return SimulatedNode(dir.name, namespace, dir, instance_id, instance_type, primary_ip, machine)
 
 
 def _check_subnets(cidrs: Sequence[str]) -> list[ipaddress.IPv4Network]:
@@ -154,42 +186,59 @@ def _check_subnets(cidrs: Sequence[str]) -> list[ipaddress.IPv4Network]:
     return networks
 
 
-def _check_nodes(dir: Path, nodes: Mapping[str, str], subnets: Sequence[ipaddress.IPv4Network]) -> None:
+def _check_nodes(
+    nodes: Mapping[str, str], hosts: Sequence[str], subnets: Sequence[ipaddress.IPv4Network]
+) -> dict[str, str]:
+    """The instance types of all of them by name, nodes first."""
     if not nodes:
         raise SpecError("a VPC in a box needs at least one node, for instance n1=m5.large")
     known = limits.table()
-    for name, instance_type in nodes.items():
+    for name in (*nodes, *hosts):
         if not _NODE_NAME.fullmatch(name):
             raise SpecError(f"node name {name!r}: use lower-case letters, digits and inner hyphens, at most 32")
+    for name, instance_type in nodes.items():
         if instance_type not in known:
             near = difflib.get_close_matches(instance_type, known, n=3)
             raise SpecError(
                 f"node {name}: instance type {instance_type!r} is not known"
                 + (f"; did you mean {' or '.join(near)}?" if near else "")
             )
+    types = {**nodes, **dict.fromkeys(hosts, _HOST_TYPE)}
+    if len(types) < len(nodes) + len(hosts):
+        raise SpecError(f"each node and host needs a name of its own: {', '.join((*nodes, *hosts))}")
+    for index, subnet in enumerate(subnets):
+        wanted = len(range(index, len(types), len(subnets)))
+        room = subnet.num_addresses - _RESERVED
+        if wanted > room:
+            raise SpecError(f"subnet {subnet} has room for {room} addresses, but {wanted} nodes; take a larger one")
+    return types
+
+
+def _check_sockets(dir: Path, nodes: Iterable[str]) -> None:
+    for name in nodes:
         length = len(bytes(dir / name / "ipamd.sock"))
         if length > _LONGEST_SOCKET_PATH:
             raise SpecError(
                 f"{dir / name / 'ipamd.sock'}: {length} bytes are too many for the path of a Unix socket "
                 f"(at most {_LONGEST_SOCKET_PATH}); choose a directory with a shorter path"
             )
-    for index, subnet in enumerate(subnets):
-        wanted = len(range(index, len(nodes), len(subnets)))
-        room = subnet.num_addresses - _RESERVED
-        if wanted > room:
-            raise SpecError(f"subnet {subnet} has room for {room} addresses, but {wanted} nodes; take a larger one")
 
 
 def _write_config(node: SimulatedNode) -> None:
     sections: dict[str, dict[str, object]] = {
-        "api": {"socket": str(node.socket)},
-        "ledger": {"path": str(node.dir / "ledger.db")},
-        "cni": {"spool_dir": str(node.dir / "released"), "conf_dir": str(node.dir / "net.d")},
         "ec2": {"endpoint": EC2_URL, "check_permissions": False},  # whoever counts calls counts those that matter
         "imds": {"endpoint": IMDS_URL},
     }
-    for directory in ("net.d", "bin"):
-        (node.dir / directory).mkdir(parents=True, exist_ok=True)
+    folders = ["etc/ipamd"]
+    if node.machine is None:
+        folders = ["net.d", "bin"]
+        sections |= {
+            "api": {"socket": str(node.socket)},
+            "ledger": {"path": str(node.dir / "ledger.db")},
+            "cni": {"spool_dir": str(node.dir / "released"), "conf_dir": str(node.dir / "net.d")},
+        }
+    for folder in folders:
+        (node.dir / folder).mkdir(parents=True, exist_ok=True)
     lines = []
     for section, keys in sections.items():
         lines += [

@@ -36,6 +36,8 @@ ELSEWHERE = {
     "ipamd install": "tests/e2e/test_e2e_systemd.py",
     "ipamd uninstall": "tests/e2e/test_e2e_systemd.py",
     "ipamd demo": "tests/e2e/test_e2e_demo.py",
+    "ipamd simulate vpc": "tests/netns/test_simulate_vpc.py: it runs until it is stopped",
+    "ipamd simulate enter": "tests/netns/test_machines.py",
     "ipamd run": "every test with a daemon",
     "systemctl ": "tests/e2e/test_e2e_systemd.py",
     "systemd-analyze ": "tests/e2e/test_e2e_systemd.py",

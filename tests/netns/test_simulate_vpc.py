@@ -261,7 +261,9 @@ def test_the_command_says_when_it_is_ready_and_takes_everything_along(
     simulation = simulate("--dir", str(tmp_path), "--node", "n1=m5.large", "--node", "n2=c5.large")
     ready = simulation.ready()
 
-    assert set(ready) == {"ec2", "imds", "control", "nodes"}
+    assert set(ready) == {"ec2", "imds", "control", "router", "internet", "peer", "nodes", "hosts"}
+    assert {ready[name] for name in ("router", "internet", "peer")} < namespaces_of(ready)
+    assert [node["primary_ip"] for node in ready["nodes"]] == ["10.0.0.4", "10.0.0.5"]
     assert [(n["name"], n["instance_type"], n["dir"]) for n in ready["nodes"]] == [
         ("n1", "m5.large", str(tmp_path / "n1")),
         ("n2", "c5.large", str(tmp_path / "n2")),
@@ -273,6 +275,25 @@ def test_the_command_says_when_it_is_ready_and_takes_everything_along(
     assert simulation.stop(number) == (0, "", "")
     assert namespaces_of(ready) == set()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["n1", "n2"]
+
+
+def test_machines_hosts_and_web_names_are_on_the_ready_line(
+    tmp_path: Path, simulate: Callable[..., Simulation]
+) -> None:
+    options = ["--node", "n1=m5.large", "--host", "cp", "--machines", "--web-name", "example.org"]
+    simulation = simulate("--dir", str(tmp_path), *options)
+    ready = simulation.ready()
+    [node], [host] = ready["nodes"], ready["hosts"]
+
+    assert (host["name"], host["primary_ip"]) == ("cp", "10.0.0.5")
+    for machine in (node, host):
+        enter = [sys.executable, "-m", "ipamd", "simulate", "enter", machine["netns"], "--"]
+        said = subprocess.check_output([*enter, "sh", "-c", "hostname; getent hosts example.org"], text=True)
+        assert said.split() == [machine["name"], "203.0.113.80", "example.org"]
+        assert Path(f"/sys/fs/cgroup/cpu{machine['cgroup']}").exists() or Path("/sys/fs/cgroup/cgroup.procs").exists()
+    assert simulation.stop() == (0, "", "")
+    assert not Path(f"/proc/{node['pid']}").exists()
+    assert (tmp_path / "n1/etc/ipamd/config.toml").exists() and not (tmp_path / "cp/etc/ipamd/config.toml").exists()
 
 
 def test_a_relative_directory_is_told_in_full(
