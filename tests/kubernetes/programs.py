@@ -1,6 +1,6 @@
 """The programs of a real Kubernetes cluster and of its tests, built from their published Go modules.
 
-Each folder below programs/ is a Go module whose go.mod and go.sum pin all that goes into its executables. What has
+Each folder below modules/ is a Go module whose go.mod and go.sum pin all that goes into its executables. What has
 been built is kept, by a digest of these files, of Go's version and of its command line. The first build fetches
 900 MB and takes about 25 minutes of processor time and 6 GB for Go's own caches; a later one finds most in them.
 
@@ -24,7 +24,7 @@ from tests.kubernetes.golang import Program
 from tests.kubernetes.store import Store
 
 KUBERNETES: Final = "1.34.4"
-MODULES: Final = Path(__file__).with_name("programs")
+MODULES: Final = Path(__file__).with_name("modules")
 
 _KUBERNETES_NUMBERS: Final = {
     f"k8s.io/component-base/version.{name}": value
