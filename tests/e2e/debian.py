@@ -10,6 +10,9 @@ import functools
 import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -51,39 +54,68 @@ def _found(release: str, package: str) -> Path | Unfetched:
 
 
 def _fetch(release: str, package: str, folder: Path, root: Path) -> None:
-    if shutil.which("apt-get") is None or not _KEYRING.exists():
-        raise Unfetched("no apt with Debian's keys on this machine")
-    apt = folder / "apt"
-    for part in ("lists/partial", "archives/partial", "parts"):
-        (apt / part).mkdir(parents=True, exist_ok=True)
-    (apt / "status").touch()
-    (apt / "sources.list").write_text(f"deb [signed-by={_KEYRING}] {_mirror()} {release} main\n")
-    settings = {
-        "Dir::Etc::SourceList": apt / "sources.list",
-        "Dir::Etc::SourceParts": apt / "parts",
-        "Dir::State::Lists": apt / "lists",
-        "Dir::State::status": apt / "status",
-        "Dir::Cache": apt,
-        "Dir::Cache::archives": apt / "archives",
-        "APT::Sandbox::User": "root",  # the folder is nobody else's
-        "Acquire::Languages": "none",
-        "Acquire::Retries": 1,
-        "APT::Update::Error-Mode": "any",  # else lists that can't be had are no failure
-    }
-    configuration = apt / "apt.conf"
-    configuration.write_text("".join(f'{name} "{value}";\n' for name, value in settings.items()))
-    fetched = apt / "fetched"
-    shutil.rmtree(fetched, ignore_errors=True)
-    fetched.mkdir()
-    environment = os.environ | {"APT_CONFIG": str(configuration), "LC_ALL": "C.UTF-8"}
-    _run(["apt-get", "update"], fetched, environment)
-    _run(["apt-get", "download", package], fetched, environment)
-    [archive] = fetched.glob("*.deb")
     new = root.with_suffix(".new")
     shutil.rmtree(new, ignore_errors=True)
-    _run(["dpkg", "-x", str(archive), str(new)], fetched, environment)
+    new.mkdir()
+    with _apt(release, folder) as (archives, environment):
+        _run(["apt-get", "download", package], archives, environment)
+        _unpack(archives, new)
     new.rename(root)
-    shutil.rmtree(apt)  # hundreds of megabytes of lists
+
+
+def unpack_system(release: str, packages: Collection[str], root: Path) -> None:
+    """Write the packages' files, and those of all packages that they depend on, into the empty folder `root`.
+
+    /bin, /sbin and /lib are links to the folders in /usr. No package's scripts run, so it lacks what these make, such
+    as alternatives. Raises `Unfetched`.
+    """
+    for name in ("bin", "sbin", "lib", "lib64"):
+        (root / "usr" / name).mkdir(parents=True)
+        (root / name).symlink_to(f"usr/{name}")
+    with _apt(release, root.parent) as (archives, environment):
+        _run(
+            ["apt-get", "install", "--download-only", "-y", "--no-install-recommends", *packages],
+            archives,
+            environment,
+        )
+        _unpack(archives, root)
+
+
+@contextmanager
+def _apt(release: str, parent: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A folder for archives, and apt's environment: it knows the release, in which nothing is installed."""
+    if shutil.which("apt-get") is None or not _KEYRING.exists():
+        raise Unfetched("no apt with Debian's keys on this machine")
+    with tempfile.TemporaryDirectory(prefix="apt-", dir=parent) as name:  # hundreds of megabytes of lists
+        apt = Path(name)
+        for part in ("lists/partial", "archives/partial", "parts"):
+            (apt / part).mkdir(parents=True)
+        (apt / "status").touch()
+        (apt / "sources.list").write_text(f"deb [signed-by={_KEYRING}] {_mirror()} {release} main\n")
+        settings = {
+            "Dir::Etc::SourceList": apt / "sources.list",
+            "Dir::Etc::SourceParts": apt / "parts",
+            "Dir::State::Lists": apt / "lists",
+            "Dir::State::status": apt / "status",
+            "Dir::Cache": apt,
+            "Dir::Cache::archives": apt / "archives",
+            "APT::Sandbox::User": "root",  # the folder is nobody else's
+            "Acquire::Languages": "none",
+            "Acquire::Retries": 1,
+            "APT::Update::Error-Mode": "any",  # else lists that can't be had are no failure
+        }
+        configuration = apt / "apt.conf"
+        configuration.write_text("".join(f'{name} "{value}";\n' for name, value in settings.items()))
+        environment = os.environ | {"APT_CONFIG": str(configuration), "LC_ALL": "C.UTF-8"}
+        _run(["apt-get", "update"], apt, environment)
+        yield apt / "archives", environment
+
+
+def _unpack(archives: Path, root: Path) -> None:
+    """As dpkg does it, which follows links to folders."""
+    script = 'set -o pipefail; dpkg-deb --fsys-tarfile "$1" | tar -x --keep-directory-symlink -C "$2"'
+    for archive in sorted(archives.glob("*.deb")):
+        _run(["bash", "-c", script, archive.name, str(archive), str(root)], archives, dict(os.environ))
 
 
 def _mirror() -> str:

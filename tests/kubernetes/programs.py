@@ -78,7 +78,7 @@ async def built(
     if unknown := set(wanted) - ALL:
         raise ValueError(f"no such program: {', '.join(sorted(unknown))}")
     go = await golang.find()
-    store = Store.default()
+    store = Store.of("programs")
     keys = {program.name: f"{program.name}-{digest(program, go)}" for program in PROGRAMS}
     needed = [program for program in PROGRAMS if set(program.names) & set(wanted)]
     if not all(store.has(keys[program.name]) for program in needed):

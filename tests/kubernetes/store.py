@@ -28,9 +28,9 @@ class Store:
     directory: Path
 
     @classmethod
-    def default(cls) -> Store:
+    def of(cls, kind: str) -> Store:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        store = cls(caches / "ipamd" / "kubernetes")
+        store = cls(caches / "ipamd" / "kubernetes" / kind)
         store.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return store
 

@@ -34,7 +34,7 @@ def only_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the only go command that is found."""
     folder = tmp_path / "go"
     monkeypatch.setattr(golang, "executables", lambda: [str(each) for each in folder.glob("go")])
-    monkeypatch.setattr(programs.Store, "default", lambda: Store(tmp_path / "store"))
+    monkeypatch.setattr(programs.Store, "of", lambda kind: Store(tmp_path / "store"))
     (tmp_path / "store").mkdir()
     return folder
 
