@@ -43,7 +43,11 @@ _NFT_WORDS = frozenset(
     """.split()  # noqa: SIM905 - a list of 150 words would fill two pages
 )
 
+_KERNELS_OWN = ("/proc", "/sys", "/dev")
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+# "latest" or a date (docs.aws.amazon.com, "Get the available versions of the instance metadata"), and what follows.
+_METADATA_VERSION = re.compile(r"/+(latest|1\.0|20\d\d-\d\d-\d\d)(/.*)?$")
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*\.?")
 
 
@@ -76,8 +80,17 @@ def absolute(path: Path) -> Path:
     return path
 
 
-def socket(path: Path) -> Path:
+def storage(path: Path) -> Path:
+    """A path where files can be made: the kernel's own file systems have none of ours."""
     absolute(path)
+    place = Path(os.path.normpath(path))
+    if any(place.is_relative_to(own) for own in _KERNELS_OWN) and not place.is_relative_to("/dev/shm"):
+        raise ValueError(f"must not be below {', '.join(_KERNELS_OWN)}, where no files can be made")
+    return path
+
+
+def socket(path: Path) -> Path:
+    storage(path)
     if (length := len(os.fsencode(path))) > LONGEST_SOCKET_PATH:
         raise ValueError(f"must have at most {LONGEST_SOCKET_PATH} bytes, as a Unix socket's path (it has {length})")
     return path
@@ -106,6 +119,19 @@ def listen(text: str) -> str:
 def endpoint(text: str) -> str:
     """A URL, or nothing."""
     return url(text) if text else text
+
+
+def metadata(text: str) -> str:
+    """The service's URL, also where it is given with the version of what is read there, as in
+    http://169.254.169.254/latest/meta-data: that is added to it."""
+    parts = urlsplit(url(text))
+    path = _METADATA_VERSION.sub("", parts.path)
+    return parts._replace(path=path).geturl() if path != parts.path else text
+
+
+def collector(text: str) -> str:
+    """The collector's URL, also where it is given with the path for traces, which is added to it."""
+    return endpoint(text).rstrip("/").removesuffix("/v1/traces") if text else text
 
 
 def url(text: str) -> str:

@@ -19,6 +19,7 @@ from asyncinotify import Mask
 from ipamd.conditions import Conditions
 from ipamd.config.error import SettingsError
 from ipamd.config.load import Loaded
+from ipamd.config.obstacles import obstacles
 from ipamd.directory_watch import DirectoryWatch
 
 log = structlog.get_logger("ipamd.settings")
@@ -108,6 +109,11 @@ class LiveSettings:
                 "it has; `ipamd config check` lists all that is wrong."
             )
             return False
+        if (obstacle := await asyncio.to_thread(_obstacle, after)) is not None:
+            self._reject(
+                f"The next start of the daemon would fail: {obstacle}. It goes on with the settings that it has."
+            )
+            return False
         if before.file is not None and after.file is None:
             # An editor may be about to write it again, and nobody removes it to have the defaults at once.
             self._reject(
@@ -142,6 +148,10 @@ class LiveSettings:
             self._conditions.begin("settings.need_restart", text, keys=keys)
         else:
             self._conditions.end("settings.need_restart")
+
+
+def _obstacle(loaded: Loaded) -> str | None:
+    return next((each.text for each in obstacles(loaded.settings) if each.ends_the_start), None)
 
 
 def _brief(complaints: str) -> str:

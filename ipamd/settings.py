@@ -32,9 +32,11 @@ def _empty_is_none(value: Any) -> Any:
 
 Cidr = Annotated[str, AfterValidator(forms.cidr)]
 AbsolutePath = Annotated[Path, AfterValidator(forms.absolute)]
+StoragePath = Annotated[Path, AfterValidator(forms.storage)]
 SocketPath = Annotated[Path, BeforeValidator(forms.plain_path), AfterValidator(forms.socket)]
-Url = Annotated[str, AfterValidator(forms.url)]
 Endpoint = Annotated[str, AfterValidator(forms.endpoint)]
+Metadata = Annotated[str, AfterValidator(forms.metadata)]
+Collector = Annotated[str, AfterValidator(forms.collector)]
 Subnet = Annotated[str, AfterValidator(forms.subnet)]
 SecurityGroup = Annotated[str, AfterValidator(forms.security_group)]
 Mtu = Annotated[int, AfterValidator(forms.mtu)]
@@ -125,24 +127,24 @@ class Ec2Settings(_Section):
 class ImdsSettings(_Section):
     """The instance metadata service."""
 
-    endpoint: Url = Field("http://169.254.169.254", description="URL of the instance metadata service")
+    endpoint: Metadata = Field("http://169.254.169.254", description="URL of the instance metadata service")
 
 
 class LedgerSettings(_Section):
     """Where the daemon remembers who holds what."""
 
-    path: AbsolutePath = Field(Path("/run/ipamd/ledger.db"), description="SQLite file with the records")
+    path: StoragePath = Field(Path("/run/ipamd/ledger.db"), description="SQLite file with the records")
 
 
 class CniSettings(_Section):
     """What the daemon shares with the CNI plugin and the container runtime."""
 
-    spool_dir: AbsolutePath = Field(
+    spool_dir: StoragePath = Field(
         Path("/run/ipamd/released"),
         description="where the plugin leaves a DEL that the daemon did not answer; the folder `released` beside "
         "api.socket is read too, since a plugin that was installed without --spool-dir uses it",
     )
-    conf_dir: Annotated[AbsolutePath | None, BeforeValidator(_empty_is_none)] = Field(
+    conf_dir: Annotated[StoragePath | None, BeforeValidator(_empty_is_none)] = Field(
         Path("/etc/cni/net.d"),
         description="where the daemon writes 10-ipamd.conflist once it can serve; empty: nowhere",
     )
@@ -188,7 +190,7 @@ class MetricsSettings(_Section):
 class TracingSettings(_Section):
     """OpenTelemetry traces."""
 
-    endpoint: Endpoint = Field(
+    endpoint: Collector = Field(
         "",
         description="URL of a collector that takes OTLP over HTTP, such as http://127.0.0.1:4318; empty: none",
     )

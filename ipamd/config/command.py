@@ -70,11 +70,14 @@ def _check(args: argparse.Namespace) -> int:
     from ipamd.config.doubts import doubts
     from ipamd.config.error import SettingsError
     from ipamd.config.load import load
+    from ipamd.config.obstacles import obstacles
 
     try:
         loaded = load(args.config)
     except SettingsError as error:
         return fail(str(error))
+    if in_the_way := list(obstacles(loaded.settings)):
+        return fail("\n".join(f"{loaded.origins.get(each.key, 'default')}: {each.text}" for each in in_the_way))
     found = [*doubts(loaded.settings), *(f"{u.variable}={u.value}: {u.meaning}" for u in loaded.unsupported)]
     if args.output == "json":
         data = {"settings": _as_data(loaded), "doubts": found, "service_links": loaded.service_links}

@@ -131,6 +131,19 @@ async def test_what_needs_a_restart_waits_and_is_shown(follow: Follow) -> None:
     await follower.until()
 
 
+async def test_a_place_that_ends_the_next_start_is_a_condition(tmp_path: Path, follow: Follow) -> None:
+    follower = follow("[pool]\nwarm_ips = 1\n")
+    follower.file.write_text("[pool]\nwarm_ips = 2\n")
+    await follower.next()  # it watches
+    follower.file.write_text(f'[pool]\nwarm_ips = 3\n[ledger]\npath = "{tmp_path}"\n')
+    texts = await follower.until("settings.rejected")
+    assert f"ledger.path {tmp_path}: {tmp_path} is a folder, and has to be a file" in texts["settings.rejected"]
+    assert follower.settings.loaded.settings.pool.warm_ips == 2
+    follower.file.write_text("[pool]\nwarm_ips = 3\n")
+    await follower.next()
+    await follower.until()
+
+
 def half_written(file: Path) -> None:
     file.write_text("[pool]\nx = [")
 

@@ -37,6 +37,8 @@ REFUSED: list[tuple[str, Any]] = [
     *(("cni.conf_dir", path) for path in PATHS if path),
     *((key, url) for key in ("ec2.endpoint", "imds.endpoint", "tracing.endpoint") for url in URLS),
     ("imds.endpoint", ""),
+    *((key, path) for key in ("ledger.path", "api.socket", "api.read_socket", "cni.spool_dir", "cni.conf_dir")
+      for path in ("/dev/null", "/proc/x", "/sys/fs/x", "/run/../dev/x")),
     *(("metrics.listen", text) for text in (
         "tcp://127.0.0.1:61678", "http://0.0.0.0:1", "127.0.0.1", "127.0.0.1:", ":61678", "61678", "127.0.0.1:0",
         "127.0.0.1:65536", "127.0.0.1:\u0666\u0661", "::1:61678", "127.0.0.1:-1", "127.0.0.1:1e3", "host name:1",
@@ -83,7 +85,13 @@ def test_what_can_not_work_is_refused(tmp_path: Path, key: str, value: Any) -> N
         ("ec2.endpoint", "https://ec2.eu-west-1.amazonaws.com", "https://ec2.eu-west-1.amazonaws.com"),
         ("ec2.endpoint", "http://[fd00::1]:4566/path", "http://[fd00::1]:4566/path"),
         ("imds.endpoint", "http://[fd00:ec2::254]", "http://[fd00:ec2::254]"),
-        ("tracing.endpoint", "http://otel-collector.svc:4318/", "http://otel-collector.svc:4318/"),
+        *(("imds.endpoint", f"http://10.0.0.1{path}", "http://10.0.0.1") for path in (
+            "/latest", "/latest/", "//latest/meta-data/", "/latest/api/token", "/2021-07-15", "/1.0/meta-data")),
+        ("imds.endpoint", "http://10.0.0.1/imds/latest", "http://10.0.0.1/imds"),
+        ("imds.endpoint", "http://10.0.0.1/latest-imds", "http://10.0.0.1/latest-imds"),
+        *(("tracing.endpoint", f"http://otel-collector.svc:4318{path}", "http://otel-collector.svc:4318")
+          for path in ("", "/", "/v1/traces", "/v1/traces/")),
+        ("ledger.path", "/dev/shm/ipamd/ledger.db", "/dev/shm/ipamd/ledger.db"),
         ("ec2.subnets", ["subnet-0a", "subnet-01234567", "subnet-0a"], ["subnet-0a", "subnet-01234567"]),
         ("ec2.tags", {"Name": "", "team/x": "Zürich + 1 = 2", "k" * 128: "v" * 256}, None),
         ("ec2.tags", {f"k{n}": "" for n in range(45)}, None),
