@@ -163,6 +163,18 @@ def test_errors_tell_whether_to_try_again() -> None:
     assert json.loads(cni_answer.refusal_error("1.0.0", never, "x", "r"))["code"] == cni_answer.OWN_ERROR
 
 
+def test_a_refusal_begins_the_same_for_each_try() -> None:
+    """So an event is known again, in `kubectl describe pod` as in a search: what varies stands at the end."""
+    full = Refusal(Reason.ENI_LIMIT, "all 27 addresses are in use", 30.0, (("free", 0), ("assigned", 27)))
+    first, second = (
+        json.loads(cni_answer.refusal_error("1.0.0", full, "no address for pod a/b", request))
+        for request in ("1", "2")
+    )
+    assert first["msg"] == second["msg"] == "no address for pod a/b: all 27 addresses are in use"
+    assert first["details"].removesuffix(" request_id=1") == second["details"].removesuffix(" request_id=2")
+    assert first["details"].startswith(f"reason={Reason.ENI_LIMIT} ")
+
+
 def test_a_configuration_that_was_seen_before_is_no_other_and_no_better() -> None:
     plain = cni.understand(call(), None, "DEL")
     other = json.dumps({"cniVersion": "1.1.0", "name": "other", "dns": {"search": ["a"]}}).encode()

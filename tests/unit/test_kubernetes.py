@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FuturesTimeout
 from pathlib import Path
 from typing import Any
 
+import grpc
 import kubernetes_validate
 import pytest
 import yaml
@@ -157,12 +162,37 @@ def test_the_probes_ask_where_the_daemon_answers(daemon: Any) -> None:
 def test_a_probe_that_may_end_the_daemon_asks_at_roots_socket(daemon: Any, probe: str, tmp_path: Path) -> None:
     """Whoever has the port on loopback first answers what is asked there."""
     assert set(daemon[probe]) <= {"exec", "periodSeconds", "timeoutSeconds", "failureThreshold"}
-    program, *words = daemon[probe]["exec"]["command"]
-    assert program == "ipamctl"
-    socket = {"environment": {"IPAMD_API_SOCKET": str(tmp_path / "s")}}
-    assert ctl_daemon.ipamctl(*words, **socket).returncode == 1
+    assert run_probe(daemon[probe], tmp_path / "s") == 1
     with ctl_daemon.serving(tmp_path / "s"):
-        assert ctl_daemon.ipamctl(*words, **socket).returncode == 0
+        assert run_probe(daemon[probe], tmp_path / "s") == 0
+
+
+def run_probe(probe: Any, socket: Path, wait: str = "0s") -> int:
+    """Its exit code. `wait`: the time of a probe that waits."""
+    command = [word.replace("--wait 15s", f"--wait {wait}") for word in probe["exec"]["command"]]
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "IPAMD_API_SOCKET": str(socket)}
+    return subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False).returncode
+
+
+def test_the_probe_of_the_start_waits_for_the_daemon(daemon: Any, tmp_path: Path) -> None:
+    """Each time that it fails is a Warning event of the pod."""
+    probe = daemon["startupProbe"]
+    (wait,) = re.findall(r"--wait (\d+)s", probe["exec"]["command"][-1])
+    assert int(wait) < probe["timeoutSeconds"]
+    with ThreadPoolExecutor() as pool:
+        probing = pool.submit(run_probe, probe, tmp_path / "s", "60s")
+        with pytest.raises(FuturesTimeout):
+            probing.result(0.5)
+        with ctl_daemon.serving(tmp_path / "s"):
+            assert probing.result(60) == 0
+
+
+def test_a_daemon_that_waits_for_ec2_has_started(daemon: Any, tmp_path: Path) -> None:
+    with ctl_daemon.serving(tmp_path / "s") as answers:
+        answers.node.ready = False
+        assert run_probe(daemon["startupProbe"], tmp_path / "s") == 0
+        answers.error = (grpc.StatusCode.INTERNAL, "out of order")
+        assert run_probe(daemon["startupProbe"], tmp_path / "s") == 1
 
 
 def test_the_recipe_takes_what_is_there() -> None:
