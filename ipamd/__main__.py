@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 
 import ipamd
-from ipamd import install, streams
+from ipamd import command_word, install, streams
 from ipamd.config import command as config_command
 from ipamd.install import uninstall
 
@@ -45,7 +45,10 @@ def _carry_out(argv: list[str] | None) -> int:
             simulate.add_parser(commands)
             demo.add_parser(commands)
 
-    args = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if (code := command_word.wrong(parser, (*commands.choices, "simulate", "demo"), words)) is not None:
+        return code
+    args = parser.parse_args(words)
     result: int = args.run(args)
     return result
 

@@ -23,19 +23,21 @@ class OutputFailed(Exception):
 
 def run(program: str, command: Callable[[], int]) -> int:
     """The exit code: that of `command`; 1 with a line on standard error when its output can't be written; 0 when the
-    reader has gone (`ipamctl pods | head`): it has seen enough."""
+    reader has gone (`ipamctl events -f | head`) before the command had one: it has seen enough."""
     closed = _stand_in()
     with _checked_output("stdout" in closed):
+        code = 0
         try:
             try:
-                return command()
+                code = command()
             finally:
                 sys.stdout.flush()  # also after argparse's SystemExit
+            return code
         except BrokenPipeError:
-            _discard_output()
-            return 0
+            discard_output()
+            return code
         except OutputFailed as failure:
-            _discard_output()
+            discard_output()
             sys.stderr.write(f"{program}: standard output: {failure}\n")
             return 1
         finally:
@@ -105,7 +107,7 @@ def _to_nowhere(descriptor: int) -> None:
     os.close(null)
 
 
-def _discard_output() -> None:
+def discard_output() -> None:
     """What is left in the buffers goes nowhere."""
     _to_nowhere(1)
     if isinstance(sys.stdout, io.TextIOWrapper) and isinstance(raw := sys.stdout.buffer.raw, _Checked):

@@ -18,7 +18,7 @@ from importlib import import_module
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import ipamd
-from ipamd import streams
+from ipamd import command_word, streams
 from ipamd.ctl.command import USAGE, Failed
 from ipamd.ctl.output import FORMATS
 from ipamd.ctl.sockets import DEFAULT_SOCKET, daemon_socket, socket_path
@@ -79,10 +79,13 @@ def _carry_out(words: Sequence[str]) -> int:
     if not all(map(_is_text, words)):
         print("ipamctl: a word of the command line is not UTF-8", file=sys.stderr)
         return USAGE
-    args = make_parser(words).parse_args(words, argparse.Namespace(socket=None, output="table"))
+    parser = make_parser(words)
+    if (code := command_word.wrong(parser, COMMANDS, _from_command_on(words))) is not None:
+        return code
+    args = parser.parse_args(words, argparse.Namespace(socket=None, output="table"))
     try:
         args.socket = args.socket or daemon_socket()
-        code: int = args.run(args)
+        code = int(args.run(args))
     except Failed as failure:
         print(*(f"ipamctl: {line}" for line in str(failure).splitlines()), sep="\n", file=sys.stderr)
         return failure.code
@@ -92,6 +95,16 @@ def _carry_out(words: Sequence[str]) -> int:
 def _is_text(word: str) -> bool:
     """Python takes bytes of any kind from a command line; a request to the daemon does not."""
     return word.isascii() or word.encode(errors="replace").decode() == word
+
+
+def _from_command_on(words: Sequence[str]) -> Sequence[str]:
+    """Without the options before it that have a value of their own."""
+    at = 0
+    while at + 1 < len(words) and words[at] in ("--socket", "-o", "--output"):
+        at += 2
+    while at < len(words) and words[at].startswith(("--socket=", "--output=")):
+        at += 1
+    return words[at:]
 
 
 def make_parser(wanted: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ipamd import streams
 from ipamd.ctl.command import USAGE, Failed
 
 FORMATS = ("table", "json", "yaml", "name")
@@ -26,7 +27,15 @@ class Answer:
 
 
 def show(answer: Answer, output: str) -> None:
-    """`output` is one of `FORMATS`. Raises `Failed`."""
+    """`output` is one of `FORMATS`. A reader who has gone is no error: the exit code is an answer, too. Raises
+    `Failed`."""
+    try:
+        _print(answer, output)
+    except BrokenPipeError:
+        streams.discard_output()
+
+
+def _print(answer: Answer, output: str) -> None:
     if output == "json":
         print(json.dumps(answer.data, indent=2))
     elif output == "yaml":

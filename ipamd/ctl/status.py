@@ -39,6 +39,8 @@ Reading = tuple[pb.Node, Sequence[pb.Eni], Sequence[pb.Waiting]]
 
 # Warnings and errors that one screen has room for; the daemon knows more (ipamctl events --level warning).
 _TROUBLES = 5
+# Characters that an event's field has at least to be a sentence, not a name.
+_SENTENCE = 40
 
 
 def set_up(parser: argparse.ArgumentParser) -> None:
@@ -207,7 +209,7 @@ def screen(node: pb.Node, enis: Sequence[pb.Eni], waiting: Sequence[pb.Waiting],
     if not found:
         lines.append(styled("Nothing needs attention.", "good"))
     if not node.instance_id:
-        return [*lines, "", *_on_record(counts, waiting, now), *_last(node, now, width)]
+        return [*lines, "", *_on_record(counts, waiting, now), *_last(node, found, now, width)]
     warm = f"{targets.warm_enis} ENIs" if targets.warm_enis else str(targets.warm_ips)
     rows = [
         (
@@ -236,7 +238,7 @@ def screen(node: pb.Node, enis: Sequence[pb.Eni], waiting: Sequence[pb.Waiting],
         for index, part in enumerate(wrapped):
             lines.append(f"{styled(f'{name:9}', 'dim') if name != last and not index else ' ' * 9}{part}")
         last = name
-    return [*lines, "", *_enis(enis), *_last(node, now, width)]
+    return [*lines, "", *_enis(enis), *_last(node, found, now, width)]
 
 
 def _on_record(counts: pb.Counts, waiting: Sequence[pb.Waiting], now: float) -> list[str]:
@@ -247,10 +249,17 @@ def _on_record(counts: pb.Counts, waiting: Sequence[pb.Waiting], now: float) -> 
     ]
 
 
-def _last(node: pb.Node, now: float, width: int) -> list[str]:
-    if not node.troubles:
+def _last(node: pb.Node, concerns: Sequence[str], now: float, width: int) -> list[str]:
+    """Those that tell more than the lines above: what lasts is there already."""
+    events = [event for event in node.troubles if not _is_said(event, concerns)]
+    if not events:
         return []
-    return ["", styled("last warnings and errors", "dim"), *_troubles(node.troubles[-_TROUBLES:], now, width)]
+    return ["", styled("last warnings and errors", "dim"), *_troubles(events[-_TROUBLES:], now, width)]
+
+
+def _is_said(event: pb.Event, concerns: Sequence[str]) -> bool:
+    values = (value.string_value for value in event.fields.fields.values())
+    return any(len(value) >= _SENTENCE and value in concern for value in values for concern in concerns)
 
 
 def _troubles(events: Sequence[pb.Event], now: float, width: int) -> list[str]:

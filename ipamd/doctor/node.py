@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+from cni_shim.names import SPOOL
 from ipamd.cloud.limits import limits_of
 from ipamd.doctor.facts import Facts
 from ipamd.doctor.report import Finding, fail, note, ok, warn
+from ipamd.settings import Settings
 
 _MIB = 1 << 20
 # Of the ledger's file system. A ledger with 700 pods takes less than a MiB, its journal up to 4.
@@ -53,12 +56,21 @@ def plugin(facts: Facts) -> Iterator[Finding]:
             else f"ipamd install {words}"
         )
         yield fail(check, f"{path} calls {settings.socket}, but api.socket is {facts.settings.api.socket}", remedy)
+    elif settings is not None and (elsewhere := _spool_elsewhere(settings.spool_dir, facts.settings)):
+        yield warn(check, f"{path} {elsewhere}", f"set cni.spool_dir to {settings.spool_dir}, or: {renew}")
     elif found.current:
         yield ok(check, f"{path} is of this version, and calls api.socket")
     elif found.current is None:
         yield note(check, f"{path} does not tell its version", f"to put this one's there: {renew}")
     else:
         yield warn(check, f"{path} is of another version than this ipamctl", renew)
+
+
+def _spool_elsewhere(spool_dir: str, settings: Settings) -> str:
+    """Empty: the daemon looks where the plugin leaves DELs. It looks beside its socket, too."""
+    if Path(spool_dir) in (settings.cni.spool_dir, settings.api.socket.parent / SPOOL):
+        return ""
+    return f"leaves DELs in {spool_dir} while the daemon is away, and the daemon looks in {settings.cni.spool_dir}"
 
 
 def ledger_space(facts: Facts) -> Iterator[Finding]:

@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cni_shim.names import served_record
 from ipamd.install.commands import unlink_commands
 from ipamd.install.files import BIN_DIR, CONF_DIR, ETC, UNIT, UNIT_DIR, remove_files
-from ipamd.install.placing import InstallError, below
-from ipamd.install.plugin import remove_plugin
+from ipamd.install.installed import installed
+from ipamd.install.placing import InstallError, below, remove
+from ipamd.install.plugin import PLUGIN, SOCKET, remove_plugin
 from ipamd.install.running import booted, tell
 
 if TYPE_CHECKING:
@@ -69,6 +71,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _record(bin_dir: Path) -> Path:
+    """That this node has served, beside the socket that the plugin calls: without ipamd it serves no more."""
+    found = installed(bin_dir / PLUGIN)
+    socket = str(SOCKET) if found is None or found.settings is None else found.settings.socket
+    return Path(served_record(socket))
+
+
 def _remove(args: argparse.Namespace) -> list[Path]:
     """Raises InstallError."""
     unit_dir = below(args.root, UNIT_DIR)
@@ -77,7 +86,9 @@ def _remove(args: argparse.Namespace) -> list[Path]:
         # Before the network configuration goes, which a daemon that is only just getting ready would write again.
         tell("systemctl", "disable", "--now", UNIT)
     removed = remove_files(below(args.root, args.conf_dir), unit_dir, below(args.root, ETC))
+    record = _record(below(args.root, args.bin_dir))
     removed += remove_plugin(below(args.root, args.bin_dir))
+    removed += [path for path in (below(args.root, record),) if remove(path)]
     removed += unlink_commands(args.root)
     if running and removed:
         tell("systemctl", "daemon-reload")

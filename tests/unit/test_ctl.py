@@ -264,9 +264,7 @@ def test_help_names_commands_and_exit_codes() -> None:
     assert "--socket" in ipamctl("pods", "--help").stdout
 
 
-@pytest.mark.parametrize(
-    "words", [(), ("nodes",), ("pods", "-o", "xml"), ("explain", "pod"), ("explain", "pool", "x")]
-)
+@pytest.mark.parametrize("words", [("nodes",), ("pods", "-o", "xml"), ("explain", "pod"), ("explain", "pool", "x")])
 def test_a_wrong_command_line_is_2(words: tuple[str, ...]) -> None:
     done = ipamctl(*words)
     assert done.returncode == 2 and "ipamctl" in done.stderr and not done.stdout

@@ -10,7 +10,7 @@ import pytest
 
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.ctl import times
-from tests.unit.ctl_daemon import SINCE, Daemon, ill, ipamctl, serving, well
+from tests.unit.ctl_daemon import SINCE, Daemon, answer, event, ill, ipamctl, serving, well
 
 
 def conditions() -> pb.Node:
@@ -31,6 +31,18 @@ def test_status_ends_with_0_only_if_nothing_needs_attention(
 
 def test_status_without_a_daemon_is_1(tmp_path: Path) -> None:
     assert ipamctl("status", "--socket", tmp_path / "none").returncode == 1
+
+
+def test_what_lasts_is_said_once(at: Path, daemon: Daemon) -> None:
+    full = "ledger /run/ipamd/ledger.db: database or disk is full; free space on that file system"
+    refused = f"the grant can't be recorded: {full}"
+    daemon.node.would_refuse = f"LEDGER_UNWRITABLE: {refused}"
+    daemon.node.troubles.append(event(1, "ledger.unwritable", "error", error=full))
+    daemon.node.troubles.append(event(2, "attachment.refused", "warning", message=refused, pod="shop/web-0"))
+    daemon.node.troubles.append(event(3, "ec2.throttled", "warning", action="AssignPrivateIpAddresses"))
+    shown = " ".join(ipamctl("status", "--socket", at).stdout.split())
+    assert shown.count("database or disk is full") == 1 and "ec2.throttled" in shown
+    assert len(answer(at, "status", code=3)["troubles"]) == 3  # programs get all
 
 
 def test_wait_answers_at_once_on_a_ready_node(at: Path, daemon: Daemon) -> None:

@@ -251,6 +251,16 @@ def test_a_plugin_comes_again_as_the_daemon_is_hosted(healthy: Facts, where: Hos
     assert ("init container" in only(node.plugin, facts).remedy) is where.daemon_set
 
 
+@pytest.mark.parametrize(
+    ("spool", "state"), [("/run/ipamd/released", "ok"), ("/run/mine", "ok"), ("/run/other", "warn")]
+)
+def test_a_spool_that_the_daemon_does_not_read_is_found(healthy: Facts, spool: str, state: str) -> None:
+    facts = with_settings(healthy, cni={"spool_dir": "/run/mine"})
+    plugin = Installed(PLUGIN_SETTINGS._replace(spool_dir=spool), current=True)
+    finding = only(node.plugin, replace(facts, node=replace(facts.node, plugin=plugin)))
+    assert finding.state.value == state and (spool in finding.remedy) is (state == "warn")
+
+
 def test_max_pods_heed_the_pools_own_limits(healthy: Facts) -> None:
     fewer = with_settings(healthy, pool={"max_pods": 10})
     finding = only(node.max_pods, fewer)

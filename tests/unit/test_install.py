@@ -460,6 +460,19 @@ def test_installed_into_an_image_twice_and_taken_out_again_twice(
     assert "nothing" in capsys.readouterr().out
 
 
+def test_without_ipamd_the_node_says_no_longer_that_it_serves(tmp_path: Path) -> None:
+    run = tmp_path / "run/ipamd"
+    run.mkdir(parents=True)
+    arguments = ["--root", str(tmp_path)]
+    for socket in ("ipamd.sock", "other.sock"):
+        record = run / f"{socket}.served"
+        record.write_text("x")
+        words = ["--plugin", "launcher", "--socket", f"/run/ipamd/{socket}"]
+        assert main(["install", *arguments, *words]) == 0
+        assert main(["uninstall", *arguments]) == 0
+        assert not record.exists()
+
+
 def test_what_can_not_be_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     in_the_way = tmp_path / "etc/cni/net.d/10-ipamd.conflist"
     in_the_way.mkdir(parents=True)

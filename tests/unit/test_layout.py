@@ -23,6 +23,7 @@ ALLOWED = {
     ),
     "ipamd/host": ("cni_shim.names", "ipamd.host", "ipamd.pool.model", "ipamd.settings"),
     "ipamd/doctor": (
+        "cni_shim.names",
         "ipamd.cloud",
         "ipamd.doctor",
         "ipamd.host",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ipamd.api.v1 import introspection_pb2 as pb
 from tests.unit.ctl_daemon import Daemon, attachment, event
 
 COMMANDS = (
@@ -61,6 +62,14 @@ def test_a_reader_that_has_seen_enough_is_no_error(at: Path, daemon: Daemon) -> 
     daemon.attachments = [attachment(n) for n in range(3000)]
     done = shell('{ "$@"; echo "ended with $?" >&2; } | head -n 2', at, "ipamd.ctl", "pods")
     assert (len(done.stdout.splitlines()), done.stderr) == (2, "ended with 0\n")
+
+
+@pytest.mark.parametrize("number", [1, 3000])
+def test_a_reader_that_has_gone_leaves_the_exit_code(at: Path, daemon: Daemon, number: int) -> None:
+    """`doctor | true` and `status | head` say by it whether all is well, however much there is to print."""
+    daemon.node.conditions.extend([pb.Condition(name="x", text="something is wrong")] * number)
+    done = shell('{ "$@"; echo "ended with $?" >&2; } | true', at, "ipamd.ctl", "status")
+    assert (done.stdout, done.stderr) == ("", "ended with 3\n")
 
 
 def test_an_error_does_not_reach_a_socket_that_took_a_closed_streams_number(at: Path) -> None:
