@@ -49,6 +49,9 @@ KINDS: Mapping[str, Kind] = {
     "metrics.not_served": Kind("error", "the address of `metrics.listen` can't be served"),
     "credentials.not_renewed": Kind("warning", "EC2 still takes the credentials, and the next ones can't be found"),
     "ec2.strange_interface": Kind("warning", "an interface of somebody else that EC2 describes in no usable way"),
+    "conflist.plugins_left_out": Kind(
+        "warning", "plugins of `cni.chain` are not in the conflist: they are not there, or can't work"
+    ),
     "iam.unexamined": Kind("warning", "the dry run of the role's permissions failed"),
     "settings.need_restart": Kind("warning", "settings changed that take effect with the next start"),
     "settings.polled": Kind(

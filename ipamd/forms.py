@@ -4,6 +4,7 @@ plain what is meant. Each function returns the value in use, or raises ValueErro
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import re
 from pathlib import Path
@@ -187,6 +188,17 @@ def tags(values: dict[str, str]) -> dict[str, str]:
     if len(values) > MOST_TAGS:
         raise ValueError(f"must be at most {MOST_TAGS} tags: EC2 takes 50, ipamd's own among them")
     return values
+
+
+def chain(value: Any) -> Any:
+    """Names and tables, of what JSON knows. Which of them work is for the node to find out."""
+    if isinstance(value, list) and not all(isinstance(each, str | dict) for each in value):
+        raise ValueError('must be a list of names and tables, for instance ["portmap", { type = "tuning" }]')
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError("must hold nothing but texts, finite numbers, true, false, lists and tables") from None
+    return value
 
 
 def group(name: str) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ipamd import forms
+from ipamd.chain import DEFAULT
 
 DEFAULT_PATH = Path("/etc/ipamd/config.toml")
 ENVIRONMENT_PREFIX = "IPAMD_"
@@ -28,6 +29,10 @@ MOST = 100_000
 
 def _empty_is_none(value: Any) -> Any:
     return None if value == "" else value
+
+
+def _chain() -> list[str | dict[str, Any]]:
+    return [*DEFAULT]
 
 
 Cidr = Annotated[str, AfterValidator(forms.cidr)]
@@ -147,6 +152,17 @@ class CniSettings(_Section):
     conf_dir: Annotated[StoragePath | None, BeforeValidator(_empty_is_none)] = Field(
         Path("/etc/cni/net.d"),
         description="where the daemon writes 10-ipamd.conflist once it can serve; empty: nowhere",
+    )
+    chain: Annotated[list[str | dict[str, Any]], BeforeValidator(forms.chain)] = Field(
+        default_factory=_chain,
+        description="plugins that 10-ipamd.conflist chains after ipamd-cni: names, or tables as in a conflist "
+        "(docs/plugin.md, In a chain); one that is not in the folder of ipamd-cni is left out until it is",
+    )
+    bin_dirs: list[AbsolutePath] = Field(
+        # containerd and CRI-O, Debian's podman, Fedora's.
+        default_factory=lambda: [Path("/opt/cni/bin"), Path("/usr/lib/cni"), Path("/usr/libexec/cni")],
+        min_length=1,
+        description="where runtimes look for plugins; the first one that holds ipamd-cni counts",
     )
 
 

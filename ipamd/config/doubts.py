@@ -5,7 +5,8 @@ from __future__ import annotations
 import grp
 from collections.abc import Iterator
 
-from ipamd.settings import MOST_ENIS, Settings
+from ipamd.chain import PLUGIN, absent, folder_of_plugins
+from ipamd.settings import MOST_ENIS, CniSettings, Settings
 
 
 def doubts(settings: Settings) -> Iterator[str]:
@@ -41,12 +42,23 @@ def doubts(settings: Settings) -> Iterator[str]:
         yield f"api.read_group {settings.api.read_group}: there is no such group on this host"
     if not (host.sysctl_dir / "ipv4").is_dir():
         yield f"host.sysctl_dir {host.sysctl_dir}: the kernel's network settings are not there on this host"
+    yield from _chain(settings.cni)
     if not host.snat and host.snat_exclude:
         yield "host.snat_exclude has no effect: host.snat is false"
     if settings.metrics.listen.rpartition(":")[0] in ("0.0.0.0", "[::]", "::"):
         yield f"metrics.listen {settings.metrics.listen}: everybody who reaches the node can read it, pods included"
     if not str(settings.ledger.path).startswith("/run/"):
         yield f"ledger.path {settings.ledger.path} is on a disk: each commit waits for it (0.04 ms in /run)"
+
+
+def _chain(cni: CniSettings) -> Iterator[str]:
+    """A node may well do without the default."""
+    folder = folder_of_plugins(cni.bin_dirs)
+    if "chain" in cni.model_fields_set and cni.chain and folder is None:
+        yield f"cni.chain: no folder of cni.bin_dirs has {PLUGIN} on this host, so nothing is chained after it"
+    elif "chain" in cni.model_fields_set and folder is not None:
+        for name in absent(cni.chain, folder):
+            yield f"cni.chain: {name} is not in {folder} on this host, and is left out"
 
 
 def _is_group(name: str) -> bool:

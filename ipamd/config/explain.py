@@ -33,6 +33,7 @@ _ALLOWED = {
     "literal_error": "must be one of {expected}",
     "finite_number": "must be a finite number",
     "too_long": "must have at most {max_length} entries",
+    "too_short": "must have at least {min_length} entries",
     "string_pattern_mismatch": "must match {pattern}",
 }
 

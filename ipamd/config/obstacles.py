@@ -1,6 +1,7 @@
-"""What on this machine stands where a setting's file, socket or folder has to be. Nothing is opened, made or removed.
+"""What of the settings can't work, though its form is right: what stands where a file, socket or folder has to be on
+this machine, and entries of the chain. Nothing is opened, made or removed.
 
-The form of a path says nothing of it, and the daemon would find out at its next start.
+The daemon would find out at its next start.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ipamd.chain import faults
 from ipamd.settings import Settings
 
 # Of a database in WAL mode (sqlite.org/wal.html): SQLite opens these, too.
@@ -45,6 +47,8 @@ def obstacles(settings: Settings) -> Iterator[Obstacle]:
     yield from _at("cni.spool_dir", settings.cni.spool_dir, "a folder", False)
     if settings.cni.conf_dir is not None:
         yield from _at("cni.conf_dir", settings.cni.conf_dir, "a folder", False)
+    for fault in faults(settings.cni.chain):
+        yield Obstacle("cni.chain", f"cni.chain: {fault}", False)
 
 
 def _at(key: str, path: Path, wanted: str, ends_the_start: bool) -> Iterator[Obstacle]:

@@ -72,9 +72,11 @@ def _default(field: FieldInfo) -> Any:
 
 
 def toml_value(value: Any) -> str:
-    """JSON is TOML for texts, numbers, booleans and lists."""
+    """JSON is TOML for texts, numbers and booleans."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{toml_value(key)} = {toml_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml_value, value))}]"
     # But JSON has halves of characters, and leaves DEL as it is.
     return json.dumps("" if value is None else value, ensure_ascii=False).replace("\x7f", "\\u007f")
 

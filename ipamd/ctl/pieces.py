@@ -217,7 +217,8 @@ def _cni(settings: Settings) -> Pieces:
     directory = settings.cni.conf_dir
     if directory is None:
         return
-    yield "cni/files.txt", lambda: _output(("ls", "-lA", str(directory), "/opt/cni/bin"))
+    folders = [str(each) for each in (directory, *settings.cni.bin_dirs) if each.is_dir()]
+    yield "cni/files.txt", lambda: _output(("ls", "-lA", *folders))
     if directory.is_dir():
         for file in sorted(directory.iterdir()):
             if file.suffix in _CNI_SUFFIXES:

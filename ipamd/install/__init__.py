@@ -8,6 +8,7 @@ systemd; `command` and `uninstall` are the command line.
 
 from __future__ import annotations
 
+from ipamd.chain import PLUGIN
 from ipamd.install.command import add_parser
 from ipamd.install.files import (
     BIN_DIR,
@@ -21,7 +22,7 @@ from ipamd.install.files import (
 )
 from ipamd.install.interpreter import DISTRIBUTION_PYTHON, Interpreter, find_interpreter
 from ipamd.install.placing import InstallError
-from ipamd.install.plugin import PLUGIN, InstalledPlugin, install_plugin
+from ipamd.install.plugin import InstalledPlugin, install_plugin
 
 __all__ = [
     "BIN_DIR",

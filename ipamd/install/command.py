@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cni_shim.names import SPOOL
+from ipamd.chain import DEFAULT, Binaries, Chain, chain
 from ipamd.hosting import in_pod
 from ipamd.install.commands import FOLDER, link_commands
 from ipamd.install.files import (
@@ -108,8 +109,10 @@ def run(args: argparse.Namespace) -> int:
             _say(
                 f"         leaves DELs in {args.spool_dir}: the daemon looks there with cni.spool_dir set to the same"
             )
+        found = _chained(below(args.root, args.bin_dir))
+        _say(f"chain    {', '.join(found.names) or 'no portmap there, so hostPort of a pod does nothing'}")
         if args.conf_dir is not None:
-            _say(f"network  {write_conflist(below(args.root, args.conf_dir))}")
+            _say(f"network  {write_conflist(below(args.root, args.conf_dir), found)}")
         if args.systemd:
             _install_unit(args.root)
             _install_drop_ins(args.root)
@@ -117,6 +120,11 @@ def run(args: argparse.Namespace) -> int:
         sys.stderr.write(f"ipamd install: {error}\n")
         return 1
     return 0
+
+
+def _chained(bin_dir: Path) -> Chain:
+    """As the daemon does it unless cni.chain says otherwise."""
+    return chain(DEFAULT, Binaries().look(DEFAULT, bin_dir), bin_dir)
 
 
 def _packaging(args: argparse.Namespace) -> Packaging:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from ipamd.chain import Chain
 from ipamd.install.placing import InstallError, not_writable, remove, replace, replace_in_watched, shipped
-from ipamd.install.plugin import PLUGIN
 
 CONFLIST = "10-ipamd.conflist"
 UNIT = "ipamd.service"
@@ -35,17 +34,8 @@ _SHIPPED_COMMAND = "/usr/bin/ipamd"
 # The unit has an empty /home, /root and /tmp (ProtectHome=, PrivateTmp= in systemd.exec(5)).
 HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))
 
-# 1.0.0 is understood by all runtimes in use; containerd 1.6 and podman 4 refuse results of 1.1.0. libcni takes
-# the highest version that it knows from the list since 1.2 (and STATUS and GC with it), and ignores the list before.
-_NETWORK = {
-    "cniVersion": "1.0.0",
-    "cniVersions": ["1.0.0", "1.1.0"],
-    "name": "ipamd",
-    "plugins": [{"type": PLUGIN}],
-}
 
-
-def write_conflist(conf_dir: Path) -> Path:
+def write_conflist(conf_dir: Path, chain: Chain = Chain()) -> Path:  # noqa: B008 - it is frozen
     """Write the network configuration; its appearing is what tells a runtime that the node's network is there.
 
     Raises InstallError.
@@ -53,7 +43,7 @@ def write_conflist(conf_dir: Path) -> Path:
     path = conf_dir / CONFLIST
     try:
         conf_dir.mkdir(parents=True, exist_ok=True)
-        replace_in_watched(path, json.dumps(_NETWORK, indent=2).encode() + b"\n", 0o644)
+        replace_in_watched(path, chain.conflist(), 0o644)
     except OSError as error:
         raise not_writable(conf_dir, error) from None
     return path

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sysconfig
 import tempfile
+import time
 from pathlib import Path
+
+# Seconds after which a folder for one small file is nobody's any more.
+_LEFT_AFTER = 60.0
 
 
 class InstallError(Exception):
@@ -35,11 +40,19 @@ def replace_in_watched(path: Path, content: bytes, mode: int) -> bool:
     """
     if _is_right(path, content, mode):
         return False
+    _remove_left(path)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
         new = Path(folder, path.name)
         _fill(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), content, mode)
         new.replace(path)
     return True
+
+
+def _remove_left(path: Path) -> None:
+    """What a writer that was killed has left beside it."""
+    for left in path.parent.glob(f".{path.name}-*"):
+        if left.is_dir() and time.time() - left.stat().st_mtime > _LEFT_AFTER:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _is_right(path: Path, content: bytes, mode: int) -> bool:

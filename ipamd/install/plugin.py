@@ -12,13 +12,13 @@ from typing import Literal
 
 from cni_shim.names import SPOOL
 from cni_shim.static import block
+from ipamd.chain import PLUGIN
 from ipamd.install.executable import ask_version, find_executable, install_executable
 from ipamd.install.installed import installed
 from ipamd.install.interpreter import Interpreter, find_interpreter, find_interpreters
 from ipamd.install.launcher import folder_of_versions, install_launcher, used_before
 from ipamd.install.placing import InstallError, not_writable, remove
 
-PLUGIN = "ipamd-cni"
 SOCKET = Path("/run/ipamd/ipamd.sock")
 # 30 s for a daemon that is away, its longest wait by default (pool.allocate_wait), and time to plumb or to undo.
 ADD_SECONDS = 65.0

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from ipamd.cloud.port import Identity
 from ipamd.conditions import Conditions
-from ipamd.install import InstallError, write_conflist
-from ipamd.process.conflist import follow_conflist
-from ipamd.process.supervision import Unserved, keep, keep_running
+from ipamd.process.conflist import Conflist
+from ipamd.process.supervision import keep, keep_running
 from ipamd.process.surroundings import Surroundings
 from ipamd.runner import PoolRunner
 from ipamd.service_manager import ServiceManager
@@ -47,13 +43,15 @@ async def announce(
     counts = runner.pool.counts()
     around.start.over()
     serving.record()  # before the conflist: a runtime that has seen that asks for STATUS
-    if (conf_dir := around.live.loaded.settings.cni.conf_dir) is not None:
+    cni = around.live.loaded.settings.cni
+    if cni.conf_dir is not None:
+        conflist = Conflist(cni, cni.conf_dir, around.conditions)
         offering = tasks.create_task(
-            keep(around.conditions, "conflist.not_written", partial(_offer, conf_dir), "writing the conflist")
+            keep(around.conditions, "conflist.not_written", conflist.offer, "writing the conflist")
         )
         # The runtime and systemd hear of it at the same moment, unless the folder can't be written.
         await asyncio.wait((offering,), timeout=FIRST_TRY)
-        tasks.create_task(_follow_conflist(offering, conf_dir, around.conditions))
+        tasks.create_task(_follow_conflist(offering, conflist, around.conditions))
     await server.set_serving(True)
     around.manager.notify("READY=1", f"STATUS={identity.instance_id}: serving")
     log.info("daemon.ready", free=counts.free, assigned=counts.assigned)
@@ -86,21 +84,7 @@ async def follow_serving(
             log.error("daemon.not_serving", reason=obstacle.reason, message=obstacle.message)
 
 
-async def _follow_conflist(offering: asyncio.Task[None], conf_dir: Path, conditions: Conditions) -> None:
+async def _follow_conflist(offering: asyncio.Task[None], conflist: Conflist, conditions: Conditions) -> None:
     """Once it is written: until then `conflist.not_written` says what is wrong."""
     await asyncio.wait((offering,))
-    follow = partial(follow_conflist, conf_dir, conditions)
-    await keep_running(conditions, "conflist.not_followed", follow, "following the folder of the conflist")
-
-
-async def _offer(conf_dir: Path, well: Callable[[], None]) -> None:
-    """Write the network configuration, whose appearing tells the runtime that the node's network is there. Raises
-    `Unserved`: the pods that run are none the worse for it, and the next try may succeed."""
-    try:
-        conflist = await asyncio.to_thread(write_conflist, conf_dir)
-    except InstallError as error:
-        raise Unserved(
-            f"The runtime's network configuration is not written, so it may start no pods: cni.conf_dir: {error}."
-        ) from None
-    well()
-    log.info("conflist.written", file=str(conflist))
+    await keep_running(conditions, "conflist.not_followed", conflist.follow, "following the folder of the conflist")

@@ -235,7 +235,11 @@ def _write_config(node: SimulatedNode) -> None:
         sections |= {
             "api": {"socket": str(node.socket)},
             "ledger": {"path": str(node.dir / "ledger.db")},
-            "cni": {"spool_dir": str(node.dir / "released"), "conf_dir": str(node.dir / "net.d")},
+            "cni": {
+                "spool_dir": str(node.dir / "released"),
+                "conf_dir": str(node.dir / "net.d"),
+                "bin_dirs": [str(node.dir / "bin")],
+            },
         }
     for folder in folders:
         (node.dir / folder).mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,9 @@ from ipamd.process.conflist import compare
 
 CALICO = json.dumps({"name": "k8s", "plugins": [{"type": "calico"}]})
 CHAIN = json.dumps({"name": "mine", "plugins": [{"type": "ipamd-cni"}, {"type": "portmap"}]})
+# Multus passes pods on to the network that it carries in itself, or names by its file (docs/configuration.md there).
+MULTUS = json.dumps({"type": "multus", "delegates": [{"name": "x", "plugins": [{"type": "ipamd-cni"}]}]})
+MULTUS_BY_FILE = json.dumps({"type": "multus-shim", "clusterNetwork": f"/host/etc/cni/net.d/{CONFLIST}"})
 SINGLE = json.dumps({"name": "mine", "type": "ipamd-cni"})
 
 
@@ -38,6 +41,9 @@ def said(folder: Path, conditions: Conditions | None = None) -> list[str]:
         ("99-calico.conf", CALICO, ([], ["99-calico.conf"])),
         ("05-chain.conflist", CHAIN, ([], [])),
         ("05-single.conf", SINGLE, ([], [])),
+        ("00-multus.conf", MULTUS, ([], [])),
+        ("00-multus.conf", MULTUS_BY_FILE, ([], [])),
+        ("00-multus.conf", MULTUS.replace("ipamd-cni", "calico"), (["00-multus.conf"], [])),
         ("05-odd.json", "{", (["05-odd.json"], [])),
         ("05-list.json", "[1]", (["05-list.json"], [])),
         ("05-deep.conflist", "[" * 100_000, (["05-deep.conflist"], [])),

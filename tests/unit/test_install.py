@@ -235,6 +235,16 @@ def test_conflist(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    old, new = tmp_path / ".10-ipamd.conflist-a1", tmp_path / ".10-ipamd.conflist-b2"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "10-ipamd.conflist").write_text("half")
+    os.utime(old, (1, 1))
+    write_conflist(tmp_path)
+    assert not old.exists() and new.exists(), "the other may be of somebody who writes now"
+
+
 @pytest.mark.parametrize("before", [None, b"an older one"])
 async def test_a_runtime_that_watches_reads_the_conflist_only_when_it_is_whole(
     tmp_path: Path, before: bytes | None

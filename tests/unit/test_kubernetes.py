@@ -87,7 +87,8 @@ def test_the_paths_are_those_that_host_and_plugin_know(
     loaded = load(config, environ={}).settings
     on_host = host_paths(pod)
     # Where the daemon looks is where the host has it.
-    for path in (loaded.api.socket.parent, loaded.ledger.path.parent, loaded.cni.conf_dir, Path("/run/netns")):
+    shared = (loaded.api.socket.parent, loaded.ledger.path.parent, loaded.cni.conf_dir, loaded.cni.bin_dirs[0])
+    for path in (*shared, Path("/run/netns")):
         assert on_host[mounts(daemon)[str(path)]] == str(path)
     assert loaded.cni.spool_dir.is_relative_to(loaded.api.socket.parent)
     assert mounts(daemon)[str(settings.DEFAULT_PATH.parent)] == "config"

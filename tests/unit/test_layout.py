@@ -24,6 +24,7 @@ ALLOWED = {
     "ipamd/host": ("cni_shim.names", "ipamd.host", "ipamd.pool.model", "ipamd.settings"),
     "ipamd/doctor": (
         "cni_shim.names",
+        "ipamd.chain",
         "ipamd.cloud",
         "ipamd.doctor",
         "ipamd.host",
@@ -32,7 +33,7 @@ ALLOWED = {
         "ipamd.settings",
         "ipamd.peer",
     ),
-    "ipamd/config": ("ipamd.config", "ipamd.pool.quoting", "ipamd.settings"),
+    "ipamd/config": ("ipamd.chain", "ipamd.config", "ipamd.pool.quoting", "ipamd.settings"),
     "ipamd/process": ("ipamd",),
     "ipamd/ledger": ("ipamd.histogram", "ipamd.ledger", "ipamd.pool.model"),
     "ipamd/api": ("ipamd", "cni_shim.names"),
