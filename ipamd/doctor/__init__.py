@@ -5,11 +5,19 @@ Facts are gathered once (`facts`); each check is a small pure function over them
 
 from collections.abc import Iterator
 
-from ipamd.doctor import cloud, kernel, managers, metadata, neighbours, node
+from ipamd.doctor import chained, cloud, kernel, managers, metadata, neighbours, node
 from ipamd.doctor.facts import Facts, gather
 from ipamd.doctor.report import Finding, State, exit_code
 
-CHECKS = (*kernel.CHECKS, *neighbours.CHECKS, *managers.CHECKS, *metadata.CHECKS, *cloud.CHECKS, *node.CHECKS)
+CHECKS = (
+    *kernel.CHECKS,
+    *neighbours.CHECKS,
+    *managers.CHECKS,
+    *metadata.CHECKS,
+    *cloud.CHECKS,
+    *node.CHECKS,
+    *chained.CHECKS,
+)
 
 
 def examine(facts: Facts) -> Iterator[Finding]:

@@ -10,15 +10,12 @@ from pathlib import Path
 
 import yaml
 
+from ipamd.chain import PLUGIN
 from ipamd.hosting import SYSTEMD, Hosting, hosting
-from ipamd.install import BIN_DIR, PLUGIN
 from ipamd.install.installed import Installed, installed
 from ipamd.install.placing import below
 from ipamd.peer import listener
 from ipamd.settings import Settings
-
-# Where runtimes look for plugins: containerd and CRI-O, Debian's podman, Fedora's.
-BIN_DIRS = (BIN_DIR, Path("/usr/lib/cni"), Path("/usr/libexec/cni"))
 
 # The kubelet's own default (KubeletConfiguration v1beta1, maxPods).
 KUBELET_MAX_PODS = 110
@@ -36,9 +33,9 @@ class Kubelet:
 class NodeFacts:
     """`daemon`: the process id of who serves `api.socket`, None if nobody does. `port_owner`: who listens at
     `metrics.listen`, as "name (pid 12)", empty if nobody does; `port_is_ours`: it is that daemon. `plugin`: None if
-    there is no file; `plugin_path`: where it is or should be, None where no folder for plugins is seen, as from
-    within the DaemonSet's pod. `ledger_free`: bytes on the file system of `ledger.path`, None if it can't be told;
-    `ledger_read_only`: it takes no writes. `tracked`: connections and their limit, None without the module;
+    there is no file; `plugin_path`: where it is or should be, None where no folder for plugins is seen.
+    `ledger_free`: bytes on the file system of `ledger.path`, None if it can't be told; `ledger_read_only`: it takes
+    no writes. `tracked`: connections and their limit, None without the module;
     `hosting`: where the daemon runs."""
 
     daemon: int | None = None
@@ -57,7 +54,7 @@ def gather(settings: Settings, root: Path) -> NodeFacts:
     """Raises nothing."""
     daemon = listener(settings.api.socket)
     owner = _listener(settings.metrics.listen)
-    plugin = _plugin(root)
+    plugin = _plugin(settings, root)
     free, read_only = _space(settings.ledger.path)
     return NodeFacts(
         daemon,
@@ -73,8 +70,8 @@ def gather(settings: Settings, root: Path) -> NodeFacts:
     )
 
 
-def _plugin(root: Path) -> Path | None:
-    folders = [folder for folder in BIN_DIRS if below(root, folder).is_dir()]
+def _plugin(settings: Settings, root: Path) -> Path | None:
+    folders = [folder for folder in settings.cni.bin_dirs if below(root, folder).is_dir()]
     there = [folder / PLUGIN for folder in folders if below(root, folder / PLUGIN).exists()]
     return next(iter(there or [folder / PLUGIN for folder in folders]), None)
 

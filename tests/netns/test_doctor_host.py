@@ -109,7 +109,8 @@ def node(prefix: str, tmp_path: Path) -> Iterator[Node]:
             subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
-OF_THE_MACHINE = ("networkd", "NetworkManager", "nm-cloud-setup", "ec2-net-utils", "CNI plugin", "kubelet", "ledger")
+OF_THE_MACHINE = ("networkd", "NetworkManager", "nm-cloud-setup", "ec2-net-utils", "CNI plugin", "kubelet", "ledger",
+                  "host ports")  # fmt: skip
 # This node's metadata service knows tokens and MACs alone: tests/netns/test_doctor_node.py has one that knows all.
 OF_THE_CLOUD = ("credentials", "EC2", "proxy")
 

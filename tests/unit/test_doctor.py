@@ -34,6 +34,7 @@ from ipamd.hosting import DAEMON_SET, SYSTEMD, Hosting
 from ipamd.install import write_drop_ins
 from ipamd.install.installed import Installed
 from ipamd.settings import Settings
+from tests.unit.test_chain import NEW, plugin
 
 PRIMARY = Eni(AnyLink(2, "ens5", "02:00:00:00:10:00", 9001, 0), True, "ena")
 SECONDARY = Eni(AnyLink(3, "ens6", "02:00:00:00:10:01", 9001, 0), False, "ena")
@@ -50,6 +51,8 @@ PLUGIN_SETTINGS = PluginSettings("/run/ipamd/ipamd.sock", "/run/ipamd/released",
 @pytest.fixture
 def healthy(tmp_path: Path) -> Facts:
     """A node in order."""
+    for name in ("ipamd-cni", "portmap"):
+        plugin(tmp_path / "opt/cni/bin", name, *NEW)
     return Facts(
         tmp_path,
         Settings(),
