@@ -27,11 +27,12 @@ class Unsupported:
 @dataclass(slots=True)
 class Translation:
     """`values`: dotted setting -> (value, the variable that it comes from). `unneeded` are variables that ask for
-    nothing that ipamd would do otherwise."""
+    nothing that ipamd would do otherwise; `chained`, those that "cni.chain" comes from, which names the first."""
 
     values: dict[str, tuple[Any, str]] = field(default_factory=dict)
     unsupported: tuple[Unsupported, ...] = ()
     unneeded: tuple[str, ...] = ()
+    chained: tuple[str, ...] = ()
     errors: list[str] = field(default_factory=list)
 
 
@@ -108,6 +109,15 @@ COUNTERPARTS: dict[str, tuple[str, Callable[[str], Any]]] = {
 # These decide together: WARM_IP_TARGET and MINIMUM_IP_TARGET put WARM_ENI_TARGET out of force.
 TARGETS = ("WARM_IP_TARGET", "MINIMUM_IP_TARGET", "WARM_ENI_TARGET")
 
+# Each of these adds a plugin to the end of their list, after portmap, in this order (cmd/aws-vpc-cni/main.go).
+CHAINED: dict[str, str | dict[str, Any]] = {
+    "ENABLE_BANDWIDTH_PLUGIN": "bandwidth",
+    "DISABLE_POD_V6": {
+        "type": "tuning",
+        "sysctl": {f"net.ipv6.conf.{name}.disable_ipv6": "1" for name in ("all", "default", "lo")},
+    },
+}
+
 _ON, _OFF = ("true", "1", "t"), ("false", "0", "f")
 _ANY = ("",)
 
@@ -134,8 +144,6 @@ WITHOUT: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "ENABLE_MULTI_NIC": (_ON, "ipamd uses the first network card"),
     "ANNOTATE_POD_IP": (_ON, "ipamd does not talk to Kubernetes: pods get no annotation"),
-    "ENABLE_BANDWIDTH_PLUGIN": (_ON, "chain the plugin `bandwidth` in a conflist of your own (cni.conf_dir empty)"),
-    "DISABLE_POD_V6": (_ON, "chain the plugin `tuning` in a conflist of your own (cni.conf_dir empty)"),
     "NETWORK_POLICY_ENFORCING_MODE": (
         ("strict", "standard"), "network policies are another agent's (Calico, Cilium in chaining mode)",
     ),
@@ -164,7 +172,7 @@ UNNEEDED = frozenset(
     )
 )  # fmt: skip
 
-KNOWN = frozenset((*COUNTERPARTS, *TARGETS, *WITHOUT, *UNNEEDED, "ENABLE_IPv6"))
+KNOWN = frozenset((*COUNTERPARTS, *TARGETS, *CHAINED, *WITHOUT, *UNNEEDED, "ENABLE_IPv6"))
 
 
 def translate(environ: Mapping[str, str]) -> Translation:
@@ -183,6 +191,7 @@ def translate(environ: Mapping[str, str]) -> Translation:
             found.values[setting] = (value, name)
     reserved = _without_reserved_tags(found)
     _translate_targets(given, found)
+    _translate_chain(given, found)
     if given.get("ENABLE_IPv6", "").lower() in _ON:
         found.errors.append(
             f"environment ENABLE_IPv6 = {given['ENABLE_IPv6']}: ipamd gives IPv4 addresses, and can't serve an IPv6 "
@@ -190,7 +199,7 @@ def translate(environ: Mapping[str, str]) -> Translation:
         )
     found.unsupported = (*reserved, *_unsupported(given))
     asked = {each.variable for each in found.unsupported} | {variable for _, variable in found.values.values()}
-    found.unneeded = tuple(name for name in given if name not in asked)
+    found.unneeded = tuple(name for name in given if name not in asked and name not in found.chained)
     return found
 
 
@@ -228,6 +237,19 @@ def _translate_targets(given: Mapping[str, str], found: Translation) -> None:
         enis = numbers["WARM_ENI_TARGET"]
         enis = 1 if enis < 0 else enis
         found.values["pool.warm_enis" if enis else "pool.warm_ips"] = (enis, "WARM_ENI_TARGET")
+
+
+def _translate_chain(given: Mapping[str, str], found: Translation) -> None:
+    on = []
+    for name in CHAINED:
+        try:
+            if name in given and _truth(given[name]):
+                on.append(name)
+        except _Unreadable as problem:
+            found.errors.append(f"environment {name} = {cut(given[name], 200)}: {problem}")
+    if on:
+        found.values["cni.chain"] = (["portmap", *(CHAINED[name] for name in on)], on[0])
+        found.chained = tuple(on)
 
 
 def _unsupported(given: Mapping[str, str]) -> Iterator[Unsupported]:

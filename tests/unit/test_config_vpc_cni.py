@@ -110,6 +110,31 @@ def test_variables_of_one_setting() -> None:
     }, "each counterpart is tried here"
 
 
+NO_IPV6 = {f"net.ipv6.conf.{name}.disable_ipv6": "1" for name in ("all", "default", "lo")}
+
+
+@pytest.mark.parametrize(
+    ("environ", "chain"),
+    [
+        ({"ENABLE_BANDWIDTH_PLUGIN": "true"}, ["portmap", "bandwidth"]),
+        ({"DISABLE_POD_V6": "1"}, ["portmap", {"type": "tuning", "sysctl": NO_IPV6}]),
+        (
+            {"DISABLE_POD_V6": "true", "ENABLE_BANDWIDTH_PLUGIN": "t"},
+            ["portmap", "bandwidth", {"type": "tuning", "sysctl": NO_IPV6}],
+        ),
+        ({"ENABLE_BANDWIDTH_PLUGIN": "false", "DISABLE_POD_V6": ""}, ["portmap"]),
+    ],
+)
+def test_what_they_chain_is_chained_here(environ: dict[str, str], chain: list[Any], tmp_path: Path) -> None:
+    found = settings(**environ)
+    assert found.settings.cni.chain == chain and found.unsupported == ()
+    written = manifest.imported(manifest.Variables(values={**environ, "MAX_ENI": "2"}))
+    file = tmp_path / "c.toml"
+    file.write_text(written)
+    assert load(file, environ={}).settings.cni.chain == chain
+    assert [name for name in environ if environ[name] in ("1", "t", "true") and f"#   {name}" in written] == []
+
+
 @pytest.mark.parametrize(
     "key",
     ["k8s.amazonaws.com", "node.k8s.amazonaws.com/instance_id", "cluster.K8S.amazonaws.com/name", "aws:x", "AWS:x"],
@@ -149,6 +174,7 @@ def test_ours_beats_theirs_beats_the_file(tmp_path: Path) -> None:
         ("AWS_VPC_K8S_CNI_EXTERNALSNAT", "yes", "must be true or false"),
         ("AWS_VPC_K8S_CNI_LOGLEVEL", "loud", "must be one of debug"),
         ("ADDITIONAL_ENI_TAGS", "[]", "must be JSON"),
+        ("ENABLE_BANDWIDTH_PLUGIN", "sure", "must be true or false"),
         ("AWS_VPC_K8S_CNI_EXCLUDE_SNAT_CIDRS", "10.0.0.0/33", "must be IPv4 networks"),
         ("IP_COOLDOWN_PERIOD", "-1", "must be at least 0"),
         ("ENABLE_IPv6", "true", "can't serve an IPv6 cluster"),
@@ -297,5 +323,7 @@ def test_the_page_has_every_variable_and_its_setting() -> None:
     assert set(rows) == vpc_cni.KNOWN, set(rows) ^ vpc_cni.KNOWN
     for variable, (setting, _) in vpc_cni.COUNTERPARTS.items():
         assert f"`{setting}`" in rows[variable]
+    for variable in vpc_cni.CHAINED:
+        assert "`cni.chain`" in rows[variable]
     for variable, (_, meaning) in vpc_cni.WITHOUT.items():
         assert meaning.split("`")[0] in rows[variable]
