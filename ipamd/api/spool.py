@@ -32,7 +32,7 @@ REJECTED = ".rejected"
 LARGEST = 2 << 20
 
 # Files and bytes of one look. The event loop does nothing else meanwhile.
-BATCH, BATCH_BYTES = 256, 8 << 20
+BATCH, BATCH_BYTES = 64, 8 << 20
 
 # Trouble of this process or machine, not of the file that was opened.
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR, errno.EAGAIN}
@@ -79,14 +79,32 @@ class Spool:
                     log.warning("spool.removed", directory=str(directory))
             self._made.add(directory)
 
-    def read(self, link: str = "") -> list[Spooled]:
-        """What waits, oldest first, but not more than a batch; with `link`, the host link of an attachment, only what
-        the plugin left for that one. A file is a plugin's whole word: it was renamed into place."""
+    def batches(self, link: str = "") -> Iterator[list[Spooled]]:
+        """What waits, oldest first; with `link`, the host link of an attachment, only what the plugin left for that
+        one. A file is a plugin's whole word: it was renamed into place.
+
+        The folders are listed once, as thousands of files may lie there. A batch is read when it is asked for, and
+        may be empty.
+        """
+        waiting = self._listed(f"{link}-" if link else "")
+        while waiting:
+            yield self._read(waiting)
+
+    def read(self) -> list[Spooled]:
+        """The first batch."""
+        return next(self.batches(), [])
+
+    def _read(self, waiting: list[Path]) -> list[Spooled]:
+        """A batch from the end of the list, which is shortened by it."""
         found: list[Spooled] = []
         odd: list[tuple[Path, str]] = []
         size = 0
-        for file, inode in self._files(f"{link}-" if link else ""):
+        while waiting and len(found) + len(odd) < BATCH and size < BATCH_BYTES:
+            file = waiting.pop()
             try:
+                inode = file.lstat().st_ino
+                if self._ignored.get(file) == inode:
+                    continue
                 raw = _contents(file)
                 size += len(raw)
                 found.append(Spooled(file, inode, _understand(raw), _age(file.name)))
@@ -97,12 +115,10 @@ class Spool:
                 odd.append((file, str(error)))
             except OSError as error:
                 self._failed[file.parent] = error.strerror or str(error)
-            if len(found) + len(odd) >= BATCH or size >= BATCH_BYTES:
-                break
         if odd:
             file, reason = odd[0]
             log.error("spool.rejected", file=str(file)[:500], error=reason[:500], files=len(odd))
-        return sorted(found, key=lambda spooled: -spooled.age)
+        return found
 
     def done(self, spooled: Spooled) -> None:
         """It was applied. If it can't be removed, it is passed over from now on."""
@@ -132,11 +148,12 @@ class Spool:
             )
         return " ".join(texts)
 
-    def _files(self, prefix: str) -> Iterator[tuple[Path, int]]:
+    def _listed(self, prefix: str = "") -> list[Path]:
+        """The plugin's files whose names begin so, youngest first."""
+        found: list[Path] = []
         for directory in self.directories:
             try:
-                with os.scandir(directory) as entries:
-                    there = {Path(entry.path): entry.inode() for entry in entries if entry.name.startswith(prefix)}
+                names = os.listdir(directory)  # noqa: PTH208 - thousands of names: a tenth of pathlib's time
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -144,15 +161,23 @@ class Spool:
                 continue
             self._failed.pop(directory, None)
             if not prefix:
-                self._forget(directory, there)
-            for file, inode in there.items():
-                if not file.name.startswith(".") and file.suffix != REJECTED and self._ignored.get(file) != inode:
-                    yield file, inode
+                self._forget()
+            found += [
+                directory / name
+                for name in names
+                if name.startswith(prefix) and not name.startswith(".") and not name.endswith(REJECTED)
+            ]
+        return sorted(found, key=lambda file: _age(file.name))
 
-    def _forget(self, directory: Path, there: dict[Path, int]) -> None:
+    def _forget(self) -> None:
         """Somebody removed what could not be removed."""
-        for file in [f for f, inode in self._ignored.items() if f.parent == directory and there.get(f) != inode]:
-            del self._ignored[file]
+        for file, inode in list(self._ignored.items()):
+            try:
+                there = file.lstat().st_ino == inode
+            except OSError:
+                there = False
+            if not there:
+                del self._ignored[file]
 
     def _reject(self, file: Path, inode: int) -> None:
         if _clock(file.name) is None:

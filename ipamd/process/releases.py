@@ -28,7 +28,7 @@ def settle(ledger: Ledger, spool: Spool, now: float) -> None:
     be recorded stays in the spool, for `SpooledReleases`. Raises `LedgerError` when the ledger can't be read."""
     spool.make()
     held = {attachment.key: attachment for attachment in ledger.contents().attachments}
-    while spooled := spool.read():
+    for spooled in spool.batches():
         records: list[Record] = []
         released: list[tuple[Spooled, Attachment]] = []
         for release in spooled:
@@ -72,9 +72,10 @@ class SpooledReleases:
                 except TimeoutError:
                     pass
                 self._spool.make()
-                while waiting := self._spool.read():
+                for waiting in self._spool.batches():
                     for spooled in waiting:
                         await self._apply_once_recorded(spooled)
+                    await asyncio.sleep(0)  # between two batches of what makes no sense, too
                 self._say(well)
         except Refused:
             return  # the daemon is at its end: its successor applies what is left
@@ -84,8 +85,9 @@ class SpooledReleases:
     async def before_grant(self, key: AttachmentKey) -> None:
         """Apply what waits for this attachment: its DEL came before the ADD that asks now. One look into a folder
         that is empty, as a rule."""
-        for spooled in self._spool.read(host_link(key)):
-            await self._apply(spooled)
+        for waiting in self._spool.batches(host_link(key)):
+            for spooled in waiting:
+                await self._apply(spooled)
 
     async def _apply_once_recorded(self, spooled: Spooled) -> None:
         """While the ledger has no room, the file is all that a restart would know of the release."""

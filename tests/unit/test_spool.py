@@ -175,17 +175,36 @@ def test_what_was_left_by_many_odd_files_is_one_event(tmp_path: Path) -> None:
     assert [(entry["event"], entry["files"]) for entry in logs] == [("spool.rejected", 50)]
 
 
-def test_one_look_takes_a_batch_and_the_next_one_the_rest(tmp_path: Path) -> None:
-    for number in range(BATCH + 10):
-        leave(tmp_path, f"f{number}", f"c{number}")
+def test_batches_are_bounded_ordered_and_list_the_folder_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3 * BATCH):
+        leave(tmp_path, stamped(1000 - number), f"c{number}")
+    listings: list[Path] = []
+    listdir = os.listdir
+
+    def counted(path: Path) -> list[str]:
+        listings.append(path)
+        return listdir(path)
+
+    monkeypatch.setattr(module.os, "listdir", counted)
+    seen = []
     spool = Spool(tmp_path)
-    seen = 0
-    while found := spool.read():
-        assert len(found) <= BATCH
-        seen += len(found)
-        for item in found:
+    for batch in spool.batches():
+        assert len(batch) <= BATCH
+        seen += [item.key.container_id for item in batch]
+        for item in batch:
             spool.done(item)
-    assert seen == BATCH + 10
+    assert seen == [f"c{number}" for number in range(3 * BATCH)]
+    assert listings == [tmp_path] and not any(tmp_path.iterdir())
+
+
+def test_what_makes_no_sense_hides_nothing_behind_it(tmp_path: Path) -> None:
+    for number in range(2 * BATCH):
+        (tmp_path / stamped(1000 + number)).write_bytes(b"nonsense")
+    leave(tmp_path, stamped(1), "c")
+    found = [item.key.container_id for batch in Spool(tmp_path).batches() for item in batch]
+    assert found == ["c"]
 
 
 def test_the_largest_file_that_is_read_is_bounded(tmp_path: Path) -> None:
@@ -208,7 +227,7 @@ def test_trouble_of_the_process_rejects_no_file(tmp_path: Path, monkeypatch: pyt
 def test_only_the_releases_of_one_attachment_can_be_asked_for(tmp_path: Path) -> None:
     leave(tmp_path, stamped(1, "ipm0"), "a")
     leave(tmp_path, stamped(1, "ipm00"), "b")
-    assert [item.key.container_id for item in Spool(tmp_path).read("ipm0")] == ["a"]
+    assert [[item.key.container_id for item in batch] for batch in Spool(tmp_path).batches("ipm0")] == [["a"]]
 
 
 def test_the_folder_beside_the_socket_is_read_too(tmp_path: Path) -> None:
