@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import tempfile
 import time
@@ -103,7 +104,9 @@ async def compile_program(
     """Write the program into `folder`, from its module's folder in `modules`. Raises `ModulesMissing` and
     `DoesNotCompile`."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:  # gone with `folder`, should this process be killed
-        run = _Run(go, modules / program.module, _environment() | {"GOTMPDIR": scratch}, say, every)
+        # A copy: the checkout may come to another commit while this builds.
+        module = shutil.copytree(modules / program.module, Path(scratch, "module"))
+        run = _Run(go, module, _environment() | {"GOTMPDIR": scratch}, say, every)
         test = ("-test",) if program.test else ()
         listing = ("list", "-mod=readonly", "-deps", *test, program.package)
         packages, failure = await run(f"fetching the modules of {program.name}", *listing)

@@ -20,22 +20,22 @@ from tests.kubernetes import debian_system, ipamd_image
 from tests.kubernetes.store import Store
 
 _TESTS: Final = "registry.k8s.io/e2e-test-images"
-_SLEEP: Final = ("/bin/busybox", "sleep", "2147483647")
+
+
+def until_terminated(command: str) -> tuple[str, ...]:
+    """A container's first process ignores SIGTERM unless it handles it: its pod would end after its grace period."""
+    return ("/bin/sh", "-c", f"trap 'exit 0' TERM INT; {command} & wait")
+
+
+_SLEEP: Final = until_terminated("sleep 2147483647")
+_WEB: Final = until_terminated("httpd -f -p 80 -h /www")
 
 IMAGES: Final[Mapping[str, Image]] = {
     "pause": Image(("registry.k8s.io/pause:3.10.1",), ("busybox",), entrypoint=_SLEEP),
     "busybox": Image((f"{_TESTS}/busybox:1.37.0-1",), ("busybox",), command=("/bin/sh",)),
     # A web server at port 80 is all that the tests want of these.
-    "nginx": Image(
-        (f"{_TESTS}/nginx:1.14-4", f"{_TESTS}/nginx:1.15-4"),
-        ("busybox",),
-        command=("/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/www"),
-    ),
-    "httpd": Image(
-        (f"{_TESTS}/httpd:2.4.38-4", f"{_TESTS}/httpd:2.4.39-4"),
-        ("busybox",),
-        command=("/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/www"),
-    ),
+    "nginx": Image((f"{_TESTS}/nginx:1.14-4", f"{_TESTS}/nginx:1.15-4"), ("busybox",), command=_WEB),
+    "httpd": Image((f"{_TESTS}/httpd:2.4.38-4", f"{_TESTS}/httpd:2.4.39-4"), ("busybox",), command=_WEB),
     "agnhost": Image((f"{_TESTS}/agnhost:2.56",), ("tools", "agnhost"), entrypoint=("/agnhost",), command=("pause",)),
     "jessie-dnsutils": Image((f"{_TESTS}/jessie-dnsutils:1.7",), ("tools", "agnhost"), command=("/bin/bash",)),
     "regression-issue-74839": Image(
@@ -142,6 +142,7 @@ def _tools(system: Path) -> Layer:
     """What tests call in a pod. The shell is bash: busybox's shell prefers its own nc, ip and wget to others."""
     layer = _base()
     layer.link("usr/bin/sh", "bash")
+    layer.link("usr/bin/nc", "nc.openbsd")
     debian_system.add(layer, system)
     add_busybox(layer, system / "usr" / "bin" / "busybox")
     return layer

@@ -123,7 +123,8 @@ async def _main() -> int:
     except (golang.Unbuilt, golang.DoesNotCompile, ValueError) as error:
         say(f"{error}\n")
         return 1
-    say("")
+    if terminal:
+        say("")
     sys.stdout.write(f"{folder}\n")
     return 0
 

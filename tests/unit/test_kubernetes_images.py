@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import tarfile
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import yaml
 
 from ipamd.sim.runtimes.docker_archive import Layer
+from ipamd.sim.runtimes.image import busybox
 from tests.kubernetes import debian_system, images, ipamd_image
 from tests.kubernetes.store import Store
 
@@ -79,7 +82,20 @@ async def test_an_archive_is_written_once_and_shared(store: Store, tmp_path: Pat
     assert first.stat().st_mtime_ns == before.st_mtime_ns
     found = configs(first)
     assert set(found) == {images.reference(name) for name in ("pause", "busybox", "nginx", "httpd")}
-    assert found[images.reference("pause")]["Entrypoint"] == ["/bin/busybox", "sleep", "2147483647"]
+    assert found[images.reference("pause")]["Entrypoint"] == list(images.IMAGES["pause"].entrypoint)
+
+
+def test_a_container_that_waits_ends_at_sigterm() -> None:
+    shell, *words = images.until_terminated("echo up; sleep 1000")
+    assert shell == "/bin/sh"
+    with subprocess.Popen([busybox(), "sh", *words], stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"up\n"
+            process.terminate()
+            assert process.wait() == 0, "by its handler: the first process of a container is not ended otherwise"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 async def test_an_archive_changes_with_the_program_in_it(store: Store, tmp_path: Path) -> None:
@@ -96,13 +112,13 @@ async def test_a_failed_archive_leaves_nothing(store: Store, tmp_path: Path) -> 
 
 
 def test_busybox_fills_what_a_system_lacks(tmp_path: Path) -> None:
-    busybox = tmp_path / "busybox"
-    busybox.write_text("#!/bin/sh\nprintf '%s\\n' busybox ls nc wget arp\n")
-    busybox.chmod(0o755)
+    executable = tmp_path / "busybox"
+    executable.write_text("#!/bin/sh\nprintf '%s\\n' busybox ls nc wget arp\n")
+    executable.chmod(0o755)
     layer = Layer()
     layer.file("usr/bin/nc", b"its own")
     layer.file("usr/sbin/arp", b"its own")
-    images.add_busybox(layer, busybox)
+    images.add_busybox(layer, executable)
     with tarfile.open(fileobj=layer.closed()) as archive:
         assert {each.name: each.linkname for each in archive} == {
             "usr/bin/nc": "",
