@@ -58,3 +58,5 @@ proto: setup
 	    ipamd/api/v1/ipam.proto ipamd/api/v1/introspection.proto ipamd/api/v1/administration.proto
 	$(PYTHON) -m grpc_tools.protoc -I ipamd/sim/runtimes/cri=proto/cri --python_out=. --pyi_out=. \
 	    ipamd/sim/runtimes/cri/cri.proto
+	$(PYTHON) -m grpc_tools.protoc -I ipamd/policy/aws=proto/policy --python_out=. --pyi_out=. --grpc_python_out=. \
+	    ipamd/policy/aws/policy_agent.proto

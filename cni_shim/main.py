@@ -25,6 +25,7 @@ LARGEST_CONFIG = 3 << 20  # the daemon takes messages of 4 MiB
 UNDO_SECONDS = 3.0  # kept back from the time of an ADD, to plumb or to undo...
 ANSWER_SECONDS = 1.0  # ...this part of it for the daemon to say that its time was over
 DELETE_SECONDS = 5.0
+POLICY_SECONDS = 3.0  # in the standard mode, for a daemon that waits one second for a policy engine
 RELEASE_SECONDS = 3.0  # for the daemon's answer; nobody listening is found out at once
 TURN_SECONDS = 1.0  # a DEL's wait for an ADD that is plumbing (milliseconds); one that waits for an address it ends
 ASK_SECONDS = 5.0  # CHECK
@@ -107,6 +108,8 @@ def add(invocation: Invocation, deadline: float) -> str:
     try:
         turn.give_up_if_overtaken()
         result = plumbing.attach(host, plan, netns)
+        if plan.policy:
+            _enforce(call, plan.policy == protobuf.POLICY_STRICT, deadline - UNDO_SECONDS)
         turn.give_up_if_overtaken()
         _print(result + b"\n")
     except BaseException as error:
@@ -126,33 +129,64 @@ def _folder() -> str:
 
 
 def _allocate(call: bytes, name: str, deadline: float) -> bytes:
-    """The reply to Allocate. A daemon that is absent or restarting is waited for.
+    """The reply to Allocate.
 
     The daemon is given less time than the call, so that its reason arrives, and the call less than there is, so that
     a grant whose answer was lost can be given back.
     """
+    last = deadline - UNDO_SECONDS
+
+    def request() -> bytes:
+        return protobuf.allocate_request(call, max(int((last - monotonic()) * 1000), 1))
+
+    try:
+        return _insist(b"/ipamd.v1.Ipam/Allocate", request, last, ANSWER_SECONDS, _import_the_rest)
+    except CallError as error:
+        if isinstance(error, Refused) and not _is_going_away(error):
+            raise _from_daemon(error, errors.TRY_AGAIN_LATER) from None
+        if error.sent:
+            _release_or_spool(call, name, deadline)
+        raise _no_answer(error, errors.TRY_AGAIN_LATER) from None
+
+
+def _enforce(call: bytes, strict: bool, last: float) -> None:
+    """Have the pod's network policies enforced before its runtime learns that its network is there. Raises CniError
+    if they are not, and they have to be (`strict`)."""
+    method = b"/ipamd.v1.Ipam/Enforce"
+    try:
+        if strict:
+            _insist(method, lambda: protobuf.request(call), last)
+        else:
+            unary(installed.SOCKET, method, protobuf.request(call), min(last, monotonic() + POLICY_SECONDS))
+    except CallError as error:
+        if strict and isinstance(error, Refused) and not _is_going_away(error):
+            raise _from_daemon(error, errors.TRY_AGAIN_LATER) from None
+        if strict:
+            raise _no_answer(error, errors.TRY_AGAIN_LATER) from None
+
+
+def _insist(
+    method: bytes,
+    request: "Callable[[], bytes]",
+    last: float,
+    grace: float = 0.0,
+    meanwhile: "Callable[[], object] | None" = None,
+) -> bytes:
+    """The reply. A daemon that is absent or restarting is waited for until `last`, and each attempt has `grace` more.
+
+    `request` makes the message anew for each attempt. Raises CallError, with `sent` for all of them.
+    """
     pause = FIRST_PAUSE
     sent = False
-    last = deadline - UNDO_SECONDS
     while True:
-        milliseconds = max(int((last - monotonic()) * 1000), 1)
-        request = protobuf.allocate_request(call, milliseconds)
         try:
-            end = last + ANSWER_SECONDS
-            return unary(installed.SOCKET, b"/ipamd.v1.Ipam/Allocate", request, end, _import_the_rest)
-        except Refused as error:
-            if not _is_going_away(error):
-                raise _from_daemon(error, errors.TRY_AGAIN_LATER) from None
-            failure: CallError = error
-            again = True
+            return unary(installed.SOCKET, method, request(), last + grace, meanwhile)
         except CallError as error:
             failure = error
-            again = isinstance(error, Unreachable)
-        sent = sent or failure.sent
+        again = isinstance(failure, Unreachable) or (isinstance(failure, Refused) and _is_going_away(failure))
+        failure.sent = sent = sent or failure.sent
         if not again or monotonic() + pause >= last:
-            if sent:
-                _release_or_spool(call, name, deadline)
-            raise _no_answer(failure, errors.TRY_AGAIN_LATER)
+            raise failure
         sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
 

@@ -42,7 +42,7 @@ def cni_call(container_id: bytes, ifname: bytes, netns: bytes, args: bytes, path
 
 
 def request(call: bytes) -> bytes:
-    """ReleaseRequest, CheckRequest, CollectRequest or ReadyRequest: all of them hold the CniCall as field 1."""
+    """Any request but Allocate's: all of them hold the CniCall as field 1."""
     return _message(1, call)
 
 
@@ -92,6 +92,10 @@ def decode(data: bytes) -> dict[int, int | bytes]:
     return fields
 
 
+# PolicyMode: whether the daemon is to be asked to have network policies enforced, and whether the ADD depends on it.
+POLICY_NONE, POLICY_STANDARD, POLICY_STRICT = 0, 1, 2
+
+
 class Plan:
     """AllocateReply: what to build. Addresses and MACs are in network order.
 
@@ -107,6 +111,7 @@ class Plan:
         "link_group",
         "mac",
         "mtu",
+        "policy",
         "prefix_length",
         "request_id",
         "result",
@@ -132,6 +137,7 @@ class Plan:
         self.result = _object(fields, 13, "result")
         self.request_id = _sized(fields, 14, "request_id", 0, 1 << 10)
         self.result_beside = _object(fields, 15, "result_beside") if fields.get(15) else b""
+        self.policy = _number(fields, 16, "policy", 0, POLICY_STRICT)
 
 
 def checked(reply: bytes) -> tuple[bytes, bytes]:

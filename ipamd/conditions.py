@@ -40,6 +40,12 @@ KINDS: Mapping[str, Kind] = {
     "conflist.not_in_force": Kind(
         "error", "runtimes take another network configuration than ipamd's, or ipamd's is gone"
     ),
+    "policy.not_enforced": Kind(
+        "error", "`policy.mode` is set, and AWS's network policy agent does not answer or refuses: tried again"
+    ),
+    "policy.not_served": Kind(
+        "error", "the socket in `policy.dir` that AWS's network policy agent asks at can't be served: tried again"
+    ),
     "spool.unusable": Kind(
         "error", "the folder of DELs can't be used, or files in it are no DELs or can't be removed: tried again"
     ),

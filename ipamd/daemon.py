@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from random import Random
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -39,7 +40,7 @@ from ipamd.metrics.sources import Sources
 from ipamd.pool import events as on
 from ipamd.pool.model import Limits, ObservedEni, Targets
 from ipamd.pool.pool import Pool
-from ipamd.process import clashes
+from ipamd.process import clashes, policy
 from ipamd.process.announcing import announce, follow_serving
 from ipamd.process.doors import Doors
 from ipamd.process.releases import SpooledReleases, settle
@@ -53,6 +54,9 @@ from ipamd.serving import Record, Serving
 from ipamd.settings import Ec2Settings, HostSettings, PoolSettings
 from ipamd.tracing import NoTraces, Tracer, Traces, TracingUnavailable, to_collector
 from ipamd.vpc import Vpc
+
+if TYPE_CHECKING:
+    from ipamd.policy.enforcement import Enforcement
 
 log = structlog.get_logger("ipamd.daemon")
 
@@ -111,9 +115,10 @@ async def _serve(live: LiveSettings, history: History, conditions: Conditions, s
     async with asyncio.TaskGroup() as tasks:
         world = await _learn(around, doors, stack, tasks)
         runner = _build(around, world, stack)
-        settle(ledger, spool, runner.clock())
+        gone = settle(ledger, spool, runner.clock())
         await _restore(runner, ledger, world)
-        await _open(around, doors, world, runner, spool, stack, tasks)
+        enforcement = policy.begin(around, world.identity, runner, gone, stack, tasks)
+        await _open(around, doors, world, runner, spool, enforcement, stack, tasks)
 
 
 async def _learn(around: Surroundings, doors: Doors, stack: AsyncExitStack, tasks: asyncio.TaskGroup) -> _World:
@@ -219,6 +224,7 @@ async def _open(
     world: _World,
     runner: PoolRunner,
     spool: Spool,
+    enforcement: Enforcement | None,
     stack: AsyncExitStack,
     tasks: asyncio.TaskGroup,
 ) -> None:
@@ -232,7 +238,9 @@ async def _open(
     permissions = Permissions()
     serving = Serving(runner, Record(settings.api.socket), conditions, around.changed)
     releases = SpooledReleases(spool, runner, conditions)
-    ipam = IpamService(runner, world.network, settings.host, serving, releases.before_grant, doors.refusals)
+    ipam = IpamService(
+        runner, world.network, settings.host, serving, releases.before_grant, doors.refusals, enforcement
+    )
     introspection = IntrospectionService(
         runner,
         world.network,

@@ -33,6 +33,7 @@ from ipamd.pool.model import (
     AttachmentKey,
     CloudErrorKind,
     CloudFailure,
+    DropAttachment,
     DropCooling,
     EniState,
     ObservedEni,
@@ -113,6 +114,7 @@ class PoolRunner:
         self._vpc = vpc
         self._security_groups = security_groups
         self._on_change = on_change
+        self._dropped: Callable[[AttachmentKey], None] | None = None
         self.tracer = tracer or NoTraces()
         self.lag = Histogram(MILLISECONDS)  # how late the loop came to what was due
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -128,6 +130,10 @@ class PoolRunner:
         self.unrecorded: LedgerError | None = None  # why the ledger refuses records, while it does
         self._retry: asyncio.TimerHandle | None = None  # set as long
         self._cluster_unread = False  # what gone nodes have left could not be read the last time
+
+    def on_dropped(self, tell: Callable[[AttachmentKey], None]) -> None:
+        """From now on `tell` is called with each attachment that ends, in whatever way, once that is on record."""
+        self._dropped = tell
 
     # What callers ask
 
@@ -361,6 +367,9 @@ class PoolRunner:
                 self._set_alarm(at)
             case do.Note(event, level, fields):
                 getattr(log, level)(event, **dict(fields))
+            case do.Write(DropAttachment(key)):
+                if self._dropped is not None:
+                    self._dropped(key)
             case do.Write():
                 pass
             case _:

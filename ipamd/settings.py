@@ -195,6 +195,21 @@ class HostSettings(_Section):
     pod_mtu: Mtu = Field(0, ge=0, le=9216, description="of pods' interfaces alone; 0: their ENI's")
 
 
+class PolicySettings(_Section):
+    """Kubernetes NetworkPolicy by AWS's network policy agent. Other engines need nothing of this:
+    docs/network-policy.md."""
+
+    mode: Literal["off", "standard", "strict"] = Field(
+        "off",
+        description="`standard`: the agent is told of each pod, and a pod starts also without its answer; `strict`: "
+        "no pod starts before the agent enforces its policies; `off`: there is no agent",
+    )
+    dir: AbsolutePath = Field(
+        Path("/run/aws-node"),
+        description="folder of the sockets: the agent's, npa.sock, and ipamd.sock for it (mode 0600)",
+    )
+
+
 class MetricsSettings(_Section):
     """What Prometheus and probes read, over HTTP: /metrics, /healthz and /readyz."""
 
@@ -227,6 +242,7 @@ class Settings(_Section):
     ledger: LedgerSettings = Field(default_factory=LedgerSettings)
     cni: CniSettings = Field(default_factory=CniSettings)
     host: HostSettings = Field(default_factory=HostSettings)
+    policy: PolicySettings = Field(default_factory=PolicySettings)
     metrics: MetricsSettings = Field(default_factory=MetricsSettings)
     tracing: TracingSettings = Field(default_factory=TracingSettings)
     log: LogSettings = Field(default_factory=LogSettings)
@@ -251,6 +267,8 @@ def _places(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
             for suffix in ("-wal", "-shm", ".lock", ".owed", ".new")
         },
     }
+    if settings.policy.mode != "off":
+        files |= {f"policy.dir's {name}": settings.policy.dir / name for name in ("ipamd.sock", "npa.sock")}
     folders = {"cni.spool_dir": settings.cni.spool_dir}
     if settings.cni.conf_dir is not None:
         folders["cni.conf_dir"] = settings.cni.conf_dir

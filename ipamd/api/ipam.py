@@ -19,6 +19,7 @@ from ipamd.api.first_tries import FirstTries
 from ipamd.api.plan import GATEWAY, PACKED_GATEWAY, packed, plan
 from ipamd.api.v1 import ipam_pb2, ipam_pb2_grpc
 from ipamd.host import HostError, HostNetwork
+from ipamd.policy.errors import NotEnforced
 from ipamd.pool.model import Attachment, AttachmentKey, Reason, Refusal
 from ipamd.runner import PoolRunner, Refused
 from ipamd.serving import Serving
@@ -27,6 +28,8 @@ from ipamd.tracing import Facts
 from ipamd.veth import host_link, recovered_key
 
 if TYPE_CHECKING:
+    from ipamd.policy.enforcement import Enforcement
+
     Context = grpc.aio.ServicerContext[Any, Any]
 
 log = structlog.get_logger("ipamd.api")
@@ -42,6 +45,12 @@ _STATUS_CODES = {
 }
 
 
+_POLICIES = {"standard": ipam_pb2.POLICY_MODE_STANDARD, "strict": ipam_pb2.POLICY_MODE_STRICT}
+
+# Seconds for a caller of Enforce that names no deadline; and kept back for the answer.
+PATIENCE, ANSWER = 30.0, 0.5
+
+
 # Called with each ADD's attachment, and awaited, before the pool is asked.
 BeforeGrant = Callable[[AttachmentKey], Awaitable[None]]
 
@@ -55,6 +64,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         serving: Serving,
         before_grant: BeforeGrant,
         refusals: Counter[Reason],
+        enforcement: Enforcement | None = None,
     ) -> None:
         self._runner = runner
         self._serving = serving
@@ -63,6 +73,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         self._before_grant = before_grant
         self.first_tries = FirstTries()
         self._refusals = refusals
+        self._enforcement = enforcement
 
     async def Allocate(self, request: ipam_pb2.AllocateRequest, context: Context) -> ipam_pb2.AllocateReply:
         request_id = new_request_id()
@@ -107,12 +118,30 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         reply = plan(attachment, self._settings, eni.device_index, mtu, call.owner.netns)
         reply.request_id = request_id
         reply.mac = call.mac or reply.mac
+        if self._enforcement is not None and self._enforcement.concerns(attachment):
+            reply.policy = _POLICIES[self._enforcement.mode]
         if call.version is not None:
             reply.result = cni_answer.result(call, reply, attachment, GATEWAY)
             reply.result_beside = cni_answer.result(call, reply, attachment, GATEWAY, default_route=False)
         # What a handler returns leaves in the same step of the loop: the log's turn comes after that.
         asyncio.get_running_loop().call_soon(_log_granted, call, request_id, attachment, _ms_since(started))
         return reply
+
+    async def Enforce(self, request: ipam_pb2.EnforceRequest, context: Context) -> ipam_pb2.EnforceReply:
+        request_id = new_request_id()
+        call = await understand(request, context, request_id, "ADD")
+        attachment = self._runner.pool.inventory.attachments.get(call.key)
+        if attachment is None:
+            await self._abort_unknown(context, call, request_id)
+        if self._enforcement is not None:
+            try:
+                await self._enforcement.enforce(attachment, patience(context))
+            except NotEnforced as error:
+                reason, code = "POLICY_NOT_ENFORCED", grpc.StatusCode.UNAVAILABLE
+                text = _cni_error(call.version, cni_answer.TRY_AGAIN_LATER, reason, str(error), request_id)
+                log.warning("attachment.not_enforced", **_fields(call, request_id), message=str(error))
+                await abort(context, code, reason, str(error), {}, request_id, text)
+        return ipam_pb2.EnforceReply(request_id=request_id)
 
     async def Release(self, request: ipam_pb2.ReleaseRequest, context: Context) -> ipam_pb2.ReleaseReply:
         request_id = new_request_id()
@@ -137,9 +166,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         held = self._runner.pool.inventory.attachments
         attachment = held.get(call.key) or held.get(recovered_key(call.key))
         if attachment is None:
-            message, reason = f"{call.key} holds no address", "UNKNOWN_ATTACHMENT"
-            text = _cni_error(call.version, cni_answer.UNKNOWN_CONTAINER, reason, message, request_id)
-            await abort(context, grpc.StatusCode.NOT_FOUND, reason, message, {}, request_id, text)
+            await self._abort_unknown(context, call, request_id)
         name = host_link(call.key)
         try:
             routes = await self._network.pod_routes()
@@ -198,6 +225,11 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             await abort(context, code, obstacle.reason, obstacle.message, {}, request_id, text)
         return ipam_pb2.ReadyReply(free=self._runner.pool.counts().free, request_id=request_id)
 
+    async def _abort_unknown(self, context: Context, call: cni.Call, request_id: str) -> NoReturn:
+        message, reason = f"{call.key} holds no address", "UNKNOWN_ATTACHMENT"
+        text = _cni_error(call.version, cni_answer.UNKNOWN_CONTAINER, reason, message, request_id)
+        await abort(context, grpc.StatusCode.NOT_FOUND, reason, message, {}, request_id, text)
+
     async def _abort_broken(self, context: Context, call: cni.Call, message: str, request_id: str) -> NoReturn:
         reason, code = "ATTACHMENT_BROKEN", grpc.StatusCode.FAILED_PRECONDITION
         text = _cni_error(call.version, cni_answer.OWN_ERROR, reason, message, request_id)
@@ -205,7 +237,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
 
 
 async def understand(
-    request: ipam_pb2.AllocateRequest | ipam_pb2.ReleaseRequest | ipam_pb2.CheckRequest,
+    request: ipam_pb2.AllocateRequest | ipam_pb2.EnforceRequest | ipam_pb2.ReleaseRequest | ipam_pb2.CheckRequest,
     context: Context,
     request_id: str,
     verb: cni.Verb,
@@ -266,6 +298,12 @@ def _log_granted(call: cni.Call, request_id: str, attachment: Attachment, waited
 
 def _log_released(call: cni.Call, request_id: str, attachment: Attachment) -> None:
     log.info("attachment.released", **_fields(call, request_id), ip=attachment.address)
+
+
+def patience(context: Context) -> float:
+    """Seconds that the caller waits for an answer, less what the answer takes."""
+    left = context.time_remaining()
+    return PATIENCE if left is None else max(left - ANSWER, 0.0)
 
 
 def _ms_since(started: float) -> float:

@@ -17,12 +17,12 @@ class SocketUnusable(Exception):
 def claim(settings: ApiSettings) -> None:
     """Take away the sockets of a daemon that died; never those of one that lives. To be called before anything is
     changed on the node: a second daemon on it must do no harm. Raises `SocketUnusable`."""
-    _claim(settings.socket, "api.socket")
+    claim_path(settings.socket, "api.socket")
 
 
 def claim_reading(settings: ApiSettings) -> None:
     """The same of the socket for those who may look."""
-    _claim(settings.read_socket, "api.read_socket")
+    claim_path(settings.read_socket, "api.read_socket")
 
 
 def reading_group(settings: ApiSettings) -> int:
@@ -36,7 +36,8 @@ def reading_group(settings: ApiSettings) -> int:
         ) from None
 
 
-def _claim(path: Path, setting: str) -> None:
+def claim_path(path: Path, setting: str) -> None:
+    """The same of the socket that `setting` names. Raises `SocketUnusable`."""
     if len(os.fsencode(path)) > 107:
         raise SocketUnusable(f"{setting} {path} is longer than the 107 bytes that a Unix socket's path may have")
     try:

@@ -3,12 +3,8 @@ that may look."""
 
 from __future__ import annotations
 
-import asyncio
-import grp
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ipamd.api import bounds
+from ipamd.api.listening import listen, until_lost
 from ipamd.api.place import SocketUnusable, claim, claim_reading, reading_group
 from ipamd.api.timing import CallTimes
 from ipamd.api.v1 import (
@@ -32,8 +29,8 @@ from ipamd.settings import ApiSettings
 
 log = structlog.get_logger("ipamd.api")
 
-# Seconds between two looks whether a socket is still where callers look for it, and for calls on one that is not.
-LOOK, LOST_GRACE = 2.0, 0.5
+# Seconds for calls on a socket that is no longer where callers look for it.
+LOST_GRACE = 0.5
 
 SERVICES = (
     ipam_pb2.DESCRIPTOR.services_by_name["Ipam"].full_name,
@@ -107,14 +104,14 @@ class ApiServer:
                     raise Unserved(f"No pod can start or end: {error}.", socket=str(self._settings.socket)) from None
                 log.warning("api.served_again", socket=str(self._settings.socket))
             well()
-            await _until_lost(self._settings.socket)
+            await until_lost(self._settings.socket)
             self._served = False
             await self._server.stop(LOST_GRACE)
 
     async def _serve(self) -> None:
         """Raises `SocketUnusable`."""
         claim(self._settings)
-        _listen(self._server, self._settings.socket, 0o600, "api.socket")
+        listen(self._server, self._settings.socket, 0o600, "api.socket")
         await self._server.start()
         self._served = True
 
@@ -141,10 +138,10 @@ class ApiServer:
             group = reading_group(self._settings)
             claim_reading(self._settings)
             served = True
-            _listen(server, path, 0o660, "api.read_socket", group)
+            listen(server, path, 0o660, "api.read_socket", group)
             await server.start()
             well()
-            await _until_lost(path)
+            await until_lost(path)
             served = False
         except SocketUnusable as error:
             raise Unserved(f"The reading group is not served: {error}.", socket=str(path)) from None
@@ -184,46 +181,3 @@ class _Health(health.aio.HealthServicer):
                 for service in ("", *SERVICES)
             }
         )
-
-
-async def _until_lost(path: Path) -> None:
-    """Return once something else, or nothing, is at the path of a socket that is served."""
-    before = _inode(path)
-    while before is not None and _inode(path) == before:  # noqa: ASYNC110 - no event where inotify is used up
-        await asyncio.sleep(LOOK)
-
-
-def _inode(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.lstat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _listen(server: grpc.aio.Server, path: Path, mode: int, setting: str, group: int | None = None) -> None:
-    """Raises `SocketUnusable`."""
-    before = os.umask(0o177)  # nobody else from its first moment on
-    try:
-        server.add_insecure_port(f"unix:{path}")
-        if group is not None:
-            _give(path, group, setting)
-        path.chmod(mode)
-    except (OSError, RuntimeError) as error:
-        raise SocketUnusable(f"{setting} {path} can't be served: {error}") from None
-    finally:
-        os.umask(before)
-
-
-def _give(path: Path, group: int, setting: str) -> None:
-    """Raises `SocketUnusable`, OSError."""
-    if path.stat().st_gid == group:
-        return  # its folder did it (setgid)
-    try:
-        os.chown(path, -1, group)
-    except PermissionError:
-        # chown(2): it takes CAP_CHOWN, which the systemd unit withholds, or to be in the group.
-        raise SocketUnusable(
-            f"{setting} {path} can't be given to the group {grp.getgrgid(group).gr_name}: let its folder be of that "
-            "group and setgid, or the daemon be in the group, as the drop-in readers.conf of docs/systemd.md does"
-        ) from None

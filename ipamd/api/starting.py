@@ -20,7 +20,7 @@ import ipamd
 from ipamd.api import cni, cni_answer
 from ipamd.api.errors import abort_refused
 from ipamd.api.explanation import fits, who
-from ipamd.api.ipam import abort_invalid, new_request_id, refuse, understand
+from ipamd.api.ipam import abort_invalid, new_request_id, patience, refuse, understand
 from ipamd.api.stamp import timestamp
 from ipamd.api.standing import StandingService, attachment_info, told
 from ipamd.api.v1 import administration_pb2_grpc, ipam_pb2, ipam_pb2_grpc
@@ -120,6 +120,18 @@ class StartingIpam(ipam_pb2_grpc.IpamServicer):
             raise Refused(self._start.refusal()) from None
         finally:
             del self.waiting[request_id]
+
+    async def Enforce(self, request: ipam_pb2.EnforceRequest, context: Context) -> ipam_pb2.EnforceReply:
+        """Of an ADD that had its address of the daemon before this one."""
+        started = time.monotonic()
+        request_id = new_request_id()
+        call = await understand(request, context, request_id, "ADD")
+        try:
+            pool = await self._until_started(request_id, call, patience(context))
+        except Refused as refused:
+            await refuse(context, call, refused.refusal, request_id, started)
+        reply: ipam_pb2.EnforceReply = await pool.Enforce(request, context)
+        return reply
 
     async def Release(self, request: ipam_pb2.ReleaseRequest, context: Context) -> ipam_pb2.ReleaseReply:
         if self._pool is None:

@@ -23,11 +23,13 @@ log = structlog.get_logger("ipamd.daemon")
 INTERVAL = 5.0
 
 
-def settle(ledger: Ledger, spool: Spool, now: float) -> None:
+def settle(ledger: Ledger, spool: Spool, now: float) -> list[Attachment]:
     """Bring the ledger up to date with the DELs that came while nobody served: like replaying a journal. What can't
-    be recorded stays in the spool, for `SpooledReleases`. Raises `LedgerError` when the ledger can't be read."""
+    be recorded stays in the spool, for `SpooledReleases`. Returns what was released. Raises `LedgerError` when the
+    ledger can't be read."""
     spool.make()
     held = {attachment.key: attachment for attachment in ledger.contents().attachments}
+    ended: list[Attachment] = []
     for spooled in spool.batches():
         records: list[Record] = []
         released: list[tuple[Spooled, Attachment]] = []
@@ -44,11 +46,13 @@ def settle(ledger: Ledger, spool: Spool, now: float) -> None:
             ledger.commit(records)
         except LedgerError as error:
             log.error("ledger.unwritable", error=str(error))
-            return
+            return ended
         for release in spooled:
             spool.done(release)
         for release, attachment in released:
+            ended.append(attachment)
             log.info("attachment.released", key=str(release.key), ip=attachment.address, spooled=True)
+    return ended
 
 
 class SpooledReleases:

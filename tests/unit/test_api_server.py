@@ -173,7 +173,7 @@ async def _answers(socket: Path) -> bool:
 async def test_a_socket_that_somebody_removed_is_served_again(
     settings: ApiSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ipamd.api.server.LOOK", 0.01)
+    monkeypatch.setattr("ipamd.api.listening.LOOK", 0.01)
     server = ApiServer(settings, CallTimes())
     await server.start()
     tasks = [asyncio.create_task(keep(lambda: None)) for keep in (server.keep_served, server.serve_readers)]

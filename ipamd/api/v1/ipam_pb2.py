@@ -24,15 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17ipamd/api/v1/ipam.proto\x12\x08ipamd.v1\"j\n\x07\x43niCall\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0e\n\x06ifname\x18\x02 \x01(\t\x12\r\n\x05netns\x18\x03 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x04 \x01(\t\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x06 \x01(\x0c\"\x8c\x01\n\nAttachment\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x0e\n\x06ifname\x18\x03 \x01(\t\x12\r\n\x05netns\x18\x04 \x01(\t\x12\x10\n\x08pod_name\x18\x05 \x01(\t\x12\x15\n\rpod_namespace\x18\x06 \x01(\t\x12\x0f\n\x07pod_uid\x18\x07 \x01(\t\"~\n\x0f\x41llocateRequest\x12 \n\x03\x63ni\x18\x01 \x01(\x0b\x32\x11.ipamd.v1.CniCallH\x00\x12*\n\nattachment\x18\x02 \x01(\x0b\x32\x14.ipamd.v1.AttachmentH\x00\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x03 \x01(\rB\x08\n\x06\x63\x61ller\"\x9e\x02\n\rAllocateReply\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0c\x12\x15\n\rprefix_length\x18\x02 \x01(\r\x12\x0f\n\x07gateway\x18\x03 \x01(\x0c\x12\x0e\n\x06ifname\x18\x04 \x01(\t\x12\x13\n\x0bhost_ifname\x18\x05 \x01(\t\x12\x0b\n\x03mac\x18\x06 \x01(\x0c\x12\x10\n\x08host_mac\x18\x07 \x01(\x0c\x12\x0b\n\x03mtu\x18\x08 \x01(\r\x12\x12\n\nlink_group\x18\t \x01(\r\x12\r\n\x05table\x18\n \x01(\r\x12\x16\n\x0eroute_protocol\x18\x0b \x01(\r\x12\r\n\x05netns\x18\x0c \x01(\t\x12\x0e\n\x06result\x18\r \x01(\x0c\x12\x12\n\nrequest_id\x18\x0e \x01(\t\x12\x15\n\rresult_beside\x18\x0f \x01(\x0c\"h\n\x0eReleaseRequest\x12 \n\x03\x63ni\x18\x01 \x01(\x0b\x32\x11.ipamd.v1.CniCallH\x00\x12*\n\nattachment\x18\x02 \x01(\x0b\x32\x14.ipamd.v1.AttachmentH\x00\x42\x08\n\x06\x63\x61ller\"Z\n\x0cReleaseReply\x12\x10\n\x08released\x18\x01 \x01(\x08\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x0c\x12\x13\n\x0bhost_ifname\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"f\n\x0c\x43heckRequest\x12 \n\x03\x63ni\x18\x01 \x01(\x0b\x32\x11.ipamd.v1.CniCallH\x00\x12*\n\nattachment\x18\x02 \x01(\x0b\x32\x14.ipamd.v1.AttachmentH\x00\x42\x08\n\x06\x63\x61ller\"W\n\nCheckReply\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0c\x12\x13\n\x0bhost_ifname\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0f\n\x07gateway\x18\x04 \x01(\x0c\"i\n\x0e\x43ollectRequest\x12 \n\x03\x63ni\x18\x01 \x01(\x0b\x32\x11.ipamd.v1.CniCallH\x00\x12+\n\x05valid\x18\x02 \x01(\x0b\x32\x1a.ipamd.v1.ValidAttachmentsH\x00\x42\x08\n\x06\x63\x61ller\"N\n\x10ValidAttachments\x12\x0f\n\x07network\x18\x01 \x01(\t\x12)\n\x0b\x61ttachments\x18\x02 \x03(\x0b\x32\x14.ipamd.v1.Attachment\"4\n\x0c\x43ollectReply\x12\x10\n\x08released\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\".\n\x0cReadyRequest\x12\x1e\n\x03\x63ni\x18\x01 \x01(\x0b\x32\x11.ipamd.v1.CniCall\".\n\nReadyReply\x12\x0c\n\x04\x66ree\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t*\xdf\x04\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17REASON_SUBNET_EXHAUSTED\x10\x01\x12\x14\n\x10REASON_ENI_LIMIT\x10\x02\x12\x16\n\x12REASON_ALL_COOLING\x10\x03\x12\x14\n\x10REASON_THROTTLED\x10\x04\x12\x19\n\x15REASON_NOT_AUTHORIZED\x10\x05\x12!\n\x1dREASON_SECURITY_GROUP_INVALID\x10\x06\x12\x13\n\x0fREASON_DRAINING\x10\x07\x12\x12\n\x0eREASON_TIMEOUT\x10\x08\x12\x14\n\x10REASON_POD_LIMIT\x10\t\x12\x1c\n\x18REASON_CLOUD_UNAVAILABLE\x10\n\x12\x1c\n\x18REASON_LEDGER_UNWRITABLE\x10\x0b\x12\x1a\n\x16REASON_INVALID_REQUEST\x10\x0c\x12\x19\n\x15REASON_INVALID_CONFIG\x10\r\x12\x1f\n\x1bREASON_INCOMPATIBLE_VERSION\x10\x0e\x12\x1d\n\x19REASON_UNKNOWN_ATTACHMENT\x10\x0f\x12\x1c\n\x18REASON_ATTACHMENT_BROKEN\x10\x10\x12\x14\n\x10REASON_NOT_READY\x10\x11\x12\x18\n\x14REASON_ADDRESS_LIMIT\x10\x12\x12\x13\n\x0fREASON_RELEASED\x10\x13\x12\x19\n\x15REASON_NETWORK_BROKEN\x10\x14\x12\x12\n\x0eREASON_DRAINED\x10\x15\x12\x1a\n\x16REASON_REQUEST_REFUSED\x10\x16\x32\xae\x02\n\x04Ipam\x12>\n\x08\x41llocate\x12\x19.ipamd.v1.AllocateRequest\x1a\x17.ipamd.v1.AllocateReply\x12;\n\x07Release\x12\x18.ipamd.v1.ReleaseRequest\x1a\x16.ipamd.v1.ReleaseReply\x12\x35\n\x05\x43heck\x12\x16.ipamd.v1.CheckRequest\x1a\x14.ipamd.v1.CheckReply\x12;\n\x07\x43ollect\x12\x18.ipamd.v1.CollectRequest\x1a\x16.ipamd.v1.CollectReply\x12\x35\n\x05Ready\x12\x16.ipamd.v1.ReadyRequest\x1a\x14.ipamd.v1.ReadyReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17ipamd/api/v1/ipam.proto\x12\x08ipamd.v1\"j\n\x07\x43niCall\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0e\n\x06ifname\x18\x02 \x01(\t\x12\r\n\x05netns\x18\x03 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x04 \x01(\t\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x06 \x01(\x0c\"\x8c\x01\n\nAttachment\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x0e\n\x06ifname\x18\x03 \x01(\t\x12\r\n\x05netns\x18\x04 \x01(\t\x12\x10\n\x08pod_name\x18\x05 \x01(\t\x12\x15\n\rpod_namespace\x18\x06 \x01(\t\x12\x0f\n\x07pod_uid\x18\x07 \x01(\t\"~\n\x0f\x41llocateRequest\x12 \n\x03\x63ni\x18\x01 \x01(\x0b\x32\x11.ipamd.v1.CniCallH\x00\x12*\n\nattachment\x18\x02 \x01(\x0b\x32\x14.ipamd.v1.AttachmentH\x00\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x03 \x01(\rB\x08\n\x06\x63\x61ller\"\xc4\x02\n\rAllocateReply\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0c\x12\x15\n\rprefix_length\x18\x02 \x01(\r\x12\x0f\n\x07gateway\x18\x03 \x01(\x0c\x12\x0e\n\x06ifname\x18\x04 \x01(\t\x12\x13\n\x0bhost_ifname\x18\x05 \x01(\t\x12\x0b\n\x03mac\x18\x06 \x01(\x0c\x12\x10\n\x08host_mac\x18\x07 \x01(\x0c\x12\x0b\n\x03mtu\x18\x08 \x01(\r\x12\x12\n\nlink_group\x18\t \x01(\r\x12\r\n\x05table\x18\n \x01(\r\x12\x16\n\x0eroute_protocol\x18\x0b \x01(\r\x12\r\n\x05netns\x18\x0c \x01(\t\x12\x0e\n\x06result\x18\r \x01(\x0c\x12\x12\n\nrequest_id\x18\x0e \x01(\t\x12\x15\n\rresult_beside\x18\x0f \x01(\x0c\x12$\n\x06policy\x18\x10 \x01(\x0e\x32\x14.ipamd.v1.PolicyMode\"h\n\x0e\x45nforceRequest\x12 \n\x03\x63ni\x18\x01 \x01(\x0b\x32\x11.ipamd.v1.CniCallH\x00\x12*\n\nattachment\x18\x02 \x01(\x0b\x32\x14.ipamd.v1.AttachmentH\x00\x42\x08\n\x06\x63\x61ller\"\"\n\x0c\x45nforceReply\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"h\n\x0eReleaseRequest\x12 \n\x03\x63ni\x18\x01 \x01(\x0b\x32\x11.ipamd.v1.CniCallH\x00\x12*\n\nattachment\x18\x02 \x01(\x0b\x32\x14.ipamd.v1.AttachmentH\x00\x42\x08\n\x06\x63\x61ller\"Z\n\x0cReleaseReply\x12\x10\n\x08released\x18\x01 \x01(\x08\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x0c\x12\x13\n\x0bhost_ifname\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"f\n\x0c\x43heckRequest\x12 \n\x03\x63ni\x18\x01 \x01(\x0b\x32\x11.ipamd.v1.CniCallH\x00\x12*\n\nattachment\x18\x02 \x01(\x0b\x32\x14.ipamd.v1.AttachmentH\x00\x42\x08\n\x06\x63\x61ller\"W\n\nCheckReply\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0c\x12\x13\n\x0bhost_ifname\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x0f\n\x07gateway\x18\x04 \x01(\x0c\"i\n\x0e\x43ollectRequest\x12 \n\x03\x63ni\x18\x01 \x01(\x0b\x32\x11.ipamd.v1.CniCallH\x00\x12+\n\x05valid\x18\x02 \x01(\x0b\x32\x1a.ipamd.v1.ValidAttachmentsH\x00\x42\x08\n\x06\x63\x61ller\"N\n\x10ValidAttachments\x12\x0f\n\x07network\x18\x01 \x01(\t\x12)\n\x0b\x61ttachments\x18\x02 \x03(\x0b\x32\x14.ipamd.v1.Attachment\"4\n\x0c\x43ollectReply\x12\x10\n\x08released\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\".\n\x0cReadyRequest\x12\x1e\n\x03\x63ni\x18\x01 \x01(\x0b\x32\x11.ipamd.v1.CniCall\".\n\nReadyReply\x12\x0c\n\x04\x66ree\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t*[\n\nPolicyMode\x12\x1b\n\x17POLICY_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14POLICY_MODE_STANDARD\x10\x01\x12\x16\n\x12POLICY_MODE_STRICT\x10\x02*\xff\x04\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17REASON_SUBNET_EXHAUSTED\x10\x01\x12\x14\n\x10REASON_ENI_LIMIT\x10\x02\x12\x16\n\x12REASON_ALL_COOLING\x10\x03\x12\x14\n\x10REASON_THROTTLED\x10\x04\x12\x19\n\x15REASON_NOT_AUTHORIZED\x10\x05\x12!\n\x1dREASON_SECURITY_GROUP_INVALID\x10\x06\x12\x13\n\x0fREASON_DRAINING\x10\x07\x12\x12\n\x0eREASON_TIMEOUT\x10\x08\x12\x14\n\x10REASON_POD_LIMIT\x10\t\x12\x1c\n\x18REASON_CLOUD_UNAVAILABLE\x10\n\x12\x1c\n\x18REASON_LEDGER_UNWRITABLE\x10\x0b\x12\x1a\n\x16REASON_INVALID_REQUEST\x10\x0c\x12\x19\n\x15REASON_INVALID_CONFIG\x10\r\x12\x1f\n\x1bREASON_INCOMPATIBLE_VERSION\x10\x0e\x12\x1d\n\x19REASON_UNKNOWN_ATTACHMENT\x10\x0f\x12\x1c\n\x18REASON_ATTACHMENT_BROKEN\x10\x10\x12\x14\n\x10REASON_NOT_READY\x10\x11\x12\x18\n\x14REASON_ADDRESS_LIMIT\x10\x12\x12\x13\n\x0fREASON_RELEASED\x10\x13\x12\x19\n\x15REASON_NETWORK_BROKEN\x10\x14\x12\x12\n\x0eREASON_DRAINED\x10\x15\x12\x1a\n\x16REASON_REQUEST_REFUSED\x10\x16\x12\x1e\n\x1aREASON_POLICY_NOT_ENFORCED\x10\x17\x32\xeb\x02\n\x04Ipam\x12>\n\x08\x41llocate\x12\x19.ipamd.v1.AllocateRequest\x1a\x17.ipamd.v1.AllocateReply\x12;\n\x07\x45nforce\x12\x18.ipamd.v1.EnforceRequest\x1a\x16.ipamd.v1.EnforceReply\x12;\n\x07Release\x12\x18.ipamd.v1.ReleaseRequest\x1a\x16.ipamd.v1.ReleaseReply\x12\x35\n\x05\x43heck\x12\x16.ipamd.v1.CheckRequest\x1a\x14.ipamd.v1.CheckReply\x12;\n\x07\x43ollect\x12\x18.ipamd.v1.CollectRequest\x1a\x16.ipamd.v1.CollectReply\x12\x35\n\x05Ready\x12\x16.ipamd.v1.ReadyRequest\x1a\x14.ipamd.v1.ReadyReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ipamd.api.v1.ipam_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REASON']._serialized_start=1434
-  _globals['_REASON']._serialized_end=2041
+  _globals['_POLICYMODE']._serialized_start=1613
+  _globals['_POLICYMODE']._serialized_end=1704
+  _globals['_REASON']._serialized_start=1707
+  _globals['_REASON']._serialized_end=2346
   _globals['_CNICALL']._serialized_start=37
   _globals['_CNICALL']._serialized_end=143
   _globals['_ATTACHMENT']._serialized_start=146
@@ -40,25 +42,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ALLOCATEREQUEST']._serialized_start=288
   _globals['_ALLOCATEREQUEST']._serialized_end=414
   _globals['_ALLOCATEREPLY']._serialized_start=417
-  _globals['_ALLOCATEREPLY']._serialized_end=703
-  _globals['_RELEASEREQUEST']._serialized_start=705
-  _globals['_RELEASEREQUEST']._serialized_end=809
-  _globals['_RELEASEREPLY']._serialized_start=811
-  _globals['_RELEASEREPLY']._serialized_end=901
-  _globals['_CHECKREQUEST']._serialized_start=903
-  _globals['_CHECKREQUEST']._serialized_end=1005
-  _globals['_CHECKREPLY']._serialized_start=1007
-  _globals['_CHECKREPLY']._serialized_end=1094
-  _globals['_COLLECTREQUEST']._serialized_start=1096
-  _globals['_COLLECTREQUEST']._serialized_end=1201
-  _globals['_VALIDATTACHMENTS']._serialized_start=1203
-  _globals['_VALIDATTACHMENTS']._serialized_end=1281
-  _globals['_COLLECTREPLY']._serialized_start=1283
-  _globals['_COLLECTREPLY']._serialized_end=1335
-  _globals['_READYREQUEST']._serialized_start=1337
-  _globals['_READYREQUEST']._serialized_end=1383
-  _globals['_READYREPLY']._serialized_start=1385
-  _globals['_READYREPLY']._serialized_end=1431
-  _globals['_IPAM']._serialized_start=2044
-  _globals['_IPAM']._serialized_end=2346
+  _globals['_ALLOCATEREPLY']._serialized_end=741
+  _globals['_ENFORCEREQUEST']._serialized_start=743
+  _globals['_ENFORCEREQUEST']._serialized_end=847
+  _globals['_ENFORCEREPLY']._serialized_start=849
+  _globals['_ENFORCEREPLY']._serialized_end=883
+  _globals['_RELEASEREQUEST']._serialized_start=885
+  _globals['_RELEASEREQUEST']._serialized_end=989
+  _globals['_RELEASEREPLY']._serialized_start=991
+  _globals['_RELEASEREPLY']._serialized_end=1081
+  _globals['_CHECKREQUEST']._serialized_start=1083
+  _globals['_CHECKREQUEST']._serialized_end=1185
+  _globals['_CHECKREPLY']._serialized_start=1187
+  _globals['_CHECKREPLY']._serialized_end=1274
+  _globals['_COLLECTREQUEST']._serialized_start=1276
+  _globals['_COLLECTREQUEST']._serialized_end=1381
+  _globals['_VALIDATTACHMENTS']._serialized_start=1383
+  _globals['_VALIDATTACHMENTS']._serialized_end=1461
+  _globals['_COLLECTREPLY']._serialized_start=1463
+  _globals['_COLLECTREPLY']._serialized_end=1515
+  _globals['_READYREQUEST']._serialized_start=1517
+  _globals['_READYREQUEST']._serialized_end=1563
+  _globals['_READYREPLY']._serialized_start=1565
+  _globals['_READYREPLY']._serialized_end=1611
+  _globals['_IPAM']._serialized_start=2349
+  _globals['_IPAM']._serialized_end=2712
 # @@protoc_insertion_point(module_scope)

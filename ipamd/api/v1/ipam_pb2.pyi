@@ -7,6 +7,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class PolicyMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    POLICY_MODE_UNSPECIFIED: _ClassVar[PolicyMode]
+    POLICY_MODE_STANDARD: _ClassVar[PolicyMode]
+    POLICY_MODE_STRICT: _ClassVar[PolicyMode]
+
 class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     REASON_UNSPECIFIED: _ClassVar[Reason]
@@ -32,6 +38,10 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_NETWORK_BROKEN: _ClassVar[Reason]
     REASON_DRAINED: _ClassVar[Reason]
     REASON_REQUEST_REFUSED: _ClassVar[Reason]
+    REASON_POLICY_NOT_ENFORCED: _ClassVar[Reason]
+POLICY_MODE_UNSPECIFIED: PolicyMode
+POLICY_MODE_STANDARD: PolicyMode
+POLICY_MODE_STRICT: PolicyMode
 REASON_UNSPECIFIED: Reason
 REASON_SUBNET_EXHAUSTED: Reason
 REASON_ENI_LIMIT: Reason
@@ -55,6 +65,7 @@ REASON_RELEASED: Reason
 REASON_NETWORK_BROKEN: Reason
 REASON_DRAINED: Reason
 REASON_REQUEST_REFUSED: Reason
+REASON_POLICY_NOT_ENFORCED: Reason
 
 class CniCall(_message.Message):
     __slots__ = ("container_id", "ifname", "netns", "args", "path", "config")
@@ -101,7 +112,7 @@ class AllocateRequest(_message.Message):
     def __init__(self, cni: _Optional[_Union[CniCall, _Mapping]] = ..., attachment: _Optional[_Union[Attachment, _Mapping]] = ..., deadline_ms: _Optional[int] = ...) -> None: ...
 
 class AllocateReply(_message.Message):
-    __slots__ = ("address", "prefix_length", "gateway", "ifname", "host_ifname", "mac", "host_mac", "mtu", "link_group", "table", "route_protocol", "netns", "result", "request_id", "result_beside")
+    __slots__ = ("address", "prefix_length", "gateway", "ifname", "host_ifname", "mac", "host_mac", "mtu", "link_group", "table", "route_protocol", "netns", "result", "request_id", "result_beside", "policy")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     PREFIX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     GATEWAY_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +128,7 @@ class AllocateReply(_message.Message):
     RESULT_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     RESULT_BESIDE_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
     address: bytes
     prefix_length: int
     gateway: bytes
@@ -132,7 +144,22 @@ class AllocateReply(_message.Message):
     result: bytes
     request_id: str
     result_beside: bytes
-    def __init__(self, address: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., gateway: _Optional[bytes] = ..., ifname: _Optional[str] = ..., host_ifname: _Optional[str] = ..., mac: _Optional[bytes] = ..., host_mac: _Optional[bytes] = ..., mtu: _Optional[int] = ..., link_group: _Optional[int] = ..., table: _Optional[int] = ..., route_protocol: _Optional[int] = ..., netns: _Optional[str] = ..., result: _Optional[bytes] = ..., request_id: _Optional[str] = ..., result_beside: _Optional[bytes] = ...) -> None: ...
+    policy: PolicyMode
+    def __init__(self, address: _Optional[bytes] = ..., prefix_length: _Optional[int] = ..., gateway: _Optional[bytes] = ..., ifname: _Optional[str] = ..., host_ifname: _Optional[str] = ..., mac: _Optional[bytes] = ..., host_mac: _Optional[bytes] = ..., mtu: _Optional[int] = ..., link_group: _Optional[int] = ..., table: _Optional[int] = ..., route_protocol: _Optional[int] = ..., netns: _Optional[str] = ..., result: _Optional[bytes] = ..., request_id: _Optional[str] = ..., result_beside: _Optional[bytes] = ..., policy: _Optional[_Union[PolicyMode, str]] = ...) -> None: ...
+
+class EnforceRequest(_message.Message):
+    __slots__ = ("cni", "attachment")
+    CNI_FIELD_NUMBER: _ClassVar[int]
+    ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
+    cni: CniCall
+    attachment: Attachment
+    def __init__(self, cni: _Optional[_Union[CniCall, _Mapping]] = ..., attachment: _Optional[_Union[Attachment, _Mapping]] = ...) -> None: ...
+
+class EnforceReply(_message.Message):
+    __slots__ = ("request_id",)
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    def __init__(self, request_id: _Optional[str] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("cni", "attachment")

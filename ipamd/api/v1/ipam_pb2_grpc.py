@@ -39,6 +39,11 @@ class IpamStub:
                 request_serializer=ipamd_dot_api_dot_v1_dot_ipam__pb2.AllocateRequest.SerializeToString,
                 response_deserializer=ipamd_dot_api_dot_v1_dot_ipam__pb2.AllocateReply.FromString,
                 _registered_method=True)
+        self.Enforce = channel.unary_unary(
+                '/ipamd.v1.Ipam/Enforce',
+                request_serializer=ipamd_dot_api_dot_v1_dot_ipam__pb2.EnforceRequest.SerializeToString,
+                response_deserializer=ipamd_dot_api_dot_v1_dot_ipam__pb2.EnforceReply.FromString,
+                _registered_method=True)
         self.Release = channel.unary_unary(
                 '/ipamd.v1.Ipam/Release',
                 request_serializer=ipamd_dot_api_dot_v1_dot_ipam__pb2.ReleaseRequest.SerializeToString,
@@ -74,6 +79,17 @@ class IpamServicer:
         UNAVAILABLE          DRAINING, CLOUD_UNAVAILABLE, LEDGER_UNWRITABLE, NOT_READY
         DEADLINE_EXCEEDED    TIMEOUT
         ABORTED              RELEASED: a Release for the same attachment came while this call waited
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Enforce(self, request, context):
+        """Puts the network policies of the attachment's pod in force. To be called once its interface is up and before its
+        runtime learns that it is, where the reply to Allocate has `policy`; in the standard mode it never fails for want
+        of a policy engine.
+        NOT_FOUND            UNKNOWN_ATTACHMENT
+        UNAVAILABLE          POLICY_NOT_ENFORCED: strict mode, and the policy engine did not confirm it in time
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,6 +135,11 @@ def add_IpamServicer_to_server(servicer, server):
                     servicer.Allocate,
                     request_deserializer=ipamd_dot_api_dot_v1_dot_ipam__pb2.AllocateRequest.FromString,
                     response_serializer=ipamd_dot_api_dot_v1_dot_ipam__pb2.AllocateReply.SerializeToString,
+            ),
+            'Enforce': grpc.unary_unary_rpc_method_handler(
+                    servicer.Enforce,
+                    request_deserializer=ipamd_dot_api_dot_v1_dot_ipam__pb2.EnforceRequest.FromString,
+                    response_serializer=ipamd_dot_api_dot_v1_dot_ipam__pb2.EnforceReply.SerializeToString,
             ),
             'Release': grpc.unary_unary_rpc_method_handler(
                     servicer.Release,
@@ -168,6 +189,33 @@ class Ipam:
             '/ipamd.v1.Ipam/Allocate',
             ipamd_dot_api_dot_v1_dot_ipam__pb2.AllocateRequest.SerializeToString,
             ipamd_dot_api_dot_v1_dot_ipam__pb2.AllocateReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Enforce(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ipamd.v1.Ipam/Enforce',
+            ipamd_dot_api_dot_v1_dot_ipam__pb2.EnforceRequest.SerializeToString,
+            ipamd_dot_api_dot_v1_dot_ipam__pb2.EnforceReply.FromString,
             options,
             channel_credentials,
             insecure,
