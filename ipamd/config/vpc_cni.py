@@ -145,14 +145,14 @@ WITHOUT: dict[str, tuple[tuple[str, ...], str]] = {
     "ENABLE_MULTI_NIC": (_ON, "ipamd uses the first network card"),
     "ANNOTATE_POD_IP": (_ON, "ipamd does not talk to Kubernetes: pods get no annotation"),
     "NETWORK_POLICY_ENFORCING_MODE": (
-        ("strict", "standard"), "network policies are another agent's (Calico, Cilium in chaining mode)",
+        ("strict", "standard"), "set policy.mode if AWS's network policy agent runs beside ipamd: docs/network-policy.md",
     ),
     "ENABLE_V6_EGRESS": (_ON, "pods get IPv4 addresses only"),
     "AWS_VPC_CNI_NODE_PORT_SUPPORT": (_OFF, "replies of NodePort flows always go back by the primary ENI"),
     "AWS_EXTERNAL_SERVICE_CIDRS": (_ANY, "there is no rule for these: what leaves the VPC goes by the main table"),
     "AWS_VPC_K8S_CNI_RANDOMIZESNAT": (("hashrandom", "none"), "source ports of SNAT are always fully random"),
     "AWS_VPC_K8S_CNI_VETHPREFIX": (
-        _ANY, "host interfaces of pods begin with `ipm`: set Calico's FELIX_INTERFACEPREFIX to that",
+        _ANY, "host interfaces of pods are `ipm` and twelve digits of the container's; Calico finds no such names",
     ),
     "AWS_VPC_K8S_CNI_CONNMARK": (_ANY, "marks are set in host.mark_mask and host.main_mark"),
     "DISABLE_LEAKED_ENI_CLEANUP": (_ON, "without ec2.cluster only this node's own leftovers are removed"),

@@ -33,7 +33,7 @@ def set_up(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     try:
-        found, barred = leftovers(look()), unreachable()
+        found, barred = leftovers(look(own=args.socket)), unreachable()
         if args.yes and not found.living:
             remove(found)
     except HostError as error:

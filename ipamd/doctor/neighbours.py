@@ -15,9 +15,14 @@ from ipamd.install import CONFLIST, network_files
 VPC_CNI = "AWS VPC CNI"
 _NETWORKS = (VPC_CNI, "Calico", "Cilium", "flannel", "Weave Net")
 
+# Those that also only enforce network policies, on the links of another network; and the links that they have then.
+_ENGINES = ("Calico", "Cilium")
+_ENGINES_LINKS = {"cilium_host", "cilium_net", "lxc_health"}
+
 # The AWS VPC CNI's daemon by its name as the kernel has it, and the end of the path of its socket
 # (cmd/aws-k8s-agent and utils/sockets in aws/amazon-vpc-cni-k8s).
 _VPC_CNI_AGENT, _VPC_CNI_SOCKET = "aws-k8s-agent", "/aws-node/ipamd.sock"
+_AGENT_SOCKET = "/npa.sock"
 _MAIN = 254
 
 
@@ -35,8 +40,12 @@ def clashes(facts: Facts) -> Iterator[Finding]:
 def other_networks(facts: Facts) -> Iterator[Finding]:
     check = "other pod networks"
     seen: dict[str, list[str]] = {}
+    networks = set()
     for link in facts.links:
-        seen.setdefault(owners.of_link(link.name), []).append(f"link {link.name}")
+        owner = owners.of_link(link.name)
+        seen.setdefault(owner, []).append(f"link {link.name}")
+        if link.name not in _ENGINES_LINKS:
+            networks.add(owner)
     for chain in facts.chains:
         seen.setdefault(owners.of_chain(chain.table, chain.name), []).append(f"chain {chain.name}")
     found = [(name, seen[name]) for name in _NETWORKS if name in seen]
@@ -45,6 +54,12 @@ def other_networks(facts: Facts) -> Iterator[Finding]:
         remedy = "its pods go on working; when the last is gone, remove it and what it left (a reboot does)"
         if name == VPC_CNI:
             remedy = "once its pods and its daemon are gone: ipamctl cleanup vpc-cni"
+        elif name in _ENGINES and name not in networks:
+            more += ", and no link of a pod"
+            remedy = (
+                "nothing, if it enforces network policies beside ipamd (docs/network-policy.md); else remove it and "
+                "what it left (a reboot does)"
+            )
         yield note(check, f"{name}: {signs[0]}{more}", remedy)
     if not found:
         yield ok(check, "no sign of another one")
@@ -54,7 +69,9 @@ def vpc_cni(facts: Facts) -> Iterator[Finding]:
     """It believes that the primary ENI and each ENI that it is not told to leave are its own, as ipamd does: with
     both on a node, one address comes to have two pods."""
     check = VPC_CNI
-    agent = _VPC_CNI_AGENT in facts.processes or any(path.endswith(_VPC_CNI_SOCKET) for path in facts.sockets)
+    own = {str(facts.settings.policy.dir / "ipamd.sock")} if facts.settings.policy.mode != "off" else set()
+    sockets = facts.sockets - own  # which is AWS's network policy agent's to ask at
+    agent = _VPC_CNI_AGENT in facts.processes or any(path.endswith(_VPC_CNI_SOCKET) for path in sockets)
     if agent:
         yield fail(
             check,
@@ -72,6 +89,21 @@ def vpc_cni(facts: Facts) -> Iterator[Finding]:
         )
     if not agent and not pods:
         yield ok(check, "neither its daemon nor a pod of it is on this node")
+
+
+def policy_agent(facts: Facts) -> Iterator[Finding]:
+    check = "network policy agent"
+    mode, folder = facts.settings.policy.mode, facts.settings.policy.dir
+    if mode == "off":
+        yield ok(check, "policy.mode is off: no pod depends on AWS's agent")
+    elif any(path.endswith(_AGENT_SOCKET) for path in facts.sockets):
+        yield ok(check, f"it listens, and policy.mode is {mode}")
+    else:
+        found = f"policy.mode is {mode}, and nobody listens at npa.sock in {folder}"
+        remedy = 'start it on this node (docs/network-policy.md), or set policy.mode = "off"'
+        troubled = fail if mode == "strict" else warn
+        what = "no pod can start" if mode == "strict" else "no policy is enforced"
+        yield troubled(check, f"{found}: {what}", remedy)
 
 
 def _vpc_cni_pods(facts: Facts) -> list[str]:
@@ -104,4 +136,4 @@ def conflists(facts: Facts) -> Iterator[Finding]:
         yield ok(check, f"nothing in {folder} comes before {CONFLIST}")
 
 
-CHECKS = (clashes, vpc_cni, other_networks, conflists)
+CHECKS = (clashes, vpc_cni, other_networks, policy_agent, conflists)

@@ -16,6 +16,9 @@ _BY_CHAIN = {
     "AWS-": "AWS VPC CNI",
     "E4-": "AWS VPC CNI (egress)",
     "E6-": "AWS VPC CNI (egress)",
+    "KUBE-ROUTER-": "kube-router",
+    "KUBE-POD-FW-": "kube-router",
+    "KUBE-NWPLCY-": "kube-router",
     "KUBE-": "Kubernetes (kube-proxy, kubelet)",
     "cali-": "Calico",
     "CILIUM_": "Cilium",
@@ -34,6 +37,7 @@ _BY_CHAIN = {
 _BY_TABLE = {
     "aws-cni": "AWS VPC CNI",
     "kube-proxy": "kube-proxy",
+    "kube-network-policies": "kube-network-policies",
     "firewalld": "firewalld",
     "docker-bridges": "Docker",
     "netavark": "podman (netavark)",

@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from socket import AF_INET, NETLINK_ROUTE
 
@@ -25,10 +25,12 @@ from ipamd.host.vpc_cni import (
     network_of,
     vpc_networks,
 )
+from ipamd.peer import listener
 
 BINARIES = ("iptables-legacy", "iptables-nft")
 AGENT = "aws-k8s-agent"
-FILES = ("run/aws-node", "opt/cni/bin/aws-cni")
+# The folder alone is not its: AWS's network policy agent and ipamd share it, too.
+FILES = ("run/aws-node/ipam.json", "opt/cni/bin/aws-cni")
 SOCKET = "run/aws-node/ipamd.sock"
 _SELECTING = {netlink.FRA_SRC, netlink.FRA_DST, netlink.FRA_FWMARK, netlink.FRA_FWMASK}
 _HARMLESS = {netlink.FRA_PRIORITY, netlink.FRA_TABLE, netlink.FRA_PROTOCOL, netlink.FRA_SUPPRESS_PREFIXLEN}
@@ -36,8 +38,8 @@ _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_LINK_NETNSID, _IFLA_INFO_KIND = 3, 18, 37, 1
 _PATIENCE = 20.0  # seconds for a command
 
 
-def look(root: Path = Path("/")) -> Snapshot:
-    """Of the network namespace of the caller. Raises `HostError`."""
+def look(root: Path = Path("/"), own: Path | None = None) -> Snapshot:
+    """Of the network namespace of the caller. `own`: the socket of this host's ipamd. Raises `HostError`."""
     try:
         rules, routes, links = _rules(), _routes(), _links()
     except OSError as error:
@@ -59,7 +61,7 @@ def look(root: Path = Path("/")) -> Snapshot:
         saved=saved,
         nft_chains=_nft_chains(),
         files=tuple(f"/{name}" for name in FILES if (root / name).exists()),
-        agent=_agent(root),
+        agent=_agent(root, own),
     )
 
 
@@ -181,16 +183,15 @@ def _links() -> list[Link]:
     return found
 
 
-def _agent(root: Path) -> str:
+def _agent(root: Path, own: Path | None = None) -> str:
     for comm in (root / "proc").glob("[0-9]*/comm"):
         with suppress(OSError):
             if comm.read_text().strip() == AGENT:
                 return f"process {comm.parent.name} ({AGENT})"
-    with closing(socket.socket(socket.AF_UNIX)) as probe, suppress(OSError):
-        probe.settimeout(1.0)
-        probe.connect(str(root / SOCKET))
-        return f"somebody listens at /{SOCKET}"
-    return ""
+    listens = listener(root / SOCKET)
+    if listens is None or (own is not None and listens and listens == listener(own)):
+        return ""  # nobody, or ipamd itself, for AWS's network policy agent
+    return f"somebody listens at /{SOCKET}"
 
 
 def _nft_chains() -> frozenset[str] | None:

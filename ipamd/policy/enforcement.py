@@ -2,8 +2,8 @@
 
 The agent keeps its filters by the pod's name alone. Told of a name that it knows, it attaches nothing and reports
 success, also when another pod has the name by now; told that a name is gone, it attaches nothing to a pod of that
-name until it is told of it again. So each pod is announced by two calls, one that ends whatever had its name and one that
-names it, and what could not be told stays owed.
+name until it is told of it again. So each pod is announced by two calls, one that ends whatever had its name and
+one that names it, and what could not be told stays owed.
 
 In the standard mode pods do not depend on the agent: an ADD waits for it a moment, and not at all while it is known
 not to answer.

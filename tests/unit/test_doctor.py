@@ -48,6 +48,10 @@ IDENTITY = Identity(
 PLUGIN_SETTINGS = PluginSettings("/run/ipamd/ipamd.sock", "/run/ipamd/released", "", 35.0)
 
 
+def enforcing(mode: str) -> Settings:
+    return Settings.model_validate({"policy": {"mode": mode}})
+
+
 @pytest.fixture
 def healthy(tmp_path: Path) -> Facts:
     """A node in order."""
@@ -168,6 +172,8 @@ def test_exit_codes(states: str, code: int) -> None:
             "1 pod has its address from it: 10.0.0.9",
         ),
         (neighbours.other_networks, {"links": (AnyLink(9, "cali1", "", 1500, 0),)}, "note", "Calico: link cali1"),
+        (neighbours.policy_agent, {"settings": enforcing("standard")}, "warn", "no policy is enforced"),
+        (neighbours.policy_agent, {"settings": enforcing("strict")}, "fail", "no pod can start"),
         (neighbours.other_networks, {"chains": (AnyChain("ip", "nat", "AWS-SNAT-CHAIN-0"),)}, "note", "AWS VPC CNI"),
         (managers.mac_policy, {"mac_origins": {POD.name: "1"}}, "fail", POD.name),
     ],
@@ -177,6 +183,30 @@ def test_each_check_finds_its_trouble(
 ) -> None:
     finding = only(check, replace(healthy, **changed))
     assert finding.state == state and words in finding.found
+
+
+def test_sockets_of_the_policy_agent_are_no_vpc_cni(healthy: Facts) -> None:
+    sockets = frozenset({"/run/aws-node/ipamd.sock", "/var/run/aws-node/npa.sock"})
+    beside = replace(healthy, settings=enforcing("strict"), sockets=sockets)
+    assert only(neighbours.vpc_cni, beside).state is State.OK
+    assert only(neighbours.policy_agent, beside).state is State.OK
+    theirs = replace(beside, sockets=frozenset({"/var/run/aws-node/ipamd.sock"}))
+    assert only(neighbours.vpc_cni, theirs).state is State.FAIL
+
+
+@pytest.mark.parametrize(
+    ("links", "chain", "engine"),
+    [
+        ((), AnyChain("ip", "filter", "cali-FORWARD"), "Calico"),
+        ((AnyLink(8, "cilium_host", "", 1500, 0),), AnyChain("ip", "mangle", "CILIUM_PRE_mangle"), "Cilium"),
+    ],
+)
+def test_an_engine_beside_ipamd_is_not_to_be_removed(
+    healthy: Facts, links: tuple[AnyLink, ...], chain: AnyChain, engine: str
+) -> None:
+    finding = only(neighbours.other_networks, replace(healthy, links=(*healthy.links, *links), chains=(chain,)))
+    assert finding.state is State.NOTE and finding.found.startswith(engine)
+    assert finding.remedy.startswith("nothing, if it enforces network policies")
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,11 @@ def test_its_agent_is_known_by_its_process_or_its_socket(tmp_path: Path) -> None
         assert _agent(tmp_path) == "", "a file that nobody listens at"
         server.listen()
         assert "ipamd.sock" in _agent(tmp_path)
+        assert "ipamd.sock" in _agent(tmp_path, tmp_path / "absent.sock")
+        with socket.socket(socket.AF_UNIX) as daemon:
+            daemon.bind(str(tmp_path / "own.sock"))
+            daemon.listen()
+            assert _agent(tmp_path, tmp_path / "own.sock") == "", "ipamd's own, for the network policy agent"
     comm = tmp_path / "proc/77/comm"
     comm.parent.mkdir(parents=True)
     comm.write_text("aws-k8s-agent\n")

@@ -62,6 +62,13 @@ def test_kubernetes_takes_it(objects: dict[str, Any]) -> None:
     del objects["DaemonSet"]["spec"]["template"]["spec"]["hostNetworking"]
 
 
+def test_the_agents_folder_is_where_the_daemon_serves() -> None:
+    patch = yaml.safe_load((ROOT / "deploy/kubernetes/policy-agent.yaml").read_text())
+    added = patch["spec"]["template"]["spec"]
+    folder = str(settings.Settings().policy.dir)
+    assert mounts(added["containers"][0]) == {folder: "aws-node"} and host_paths(added) == {"aws-node": folder}
+
+
 def test_the_names_meet(objects: dict[str, Any], pod: Any) -> None:
     assert pod["serviceAccountName"] == objects["ServiceAccount"]["metadata"]["name"]
     assert {each["configMap"]["name"] for each in pod["volumes"] if "configMap" in each} == {

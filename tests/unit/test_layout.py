@@ -21,7 +21,7 @@ ALLOWED = {
         "ipamd.pool.quoting",
         "ipamd.settings",
     ),
-    "ipamd/host": ("cni_shim.names", "ipamd.host", "ipamd.pool.model", "ipamd.settings"),
+    "ipamd/host": ("cni_shim.names", "ipamd.host", "ipamd.peer", "ipamd.pool.model", "ipamd.settings"),
     "ipamd/doctor": (
         "cni_shim.names",
         "ipamd.chain",
