@@ -145,7 +145,7 @@ WITHOUT: dict[str, tuple[tuple[str, ...], str]] = {
     "ENABLE_MULTI_NIC": (_ON, "ipamd uses the first network card"),
     "ANNOTATE_POD_IP": (_ON, "ipamd does not talk to Kubernetes: pods get no annotation"),
     "NETWORK_POLICY_ENFORCING_MODE": (
-        ("strict", "standard"), "set policy.mode if AWS's network policy agent runs beside ipamd: docs/network-policy.md",
+        ("strict", "standard"), "set policy.mode if AWS's policy agent runs beside ipamd: docs/network-policy.md",
     ),
     "ENABLE_V6_EGRESS": (_ON, "pods get IPv4 addresses only"),
     "AWS_VPC_CNI_NODE_PORT_SUPPORT": (_OFF, "replies of NodePort flows always go back by the primary ENI"),
