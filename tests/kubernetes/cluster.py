@@ -23,9 +23,11 @@ import aiohttp
 import yaml
 
 from ipamd.sim.demo_checks import ControlClient
+from ipamd.sim.demo_run import together
 from ipamd.sim.vpc import SimulatedVpc
-from tests.kubernetes import images, programs
+from tests.kubernetes import images
 from tests.kubernetes.control_plane import ControlPlane
+from tests.kubernetes.programs import built
 from tests.kubernetes.worker import Node, Worker
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -72,7 +74,7 @@ class Cluster:
         `netns.CommandError` and OSError.
         """
         wanted = [*_PROGRAMS, *(["coredns"] if dns else [])]
-        folder = await programs.built(wanted, say)
+        folder = await built(wanted, say)
         own = ["pause", *(["coredns"] if dns else [])]
         if any(worker.ipamd == "daemonset" for worker in workers):
             own.append("ipamd")
@@ -107,9 +109,7 @@ class Cluster:
         say("starting the workers")
         for node in self.nodes.values():
             node.configure(self.plane.authority, self.plane.url, images.reference("pause"))
-        async with asyncio.TaskGroup() as tasks:
-            for node in self.nodes.values():
-                tasks.create_task(node.start())
+        await together(node.start() for node in self.nodes.values())
         if any(node.worker.ipamd == "daemonset" for node in self.nodes.values()):
             await self.apply(daemonset(self.vpc.ec2_url))
         self.times["kubelets started"] = time.monotonic() - begin

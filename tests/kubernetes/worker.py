@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -104,8 +105,7 @@ class Node:
 
     async def start(self) -> None:
         """Start all that runs on it. Raises `ClusterError`, `MachineError` and OSError."""
-        await self.containerd.start()
-        await self._until_containerd_serves()
+        await self.start_containerd()
         while self._images:
             await self._import(self._images.pop())
         await self.kubelet.start()
@@ -114,7 +114,10 @@ class Node:
             await self.enter(*_IPAMD, "install")
             await self.daemon.start()
 
-    async def _until_containerd_serves(self) -> None:
+    async def start_containerd(self) -> None:
+        """Returns when it serves. Raises `ClusterError`, `MachineError` and OSError."""
+        self.machine.path(files.CONTAINERD_SOCKET).unlink(missing_ok=True)  # of one that was killed
+        await self.containerd.start()
         try:
             async with asyncio.timeout(_PATIENCE):
                 while not self.machine.path(files.CONTAINERD_SOCKET).exists():
@@ -190,6 +193,26 @@ class Daemon:
     async def stop(self) -> None:
         """SIGTERM, and wait for its end. Raises OSError when it does not run."""
         await self._end(signal.SIGTERM)
+
+    async def wait_until_serving(self) -> None:
+        """Until it answers and the runtime has its configuration. Raises `ClusterError`."""
+        conflist = self._node.machine.path(CONFLIST)
+        last = ""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                while True:
+                    if self.part is not None:
+                        self.part.check()
+                    try:
+                        status = json.loads(await self._node.ipamctl("status", "--output=json"))
+                        if status["ready"] and conflist.exists():
+                            return
+                        last = "it is not ready"
+                    except ClusterError as error:
+                        last = str(error)
+                    await asyncio.sleep(_POLL)
+        except TimeoutError:
+            raise ClusterError(f"{self._node.name}: ipamd does not serve: {last}") from None
 
     async def _end(self, number: signal.Signals) -> None:
         if self.part is not None:
