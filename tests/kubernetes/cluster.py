@@ -118,6 +118,8 @@ class Cluster:
             await self._registered(networked)
             await self.kubectl("wait", "--for=condition=Ready", f"--timeout={_PATIENCE}", *networked)
             self.times["nodes ready"] = time.monotonic() - begin
+        if any(node.worker.ipamd == "daemonset" for node in self.nodes.values()):
+            await self.rolled_out("daemonset/ipamd", "kube-system")
         if dns:
             await self.apply((MANIFESTS / "coredns.yaml").read_text())
             if networked:

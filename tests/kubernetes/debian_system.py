@@ -40,7 +40,8 @@ SYSTEMS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         ),
     ),
     "iptables": ("bookworm", ("ipset", "iptables")),
-    "python": (_RELEASES.get(sys.version_info[:2], ""), ("nftables", "python3")),
+    # libstdc++6: of grpc. Debian's own images have it with apt.
+    "python": (_RELEASES.get(sys.version_info[:2], ""), ("libstdc++6", "nftables", "python3")),
 }
 # What no program needs to run: pages, translations and the like.
 _LEFT_OUT: Final = ("usr/share/", "boot/", "var/lib/", "var/cache/")
