@@ -55,7 +55,7 @@ async def root(name: str) -> Path:
     store = Store.of("debian")
     key = f"{name}-{release}-{hashlib.sha256(' '.join(packages).encode()).hexdigest()[:12]}"
     if not store.has(key):
-        async with store.locked():
+        async with store.locked(key):
             if not store.has(key):
                 with store.new(key) as folder:
                     await asyncio.to_thread(unpack_system, release, packages, folder)

@@ -74,14 +74,14 @@ async def archive(name: str, programs: Path) -> Path:
     store = Store.of("images")
     key = f"{group[0]}-{await asyncio.to_thread(_digest, group, programs)}"
     if not store.has(key):
-        async with store.locked():
+        async with store.locked(key):
             if not store.has(key):
                 systems = {
                     layer: await debian_system.root(layer) for layer in _layers(group) & debian_system.SYSTEMS.keys()
                 }
                 with store.new(key) as folder:
                     await asyncio.to_thread(_write, folder / "image.tar", group, programs, systems)
-                store.prune([key])
+                store.prune([key], versions=4)
     store.used([key])
     return store.directory / key / "image.tar"
 

@@ -16,6 +16,7 @@ import asyncio
 import hashlib
 import sys
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -81,14 +82,16 @@ async def built(
     store = Store.of("programs")
     keys = {program.name: f"{program.name}-{digest(program, go)}" for program in PROGRAMS}
     needed = [program for program in PROGRAMS if set(program.names) & set(wanted)]
-    if not all(store.has(keys[program.name]) for program in needed):
-        async with store.locked(lambda: say("another process builds; waiting for it")):
-            for program in needed:
-                if not store.has(keys[program.name]):
-                    with store.new(keys[program.name]) as folder:
+    for program in needed:
+        waits = partial(say, f"waiting for another process, which builds {program.name}")
+        key = keys[program.name]
+        if not store.has(key):
+            async with store.locked(key, waits):
+                if not store.has(key):
+                    with store.new(key) as folder:
                         await golang.compile_program(go, program, MODULES, folder, say, every)
-            store.prune(keys.values())
-    store.used(keys[program.name] for program in needed)
+        store.used([key])
+    store.prune(keys.values())
     links = {name: Path(keys[program.name], program.name) for program in needed for name in program.names}
     return store.linked(f"bin-{_combined(keys.values())}", links)
 

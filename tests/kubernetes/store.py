@@ -7,23 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import math
 import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 _UNUSED: Final = 2 * 86400.0  # seconds after which a folder that is no longer asked for goes
 _UNFINISHED: Final = ".new-"
+_LOCK: Final = ".lock-"
 
 
 @dataclass(frozen=True)
 class Store:
-    """Folders in one directory, which is this user's alone: root runs what is in it."""
+    """Folders in one directory, which is this user's alone: root runs what is in it.
+
+    A folder's name is THING-DIGEST; those of one thing are its versions.
+    """
 
     directory: Path
 
@@ -38,9 +44,9 @@ class Store:
         return (self.directory / name).is_dir()
 
     @asynccontextmanager
-    async def locked(self, waits: Callable[[], None] = lambda: None) -> AsyncIterator[None]:
-        """Held by one process at a time; `waits` is called once if another has it."""
-        with (self.directory / "lock").open("w") as lock:
+    async def locked(self, name: str, waits: Callable[[], None] = lambda: None) -> AsyncIterator[None]:
+        """One process at a time makes a version of a thing; `waits` is called once if another does."""
+        with (self.directory / f"{_LOCK}{_thing(name)}").open("w") as lock:
             said = False
             while True:
                 try:
@@ -55,10 +61,11 @@ class Store:
 
     @contextmanager
     def new(self, name: str) -> Iterator[Path]:
-        """A folder to fill, which becomes `name` when the block ends well. Only while the store is locked."""
-        for left in self.directory.glob(f"{_UNFINISHED}*"):  # by a process that was killed: the lock is ours
+        """A folder to fill, which becomes `name` when the block ends well. Only while `name` is locked."""
+        unfinished = f"{_UNFINISHED}{_thing(name)}-"
+        for left in self.directory.glob(f"{unfinished}*"):  # by a process that was killed: the lock is ours
             shutil.rmtree(left)
-        folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self.directory))
+        folder = Path(tempfile.mkdtemp(prefix=unfinished, dir=self.directory))
         try:
             yield folder
             folder.rename(self.directory / name)
@@ -81,9 +88,27 @@ class Store:
         for name in names:
             os.utime(self.directory / name)
 
-    def prune(self, wanted: Iterable[str]) -> None:
-        """Remove what nobody has used for two days, but for `wanted`. Other checkouts may want other versions."""
-        kept = {"lock", *wanted}
-        for entry in self.directory.iterdir():
-            if entry.name not in kept and time.time() - entry.stat().st_mtime > _UNUSED:
-                shutil.rmtree(entry)
+    def prune(self, wanted: Iterable[str], versions: int | None = None) -> None:
+        """Remove what nobody has used for two days, but for `wanted`: other checkouts want other versions.
+
+        At most `versions` of a thing stay, those used last.
+        """
+        kept = set(wanted)
+        seen: Counter[str] = Counter()
+        for name, used in self._by_use():
+            seen[_thing(name)] += 1
+            if name not in kept and (time.time() - used > _UNUSED or (versions or math.inf) < seen[_thing(name)]):
+                shutil.rmtree(self.directory / name, ignore_errors=True)  # another process may be at it, too
+
+    def _by_use(self) -> list[tuple[str, float]]:
+        """What is whole, with the time of its last use, the latest first."""
+        times = {}
+        for folder in self.directory.iterdir():
+            if not folder.name.startswith((_LOCK, _UNFINISHED)):
+                with suppress(FileNotFoundError):
+                    times[folder.name] = folder.stat().st_mtime
+        return sorted(times.items(), key=lambda item: item[1], reverse=True)
+
+
+def _thing(name: str) -> str:
+    return name.rpartition("-")[0]

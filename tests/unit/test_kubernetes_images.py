@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,8 @@ def test_a_container_that_waits_ends_at_sigterm() -> None:
             process.terminate()
             assert process.wait() == 0, "by its handler: the first process of a container is not ended otherwise"
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 async def test_an_archive_changes_with_the_program_in_it(store: Store, tmp_path: Path) -> None:
@@ -108,7 +110,7 @@ async def test_an_archive_changes_with_the_program_in_it(store: Store, tmp_path:
 async def test_a_failed_archive_leaves_nothing(store: Store, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await images.archive("coredns", tmp_path)
-    assert {each.name for each in tmp_path.iterdir()} == {"lock"}
+    assert {each.name for each in tmp_path.iterdir()} == {".lock-coredns"}
 
 
 def test_busybox_fills_what_a_system_lacks(tmp_path: Path) -> None:

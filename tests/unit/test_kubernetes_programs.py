@@ -90,7 +90,7 @@ async def test_code_that_does_not_compile_is_no_reason_to_skip(only_go: Path) ->
     with pytest.raises(golang.DoesNotCompile, match=re.escape("netpol does not compile: x.go:1")) as raised:
         await programs.built(["netpol"])
     assert not isinstance(raised.value, golang.Unbuilt)
-    assert {each.name for each in (only_go.parent / "store").iterdir()} == {"lock"}
+    assert {each.name for each in (only_go.parent / "store").iterdir()} == {".lock-netpol"}
 
 
 BUILDS = """case $1 in
@@ -134,7 +134,7 @@ async def test_a_cancelled_build_ends_go_and_leaves_nothing(only_go: Path) -> No
         await task
     with pytest.raises(ProcessLookupError):
         os.kill(running, 0)
-    assert {each.name for each in (only_go.parent / "store").iterdir()} == {"lock"}
+    assert {each.name for each in (only_go.parent / "store").iterdir()} == {".lock-netpol"}
 
 
 @pytest.mark.parametrize("name", ["go.sum", "main.go"])
@@ -173,12 +173,13 @@ def test_a_module_pins_the_versions_of_kubernetes(module: str) -> None:
 
 
 def test_an_interrupted_build_is_swept_away_by_the_next(store: Store) -> None:
-    (store.directory / ".new-killed").mkdir()
+    (store.directory / ".new-a-killed").mkdir()
+    (store.directory / ".new-b-in-work").mkdir()
     with store.new("a-1") as folder:
         (folder / "a").touch()
         assert not store.has("a-1")
     assert store.has("a-1")
-    assert [each.name for each in store.directory.iterdir()] == ["a-1"]
+    assert {each.name for each in store.directory.iterdir()} == {"a-1", ".new-b-in-work"}
 
 
 def test_a_failed_build_leaves_nothing(store: Store) -> None:
@@ -194,3 +195,33 @@ def test_folders_unused_for_days_are_removed(store: Store) -> None:
         os.utime(store.directory / name, (0, time.time() - 3 * 86400))
     store.prune(["wanted"])
     assert {each.name for each in store.directory.iterdir()} == {"wanted", "recent"}
+
+
+def test_of_many_versions_those_used_last_stay(store: Store) -> None:
+    for age, name in enumerate(("a-5", "a-4", "b-1", "a-3", "a-2", "a-1")):
+        (store.directory / name).mkdir()
+        os.utime(store.directory / name, (0, time.time() - age))
+    store.prune(["a-1"], versions=2)
+    assert {each.name for each in store.directory.iterdir()} == {"a-1", "a-5", "a-4", "b-1"}
+
+
+async def test_two_things_are_made_at_the_same_time(store: Store) -> None:
+    async with store.locked("a-1"), asyncio.timeout(60), store.locked("b-1"):
+        with store.new("a-1"), store.new("b-1"):
+            pass
+    assert store.has("a-1") and store.has("b-1")
+
+
+async def test_one_thing_is_made_once_at_a_time(store: Store) -> None:
+    waiting, order = asyncio.Event(), []
+
+    async def other() -> None:
+        async with store.locked("a-2", waiting.set):
+            order.append("other")
+
+    async with store.locked("a-1"):
+        task = asyncio.create_task(other())
+        await waiting.wait()
+        order.append("first")
+    await task
+    assert order == ["first", "other"]
