@@ -30,6 +30,7 @@ bench: setup
 	$(PYTHON) tests/bench/bench_plugin.py
 	$(PYTHON) tests/bench/bench_pods.py
 	$(PYTHON) tests/bench/bench_start.py
+	$(PYTHON) tests/bench/bench_replace.py
 	$(PYTHON) tests/bench/bench_allocate.py
 	$(PYTHON) tests/bench/bench_datapath.py
 	$(PYTHON) tests/bench/bench_core.py

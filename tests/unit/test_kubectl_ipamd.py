@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -267,6 +268,13 @@ def test_without_kubectl_it_says_so(
 def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == USAGE
     assert "examples:" in capsys.readouterr().out
+
+
+def test_the_page_has_every_command_and_no_other() -> None:
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    documented = re.findall(r"^\$ kubectl ipamd (?:-o json )?(\w+)", page, re.M)
+    known = next(action.choices for action in plugin.make_parser()._actions if action.dest == "command")
+    assert known is not None and set(documented) == set(known)
 
 
 def test_the_file_runs_alone_and_by_kubectl(kubectl: FakeKubectl, tmp_path: Path) -> None:
