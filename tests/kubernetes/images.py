@@ -38,6 +38,8 @@ IMAGES: Final[Mapping[str, Image]] = {
     "httpd": Image((f"{_TESTS}/httpd:2.4.38-4", f"{_TESTS}/httpd:2.4.39-4"), ("busybox",), command=_WEB),
     "agnhost": Image((f"{_TESTS}/agnhost:2.56",), ("tools", "agnhost"), entrypoint=("/agnhost",), command=("pause",)),
     "jessie-dnsutils": Image((f"{_TESTS}/jessie-dnsutils:1.7",), ("tools", "agnhost"), command=("/bin/bash",)),
+    # Asked for sleep, sh, grep and conntrack alone.
+    "distroless-iptables": Image(("registry.k8s.io/build-image/distroless-iptables:v0.7.14",), ("tools",)),
     "regression-issue-74839": Image(
         (f"{_TESTS}/regression-issue-74839:1.2",),
         ("regression-issue-74839",),
@@ -51,7 +53,7 @@ IMAGES: Final[Mapping[str, Image]] = {
 # Images that share most of their files are in one archive.
 ARCHIVES: Final = (
     ("pause", "busybox", "nginx", "httpd"),
-    ("agnhost", "jessie-dnsutils"),
+    ("agnhost", "jessie-dnsutils", "distroless-iptables"),
     ("regression-issue-74839",),
     ("coredns",),
     ("netpol",),
