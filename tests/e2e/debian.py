@@ -140,3 +140,12 @@ def _run(argv: list[str], cwd: Path, environment: dict[str, str]) -> str:
         words = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
         raise Unfetched(f"{argv[0]} {argv[1]}: {words[-1]}")
     return done.stdout
+
+
+def containerd_version(folder: Path) -> tuple[int, ...]:
+    """Skips the test when the release's containerd does not run here: it may need a newer libc."""
+    done = subprocess.run([folder / "containerd", "--version"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"{folder / 'containerd'} does not run on this machine: {done.stderr.strip()}")
+    number = done.stdout.split()[2].lstrip("v").split("~")[0].split("+")[0]
+    return tuple(int(part) for part in number.split("-")[0].split("."))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -41,22 +39,13 @@ class Release:
 async def release(request: pytest.FixtureRequest, box: Box) -> AsyncIterator[Release]:
     name: str = request.param
     folder = await asyncio.to_thread(debian.unpacked, name, "containerd") / "usr" / "bin"
-    version = await asyncio.to_thread(_version, folder)
+    version = await asyncio.to_thread(debian.containerd_version, folder)
     node = box.node
     async with containerd(
         node.spec.netns, node.spec.dir / name, node.bin_dir, node.conf_dir, release=folder
     ) as runtime:
         await runtime.wait_until_ready()
         yield Release(name, version, runtime)
-
-
-def _version(folder: Path) -> tuple[int, ...]:
-    """Skips the test when the release's containerd does not run here: it may need a newer libc."""
-    done = subprocess.run([folder / "containerd", "--version"], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"{folder / 'containerd'} does not run on this machine: {done.stderr.strip()}")
-    number = done.stdout.split()[2].lstrip("v").split("~")[0].split("+")[0]
-    return tuple(int(part) for part in number.split("-")[0].split("."))
 
 
 async def test_twenty_pods_at_once(release: Release, box: Box) -> None:

@@ -19,12 +19,14 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from ipamd.chain import Binaries, chain
 from ipamd.serving import Record
 from ipamd.sim import netns as namespaces
 from ipamd.sim.runtimes.direct import direct
 from ipamd.sim.runtimes.process import inside
 from tests import golang
-from tests.e2e.single_node import Box, ask, network, single_node
+from tests.e2e import debian
+from tests.e2e.single_node import Box, ask, network, run, single_node
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 
@@ -43,12 +45,13 @@ class LibcniError(Exception):
 
 @dataclass
 class Libcni:
-    """libcni on a node, with a cache of its own."""
+    """libcni on a node, with a cache of its own; `plugins` is a folder of others beside the node's."""
 
     version: str
     binary: Path
     box: Box
     id: str = field(default_factory=lambda: secrets.token_hex(4))
+    plugins: Path | None = None
 
     @property
     def cache(self) -> Path:
@@ -67,7 +70,7 @@ class Libcni:
             stderr=asyncio.subprocess.PIPE,
             env={
                 "PATH": os.environ["PATH"],
-                "CNI_PATH": str(self.box.node.bin_dir),
+                "CNI_PATH": os.pathsep.join(map(str, filter(None, (self.box.node.bin_dir, self.plugins)))),
                 "CNI_CACHE": str(self.cache),
                 "CNI_CAPABILITIES": json.dumps(capabilities) if capabilities else "",
             },
@@ -239,6 +242,49 @@ async def test_between_other_plugins(libcni: Libcni, container: Container, box: 
     assert link["mtu"] == 1400
     await libcni.call("check", configuration, *container.words)
     await libcni.call("del", configuration, *container.words)
+
+
+PORTS = [{"hostPort": 18080, "containerPort": 8080, "protocol": "tcp"}]
+
+
+async def _port_rules(box: Box) -> list[str]:
+    code, text = await run(box.node.spec.netns, "iptables-save", "-t", "nat")
+    assert code == 0, text
+    return [line for line in text.splitlines() if "18080" in line]
+
+
+@pytest.mark.parametrize("release", ["bookworm", "sid"])
+async def test_check_del_and_gc_with_portmap_after_it(
+    latest: Libcni, new_container: NewContainer, box: Box, release: str
+) -> None:
+    """In the list that the daemon writes for the release's plugin."""
+    plugins = Path("/usr/lib/cni")
+    if release == "sid":
+        plugins = await asyncio.to_thread(debian.unpacked, release, "containernetworking-plugins") / "usr/lib/cni"
+    chained = chain(["portmap"], Binaries().look(["portmap"], plugins), plugins)
+    configuration = json.loads(chained.conflist())
+    latest.plugins = plugins
+    first, second = await new_container(), await new_container()
+    added = await latest.call("add", configuration, *first.words, portMappings=PORTS)
+    assert added["version"] == {"bookworm": "1.0.0", "sid": "1.1.0"}[release]
+    assert len(await _port_rules(box)) > 0
+    if release == "sid":  # portmap 1.1.1 looks for an IPv6 chain as well, which a pod with IPv4 alone does not have
+        await latest.call("check", configuration, *first.words, portMappings=PORTS)
+        code, text = await run(box.node.spec.netns, "iptables", "-t", "nat", "-F", "CNI-HOSTPORT-DNAT")
+        assert code == 0, text
+        with pytest.raises(LibcniError):
+            await latest.call("check", configuration, *first.words, portMappings=PORTS)
+    for _ in range(2):
+        await latest.call("del", configuration, *first.words, portMappings=PORTS)
+    assert await _port_rules(box) == [] and await box.held() == {}
+
+    await latest.call("add", configuration, *second.words, portMappings=PORTS)
+    if release == "sid":  # below 1.1.0 there is no GC
+        await latest.call("status", configuration)
+        await latest.call("gc", configuration)
+        assert await _port_rules(box) == [] and await box.held() == {}
+    await latest.call("del", configuration, *second.words, portMappings=PORTS)
+    assert await _port_rules(box) == [] and await box.held() == {}
 
 
 async def test_what_a_runtime_wishes(libcni: Libcni, container: Container, box: Box) -> None:

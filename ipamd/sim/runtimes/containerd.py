@@ -128,11 +128,14 @@ class Containerd:
         namespace: str = "default",
         host_ports: Mapping[int, int] = MappingProxyType({}),
         annotations: Mapping[str, str] = MappingProxyType({}),
+        udp_ports: Mapping[int, int] = MappingProxyType({}),
     ) -> Pod:
-        """`host_ports`: TCP port of the pod by that of the node."""
+        """`host_ports`: TCP port of the pod by that of the node; `udp_ports`: the same for UDP."""
         before = time.monotonic()
         # Shielded: containerd leaves shims and cached results behind when this call is broken off.
-        starting = asyncio.ensure_future(self._run_sandbox(_sandbox(name, namespace, host_ports, annotations)))
+        starting = asyncio.ensure_future(
+            self._run_sandbox(_sandbox(name, namespace, host_ports, annotations, udp_ports))
+        )
         self._starting.add(starting)
         starting.add_done_callback(self._starting.discard)
         made = await asyncio.shield(starting)
@@ -287,11 +290,14 @@ def _sandbox(
     namespace: str,
     host_ports: Mapping[int, int] = MappingProxyType({}),
     annotations: Mapping[str, str] = MappingProxyType({}),
+    udp_ports: Mapping[int, int] = MappingProxyType({}),
 ) -> cri.PodSandboxConfig:
+    mappings = [(cri.Protocol.TCP, *pair) for pair in host_ports.items()]
+    mappings += [(cri.Protocol.UDP, *pair) for pair in udp_ports.items()]
     return cri.PodSandboxConfig(
         metadata=cri.PodSandboxMetadata(name=name, uid=f"{namespace}.{name}", namespace=namespace),
         hostname=name,
-        port_mappings=[cri.PortMapping(host_port=port, container_port=to) for port, to in host_ports.items()],
+        port_mappings=[cri.PortMapping(protocol=how, host_port=at, container_port=to) for how, at, to in mappings],
         annotations=annotations,
         linux=cri.LinuxPodSandboxConfig(
             security_context=cri.LinuxSandboxSecurityContext(

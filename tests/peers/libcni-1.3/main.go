@@ -3,7 +3,7 @@
 //	libcni VERB CONFLIST [CONTAINER NETNS IFNAME]
 //	libcni gc CONFLIST [CONTAINER/IFNAME]...
 //
-// VERB is add, check, del, validate, gc or status; the last two need libcni 1.2. CNI_PATH says where the plugins are,
+// VERB is add, check, del, validate, gc or status; the last two need libcni 1.2. CNI_PATH has the plugins' folders,
 // CNI_CACHE where libcni keeps its results, CNI_CAPABILITIES holds what goes into runtimeConfig, as JSON.
 //
 // Success prints {} or, after add, what libcni made of the plugin's answer; a failure prints {"code", "msg",
@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
@@ -54,7 +55,7 @@ func perform(ctx context.Context, words []string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	cni := libcni.NewCNIConfigWithCacheDir([]string{os.Getenv("CNI_PATH")}, os.Getenv("CNI_CACHE"), nil)
+	cni := libcni.NewCNIConfigWithCacheDir(filepath.SplitList(os.Getenv("CNI_PATH")), os.Getenv("CNI_CACHE"), nil)
 	switch verb {
 	case "validate":
 		_, err := cni.ValidateNetworkList(ctx, network)
