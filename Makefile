@@ -29,6 +29,7 @@ test: setup
 bench: setup
 	$(PYTHON) tests/bench/bench_plugin.py
 	$(PYTHON) tests/bench/bench_pods.py
+	$(PYTHON) tests/bench/bench_chain.py
 	$(PYTHON) tests/bench/bench_start.py
 	$(PYTHON) tests/bench/bench_replace.py
 	$(PYTHON) tests/bench/bench_allocate.py
