@@ -40,8 +40,8 @@ SYSTEMS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         ),
     ),
     "iptables": ("bookworm", ("ipset", "iptables")),
-    # libstdc++6: of grpc. Debian's own images have it with apt.
-    "python": (_RELEASES.get(sys.version_info[:2], ""), ("libstdc++6", "nftables", "python3")),
+    # dash: of the probes. libstdc++6: of grpc. Debian's own images have both.
+    "python": (_RELEASES.get(sys.version_info[:2], ""), ("dash", "libstdc++6", "nftables", "python3")),
 }
 # What no program needs to run: pages, translations and the like.
 _LEFT_OUT: Final = ("usr/share/", "boot/", "var/lib/", "var/cache/")

@@ -174,6 +174,7 @@ def _iptables(system: Path) -> Layer:
 
 def _python(system: Path) -> Layer:
     layer = _base()
+    layer.link("usr/bin/sh", "dash")
     debian_system.add(layer, system)
     return layer
 
