@@ -75,6 +75,7 @@ def _run(args: argparse.Namespace) -> int:
         from ipamd.config.error import SettingsError
         from ipamd.config.load import load
         from ipamd.descriptors import raise_limit
+        from ipamd.event_loop import EventLoop
         from ipamd.history import History
         from ipamd.host import HostError
         from ipamd.ledger import LedgerError
@@ -99,7 +100,8 @@ def _run(args: argparse.Namespace) -> int:
     faulthandler.enable()
 
     try:
-        asyncio.run(daemon.run(live, history, conditions))
+        with asyncio.Runner(loop_factory=EventLoop) as runner:
+            runner.run(daemon.run(live, history, conditions))
     except (LedgerError, HostError, SocketUnusable) as error:
         return config_command.fail(str(error))
     return 0

@@ -31,6 +31,7 @@ from ipamd.cloud.permissions import Node, Permissions
 from ipamd.cloud.port import Identity
 from ipamd.cloud.token import new_token
 from ipamd.conditions import Conditions
+from ipamd.event_loop import EventLoop
 from ipamd.heartbeat import heartbeat
 from ipamd.history import History
 from ipamd.host import HostNetwork
@@ -77,6 +78,8 @@ async def run(live: LiveSettings, history: History, conditions: Conditions) -> N
         until = asyncio.ensure_future(stopping.wait())
         await asyncio.wait((serving, until), return_when=asyncio.FIRST_COMPLETED)
         until.cancel()
+        if isinstance(loop, EventLoop):
+            loop.give_up_names()
         if not serving.done():
             log.info("daemon.stopping")
             ServiceManager().notify("STOPPING=1")

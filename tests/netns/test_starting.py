@@ -323,3 +323,30 @@ async def test_tracing_that_can_not_be_set_up_is_said_and_harms_nobody(tmp_path:
         await daemon.ready()
         assert "opentelemetry" in await condition(daemon, "tracing.off")
         assert await daemon.address("a")
+
+
+async def test_a_name_that_is_looked_up_does_not_hold_up_the_end(tmp_path: Path, prefix: str) -> None:
+    """Of a proxy before EC2, while the name server does not answer. The lookup itself never ends here."""
+    program = """
+import os, socket, sys, threading
+real = socket.getaddrinfo
+def look_up(host, *words, **hints):
+    if host != "proxy.example":
+        return real(host, *words, **hints)
+    open(os.environ["LOOKED_UP"], "w").close()
+    threading.Event().wait()
+socket.getaddrinfo = look_up
+from ipamd.__main__ import main
+sys.exit(main())
+"""
+    async with box(tmp_path, prefix) as (daemon, _):
+        daemon.python = ("-c", program)
+        looked_up = tmp_path / "looked_up"
+        daemon.settings |= {"HTTP_PROXY": "http://proxy.example:3128", "LOOKED_UP": str(looked_up)}
+        await daemon.start()
+
+        async def there() -> bool:
+            return looked_up.exists()
+
+        await until(there, "the name is looked up")
+        await daemon.stop()
