@@ -15,7 +15,7 @@ from ipamd.cloud.credentials import Credentials, for_call, variables
 from ipamd.cloud.imds import Imds
 from ipamd.cloud.port import CloudError
 from ipamd.cloud.proxies import ProxyUnusable, proxy_for
-from ipamd.cloud.wire import Parsers, check_answer
+from ipamd.cloud.wire import BoundedSession, Parsers, check_answer
 from ipamd.conditions import Conditions
 from ipamd.pool.model import CloudErrorKind, CloudFailure
 from ipamd.pool.quoting import cut
@@ -79,6 +79,7 @@ class Connection:
                 max_pool_connections=CONNECTIONS,
                 connector_args={"keepalive_timeout": KEEP_ALIVE},
                 user_agent_extra="ipamd",
+                http_session_cls=BoundedSession,
                 defaults_mode="legacy",  # another one would ask the metadata service, by way of a proxy
                 proxies=self._proxies(),
             )

@@ -25,7 +25,7 @@ from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 from ipamd.cloud.port import CloudError
 from ipamd.cloud.remedies import ENCODED, remedy_of
 from ipamd.cloud.replies import UnreadableReply
-from ipamd.cloud.wire import NotEc2
+from ipamd.cloud.wire import NotEc2, TooLong
 from ipamd.pool.model import CloudErrorKind, CloudFailure
 from ipamd.pool.quoting import cut
 
@@ -205,6 +205,8 @@ def _unanswered(action: str, error: Exception) -> tuple[CloudErrorKind, str]:
             return unknown, _REMEDY_TIME
         case UnreadableReply():
             return unknown, _REMEDY_REPLY
+        case TooLong():
+            return unknown, _REMEDY_ANOTHER
         case NotEc2():
             return _kind_of_another(action, error.status, unknown), _REMEDY_ANOTHER
         case BotoCoreError():
