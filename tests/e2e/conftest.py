@@ -20,6 +20,7 @@ from ipamd.sim import netns as namespaces
 from ipamd.sim.demo_checks import ControlClient
 from ipamd.sim.demo_node import Node
 from ipamd.sim.vpc import SimulatedVpc
+from tests.e2e.podman import without_cni
 
 # What a node must be called and how large it is; a test takes others by parametrizing the fixture `types`.
 TWO_NODES = {"n1": "m5.large", "n2": "c5.large"}
@@ -30,6 +31,12 @@ def root() -> None:
     """These tests fail, rather than skip, for anybody but root: a skipped suite looks like a passed one."""
     if os.geteuid() != 0:
         pytest.fail("tests/e2e make network namespaces and containers: run them as root", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def podman_with_cni() -> None:
+    if reason := without_cni():
+        pytest.skip(f"podman: {reason}")
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,28 @@ events_logger = "file"
 log_driver = "k8s-file"
 default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
 """
+
+
+def without_cni() -> str:
+    """Why this podman can't use CNI, in its own words; empty: it can. Podman 5 knows CNI only where it was built for
+    it, and Debian 13 builds it for netavark alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder, "containers.conf")
+        config.write_text('[network]\nnetwork_backend = "cni"\n')
+        environment = {"PATH": os.environ["PATH"], "HOME": folder, "CONTAINERS_CONF": str(config)}
+        argv = (
+            "podman",
+            "--root",
+            f"{folder}/store",
+            "--runroot",
+            f"{folder}/run",
+            "--storage-driver",
+            "vfs",
+            "info",
+        )
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    said = [line.removeprefix("Error: ") for line in done.stderr.splitlines() if "cni support" in line]
+    return said[0] if said else ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from ipamd.sim.demo_checks import ControlClient, leaks
 from ipamd.sim.demo_node import Node
 from tests.e2e.podman import Podman
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("podman_with_cni")]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from ipamd.sim.runtimes.process import Child, inside
 from tests.e2e.podman import Podman
 from tests.e2e.single_node import assert_each_has_its_way_out, run, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("podman_with_cni")]
 
 SECOND = "second"
 OUTSIDE = "192.0.2.1"
