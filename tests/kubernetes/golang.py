@@ -142,9 +142,12 @@ class _Run:
 
     @asynccontextmanager
     async def _started(self, *words: str) -> AsyncIterator[Process]:
-        """go, and the compilers that it starts, end with the block, also when this task is cancelled."""
+        """go, and the compilers that it starts, end with the block, also when this task is cancelled.
+
+        If this process is killed, the kernel ends go, whose compilers end within seconds.
+        """
         process = await asyncio.create_subprocess_exec(
-            *("nice", "-n", "10", self.go.path, *words),
+            *("setpriv", "--pdeathsig", "KILL", "nice", "-n", "10", self.go.path, *words),
             cwd=self.module,
             env=self.environment,
             stdin=DEVNULL,

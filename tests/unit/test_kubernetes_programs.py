@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import select
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from tests.kubernetes import golang, programs
 from tests.kubernetes.store import Store
 
 GO = golang.Go("/go", "go version go1.26.8 linux/amd64")
+ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted({program.module for program in programs.PROGRAMS})
 
 
@@ -135,6 +139,21 @@ async def test_a_cancelled_build_ends_go_and_leaves_nothing(only_go: Path) -> No
     with pytest.raises(ProcessLookupError):
         os.kill(running, 0)
     assert {each.name for each in (only_go.parent / "store").iterdir()} == {".lock-netpol"}
+
+
+def test_a_killed_build_ends_go(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    os.mkfifo(pid)
+    fake_go(tmp_path / "go", f"[ $1 = version ] && exec echo go version go1.25.0 x\necho $$ > {pid}; exec sleep 1000")
+    environment = {"PATH": f"{tmp_path / 'go'}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "tests.kubernetes.programs", "netpol"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, cwd=ROOT) as building:
+        go = os.pidfd_open(int(pid.read_text()))
+        building.kill()
+    ended = select.poll()
+    ended.register(go, select.POLLIN)
+    assert ended.poll(60_000)
+    os.close(go)
 
 
 @pytest.mark.parametrize("name", ["go.sum", "main.go"])
