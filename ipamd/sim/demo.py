@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +26,7 @@ from ipamd.sim.demo_run import Demo
 from ipamd.sim.fabric import FabricError
 from ipamd.sim.netns import CommandError
 from ipamd.sim.runtimes import RuntimeFailure
+from ipamd.sim.until_signal import story, until_signal
 from ipamd.sim.vpc import SpecError
 
 _FAILURES = (SpecError, FabricError, CommandError, RuntimeFailure, DaemonFailed, InstallError, OSError)
@@ -76,46 +76,12 @@ def run(args: argparse.Namespace) -> int:
             return _fail(f"--pods {args.pods}: an {instance_type} has addresses for {most} pods at most")
     demo = Demo(types, args.pods, args.runtime, args.keep, args.json, Reporter(Console()))
     try:
-        return asyncio.run(_until_signal(demo))
+        return asyncio.run(until_signal(demo))
     except _FAILURES as error:
-        return _fail("\n".join(_story(error)))
-
-
-def _story(error: BaseException) -> list[str]:
-    """The failure that began it comes first: the clean-up after it may have failed, too."""
-    begun = error
-    while isinstance(begun.__context__, _FAILURES):
-        begun = begun.__context__
-    return [str(begun)] if begun is error else [str(begun), f"and then, while cleaning up: {error}"]
+        return _fail("\n".join(story(error, _FAILURES)))
 
 
 def _fail(message: str) -> int:
     for line in message.splitlines():
         sys.stderr.write(f"ipamd demo: {line}\n")
     return 1
-
-
-async def _until_signal(demo: Demo) -> int:
-    """Run the demo. SIGINT and SIGTERM end it in good order, however often they come."""
-    loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(demo.run())
-    received: list[int] = []
-
-    def on_signal(number: int) -> None:
-        if demo.end_keeping():
-            return
-        if received:
-            demo.reporter.say("still cleaning up")
-            return
-        received.append(number)
-        demo.reporter.say("interrupted: cleaning up")
-        task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        if not received:
-            raise
-        return 128 + received[0]

@@ -51,9 +51,8 @@ async def command(*argv: str, stdin: str = "") -> str:
             process.kill()
             await process.wait()
     if process.returncode != 0:
-        raise CommandError(
-            f"{' '.join(argv)}: exit code {process.returncode}: {err.decode().strip() or 'no message'}"
-        )
+        said = err.decode().strip() or out.decode().strip() or "no message"
+        raise CommandError(f"{' '.join(argv)}: exit code {process.returncode}: {said}")
     return out.decode()
 
 

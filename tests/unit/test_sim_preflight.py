@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ipamd.sim import demo, preflight
+from ipamd.sim import preflight
 from ipamd.sim.fabric import FabricError
 from ipamd.sim.netns import CommandError
+from ipamd.sim.until_signal import story
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it is about what root lacks")
 
@@ -52,7 +53,7 @@ def test_the_failure_that_began_it_comes_before_the_clean_ups() -> None:
 
     with pytest.raises(FabricError) as failed:
         fail()
-    assert demo._story(failed.value) == [
+    assert story(failed.value, (CommandError, FabricError)) == [
         "containerd: command not found",
         "and then, while cleaning up: n1: the daemon ended with exit code -15",
     ]
