@@ -1,12 +1,14 @@
 # make setup   install what is missing: system packages (Debian), .venv, Python packages; quick when all is there
 # make demo    the main job on a VPC in a box: two nodes, real daemons, containerd, pods that ping each other
 # make test    every test (needs root)
+# make demo-kubernetes  a whole Kubernetes on the VPC in a box, whose pods have their addresses from ipamd (needs Go)
+# make test-kubernetes  Kubernetes' own network tests and our scenarios on such clusters (needs Go; skipped without)
 # make bench   the benchmarks
 # make check   lint and types
 # make shim    the CNI plugin as one static executable, build/ipamd-cni (gcc and libpython3.11-dev)
 # make image   the container image of deploy/image/ (podman); make image-check tries it on the VPC in a box
 # make proto   regenerate the stubs after a change in proto/
-.PHONY: setup demo test bench check shim image image-check proto
+.PHONY: setup demo test demo-kubernetes test-kubernetes bench check shim image image-check proto
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -25,6 +27,17 @@ demo: setup
 
 test: setup
 	$(PYTHON) -m pytest $(ARGS)
+
+# ARGS=--keep leaves all up, and prints commands to play with.
+demo-kubernetes: ARGS =
+demo-kubernetes: setup
+	$(PYTHON) -m tests.kubernetes.demo $(ARGS)
+
+# One file after the other: a cluster takes both cores. ARGS="-m slow" runs the complete set, in each mode of kube-proxy
+# and with daemons killed every 5 s.
+test-kubernetes: ARGS = -m "not slow"
+test-kubernetes: setup
+	$(PYTHON) -m pytest tests/kubernetes $(ARGS)
 
 bench: setup
 	$(PYTHON) tests/bench/bench_plugin.py
