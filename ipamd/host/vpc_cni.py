@@ -4,6 +4,7 @@ The forms are those that its sources write (amazon-vpc-cni-k8s v1.23, pkg/networ
 
     rule 512     to POD/32 lookup main           each pod
     rule 1024    fwmark 0x80/0x80 lookup main    replies of NodePorts
+    rule 1535    to CIDR lookup main             each of AWS_EXTERNAL_SERVICE_CIDRS
     rule 1536    from POD/32 lookup T            each pod of a secondary ENI
     rule 32765   from ENI/32 lookup T            each secondary ENI
     table T      GW dev ENI scope link; default via GW dev ENI
@@ -25,7 +26,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 
 MAIN = 254
-POD_TO, MARKED, POD_FROM, ENI_FROM = 512, 1024, 1536, 32765
+POD_TO, MARKED, EXTERNAL, POD_FROM, ENI_FROM = 512, 1024, 1535, 1536, 32765
 MARK = 0x80
 CHAIN = re.compile(r"AWS-(SNAT|CONNMARK)-CHAIN-\d+")
 VETH = re.compile(r"eni[0-9a-f]{11}")
@@ -206,8 +207,16 @@ def _rules(found: Leftovers, seen: Snapshot, *, certain: bool) -> None:
         and rule.plain
         and not (rule.source or rule.destination)
     ]
+    external = [
+        rule
+        for rule in seen.rules
+        if (rule.priority, rule.table) == (EXTERNAL, MAIN)
+        and rule.plain
+        and rule.destination
+        and not (rule.source or rule.mask)
+    ]
     from_enis = [rule for rule in seen.rules if _from_one(rule, ENI_FROM) and rule.table in tables]
-    taken = [*from_pods, *to_pods, *marked, *from_enis] if certain else []
+    taken = [*from_pods, *to_pods, *marked, *external, *from_enis] if certain else []
     found.rules = taken
     for table in sorted({rule.table for rule in taken} & tables.keys()):
         if all(rule in taken for rule in seen.rules if rule.table == table):
@@ -215,7 +224,7 @@ def _rules(found: Leftovers, seen: Snapshot, *, certain: bool) -> None:
         else:
             found.kept.append(f"table {table}: another rule leads to it")
     for rule in seen.rules:
-        if rule.priority in (POD_TO, MARKED, POD_FROM) and rule not in taken:
+        if rule.priority in (POD_TO, MARKED, EXTERNAL, POD_FROM) and rule not in taken:
             why = "not its form" if certain else "nothing else of it is here"
             found.kept.append(f"{rule}: its priority, but {why}")
 

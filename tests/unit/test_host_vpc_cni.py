@@ -67,6 +67,23 @@ def test_a_table_that_it_never_numbers_so_is_not_its(table: int) -> None:
     assert leftovers(replace(LEFT, rules=rules, routes=routes)).rules == [TO_POD]
 
 
+def test_a_rule_for_an_external_cidr_is_a_leftover_in_its_form_alone() -> None:
+    external = Rule(1535, 254, destination="203.0.113.0/24")
+    others = (
+        replace(external, table=77),
+        replace(external, source="10.0.0.9/32"),
+        replace(external, mark=1, mask=1),
+        replace(external, plain=False),
+        replace(external, destination="", source="203.0.113.0/24"),
+        replace(external, priority=1534),
+    )
+    found = leftovers(replace(LEFT, rules=(*LEFT.rules, external, *others)))
+    assert external in found.rules and not set(others) & set(found.rules)
+    assert sum("1535" in line for line in found.kept) == len(others) - 1
+    without = replace(LEFT, rules=(external,), files=())
+    assert leftovers(without).rules == [], "nothing shows that it was here"
+
+
 def test_its_agent_is_known_by_its_process_or_its_socket(tmp_path: Path) -> None:
     assert _agent(tmp_path) == ""
     (tmp_path / SOCKET).parent.mkdir(parents=True)
