@@ -11,7 +11,7 @@ import grpc
 import ipamd
 from ipamd.api.explanation import Explainer
 from ipamd.api.stamp import timestamp
-from ipamd.api.standing import StandingService, attachment_info, told
+from ipamd.api.standing import StandingService, attachment_info, told, waiting_info
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.cloud.budget import BucketView, RateBudget
 from ipamd.cloud.permissions import Permissions
@@ -189,17 +189,7 @@ class IntrospectionService(StandingService):
     async def ListWaiting(self, request: pb.ListWaitingRequest, context: Context) -> pb.ListWaitingReply:
         return pb.ListWaitingReply(
             waiting=[
-                pb.Waiting(
-                    network=w.key.network,
-                    container_id=w.key.container_id,
-                    ifname=w.key.ifname,
-                    pod_name=w.owner.pod_name,
-                    pod_namespace=w.owner.pod_namespace,
-                    since=timestamp(w.since),
-                    deadline=timestamp(w.deadline),
-                    request_id=w.request,
-                )
-                for w in self._pool.waiting.values()
+                waiting_info(w.key, w.owner, w.since, w.deadline, w.request) for w in self._pool.waiting.values()
             ]
         )
 

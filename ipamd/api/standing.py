@@ -15,7 +15,7 @@ from ipamd.api.v1 import introspection_pb2_grpc
 from ipamd.conditions import Conditions
 from ipamd.history import LEVELS, Event, History
 from ipamd.pool.explain import Explanation
-from ipamd.pool.model import Attachment
+from ipamd.pool.model import Attachment, AttachmentKey, Owner
 from ipamd.pool.quoting import quoted
 from ipamd.pool.trouble import Trouble
 from ipamd.process.start import Start
@@ -91,6 +91,20 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int | float):
         return value
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else str(value)
+
+
+def waiting_info(key: AttachmentKey, owner: Owner, since: float, deadline: float, request_id: str) -> pb.Waiting:
+    """`since` and `deadline` in seconds since the epoch."""
+    return pb.Waiting(
+        network=key.network,
+        container_id=key.container_id,
+        ifname=key.ifname,
+        pod_name=owner.pod_name,
+        pod_namespace=owner.pod_namespace,
+        since=timestamp(since),
+        deadline=timestamp(deadline),
+        request_id=request_id,
+    )
 
 
 def attachment_info(a: Attachment, trouble: Trouble | None = None) -> pb.AttachmentInfo:

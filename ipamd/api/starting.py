@@ -22,7 +22,7 @@ from ipamd.api.errors import abort_refused
 from ipamd.api.explanation import fits, who
 from ipamd.api.ipam import abort_invalid, new_request_id, patience, refuse, understand
 from ipamd.api.stamp import timestamp
-from ipamd.api.standing import StandingService, attachment_info, told
+from ipamd.api.standing import StandingService, attachment_info, told, waiting_info
 from ipamd.api.v1 import administration_pb2_grpc, ipam_pb2, ipam_pb2_grpc
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.conditions import Conditions
@@ -224,16 +224,7 @@ class StartingIntrospection(StandingService):
     async def ListWaiting(self, request: pb.ListWaitingRequest, context: Context) -> pb.ListWaitingReply:
         return pb.ListWaitingReply(
             waiting=[
-                pb.Waiting(
-                    network=w.key.network,
-                    container_id=w.key.container_id,
-                    ifname=w.key.ifname,
-                    pod_name=w.owner.pod_name,
-                    pod_namespace=w.owner.pod_namespace,
-                    since=timestamp(w.since),
-                    deadline=timestamp(w.deadline),
-                    request_id=request,
-                )
+                waiting_info(w.key, w.owner, w.since, w.deadline, request)
                 for request, w in self._ipam.waiting.items()
             ]
         )
