@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import sqlite3
-import struct
 import subprocess
 import time
 import tomllib
@@ -15,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from socket import AF_UNIX, SO_PEERCRED, SOCK_STREAM, SOL_SOCKET, socket
 from typing import Any
 
 import ipamd
@@ -25,6 +23,7 @@ from ipamd.ctl import audit, explain, lists, status
 from ipamd.ctl.connection import TIMEOUT, introspection
 from ipamd.ctl.event import datum
 from ipamd.ctl.redaction import REMOVED
+from ipamd.peer import listener
 from ipamd.settings import DEFAULT_PATH, Settings
 
 # Seconds for one command or one call: somebody waits, and what hangs is a finding, too.
@@ -187,11 +186,10 @@ def _environment(file: Path) -> bytes:
 
 
 def _process(at: Path) -> bytes:
-    """State and environment of whoever listens at the socket, see unix(7), SO_PEERCRED."""
-    with closing(socket(AF_UNIX, SOCK_STREAM)) as probe:
-        probe.settimeout(TIMEOUT)
-        probe.connect(str(at))
-        pid, _, _ = struct.unpack("3i", probe.getsockopt(SOL_SOCKET, SO_PEERCRED, struct.calcsize("3i")))
+    """State and environment of the process that listens at the socket."""
+    pid = listener(at)
+    if not pid:
+        raise OSError("nobody listens there" if pid is None else "its process is in another PID namespace")
     proc = Path(f"/proc/{pid}")
     parts = [(proc / name).read_bytes() for name in ("status", "limits")]
     return b"\n".join([*parts, _environment(proc / "environ")])
