@@ -9,6 +9,7 @@ from ipamd.doctor.facts import Facts
 from ipamd.doctor.report import Finding, fail, note, ok, warn
 from ipamd.host import owners
 from ipamd.host.clashes import Weight
+from ipamd.host.vpc_cni import AGENT, is_its_socket
 from ipamd.install import CONFLIST, network_files
 
 # Software that gives pods a network, as `owners` calls it.
@@ -19,9 +20,6 @@ _NETWORKS = (VPC_CNI, "Calico", "Cilium", "flannel", "Weave Net")
 _ENGINES = ("Calico", "Cilium")
 _ENGINES_LINKS = {"cilium_host", "cilium_net", "lxc_health"}
 
-# The AWS VPC CNI's daemon by its name as the kernel has it, and the end of the path of its socket
-# (cmd/aws-k8s-agent and utils/sockets in aws/amazon-vpc-cni-k8s).
-_VPC_CNI_AGENT, _VPC_CNI_SOCKET = "aws-k8s-agent", "/aws-node/ipamd.sock"
 _AGENT_SOCKET = "/npa.sock"
 _MAIN = 254
 
@@ -71,7 +69,7 @@ def vpc_cni(facts: Facts) -> Iterator[Finding]:
     check = VPC_CNI
     own = {str(facts.settings.policy.dir / "ipamd.sock")} if facts.settings.policy.mode != "off" else set()
     sockets = facts.sockets - own  # which is AWS's network policy agent's to ask at
-    agent = _VPC_CNI_AGENT in facts.processes or any(path.endswith(_VPC_CNI_SOCKET) for path in sockets)
+    agent = AGENT in facts.processes or any(map(is_its_socket, sockets))
     if agent:
         yield fail(
             check,

@@ -28,6 +28,8 @@ from ipaddress import IPv4Address, IPv4Network
 MAIN = 254
 POD_TO, MARKED, EXTERNAL, POD_FROM, ENI_FROM = 512, 1024, 1535, 1536, 32765
 MARK = 0x80
+# Its daemon's name as the kernel has it, and the socket where it serves (cmd/aws-k8s-agent, utils/sockets).
+AGENT, SOCKET = "aws-k8s-agent", "run/aws-node/ipamd.sock"
 CHAIN = re.compile(r"AWS-(SNAT|CONNMARK)-CHAIN-\d+")
 VETH = re.compile(r"eni[0-9a-f]{11}")
 BRANCH = re.compile(r"vlan\.eth\.\d+|vlan[0-9a-f]{11}")
@@ -139,6 +141,11 @@ class Leftovers:
         return found + [
             f"{script.binary} -t {script.table} {line}" for script in self.scripts for line in script.shows
         ]
+
+
+def is_its_socket(path: str) -> bool:
+    """As the process that serves there named it: by /run or /var/run, its own root or the host's."""
+    return path.endswith(SOCKET.removeprefix("run"))
 
 
 def leftovers(seen: Snapshot) -> Leftovers:

@@ -14,8 +14,10 @@ from socket import AF_INET, NETLINK_ROUTE
 from ipamd.host import legacy_iptables, netlink, others, rtnetlink
 from ipamd.host.errors import HostError
 from ipamd.host.vpc_cni import (
+    AGENT,
     CHAIN,
     NFT_TABLE,
+    SOCKET,
     Leftovers,
     Link,
     Route,
@@ -28,10 +30,8 @@ from ipamd.host.vpc_cni import (
 from ipamd.peer import listener
 
 BINARIES = ("iptables-legacy", "iptables-nft")
-AGENT = "aws-k8s-agent"
 # The folder alone is not its: AWS's network policy agent and ipamd share it, too.
 FILES = ("run/aws-node/ipam.json", "opt/cni/bin/aws-cni")
-SOCKET = "run/aws-node/ipamd.sock"
 _SELECTING = {netlink.FRA_SRC, netlink.FRA_DST, netlink.FRA_FWMARK, netlink.FRA_FWMASK}
 _HARMLESS = {netlink.FRA_PRIORITY, netlink.FRA_TABLE, netlink.FRA_PROTOCOL, netlink.FRA_SUPPRESS_PREFIXLEN}
 _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_LINK_NETNSID, _IFLA_INFO_KIND = 3, 18, 37, 1  # linux/if_link.h

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ipamd.host.vpc_cni import Link, Route, Rule, Snapshot, leftovers
-from ipamd.host.vpc_cni_kernel import SOCKET, _agent
+from ipamd.host.vpc_cni import SOCKET, Link, Route, Rule, Snapshot, leftovers
+from ipamd.host.vpc_cni_kernel import _agent
 
 SUBNET = IPv4Network("10.0.0.0/24")
 TO_POD = Rule(512, 254, destination="10.0.0.50/32")
