@@ -118,7 +118,7 @@ async def assert_each_has_its_way_out(netns: str | Path, addresses: dict[str, st
     assert addresses[route["dev"]] == rules[0]["src"]
 
 
-async def until(condition: Any, what: str, timeout: float = 20.0) -> None:
+async def until(condition: Any, what: str, timeout: float = 60.0) -> None:
     """Wait for the coroutine function `condition` to return something true."""
     try:
         async with asyncio.timeout(timeout):
