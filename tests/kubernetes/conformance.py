@@ -48,10 +48,10 @@ class Mode:
 
 
 MODES: Final = {
+    "mixed": Mode(("nftables", "iptables")),
     "nftables": Mode(("nftables", "nftables")),
     "iptables": Mode(("iptables", "iptables")),
     "killed": Mode(("nftables", "iptables"), killing=True),
-    "mixed": Mode(("nftables", "iptables")),
 }
 
 
@@ -117,14 +117,12 @@ async def drift_of(programs: Path) -> list[str]:
 def main() -> int:
     """0: all is as the lists say; 1: it is not, and the output says where."""
     parser = argparse.ArgumentParser(prog="python -m tests.kubernetes.conformance", description=_WHAT)
-    parser.add_argument("--mode", action="append", choices=MODES, help="may be repeated (default: those of the page)")
+    parser.add_argument("--mode", action="append", choices=MODES, help="may be repeated (default: all)")
     parser.add_argument("--group", action="append", choices=GROUPS, help="may be repeated (default: all)")
     parser.add_argument("--write", action="store_true", help=f"put the results into docs/{page.PAGE.name}")
     parser.add_argument("--folder", type=Path, help="where logs and reports are left (default: a temporary one)")
     args = parser.parse_args()
-    modes = args.mode or list(page.MODES)
-    if args.write and (args.group or not set(modes) <= set(page.MODES)):
-        parser.error("--write goes with all groups, and with the modes of the page")
+    modes = args.mode or list(MODES)
     if args.folder:
         return asyncio.run(_run_all(modes, args.group or list(GROUPS), args.folder, args.write))
     with tempfile.TemporaryDirectory(prefix="ipamd-") as folder:
@@ -142,10 +140,7 @@ async def _run_all(modes: Sequence[str], groups: Sequence[str], folder: Path, wr
             _say(f"    {problem}")
         problems += outcome.problems
         if write:
-            text = page.PAGE.read_text(encoding="utf-8")
-            page.PAGE.write_text(
-                page.render(text, specs, page.parse(text).with_run(mode, outcome.run)), encoding="utf-8"
-            )
+            page.write(mode, outcome.run)
     return 1 if problems else 0
 
 

@@ -1,6 +1,6 @@
 """docs/kubernetes-conformance.md: what of Kubernetes' own tests passes, read from the page and written into it.
 
-The page is also the record: a run of one mode replaces that mode's columns, and leaves the others as they are.
+The page is also the record: a run of one mode replaces that mode's column, and leaves the others as they are.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Final
 
 from tests.kubernetes.junit import Result, Status
-from tests.kubernetes.pinned import GROUPS, Expected, Spec
+from tests.kubernetes.pinned import GROUPS, Expected, Spec, pinned
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "kubernetes-conformance.md"
 # Mode -> what differs in it.
 MODES: Final = {
+    "mixed": "kube-proxy in nftables mode on one worker, in iptables mode on the other; what CI runs",
     "nftables": "kube-proxy in nftables mode on each worker",
     "iptables": "kube-proxy in iptables mode on each worker",
-    "killed": "both modes, and every 5 s the daemon of one worker is ended by `kill -9`, in turn",
+    "killed": "as mixed, and every 5 s the daemon of one worker is ended by `kill -9`, in turn",
 }
 BEGIN: Final = "<!-- written by python -m tests.kubernetes.conformance --write -->"
 _MARKS: Final = {Status.PASSED: "passed", Status.SKIPPED: "skipped", Status.FAILED: "**failed**"}
@@ -54,7 +55,8 @@ def parse(page: str) -> Record:
     """What the tables of the page say. A mode without a run is not in it."""
     _, _, tables = page.partition(BEGIN)
     marks = {mark: status for status, mark in _MARKS.items()}
-    modes = list(MODES)
+    header = re.search(r"^\| spec \| (.*) \|$", tables, re.MULTILINE)
+    modes = header[1].split(" | ") if header else []
     found: dict[str, dict[str, Status]] = {mode: {} for mode in modes}
     for name, cells in re.findall(r"^\| `(\[sig-[^`]*)` \| (.*) \|$", tables, re.MULTILINE):
         for mode, mark in zip(modes, cells.split(" | "), strict=True):
@@ -74,6 +76,12 @@ def render(page: str, specs: Sequence[Spec], record: Record) -> str:
         raise ValueError(f"the page lacks the line {BEGIN}")
     parts = [_runs(record), _summary(specs, record), *(_group(group, specs, record) for group in GROUPS)]
     return f"{head}{BEGIN}\n\n" + "\n".join(part for part in parts if part)
+
+
+def write(mode: str, run: Run) -> None:
+    """Put a run into the page, in place of the mode's last one. Raises OSError."""
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(render(text, pinned(), parse(text).with_run(mode, run)), encoding="utf-8")
 
 
 def _runs(record: Record) -> str:

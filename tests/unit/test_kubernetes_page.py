@@ -29,8 +29,8 @@ def test_the_page_gives_back_what_was_written_into_it() -> None:
 def test_a_run_replaces_only_the_columns_of_its_mode() -> None:
     page = render(EMPTY, SPECS, Record().with_run("killed", RUN))
     again = render(page, SPECS, parse(page).with_run("nftables", Run(80, 4, 0, {A: Status.PASSED})))
-    assert f"| `{A}` | passed | - | passed |" in again
-    assert f"| `{B}` | - | - | skipped |" in again
+    assert f"| `{A}` | - | passed | - | passed |" in again
+    assert f"| `{B}` | - | - | - | skipped |" in again
     assert "- no SCTP in this kernel: 1\n" in again and f"`{C}`" in again
 
 
@@ -42,3 +42,13 @@ def test_a_page_without_its_mark_is_refused() -> None:
 def test_the_page_is_what_its_record_and_the_lists_make() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert render(page, pinned(), parse(page)) == page
+
+
+def test_the_page_shows_no_spec_that_differs_from_its_list() -> None:
+    wanted = {Expected.PASS: Status.PASSED, Expected.SKIP: Status.SKIPPED}
+    expected = {spec.name: wanted.get(spec.expected) for spec in pinned()}
+    record = parse(PAGE.read_text(encoding="utf-8"))
+    assert record.runs
+    for mode, run in record.runs.items():
+        assert {name: status for name, status in run.outcomes.items() if status is not expected.get(name)} == {}, mode
+        assert len([name for name in run.outcomes if "[Conformance]" in name]) == 45, mode
