@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.ctl import times
+from ipamd.kubelet import HOST_NETWORK_PODS, Kubelet, fitting
 
 
-def concerns(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> list[str]:
-    """Empty: all is well."""
+def concerns(node: pb.Node, waiting: Sequence[pb.Waiting], now: float, kubelet: Kubelet | None = None) -> list[str]:
+    """Empty: all is well. `kubelet`: the one of this node, None where it is not seen."""
     return [
         *_troubles(node.attachment_troubles),
         *_pods(node, waiting, now),
@@ -17,6 +18,7 @@ def concerns(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> list[s
         *_cloud(node, now),
         *_network(node.host, now),
         *_room(node),
+        *_scheduled(node, kubelet),
         *_withheld(node),
     ]
 
@@ -69,7 +71,8 @@ def _pods(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> list[str]
     elif not node.ready:
         found.append(f"Not ready: {node.not_ready_reason}")
     elif node.would_refuse:
-        found.append(f"A further pod would be refused: {node.would_refuse}")
+        what = "waits for one of the node's pods to end" if node.counts.assigned else "would be refused"
+        found.append(f"A further pod {what}: {node.would_refuse}")
     if waiting:
         first = min(waiting, key=lambda w: times.seconds(w.since))
         who = f"{first.pod_namespace}/{first.pod_name}" if first.pod_name else f"container {first.container_id[:12]}"
@@ -115,3 +118,15 @@ def _room(node: pb.Node) -> list[str]:
                 f"Subnet {subnet.id} is nearly full: {subnet.available} free, fewer than a new ENI can hold."
             )
     return found
+
+
+def _scheduled(node: pb.Node, kubelet: Kubelet | None) -> list[str]:
+    """What the scheduler believes of a node whose addresses are known."""
+    addresses = node.targets.max_pods
+    if kubelet is None or not addresses or not kubelet.beyond(addresses):
+        return []
+    return [
+        f"The kubelet takes {kubelet.max_pods} pods ({kubelet.origin}), and there are addresses for {addresses}: "
+        f"with {HOST_NETWORK_PODS} of the host's network those beyond {fitting(addresses)} wait for others to end "
+        f"(set max-pods: ipamctl capacity {node.instance_type} --as kubelet)."
+    ]

@@ -12,14 +12,16 @@ from difflib import get_close_matches
 from ipamd.cloud import limits
 from ipamd.ctl.command import NOT_DONE, Failed, manual
 from ipamd.ctl.output import Answer, show
+from ipamd.kubelet import HOST_NETWORK_PODS, fitting
 from ipamd.pool.model import Limits
 
 PREFIX_SIZE = 16
 
-# EKS user guide, "Choosing an EC2 instance type": pods of the host's own network that every node has (kube-proxy and
-# the network's own) count for a kubelet's max-pods, but take no address.
-HOST_NETWORK_PODS = 2
-# The same: what Kubernetes recommends, whatever the addresses would allow. Which holds depends on the CPUs.
+# Of --as: how the kubelet is told.
+FORMS = ("kubelet", "kubelet-flag")
+
+# EKS user guide, "Choosing an EC2 instance type": what Kubernetes recommends, whatever the addresses would allow.
+# Which holds depends on the CPUs.
 RECOMMENDED, RECOMMENDED_LARGE = 110, 250
 
 
@@ -31,11 +33,25 @@ def set_up(parser: argparse.ArgumentParser) -> None:
         "--fits", type=int, default=0, metavar="PODS", help="with --list: those with addresses for so many pods"
     )
     parser.add_argument("--prefixes", action="store_true", help="with a /28 prefix in the place of each address")
+    parser.add_argument(
+        "--as",
+        dest="form",
+        choices=FORMS,
+        help="only the kubelet's max-pods: a line of its KubeletConfiguration, or its flag",
+    )
+    parser.add_argument(
+        "--host-network",
+        type=int,
+        default=HOST_NETWORK_PODS,
+        metavar="PODS",
+        help="pods of the host's own network, which take no address and count for max-pods (default: %(default)s)",
+    )
     manual(
         parser,
         "Each ENI keeps its first address for itself; the others are for pods.",
         examples={
             "ipamctl capacity m5.large": "the arithmetic, and the kubelet's max-pods",
+            "ipamctl capacity m5.large --as kubelet": "the line for the kubelet's configuration",
             "ipamctl capacity --list --fits 110": "the types with room for so many pods, the smallest first",
         },
         codes={NOT_DONE: "no such type"},
@@ -46,7 +62,11 @@ def set_up(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     if args.fits and not args.list:
         raise Failed("--fits goes with --list", 2)
-    if args.list:
+    if args.form and args.list:
+        raise Failed("--as goes with a TYPE", 2)
+    if args.form:
+        show(for_kubelet(args.type, args.form, args.host_network, prefixes=args.prefixes), args.output)
+    elif args.list:
         show(listed(args.fits, prefixes=args.prefixes), args.output)
     else:
         show(of(args.type, prefixes=args.prefixes), args.output)
@@ -65,6 +85,15 @@ def known_limits(instance_type: str) -> Limits:
     return found
 
 
+def for_kubelet(instance_type: str, form: str, host_network: int, *, prefixes: bool) -> Answer:
+    """Raises `Failed`."""
+    found = known_limits(instance_type)
+    most = fitting(_pods(found, prefixes), host_network)
+    data = {**_data(instance_type, found, prefixes), "kubelet_max_pods": most}
+    line = f"--max-pods={most}" if form == "kubelet-flag" else f"maxPods: {most}"
+    return Answer(data, lines=(line,))
+
+
 def of(instance_type: str, *, prefixes: bool) -> Answer:
     """Raises `Failed`."""
     found = known_limits(instance_type)
@@ -80,7 +109,7 @@ def of(instance_type: str, *, prefixes: bool) -> Answer:
         f"  ENIs                  {found.max_enis:6}   the primary one among them{of_cards}",
         f"  addresses per ENI     {found.addresses_per_eni:6}   the first is the ENI's own",
         f"  addresses for pods    {pods:6}   {formula}",
-        f"  kubelet's max-pods    {pods + HOST_NETWORK_PODS:6}   + {HOST_NETWORK_PODS} of the host's network",
+        f"  kubelet's max-pods    {fitting(pods):6}   + {HOST_NETWORK_PODS} of the host's network",
         "",
         *_hints(pods, prefixes),
     ]
@@ -110,7 +139,7 @@ def _data(instance_type: str, found: Limits, prefixes: bool) -> dict[str, object
         "addresses_per_eni": found.addresses_per_eni,
         "prefixes": prefixes,
         "pods": pods,
-        "kubelet_max_pods": pods + HOST_NETWORK_PODS,
+        "kubelet_max_pods": fitting(pods),
     }
 
 

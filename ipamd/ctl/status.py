@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ipamd.ctl.event import words
 from ipamd.ctl.output import Answer, aligned, printable, show
 from ipamd.ctl.slots import enis_and_pods
 from ipamd.ctl.terminal import styled, width
+from ipamd.kubelet import Kubelet, find, fitting
 
 COUNTS = ("free", "assigned", "cooling", "releasing", "pending", "waiting", "total")
 TARGETS = (
@@ -31,6 +33,14 @@ TARGETS = (
 SLOTS = ("enis", "foreign", "eni_limit", "pod_limit")
 BUCKET = ("action", "rate", "tokens", "waiting", "throttled")
 WAITS = ("waiting", "count", "delayed", "total", "longest")
+
+# By the values of Waiting.waits_for.
+WAITS_FOR = {
+    "ec2": "an address of EC2",
+    "cooldown": "the end of a cooldown",
+    "release": "the end of a pod",
+    "start": "the daemon's start",
+}
 
 # The seconds of --wait without a time, and those between two looks.
 _WAIT, _PAUSE = 300.0, 0.5
@@ -74,8 +84,9 @@ def set_up(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     node, enis, waiting = _read(args.socket) if args.wait is None else _read_once_ready(args.socket, args.wait)
     now = time.time()
-    lines = screen(node, enis, waiting, now, width()) if args.output == "table" else []
-    found = data(node, waiting, now)
+    kubelet = find(Path("/"))
+    lines = screen(node, enis, waiting, now, width(), kubelet) if args.output == "table" else []
+    found = data(node, waiting, now, kubelet)
     show(Answer(found, lines=tuple(lines)), args.output)
     return ATTENTION if found["attention"] else DONE
 
@@ -106,9 +117,10 @@ def _read_once_ready(socket: Path, at_most: float) -> Reading:
         time.sleep(_PAUSE)
 
 
-def data(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> dict[str, Any]:
+def data(node: pb.Node, waiting: Sequence[pb.Waiting], now: float, kubelet: Kubelet | None = None) -> dict[str, Any]:
+    """`kubelet`: the one of this node, None where it is not seen."""
     return {
-        "attention": concerns(node, waiting, now),
+        "attention": concerns(node, waiting, now, kubelet),
         "instance_id": node.instance_id,
         "instance_type": node.instance_type,
         "availability_zone": node.availability_zone,
@@ -121,6 +133,7 @@ def data(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> dict[str, 
         "drained": times.iso(node.drained) if node.HasField("drained") else None,
         **{name: getattr(node.counts, name) for name in COUNTS},
         "targets": {name: getattr(node.targets, name) for name in TARGETS},
+        "kubelet": None if kubelet is None else _kubelet(node, kubelet),
         "limits": {"enis": node.max_enis, "addresses_per_eni": node.addresses_per_eni},
         "slots": {name: getattr(node.slots, name) for name in SLOTS},
         "subnets": [
@@ -161,6 +174,11 @@ def data(node: pb.Node, waiting: Sequence[pb.Waiting], now: float) -> dict[str, 
     }
 
 
+def _kubelet(node: pb.Node, kubelet: Kubelet) -> dict[str, Any]:
+    fits = fitting(node.targets.max_pods) if node.targets.max_pods else None
+    return {"max_pods": kubelet.max_pods, "origin": kubelet.origin, "fits": fits}
+
+
 def _start(start: pb.Start) -> dict[str, Any]:
     return {
         "phase": start.phase,
@@ -193,7 +211,14 @@ def _host(host: pb.HostNetwork) -> dict[str, Any]:
     }
 
 
-def screen(node: pb.Node, enis: Sequence[pb.Eni], waiting: Sequence[pb.Waiting], now: float, width: int) -> list[str]:
+def screen(
+    node: pb.Node,
+    enis: Sequence[pb.Eni],
+    waiting: Sequence[pb.Waiting],
+    now: float,
+    width: int,
+    kubelet: Kubelet | None = None,
+) -> list[str]:
     up = times.span(now - times.seconds(node.started))
     counts, targets = node.counts, node.targets
     state = "drained" if node.HasField("drained") else "ready" if node.ready else "not ready"
@@ -202,7 +227,7 @@ def screen(node: pb.Node, enis: Sequence[pb.Eni], waiting: Sequence[pb.Waiting],
     place = f"{node.instance_id}  {node.instance_type}  {node.availability_zone}  " if node.instance_id else ""
     head = f"{place}ipamd {node.version}, up {up}"
     lines = [f"{styled(head, 'bold')}  {styled(state, 'good' if state == 'ready' else 'bad')}", ""]
-    found = concerns(node, waiting, now)
+    found = concerns(node, waiting, now, kubelet)
     for concern in found:
         first, *rest = textwrap.wrap(printable(concern), width - 2, break_on_hyphens=False)
         lines += [styled(f"! {first}", "bad"), *(styled(f"  {line}", "bad") for line in rest)]
@@ -282,7 +307,9 @@ def _waiting(waiting: Sequence[pb.Waiting], now: float) -> str:
     if not waiting:
         return "none"
     longest = max(now - times.seconds(w.since) for w in waiting)
-    return f"{len(waiting)}, the longest for {times.span(longest)}"
+    counts = Counter(w.waits_for for w in waiting)
+    parts = [f"{counts[what]} for {words}" for what, words in WAITS_FOR.items() if counts[what]]
+    return f"{len(waiting)}, the longest for {times.span(longest)}{': ' * bool(parts)}{', '.join(parts)}"
 
 
 def _subnet(subnet: pb.Subnet, now: float) -> str:

@@ -9,6 +9,7 @@ from cni_shim.names import SPOOL
 from ipamd.cloud.limits import limits_of
 from ipamd.doctor.facts import Facts
 from ipamd.doctor.report import Finding, fail, note, ok, warn
+from ipamd.kubelet import HOST_NETWORK_PODS, fitting
 from ipamd.settings import Settings
 
 _MIB = 1 << 20
@@ -16,8 +17,6 @@ _MIB = 1 << 20
 _TOO_LITTLE, _LITTLE = 1 * _MIB, 16 * _MIB
 # Shares of the table of tracked connections. A full one drops the first packet of each new connection.
 _NEARLY_FULL, _FULL = 0.8, 0.97
-# Pods on the host's network, as AWS counts them in its recommendation of max-pods.
-_HOST_NETWORK_PODS = 2
 
 
 def metrics_port(facts: Facts) -> Iterator[Finding]:
@@ -120,13 +119,13 @@ def max_pods(facts: Facts) -> Iterator[Finding]:
     pool = facts.settings.pool
     pods = min(limits.max_enis, pool.max_enis or limits.max_enis) * limits.secondary_per_eni
     pods = min(pods, pool.max_pods or pods)
-    fits = pods + _HOST_NETWORK_PODS
+    fits = fitting(pods)
     found = f"{kubelet.max_pods} ({kubelet.origin}); {identity.instance_type} has addresses for {pods} pods here"
-    if kubelet.max_pods > fits:
+    if kubelet.beyond(pods):
         yield warn(
             check,
             f"{found}: those beyond wait for an address, and the scheduler sends them all the same",
-            f"set maxPods: {fits} in the kubelet's configuration ({_HOST_NETWORK_PODS} for pods on the host's "
+            f"set maxPods: {fits} in the kubelet's configuration ({HOST_NETWORK_PODS} for pods on the host's "
             "network; more if there are more of them)",
         )
     else:

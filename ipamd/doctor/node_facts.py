@@ -8,25 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from ipamd import kubelet
 from ipamd.chain import PLUGIN
 from ipamd.hosting import SYSTEMD, Hosting, hosting
 from ipamd.install.installed import Installed, installed
 from ipamd.install.placing import below
+from ipamd.kubelet import Kubelet
 from ipamd.peer import listener
 from ipamd.settings import Settings
-
-# The kubelet's own default (KubeletConfiguration v1beta1, maxPods).
-KUBELET_MAX_PODS = 110
-
-
-@dataclass(frozen=True, slots=True)
-class Kubelet:
-    """`origin`: where its limit on pods comes from: a flag, a file, or its default."""
-
-    max_pods: int
-    origin: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +54,7 @@ def gather(settings: Settings, root: Path) -> NodeFacts:
         free,
         read_only,
         _tracked(),
-        _kubelet(root),
+        kubelet.find(root),
         hosting(plugin=below(root, plugin) if plugin is not None else None),
     )
 
@@ -122,44 +111,6 @@ def _tracked() -> tuple[int, int] | None:
     folder = Path("/proc/sys/net/netfilter")
     count, most = _text(folder / "nf_conntrack_count"), _text(folder / "nf_conntrack_max")
     return (int(count), int(most)) if count and most else None
-
-
-def _kubelet(root: Path) -> Kubelet | None:
-    """None: no kubelet runs here."""
-    for command in (root / "proc").glob("[0-9]*/cmdline"):
-        words = _text(command).split("\0")
-        if Path(words[0]).name == "kubelet":
-            return _limit(words[1:], root)
-    return None
-
-
-def _limit(flags: list[str], root: Path) -> Kubelet:
-    """A flag wins over the files, and of these the last that names it (kubelet --config, --config-dir)."""
-    if (value := _flag(flags, "--max-pods")).isdigit():
-        return Kubelet(int(value), "--max-pods")
-    found = Kubelet(KUBELET_MAX_PODS, "its default")
-    files = [Path(name)] if (name := _flag(flags, "--config")) else []
-    if folder := _flag(flags, "--config-dir"):
-        files += (Path("/") / path.relative_to(root) for path in sorted(below(root, Path(folder)).glob("*.conf")))
-    for file in files:
-        try:
-            document = yaml.safe_load(_text(below(root, file)))
-        except yaml.YAMLError:
-            continue
-        if isinstance(document, dict) and isinstance(most := document.get("maxPods"), int):
-            found = Kubelet(most, f"maxPods in {file}")
-    return found
-
-
-def _flag(words: list[str], name: str) -> str:
-    """As --name=value or --name value; the last one wins."""
-    value = ""
-    for index, word in enumerate(words):
-        if word.startswith(f"{name}="):
-            value = word.partition("=")[2]
-        elif word == name and index + 1 < len(words):
-            value = words[index + 1]
-    return value
 
 
 def _text(path: Path) -> str:

@@ -18,6 +18,7 @@ import yaml
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.ctl import lists, status
 from ipamd.ctl.attention import concerns
+from ipamd.kubelet import Kubelet
 from tests.unit.ctl_daemon import SINCE, UNTIL, Daemon, answer, as_nobody, attachment, ill, ipamctl, serving, well
 
 
@@ -67,12 +68,28 @@ def test_a_node_that_is_well_says_so_in_a_few_lines() -> None:
     assert not any(word in line for line in lines for word in ("network", "EC2  ", "last warnings"))
 
 
+def test_status_says_when_the_kubelet_takes_more_than_fit() -> None:
+    node = well()
+    assert concerns(node, (), UNTIL.seconds, Kubelet(29, "--max-pods")) == []
+    [concern] = concerns(node, (), UNTIL.seconds, Kubelet(30, "maxPods in /etc/k"))
+    assert concern == (
+        "The kubelet takes 30 pods (maxPods in /etc/k), and there are addresses for 27: with 2 of the host's network "
+        "those beyond 29 wait for others to end (set max-pods: ipamctl capacity m5.large --as kubelet)."
+    )
+    shown = status.data(node, (), UNTIL.seconds, Kubelet(30, "maxPods in /etc/k"))
+    assert shown["kubelet"] == {"max_pods": 30, "origin": "maxPods in /etc/k", "fits": 29}
+    assert status.data(node, (), UNTIL.seconds)["kubelet"] is None
+
+
 def test_a_full_node_is_ready_and_says_that_it_is_full() -> None:
     node = well()
     node.would_refuse = "ENI_LIMIT: all 27 addresses are in use"
     lines = screen(node)
     assert lines[0].endswith("ready") and not lines[0].endswith("not ready")
-    assert lines[2] == "! A further pod would be refused: ENI_LIMIT: all 27 addresses are in use"
+    said = " ".join(line.strip() for line in lines[2:4]).strip()
+    assert said == "! A further pod waits for one of the node's pods to end: ENI_LIMIT: all 27 addresses are in use"
+    node.counts.assigned = 0
+    assert screen(node)[2] == "! A further pod would be refused: ENI_LIMIT: all 27 addresses are in use"
     shown = status.data(node, (), UNTIL.seconds)
     assert (shown["ready"], shown["not_ready_reason"]) == (True, None)
     assert shown["would_refuse"] == node.would_refuse and shown["attention"]
@@ -273,6 +290,14 @@ def test_a_wrong_command_line_is_2(words: tuple[str, ...]) -> None:
 def capacity(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ipamd.ctl", "capacity", *words]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_capacity_tells_a_kubelet_what_to_say() -> None:
+    assert capacity("m5.large", "--as", "kubelet").stdout == "maxPods: 29\n"
+    assert capacity("m5.large", "--as", "kubelet-flag", "--host-network", "4").stdout == "--max-pods=31\n"
+    shown = json.loads(capacity("m5.large", "--as", "kubelet", "--host-network", "0", "--output", "json").stdout)
+    assert (shown["pods"], shown["kubelet_max_pods"]) == (27, 27)
+    assert capacity("--list", "--as", "kubelet").returncode == 2
 
 
 def test_capacity_of_a_type() -> None:

@@ -27,12 +27,13 @@ from ipamd.doctor import (
 from ipamd.doctor.cloud_facts import CloudAnswer
 from ipamd.doctor.facts import Eni, Facts
 from ipamd.doctor.imds import Answer
-from ipamd.doctor.node_facts import Kubelet, NodeFacts
+from ipamd.doctor.node_facts import NodeFacts
 from ipamd.host.clashes import Clash, Weight
 from ipamd.host.others import AnyChain, AnyLink, AnyRoute, AnyTable
 from ipamd.hosting import DAEMON_SET, SYSTEMD, Hosting
 from ipamd.install import write_drop_ins
 from ipamd.install.installed import Installed
+from ipamd.kubelet import Kubelet
 from ipamd.settings import Settings
 from tests.unit.test_chain import NEW, plugin
 

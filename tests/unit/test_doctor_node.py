@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from ipamd.doctor import cloud_facts, node_facts
-from ipamd.doctor.node_facts import Kubelet
 from ipamd.install.installed import installed
 from ipamd.install.interpreter import find_interpreter
 from ipamd.install.launcher import STAMP
 from ipamd.install.plugin import install_plugin
+from ipamd.kubelet import Kubelet, find
 from ipamd.settings import Settings
 
 
@@ -51,6 +51,36 @@ def test_the_kubelets_limit_is_read_as_it_reads_it(
     tmp_path: Path, words: tuple[str, ...], files: dict[str, str], limit: Kubelet | None
 ) -> None:
     assert kubelet(tmp_path, *words, **files) == limit
+
+
+def test_a_kubelets_file_that_is_none_or_not_roots_counts_for_nothing(tmp_path: Path) -> None:
+    """An unprivileged process can neither hold up the reader nor say how many pods fit."""
+    words = ("kubelet", "--config=/etc/k")
+    assert kubelet(tmp_path, *words, etc_k="maxPods: 58") == Kubelet(58, "maxPods in /etc/k")
+    file = tmp_path / "etc/k"
+    if os.geteuid() == 0:
+        os.chown(file, 65534, 65534)
+        assert find(tmp_path) == Kubelet(110, "its default")
+    file.unlink()
+    os.mkfifo(file)
+    assert find(tmp_path) == Kubelet(110, "its default")
+    file.unlink()
+    file.write_text("maxPods: 58 #" + "x" * (1 << 20))
+    assert find(tmp_path) == Kubelet(110, "its default")
+
+
+def test_a_kubelet_in_another_network_namespace_is_another_nodes(tmp_path: Path) -> None:
+    kubelet(tmp_path, "kubelet", "--max-pods=9")
+    process = tmp_path / "proc/412"
+    (process / "status").write_text("Name:\tkubelet\nUid:\t0\t0\t0\t0\n")
+    (process / "ns").mkdir()
+    (process / "ns/net").write_text("")
+    assert find(tmp_path) is None
+    (process / "ns/net").unlink()
+    (process / "ns/net").symlink_to("/proc/self/ns/net")
+    assert find(tmp_path) == Kubelet(9, "--max-pods")
+    (process / "status").write_text("Name:\tkubelet\nUid:\t65534\t65534\t65534\t65534\n")
+    assert find(tmp_path) is None, "somebody who calls himself a kubelet"
 
 
 def test_an_installed_launcher_tells_its_version(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ ALLOWED = {
         "ipamd.host",
         "ipamd.hosting",
         "ipamd.install",
+        "ipamd.kubelet",
         "ipamd.settings",
         "ipamd.peer",
     ),
