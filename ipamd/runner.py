@@ -138,10 +138,18 @@ class PoolRunner:
     # What callers ask
 
     async def allocate(
-        self, request: str, key: AttachmentKey, owner: Owner, wait: float, wanted: str = ""
+        self,
+        request: str,
+        key: AttachmentKey,
+        owner: Owner,
+        wait: float,
+        wanted: str = "",
+        *,
+        blocks_releases: bool = False,
     ) -> Attachment:
-        """An address for the attachment, on record; `wanted`: this one, if `Pool.can_give` it. Raises `Refused`."""
-        event = on.AllocationRequested(request, key, owner, self.clock() + wait, wanted)
+        """An address for the attachment, on record. `wanted` and `blocks_releases` as in `AllocationRequested`.
+        Raises `Refused`."""
+        event = on.AllocationRequested(request, key, owner, self.clock() + wait, wanted, blocks_releases)
         try:
             answer: Attachment = await self._ask(request, event)
         except asyncio.CancelledError:

@@ -95,7 +95,12 @@ class PoolSettings(_Section):
         description="seconds after which a cooling address is used again when pods wait and none is free, once its "
         "tracked connections were removed; more than cooldown: never before its end",
     )
-    allocate_wait: float = Field(30.0, gt=0, le=LONGEST, description="seconds an allocation waits at most")
+    allocate_wait: float = Field(
+        60.0,
+        gt=0,
+        le=LONGEST,
+        description="seconds an allocation waits at most: on a full node, too, for a pod's end and its cooldown",
+    )
     coalesce: float = Field(0.05, ge=0, le=5, description="seconds in which requests gather into one EC2 call")
 
 

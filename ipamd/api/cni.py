@@ -60,7 +60,7 @@ class Call:
     """A call of the plugin or of another caller. `version` is the CNI version to answer in; None: no CNI caller.
     `mac` (6 bytes) and `address` are what the container's interface is to have, empty for whatever; `previous` is the
     result of the plugins before this one, or for CHECK that of the ADD; None for none. `dns` and `previous` are not
-    to be changed.
+    to be changed. `blocks_releases`: the runtime makes no other call while this one lasts.
     """
 
     key: AttachmentKey
@@ -70,6 +70,7 @@ class Call:
     mac: bytes = b""
     address: str = ""
     previous: dict[str, Any] | None = None
+    blocks_releases: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,10 @@ def _from_runtime(cni: ipam_pb2.CniCall, verb: Verb) -> Call:
     if verb == "DEL":  # what only an ADD or a CHECK needs must not keep it
         return Call(key, owner, version, {})
     wishes = Wishes(network, args)
-    return Call(key, owner, version, wishes.dns(), wishes.mac(), wishes.address(), wishes.previous())
+    # The kubelet's runtimes name the pod's namespace, and serialise calls per pod. podman and nerdctl do not name it,
+    # and hold one lock for all their containers during an ADD (n.lock in its CNI backend; .cni-concurrency.lock).
+    alone = not owner.pod_namespace
+    return Call(key, owner, version, wishes.dns(), wishes.mac(), wishes.address(), wishes.previous(), alone)
 
 
 def _understood(raw: bytes) -> Network:

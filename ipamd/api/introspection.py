@@ -21,6 +21,7 @@ from ipamd.history import History
 from ipamd.host import Health, HostError, HostNetwork
 from ipamd.ledger import LedgerError
 from ipamd.pool.inventory import Eni
+from ipamd.pool.queue import waits
 from ipamd.pool.quoting import cut
 from ipamd.pool.subnets import Subnet
 from ipamd.pool.trouble import trouble_of, troubles
@@ -189,7 +190,8 @@ class IntrospectionService(StandingService):
     async def ListWaiting(self, request: pb.ListWaitingRequest, context: Context) -> pb.ListWaitingReply:
         return pb.ListWaitingReply(
             waiting=[
-                waiting_info(w.key, w.owner, w.since, w.deadline, w.request) for w in self._pool.waiting.values()
+                waiting_info(w.key, w.owner, w.since, w.deadline, w.request, what)
+                for w, what in waits(self._pool, self._runner.clock())
             ]
         )
 

@@ -100,7 +100,9 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         self.first_tries.begun(call.key, call.owner, started)
         try:
             await self._before_grant(call.key)
-            attachment = await self._runner.allocate(request_id, call.key, call.owner, wait, call.address)
+            attachment = await self._runner.allocate(
+                request_id, call.key, call.owner, wait, call.address, blocks_releases=call.blocks_releases
+            )
         except Refused as refused:
             self._refusals[refused.refusal.reason] += 1
             facts.set_attribute("ipamd.reason", refused.refusal.reason)

@@ -93,7 +93,9 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else str(value)
 
 
-def waiting_info(key: AttachmentKey, owner: Owner, since: float, deadline: float, request_id: str) -> pb.Waiting:
+def waiting_info(
+    key: AttachmentKey, owner: Owner, since: float, deadline: float, request_id: str, waits_for: str
+) -> pb.Waiting:
     """`since` and `deadline` in seconds since the epoch."""
     return pb.Waiting(
         network=key.network,
@@ -104,6 +106,7 @@ def waiting_info(key: AttachmentKey, owner: Owner, since: float, deadline: float
         since=timestamp(since),
         deadline=timestamp(deadline),
         request_id=request_id,
+        waits_for=waits_for,
     )
 
 

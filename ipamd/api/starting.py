@@ -224,7 +224,7 @@ class StartingIntrospection(StandingService):
     async def ListWaiting(self, request: pb.ListWaitingRequest, context: Context) -> pb.ListWaitingReply:
         return pb.ListWaitingReply(
             waiting=[
-                waiting_info(w.key, w.owner, w.since, w.deadline, request)
+                waiting_info(w.key, w.owner, w.since, w.deadline, request, "start")
                 for request, w in self._ipam.waiting.items()
             ]
         )

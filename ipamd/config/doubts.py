@@ -31,8 +31,13 @@ def doubts(settings: Settings) -> Iterator[str]:
         )
     if pool.release_delay < 60:
         yield f"pool.release_delay {pool.release_delay:g}: each lull gives back what is soon asked for again"
-    if pool.allocate_wait > 120:
-        yield f"pool.allocate_wait {pool.allocate_wait:g}: kubelet gives up earlier (runtimeRequestTimeout, 120 s)"
+    if pool.allocate_wait > 62:
+        yield f"pool.allocate_wait {pool.allocate_wait:g}: the plugin gives up after 65 s, 3 of them to undo an ADD"
+    if (reuse := min(pool.cooldown, pool.reuse_cooling_after)) >= pool.allocate_wait:
+        yield (
+            f"pool.allocate_wait {pool.allocate_wait:g}: an address is used again {reuse:g} s after its release at "
+            "the soonest, so on a full node no ADD waits for the end of a pod"
+        )
     if host.mtu and host.pod_mtu > host.mtu:
         yield f"host.pod_mtu {host.pod_mtu} is more than host.mtu {host.mtu}: larger packets are lost or cut up"
     room = host.mark_mask // (host.mark_mask & -host.mark_mask)

@@ -93,6 +93,7 @@ def _waiting(stub: IntrospectionStub) -> list[Record]:
             "since": w.since,
             "deadline": w.deadline,
             "request_id": w.request_id,
+            "waits_for": w.waits_for,
         }
         for w in sorted(reply.waiting, key=lambda w: times.seconds(w.since))
     ]
@@ -143,8 +144,8 @@ PODS = Listing(
 )  # fmt: skip
 WAITING = Listing(
     _waiting,
-    ("container_id", "ifname", "network", "pod", "namespace", "since", "deadline", "request_id"),
-    ("namespace", "pod", "container_id", "ifname", "since", "deadline", "request_id"),
+    ("container_id", "ifname", "network", "pod", "namespace", "since", "deadline", "request_id", "waits_for"),
+    ("namespace", "pod", "container_id", "ifname", "waits_for", "since", "deadline", "request_id"),
     _owner,
     "pod, or container id where there is no pod,",
     "the one that has waited longest first",

@@ -81,6 +81,19 @@ _ALL = (
         "How long the oldest of them has waited; 0: none waits.",
     ),
     Metric(
+        "ipamd_waiting_for",
+        "gauge",
+        "ADDs by what they wait for: ec2 (an address that comes or will be asked for), cooldown (one that was "
+        "released a moment ago), release (one that a pod of this node still has).",
+        ("what",),
+    ),
+    Metric(
+        "ipamd_waiting_for_oldest_seconds",
+        "gauge",
+        "How long the oldest of these has waited; 0: none waits.",
+        ("what",),
+    ),
+    Metric(
         "ipamd_time_to_address_seconds",
         "histogram",
         "From a pod's first try, over all retries, to its address.",
@@ -109,7 +122,7 @@ _ALL = (
     Metric(
         "ipamd_would_refuse",
         "gauge",
-        "1 while an ADD that came now would be refused for this reason; else 0.",
+        "1 while no address can come for this reason but by the end of a pod; else 0.",
         ("reason",),
     ),
     Metric(

@@ -25,6 +25,7 @@ from ipamd.metrics.catalogue import ALERTED, METRICS
 from ipamd.metrics.sources import Sources, Standing
 from ipamd.pool.model import EniState, Reason
 from ipamd.pool.outlook import Supply
+from ipamd.pool.queue import WaitsFor, waits
 from ipamd.pool.trouble import troubles
 from ipamd.process.start import Phase
 
@@ -107,6 +108,11 @@ class _PoolFamilies:
         oldest = min((waiting.since for waiting in pool.waiting.values()), default=now)
         yield _single("ipamd_waiting", len(pool.waiting))
         yield _single("ipamd_waiting_oldest_seconds", now - oldest)
+        queue = waits(pool, now)
+        counts = Counter(what for _, what in queue)
+        yield _family("ipamd_waiting_for", (((str(what),), counts[what]) for what in WaitsFor))
+        since = {what: min((w.since for w, of in queue if of is what), default=now) for what in WaitsFor}
+        yield _family("ipamd_waiting_for_oldest_seconds", (((str(what),), now - at) for what, at in since.items()))
         yield _histograms("ipamd_time_to_address_seconds", {(): self._of.service.first_tries.waits})
 
     def _ec2(self) -> Iterator[Family]:

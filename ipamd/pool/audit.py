@@ -110,8 +110,11 @@ class Audits(Growth):
             return False
         return auditing or self.audit_at <= now
 
-    def _round_times(self) -> list[float]:
+    def _round_times(self, now: float) -> list[float]:
         times = [math.inf if self._under_way(do.Audit) else self.audit_at, self._search_at]
+        look_at = self.audited_at + self.look_again
+        if self.waiting and look_at > now and self.taken_by_others() and self.eni_slots() <= 0:
+            times.append(look_at)
         return [at for at in times if at < math.inf]
 
     # The search

@@ -14,6 +14,7 @@ from ipamd.pool.explain_slots import others, room
 from ipamd.pool.model import Attachment, Counts, EniState, Reason
 from ipamd.pool.outlook import Supply, would_refuse
 from ipamd.pool.pool import Pool
+from ipamd.pool.queue import WaitsFor, waits
 from ipamd.pool.state import Waiting
 from ipamd.pool.trouble import trouble_of
 from ipamd.pool.words import many, sentence, span
@@ -68,20 +69,30 @@ def explain_waiting(pool: Pool, waiting: Waiting, who: str, now: float) -> Expla
     explanation.numbers = {**_numbers(pool, counts, now), "place": place}
     if len(queue) > 1:
         explanation.because.append(f"It is number {place} of {len(queue)} in the queue, which is served in order.")
-    coming = counts.pending
-    if place <= coming:
-        explanation.because.append(f"{many(coming, 'address is', 'addresses are')} on the way: one is for it.")
-    elif pool.forgetting or pool.cooled:
-        explanation.because.append(
-            "A cooled address is made ready for it: the kernel forgets its old connections first."
-        )
-    else:
-        explanation.because.append("No address that is on the way is for it yet.")
+    explanation.because.append(_awaited(pool, counts, waiting, place, now))
     _add_circumstances(explanation, pool, counts, now)
     explanation.next.append(
         f"If none has come in {span(waiting.deadline - now)}, it is refused, and the runtime tries again."
     )
     return explanation
+
+
+def _awaited(pool: Pool, counts: Counts, waiting: Waiting, place: int, now: float) -> str:
+    """What is to become its address. `place` in the queue, from 1."""
+    if waiting.wanted:
+        return f"It asked for {waiting.wanted}, which is not free."
+    if place <= counts.pending:
+        return f"{many(counts.pending, 'address is', 'addresses are')} on the way: one is for it."
+    if pool.forgetting or pool.cooled:
+        return "A cooled address is made ready for it: the kernel forgets its old connections first."
+    match {each.request: what for each, what in waits(pool, now)}[waiting.request]:
+        case WaitsFor.EC2:
+            return "No address that is on the way is for it yet."
+        case WaitsFor.COOLDOWN:
+            return "It gets an address that was released a moment ago, as soon as that has cooled."
+        case WaitsFor.RELEASE:
+            after = f", {span(pool.reusable_after(now))} after its end" if pool.reusable_after(now) else ""
+            return f"It gets the address of a pod of this node that ends{after}."
 
 
 def explain_attachment(pool: Pool, attachment: Attachment, who: str, now: float) -> Explanation:
@@ -136,7 +147,8 @@ def _verdict(pool: Pool, counts: Counts, now: float, unrecorded: str) -> Explana
     short = max(_wanted(pool, counts) - counts.free - counts.pending, 0)
     refusal = would_refuse(pool, now, unrecorded)
     if refusal is not None:
-        return Explanation("blocked", sentence(f"No further pod can get an address: {refusal.message}"))
+        until = " before one of the node's pods ends" if counts.assigned else ""
+        return Explanation("blocked", sentence(f"No further pod can get an address{until}: {refusal.message}"))
     obstacles = pool.backoffs.all_active(now)
     if short and obstacles:
         headline = f"{many(short, 'address is', 'addresses are')} missing, and EC2 gives none at present"

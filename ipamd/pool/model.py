@@ -352,7 +352,7 @@ class Targets:
     release_delay: float = 7200.0
     cooldown: float = 30.0
     reuse_cooling_after: float = 10.0
-    allocate_wait: float = 30.0
+    allocate_wait: float = 60.0
     coalesce: float = 0.05
 
 

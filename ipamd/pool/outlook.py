@@ -1,4 +1,11 @@
-"""What can still come, and the words for it when nothing can.
+"""What can still come, for how many of those who wait, and the words for it when nothing can.
+
+    by itself       an address that is free or on its way, that EC2 can still be asked for, or that cools in time
+    by a release    an address that a pod of this node has: its DEL may come, and the address cool, before the
+                    deadline. On a full node that is how a replaced pod gets its address, so its ADD waits
+
+No more wait than that comes to, in the order of their coming: so never more than the node can hold addresses. Who
+waits for nothing that can come is refused at once.
 
 Reads the pool's state, changes nothing.
 """
@@ -6,6 +13,7 @@ Reads the pool's state, changes nothing.
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import replace
 from functools import cached_property
 
 from ipamd.pool import effects as do
@@ -23,8 +31,9 @@ LONGEST_MESSAGE = 600
 
 
 def would_refuse(state: State, now: float, unrecorded: str = "") -> Refusal | None:
-    """What an ADD that came now would be told; None when it would get an address, at once or after a wait. Whether
-    the daemon can do its work at all is another question: `serving.not_serving`.
+    """Why an ADD that came now would get no address, unless a pod of this node ends meanwhile; None when it would get
+    one, at once or after a wait. Whether the daemon can do its work at all is another question:
+    `serving.not_serving`.
 
     `unrecorded`: why the ledger takes no records; empty when it does.
     """
@@ -48,12 +57,13 @@ def drained() -> Refusal:
 
 
 class Supply:
-    """How many more requests could be served at most, as things stand now."""
+    """How many more requests could be served at most, as things stand at `now`."""
 
     def __init__(self, state: State, now: float) -> None:
         counts = state.counts()
         self._cooldown = state.reusable_after(now)
         self._state = state
+        self._assigned = counts.assigned
         self._here_or_coming = counts.free + counts.pending + _growable(state, counts, now)
         self.room = state.pod_limit - len(state.inventory.attachments)
 
@@ -68,9 +78,34 @@ class Supply:
         return min(self._here_or_coming, self.room)
 
     def until(self, deadline: float) -> int:
+        """By itself."""
+        return min(self._by_itself(deadline), self.room)
+
+    def for_one(self, waiting: Waiting, hoped_for: int = 0) -> int:
+        """Of these, that one may be the last in the queue: what comes by itself before its deadline and, where its
+        runtime lets it, by releases. `hoped_for`: what may turn out to be there by itself."""
+        by_itself = max(self._by_itself(waiting.deadline), hoped_for)
+        if waiting.blocks_releases:
+            return min(by_itself, max(self.room, hoped_for))
+        # A release makes room for a pod at once. Its address is of use to nobody before it has cooled.
+        in_time = waiting.since + self._cooldown < waiting.deadline
+        return min(by_itself + (self._assigned if in_time else 0), self._state.pod_limit)
+
+    def _by_itself(self, deadline: float) -> int:
         # One whose time comes with the deadline is too late: its flows have to be forgotten yet.
-        cooled = bisect_left(self._released, deadline - self._cooldown)
-        return min(self._here_or_coming + cooled, self.room)
+        return self._here_or_coming + bisect_left(self._released, deadline - self._cooldown)
+
+
+def why_nothing(state: State, waiting: Waiting, before: int, now: float) -> Refusal:
+    """Nothing can come for this one any more; `before`: how many wait before it. The sentence is the same at each
+    try, so that the runtime's events are."""
+    refusal = why(state, now)
+    message = refusal.message
+    if now > waiting.since:
+        message += "; none became free in time"
+    elif before:
+        message += "; others wait for one already"
+    return replace(refusal, message=message, numbers=(*refusal.numbers, ("before", before)))
 
 
 def why(state: State, now: float) -> Refusal:
@@ -149,9 +184,15 @@ def why_late(state: State, waiting: Waiting, obstacle: str, now: float) -> Refus
     if not state.started:
         return Refusal(Reason.NOT_READY, "the daemon has not learnt its ENIs yet: see its log", 5.0, numbers)
     failing = [b for b in state.backoffs.since(waiting.since) if b.failure.action in GROWTH]
+    waited = f"{now - waiting.since:.0f} s"
     if failing:
         return _blocked(max(failing, key=lambda b: b.attempts), now, numbers)
-    message = f"no address came within {now - waiting.since:.0f} s"
+    if waiting.wanted:
+        message = f"{waiting.wanted} was asked for and did not become free within {waited}"
+        return Refusal(Reason.TIMEOUT, message, 1.0, numbers)
+    if Supply(state, now).at_least <= 0:
+        return why_nothing(state, waiting, 0, now)
+    message = f"no address came within {waited}"
     if obstacle:
         message += f": {obstacle}"
     return Refusal(Reason.TIMEOUT, message, 1.0, numbers)

@@ -160,7 +160,8 @@ class Pool(Audits):
             self._effects.append(do.Grant(event.request, self._assign(address, event.key, event.owner, now)))
             return
         deadline = min(event.deadline, now + self.targets.allocate_wait)
-        self._enqueue(Waiting(event.request, event.key, event.owner, now, deadline))
+        waiting = Waiting(event.request, event.key, event.owner, now, deadline, event.wanted, event.blocks_releases)
+        self._enqueue(waiting)
 
     @property
     def _closed(self) -> bool:
@@ -261,13 +262,14 @@ class Pool(Audits):
     def _serve(self, now: float) -> None:
         if self._closed:
             return
-        while self.waiting:
-            waiting = next(iter(self.waiting.values()))
+        for waiting in list(self.waiting.values()):
             held = self.inventory.attachments.get(waiting.key)
             if held is None:
                 if len(self.inventory.attachments) >= self.pod_limit:
                     return
-                address = self.inventory.take(now)
+                address = self._wanted(waiting.wanted, waiting.key) if waiting.wanted else self.inventory.take(now)
+                if address is None and waiting.wanted:
+                    continue  # the others want any
                 if address is None:
                     return
                 held = self._assign(address, waiting.key, waiting.owner, now)
@@ -367,12 +369,12 @@ class Pool(Audits):
             return
         hoped_for = min(supply.room, self.capacity_alone - len(self.inventory.attachments))
         looking = hoped_for > 0 and self._look_who_holds_slots(now)
-        position = 0
+        before = 0
         for waiting in list(self.waiting.values()):
-            if (hoped_for if looking else supply.until(waiting.deadline)) > position:
-                position += 1
+            if supply.for_one(waiting, hoped_for if looking else 0) > before:
+                before += 1
             else:
-                self._send_away(waiting, outlook.why(self, now))
+                self._send_away(waiting, outlook.why_nothing(self, waiting, before, now))
 
     def _send_away(self, waiting: Waiting, refusal: Refusal) -> None:
         del self.waiting[waiting.request]
@@ -388,7 +390,7 @@ class Pool(Audits):
         if self._grow_at is not None:
             times.append(self._grow_at)
         if self.started and not self.draining:
-            times += self._round_times() + self._reuse_times(now)
+            times += self._round_times(now) + self._reuse_times(now)
         if (shrink_at := self.shrink_at) is not None:
             times.append(shrink_at)
         end = self.backoffs.next_end(now)

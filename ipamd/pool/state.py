@@ -29,11 +29,15 @@ LOOK_AGAIN, LOOK_AGAIN_CAP = 5.0, 300.0
 
 @dataclass(slots=True)
 class Waiting:
+    """`wanted` and `blocks_releases` as in `events.AllocationRequested`."""
+
     request: str
     key: AttachmentKey
     owner: Owner
     since: float
     deadline: float
+    wanted: str = ""
+    blocks_releases: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,8 @@ async def test_a_node_that_is_short_of_addresses_and_one_that_is_drained(tmp_pat
         assert status["attention"] == []
         await add(daemon, "web-3")
         assert (await data(daemon, "status", code=3))["attention"] == [
-            "A further pod would be refused: POD_LIMIT: 3 addresses are in use, as many as pool.max_pods allows"
+            "A further pod waits for one of the node's pods to end: POD_LIMIT: 3 addresses are in use, as many as "
+            "pool.max_pods allows"
         ]
         with pytest.raises(grpc.aio.AioRpcError, match="3 addresses are in use"):
             await add(daemon, "late")

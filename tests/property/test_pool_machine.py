@@ -1,16 +1,19 @@
 """The pool against a small, honest cloud, with every event and fault in any order.
 
-Invariants (design, section 4): an address has at most one holder; a grant follows its record; the cooldown is kept;
-nobody inherits the flows of another, unless the kernel refuses again and again to forget them; nothing is granted
-that EC2 did not give to a ready ENI of this node, nor what somebody uses in the kernel; the counts add up; every
-request is answered by its deadline; the instance's limits hold; and when faults stop, the pool reaches its target and
-falls silent.
+Invariants: an address has at most one holder; a grant follows its record; the cooldown is kept; nobody inherits the
+flows of another, unless the kernel refuses again and again to forget them; nothing is granted that EC2 did not give
+to a ready ENI of this node, nor what somebody uses in the kernel; the counts add up; every request is answered by its
+deadline, in the order of their coming, and no more wait than the node can hold addresses; who asked for an address
+gets that one or none; nobody waits while an address is free, or longer than one has to cool; the instance's limits
+hold; and when faults stop, the pool reaches its target and falls silent.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Network
 from random import Random
@@ -21,6 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
+from ipamd.pool.backoff import action_scope
 from ipamd.pool.model import (
     AddressState,
     Attachment,
@@ -331,6 +335,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.flows: set[str] = set()  # addresses of which the kernel tracks connections
         self.granted: set[Attachment] = set()
         self.used: set[str] = set()  # what others have in the kernel
+        self.last_holder: dict[str, AttachmentKey] = {}
         self.boot()
 
     def boot(self, lagging: bool = False) -> None:
@@ -338,7 +343,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.disk_full = False
         self.owed: list[object] = []
         self.pool = Pool(self.targets, self.limits, ("subnet-1",), self.random, lambda: f"t{next(self.tokens)}")
-        self.open_requests: dict[str, tuple[AttachmentKey, float]] = {}
+        self.open_requests: dict[str, tuple[AttachmentKey, float, str]] = {}
         self.in_flight: list[do.Operation] = []
         self.wake_at: float | None = None
         self.released_at: dict[str, float] = {c.address: c.released_at for c in self.ledger.cooling.values()}
@@ -368,7 +373,9 @@ class PoolMachine(RuleBasedStateMachine):
         batch = self.pool.handle(event, self.now)
         self.owed += [e.record for e in batch if isinstance(e, do.Write)]
         for record in [e.record for e in batch if isinstance(e, do.Write)]:
-            if isinstance(record, PutCooling):
+            if isinstance(record, DropAttachment) and record.key in self.ledger.attachments:
+                self.last_holder[self.ledger.attachments[record.key].address] = record.key
+            elif isinstance(record, PutCooling):
                 self.released_at[record.cooling.address] = record.cooling.released_at
                 self.reusable_at.pop(record.cooling.address, None)
             elif isinstance(record, DropCooling) and self.failed_flushes >= TRIES:
@@ -396,12 +403,17 @@ class PoolMachine(RuleBasedStateMachine):
     def carry_out(self, effect: do.Effect) -> None:
         match effect:
             case do.Grant(request, attachment):
-                key, _ = self.open_requests.pop(request)
+                key, _, wanted = self.open_requests.pop(request)
                 assert attachment.key == key
+                if attachment not in self.granted and not wanted:
+                    before = list(self.requests_before(request))
+                    assert not before, f"{request} is served before {before}"
+                assert wanted in ("", attachment.address) or attachment in self.granted, "another than was asked for"
                 assert self.ledger.attachments.get(key) == attachment, "granted, but not on record"
                 holders = [a for a in self.ledger.attachments.values() if a.address == attachment.address]
                 assert holders == [attachment], "one address, two holders"
                 assert attachment.address not in self.cloud.foreign, "granted somebody else's"
+                own = self.last_holder.get(attachment.address) == key
                 if attachment not in self.granted:
                     self.granted.add(attachment)
                     assert attachment.address not in self.used, "granted what somebody uses"
@@ -409,10 +421,11 @@ class PoolMachine(RuleBasedStateMachine):
                         attachment.address in eni["addresses"] and eni["index"] is not None
                         for eni in self.cloud.enis.values()
                     ), "granted what EC2 does not route here"
-                    assert attachment.address not in self.flows, "inherits the flows of another"
+                    assert own or attachment.address not in self.flows, "inherits the flows of another"
                 if attachment.since == self.now and attachment.address in self.released_at:
                     cooled_at = self.released_at.pop(attachment.address) + self.targets.cooldown
-                    assert self.now >= self.reusable_at.pop(attachment.address, cooled_at), "cooldown not kept"
+                    reusable_at = self.reusable_at.pop(attachment.address, cooled_at)
+                    assert own or self.now >= reusable_at, "cooldown not kept"
             case do.Refuse(request, refusal):
                 self.open_requests.pop(request)
                 assert refusal.message
@@ -465,13 +478,36 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.open_requests)
     @rule(data=st.data())
     def allocate_twice_at_once(self, data: st.DataObject) -> None:
-        self.request(data.draw(st.sampled_from(sorted(key for key, _ in self.open_requests.values()))))
+        self.request(data.draw(st.sampled_from(sorted(key for key, *_ in self.open_requests.values()))))
 
-    def request(self, key: AttachmentKey) -> None:
+    @rule(data=st.data())
+    def allocate_by_address(self, data: st.DataObject) -> None:
+        """As the API does it: an address that can be given, and nothing else."""
+        inventory = self.pool.inventory
+        key = data.draw(st.sampled_from([AttachmentKey("net", f"c{next(self.keys)}", "eth0"), *self.last_holders()]))
+        fit = [ip for ip in sorted(inventory.addresses) if self.pool.can_give(ip, key)]
+        if fit:
+            self.request(key, wanted=data.draw(st.sampled_from(fit)))
+
+    def last_holders(self) -> list[AttachmentKey]:
+        """Of addresses that cool."""
+        keys = {a.last_key for a in self.pool.inventory.addresses.values() if a.state is AddressState.COOLING}
+        return sorted(key for key in keys if key is not None and key not in self.ledger.attachments)
+
+    @rule(wait=st.sampled_from([5.0, 10.0, 60.0]), blocks=st.booleans())
+    def allocate_with_a_patience_of_its_own(self, wait: float, blocks: bool) -> None:
+        self.request(AttachmentKey("net", f"c{next(self.keys)}", "eth0"), wait, blocks=blocks)
+
+    def request(self, key: AttachmentKey, wait: float = 30.0, wanted: str = "", blocks: bool = False) -> None:
         request = f"r{next(self.requests)}"
-        deadline = self.now + 30.0
-        self.open_requests[request] = (key, deadline)
-        self.feed(on.AllocationRequested(request, key, Owner(), deadline))
+        deadline = self.now + wait
+        self.open_requests[request] = (key, deadline, wanted)
+        self.feed(on.AllocationRequested(request, key, Owner(), deadline, wanted, blocks))
+
+    def requests_before(self, request: str) -> Iterator[str]:
+        """Those that came before, and wait for any address."""
+        came = int(request[1:])
+        return (other for other, (_, _, wanted) in self.open_requests.items() if int(other[1:]) < came and not wanted)
 
     @precondition(lambda self: self.open_requests)
     @rule(data=st.data())
@@ -570,11 +606,14 @@ class PoolMachine(RuleBasedStateMachine):
                 for ip in addresses:
                     address = self.pool.inventory.addresses.get(ip)
                     cooling = address is None or address.state is AddressState.COOLING
-                    # Whoever began to use it since the flush was asked for lost nothing that had begun before.
-                    assert cooling or address.state is AddressState.FOREIGN, (
+                    # Whoever began to use it since the flush was asked for lost nothing that had begun before; nor
+                    # did the one that had it before, and asked for it again.
+                    again = self.pool.inventory.holders.get(ip, "nobody") == self.last_holder.get(ip)
+                    assert cooling or again or address.state is AddressState.FOREIGN, (
                         "cuts connections of whoever has it by now"
                     )
-                    if self.flushes[op] >= self.released_at[ip] + self.targets.reuse_cooling_after:
+                    released_at = self.released_at.get(ip, math.inf)
+                    if self.flushes[op] >= released_at + self.targets.reuse_cooling_after:
                         self.reusable_at[ip] = self.now
                 self.flows.difference_update(addresses)
                 return on.OperationDone(op)
@@ -863,9 +902,23 @@ class PoolMachine(RuleBasedStateMachine):
     def nobody_waits_beyond_the_deadline(self) -> None:
         assert set(self.pool.waiting) == set(self.open_requests)
         most = min(self.pool.pod_limit, self.pool.capacity_alone)
-        assert len(self.pool.waiting) <= max(most - len(self.ledger.attachments), 0) or self.owed
-        for _, deadline in self.open_requests.values():
+        assert len(self.pool.waiting) <= most or self.owed
+        for _, deadline, _ in self.open_requests.values():
             assert self.now <= deadline or (self.wake_at is not None and self.wake_at <= deadline)
+
+    @invariant()
+    def nobody_waits_for_what_is_there(self) -> None:
+        pool = self.pool
+        anybody = [waiting for waiting in pool.waiting.values() if not waiting.wanted]
+        if not anybody or not pool.started or len(pool.inventory.attachments) >= pool.pod_limit or self.owed:
+            return
+        assert pool.counts().free == 0
+        cooling = list(pool.inventory.cooling.values())
+        flushing = any(isinstance(effect, do.ForgetFlows) for effect in self.in_flight)
+        if not cooling or flushing or pool.backoffs.active(self.now, action_scope(do.ForgetFlows.action)):
+            return
+        may_be_used = cooling[0] + min(self.targets.reuse_cooling_after, self.targets.cooldown)
+        assert self.wake_at is not None and self.wake_at <= max(may_be_used, self.now), "a cooled address is left"
 
 
 TestPool = PoolMachine.TestCase

@@ -72,10 +72,10 @@ class Story:
         self.now += seconds
         self.feed(on.TimePassed())
 
-    def ask(self, *names: str, wait: float = 30.0) -> None:
+    def ask(self, *names: str, wait: float = 30.0, wanted: str = "", blocks_releases: bool = False) -> None:
         for name in names:
-            key = AttachmentKey("net", name, "eth0")
-            self.feed(on.AllocationRequested(name, key, Owner(pod_name=name), self.now + wait))
+            key, owner = AttachmentKey("net", name, "eth0"), Owner(pod_name=name)
+            self.feed(on.AllocationRequested(name, key, owner, self.now + wait, wanted, blocks_releases))
 
     def give_back(self, name: str) -> None:
         self.feed(on.ReleaseRequested(f"del {name}", AttachmentKey("net", name, "eth0")))

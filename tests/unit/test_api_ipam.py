@@ -30,7 +30,7 @@ class Runner:
         self.pool = SimpleNamespace(inventory=inventory, targets=Targets())
 
     async def allocate(
-        self, request: str, key: AttachmentKey, owner: Owner, wait: float, wanted: str = ""
+        self, request: str, key: AttachmentKey, owner: Owner, wait: float, wanted: str = "", **how: bool
     ) -> Attachment:
         self.requests.append(request)
         return Attachment(key, "10.0.0.7", "eni-1", 0.0, owner)

@@ -38,7 +38,7 @@ def test_a_cooling_address_that_comes_too_late_refuses_with_the_time_to_wait() -
 def test_max_pods_has_a_reason_of_its_own() -> None:
     story = Story(Targets(warm_ips=0, max_pods=1, coalesce=0))
     story.start(observed("eni-0", 0, *addresses(2)))
-    story.ask("a", "b")
+    story.ask("a", "b", "c")
     assert story.one(do.Refuse).refusal.reason is Reason.POD_LIMIT
 
 
