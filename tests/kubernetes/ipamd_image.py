@@ -49,7 +49,8 @@ def layer() -> Layer:
         environment = Path(folder, "opt", "ipamd")
         _environment(environment)
         for each in needed():
-            _copy(each, environment / _LIBRARY)
+            if each.name not in _PACKAGES:  # whose files setuptools may list in the tree
+                _copy(each, environment / _LIBRARY)
         for package in _PACKAGES:
             shutil.copytree(
                 ROOT / package,
