@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -181,11 +180,8 @@ def daemon_on(kubectl: Kubectl, node: str, words: Iterable[str]) -> Daemon:
 
 def inside(daemon: Daemon, words: Iterable[str], terminal: bool = False) -> list[str]:
     """kubectl's words to run ipamctl there."""
-    width = shutil.get_terminal_size((100, 24)).columns
-    return [
-        "exec", *(["-it"] if terminal else []), "-n", daemon.namespace, daemon.pod, "-c", CONTAINER, "--",
-        *([] if terminal else ["env", f"COLUMNS={width}"]), "ipamctl", *words,
-    ]  # fmt: skip
+    where = ["-n", daemon.namespace, daemon.pod, "-c", CONTAINER]
+    return ["exec", *(["-it"] if terminal else []), *where, "--", "ipamctl", *words]
 
 
 def ask(kubectl: Kubectl, daemon: Daemon, *words: str) -> Answer:
