@@ -94,7 +94,7 @@ class HostNetwork:
         self._nftables = Nftables()
         self._conntrack = Conntrack()
         self.discarded = Discarded()
-        self.uses = KernelUses(settings, self._links.name_of)
+        self.uses = KernelUses(settings, self._in_service)
         self._wish: Desired | None = None  # what was brought about last
         self._refused: frozenset[str] = frozenset()  # of it, what the kernel did not take
         self._expected: frozenset[str] = frozenset()  # MACs of the ENIs that belong here, their devices there or not
@@ -350,6 +350,12 @@ class HostNetwork:
                 continue  # its device is going, which has an event of its own
             if changed:
                 self._on_disturbance(Disturbance(str(sysctl), "a write to /proc/sys"))
+
+    def _in_service(self, index: int) -> str:
+        """The name of the link; empty for none, and for a pair that a DEL has discarded: the kernel has removed its
+        routes, which it does not tell, and the news of their coming may be read after that of the DEL."""
+        link = self._links.by_index(index)
+        return "" if link is not None and link.group == DISCARDED_GROUP else self._links.name_of(index)
 
     def _is_pods(self, link: Link) -> bool:
         """The host's end of a pod's veth, and in service."""

@@ -49,7 +49,7 @@ class Listener(Protocol):
 
 
 class KernelUses:
-    """`name_of` knows the name of a link by its index; empty: there is no such link."""
+    """`name_of` knows the name of a link by its index; empty: there is no such link, or it leads nowhere any more."""
 
     def __init__(self, settings: HostSettings, name_of: Callable[[int], str]) -> None:
         self._protocol, self._pods_table = settings.route_protocol, settings.table

@@ -98,3 +98,28 @@ def test_link_on_no_record_is_collected(stage: Topology) -> None:
         assert {"ipmaaaaaaaaaaaa", "ipmbbbbbbbbbbbb", "ipm1"} <= await network.host_links()
 
     stage.host(steps)
+
+
+@pytest.mark.parametrize("how", ["discarded", "deleted"])
+def test_a_pods_route_is_not_believed_after_its_del(stage: Topology, how: str) -> None:
+    """ADD and DEL, both over before the daemon has heard of either: the route's coming is told on another socket than
+    the link's going, and its own going is not told at all."""
+
+    async def steps(network: HostNetwork) -> tuple[dict[str, str], dict[str, str]]:
+        stage.ip(
+            stage.node,
+            "link add ipm9 type veth peer name x9",
+            "link set ipm9 up",
+            "route add 10.0.1.77/32 dev ipm9 scope link table 1500 protocol 158",
+        )
+        if how == "discarded":
+            discard("ipm9")
+        else:
+            stage.ip(stage.node, "link delete ipm9")
+        network.catch_up()
+        _, heard = network.uses.now()
+        _, read = network.uses.read()
+        return heard, read
+
+    heard, read = stage.host(steps)
+    assert heard == read and "10.0.1.77" not in heard
