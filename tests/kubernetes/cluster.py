@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from ipamd.sim.demo_run import together
 from ipamd.sim.vpc import SimulatedVpc
 from tests.kubernetes import images
 from tests.kubernetes.control_plane import ControlPlane
+from tests.kubernetes.parts import ClusterError, Part
 from tests.kubernetes.programs import built
 from tests.kubernetes.worker import Node, Worker
 
@@ -40,6 +41,7 @@ _PROGRAMS: Final = (
     *("kubelet", "kube-proxy", "kubectl"),
 )
 _PATIENCE: Final = "180s"
+_LOOK: Final = 0.5  # seconds
 
 
 @dataclass
@@ -110,31 +112,59 @@ class Cluster:
         for node in self.nodes.values():
             node.configure(self.plane.authority, self.plane.url, images.reference("pause"))
         await together(node.start() for node in self.nodes.values())
-        if any(node.worker.ipamd == "daemonset" for node in self.nodes.values()):
-            await self.apply(daemonset(self.vpc.ec2_url))
         self.times["kubelets started"] = time.monotonic() - begin
-        networked = [f"node/{node.name}" for node in self.nodes.values() if node.worker.ipamd is not None]
-        if networked:
-            await self._registered(networked)
-            await self.kubectl("wait", "--for=condition=Ready", f"--timeout={_PATIENCE}", *networked)
-            self.times["nodes ready"] = time.monotonic() - begin
-        if any(node.worker.ipamd == "daemonset" for node in self.nodes.values()):
-            await self.rolled_out("daemonset/ipamd", "kube-system")
-        if dns:
-            await self.apply((MANIFESTS / "coredns.yaml").read_text())
-            if networked:
-                await self.rolled_out("deployment/coredns", "kube-system")
-                self.times["DNS ready"] = time.monotonic() - begin
+        try:
+            await self._watched(self._become_ready(begin, dns))
+        except ClusterError as error:
+            error.add_note(await self.state())
+            raise
         say("the cluster is up")
 
-    async def _registered(self, nodes: Sequence[str]) -> None:
-        """kubectl can wait only for what is there."""
-        await self.kubectl("wait", "--for=create", f"--timeout={_PATIENCE}", *nodes)
+    async def _become_ready(self, begin: float, dns: bool) -> None:
+        in_pods = any(node.worker.ipamd == "daemonset" for node in self.nodes.values())
+        if in_pods:
+            await self.apply(daemonset(self.vpc.ec2_url))
+        if dns:
+            await self.apply((MANIFESTS / "coredns.yaml").read_text())
+        networked = [f"node/{node.name}" for node in self.nodes.values() if node.worker.ipamd is not None]
+        if not networked:
+            return
+        # kubectl waits for a condition only of what is there.
+        await self.kubectl("wait", "--for=create", f"--timeout={_PATIENCE}", *networked)
+        await self.kubectl("wait", "--for=condition=Ready", f"--timeout={_PATIENCE}", *networked)
+        self.times["nodes ready"] = time.monotonic() - begin
+        if in_pods:
+            await self.rolled_out("daemonset/ipamd", "kube-system")
+        if dns:
+            await self.rolled_out("deployment/coredns", "kube-system")
+            self.times["DNS ready"] = time.monotonic() - begin
+
+    async def _watched(self, waiting: Coroutine[Any, Any, None]) -> None:
+        """Raises `ClusterError` as soon as a part has ended: what is waited for would not come."""
+        task = asyncio.ensure_future(waiting)
+        try:
+            while not (await asyncio.wait([task], timeout=_LOOK))[0]:
+                for part in self.parts:
+                    part.check()
+            await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    @property
+    def parts(self) -> list[Part]:
+        return [*self.plane.parts, *(part for node in self.nodes.values() for part in node.parts)]
+
+    async def state(self) -> str:
+        """Nodes, pods and events, for people; what can't be had is said."""
+        try:
+            return await self.kubectl("get", "nodes,pods,events", "--all-namespaces", "--output=wide")
+        except ClusterError as error:
+            return str(error)
 
     async def _end(self) -> None:
         """The machines' power cuts, which come after this, end what this does not."""
-        parts = [part for node in self.nodes.values() for part in node.parts]
-        await asyncio.gather(*(part.kill() for part in (*parts, *self.plane.parts)))
+        await asyncio.gather(*(part.kill() for part in self.parts))
 
     async def kubectl(self, *words: str, stdin: str = "") -> str:
         """Run kubectl as the cluster's administrator; returns what it prints. Raises `ClusterError`."""
