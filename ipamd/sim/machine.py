@@ -141,11 +141,8 @@ class Machine:
             raise
 
     async def power_cut(self) -> None:
-        """End all its processes at once. Nothing happens when it is off. Raises `MachineError`."""
-        await self._end()
-
-    async def remove(self) -> None:
-        """A power cut, after which only its folders are left. Raises `MachineError` and OSError."""
+        """End all its processes at once; only its folders are left. Nothing happens when it is off. Raises
+        `MachineError` and OSError."""
         await self._end()
         await cgroups.remove(self.cgroup.lstrip("/"))
 

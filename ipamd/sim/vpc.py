@@ -139,7 +139,7 @@ class SimulatedVpc:
                 if node.name in nodes:
                     _write_config(node)
                 if node.machine is not None:
-                    stack.push_async_callback(node.machine.remove)
+                    stack.push_async_callback(node.machine.power_cut)
                     await node.machine.boot()
             inside, outside = made[: len(nodes)], made[len(nodes) :]
             url = f"http://127.0.0.1:{control.getsockname()[1]}"

@@ -119,7 +119,9 @@ async def test_a_power_cut_ends_all_and_leaves_what_is_kept(tmp_path: Path, pref
         boot_id = await on(node, "cat", "/proc/sys/kernel/random/boot_id")
         pid = machine.pid
 
+        (groups(machine.netns)[0] / "pods").mkdir()  # as a kubelet makes them
         await machine.power_cut()
+        assert groups(machine.netns) == []
         assert await sleeper.wait() == -signal.SIGKILL
         assert orphan and not Path(f"/proc/{pid}").exists()
         with pytest.raises(MachineError, match="n1 is off"):
