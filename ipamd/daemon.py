@@ -270,7 +270,7 @@ async def _open(
     remove = partial(_remove_links, world.network, strays)
     tasks.create_task(keep_running(conditions, "host.links_left", remove, "removing the interfaces of gone pods"))
     tasks.create_task(_look_at_vpc(around.live, runner))
-    tasks.create_task(clashes.follow(settings.host, conditions))
+    tasks.create_task(clashes.follow(settings.host, world.network, conditions))
     tasks.create_task(keep(conditions, "spool.unusable", releases.run, "reading the spool"))
     follow = partial(_follow, around.live, runner)
     tasks.create_task(keep_running(conditions, "settings.not_followed", follow, "following the settings file"))

@@ -53,8 +53,8 @@ from ipamd.host.netlink import RTN_UNICAST
 from ipamd.host.nftables import Nftables
 from ipamd.host.rtnetlink import FoundRule, Neighbour, Netconf, RuleFor
 from ipamd.host.uses import KernelUses
-from ipamd.host.watch import Seen, TableTouched, Watch
-from ipamd.settings import HostSettings
+from ipamd.host.watch import Seen, Transaction, Watch
+from ipamd.settings import MOST_ENIS, HostSettings
 
 log = structlog.get_logger("ipamd.host")
 
@@ -100,7 +100,8 @@ class HostNetwork:
         self._expected: frozenset[str] = frozenset()  # MACs of the ENIs that belong here, their devices there or not
         self._on_disturbance: Callable[[Disturbance], None] = lambda disturbance: None
         self._pod_at: Callable[[str], PodNetwork | None] = lambda address: None
-        self._touched: list[TableTouched] = []  # while a table was loaded
+        self._transactions: list[Transaction] = []  # while a table was loaded
+        self.others_changed = asyncio.Event()  # rules, nftables, or routes in our tables, by somebody else
 
     def listen(
         self, on_disturbance: Callable[[Disturbance], None], pod_at: Callable[[str], PodNetwork | None]
@@ -266,7 +267,7 @@ class HostNetwork:
                 try:
                     await self._nftables.load(table)
                 finally:
-                    self._judge_touched()
+                    self._judge_transactions()
             case DeleteRule(rule):
                 self._kernel.delete_rule(rule)
             case DeleteRoute(found):
@@ -286,9 +287,13 @@ class HostNetwork:
             return
         match seen.what:
             case FoundRule(rule, protocol):
+                if not self._is_ours(protocol):
+                    self.others_changed.set()
                 if (rule in wish.rules) if seen.gone else (self._is_ours(protocol) and rule not in wish.rules):
                     self._on_disturbance(Disturbance(str(rule), port=seen.port))
-            case FoundRoute(route):
+            case FoundRoute(route, protocol):
+                if not self._is_ours(protocol) and 0 <= route.table - self._settings.table <= MOST_ENIS:
+                    self.others_changed.set()
                 if self._contradicts(wish, seen.what, seen.gone):
                     self._on_disturbance(Disturbance(str(route), port=seen.port))
             case Address() as address:
@@ -297,17 +302,19 @@ class HostNetwork:
                     self._on_disturbance(Disturbance(str(ours), port=seen.port))
             case Netconf() as netconf:
                 self._netconf_changed(wish, netconf)
-            case TableTouched(name) as touched:
-                if name == wish.table.name:
-                    self._touched.append(touched)
-                    self._judge_touched()
+            case Transaction() as transaction:
+                self._transactions.append(transaction)
+                self._judge_transactions()
 
-    def _judge_touched(self) -> None:
+    def _judge_transactions(self) -> None:
         if self._nftables.loading:
             return
-        touched, self._touched = self._touched, []
-        for each in touched:
-            if self._wish is not None and not self._nftables.made(each.generation):
+        transactions, self._transactions = self._transactions, []
+        for each in transactions:
+            if self._nftables.made(each.generation):
+                continue
+            self.others_changed.set()
+            if self._wish is not None and self._wish.table.name in each.tables:
                 by = named_by_kernel(each.process, each.process_name)
                 self._on_disturbance(Disturbance(str(self._wish.table), by))
 

@@ -66,11 +66,11 @@ CATCH_UP = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class TableTouched:
-    """An `inet` table of nftables, or something in it, was changed by that process; `process` is its pid in the
-    first PID namespace. `generation` is the number of the transaction."""
+class Transaction:
+    """Of nftables, by that process; `process` is its pid in the first PID namespace. `tables`: the `inet` tables that
+    it changed, or something in them. `generation` is its number."""
 
-    name: str
+    tables: frozenset[str]
     generation: int
     process: int
     process_name: str
@@ -80,7 +80,7 @@ class TableTouched:
 class Seen:
     """A change. `gone` tells a removal; `port` is the netlink port of who asked for it, 0 for the kernel itself."""
 
-    what: FoundRule | RuleFor | FoundRoute | Address | Neighbour | Netconf | TableTouched
+    what: FoundRule | RuleFor | FoundRoute | Address | Neighbour | Netconf | Transaction
     gone: bool = False
     port: int = 0
 
@@ -202,6 +202,5 @@ class Watch:
                 int.from_bytes(values.get(number, b""), "big") for number in (NFTA_GEN_ID, NFTA_GEN_PROC_PID)
             )
             process_name = netlink.text(values.get(NFTA_GEN_PROC_NAME, b""))
-            touched, self._touched = self._touched, set()
-            for table in touched:
-                self._on_change(Seen(TableTouched(table, generation, process, process_name)))
+            tables, self._touched = frozenset(self._touched), set()
+            self._on_change(Seen(Transaction(tables, generation, process, process_name)))

@@ -8,6 +8,7 @@ theirs. So the daemon goes on there and keeps saying what is wrong.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 
 import structlog
@@ -21,8 +22,13 @@ log = structlog.get_logger("ipamd.daemon")
 
 SHARED = "host.shared"
 
-# Seconds between looks. One takes milliseconds, or some seconds of a thread on a host with very many nftables rules.
+# Seconds between looks while nobody else changes anything, for what no event tells.
 AGAIN = 3600.0
+# Seconds from a change to a look: who changes one thing changes more.
+GATHER = 1.0
+# Seconds from one look to the next at least, and how many times as long as it took: some seconds of a thread on a
+# host with very many nftables rules, where somebody may change them all the time.
+PAUSE, SHARE = 30.0, 100
 
 
 async def refuse(settings: HostSettings, network: HostNetwork, conditions: Conditions) -> None:
@@ -51,9 +57,15 @@ def tell(clashes: list[Clash], conditions: Conditions) -> None:
     conditions.begin(SHARED, f"Others on this host use what is ours by the settings: {found}.{end}")
 
 
-async def follow(settings: HostSettings, conditions: Conditions) -> None:
+async def follow(settings: HostSettings, network: HostNetwork, conditions: Conditions) -> None:
     """Look again until cancelled: others come and go while the daemon runs."""
     while True:
-        await asyncio.sleep(AGAIN)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(AGAIN):
+                await network.others_changed.wait()
+        await asyncio.sleep(GATHER)
+        network.others_changed.clear()
+        began = time.monotonic()
         with suppress(HostError):  # the reconciler tells of a kernel that can't be read
             tell(await find_clashes(settings), conditions)
+        await asyncio.sleep(max(PAUSE, SHARE * (time.monotonic() - began)))
