@@ -139,6 +139,8 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             try:
                 await self._enforcement.enforce(attachment, patience(context))
             except NotEnforced as error:
+                if error.stopping:
+                    await abort_refused(context, Refusal(Reason.DRAINING, str(error), 1.0), request_id, None)
                 reason, code = "POLICY_NOT_ENFORCED", grpc.StatusCode.UNAVAILABLE
                 text = _cni_error(call.version, cni_answer.TRY_AGAIN_LATER, reason, str(error), request_id)
                 log.warning("attachment.not_enforced", **_fields(call, request_id), message=str(error))

@@ -58,6 +58,7 @@ class Enforcement:
         self._turns: WeakValueDictionary[Pod, asyncio.Lock] = WeakValueDictionary()
         self._telling: set[asyncio.Task[str]] = set()
         self._away = False
+        self._stopping = False
 
     def restore(self, held: Iterable[Attachment], gone: Iterable[Attachment]) -> None:
         """At start: those that are there, whom the agent knows already, and those whose DEL came meanwhile."""
@@ -96,6 +97,8 @@ class Enforcement:
         while True:
             telling = self._tell(pod)
             await asyncio.wait((telling,), timeout=max(end - time.monotonic(), 0.0))
+            if self._stopping:
+                raise NotEnforced("the daemon is stopping", stopping=True)
             if telling.done() and not (failure := telling.result()):
                 return
             if time.monotonic() + PAUSE >= end or self._holders.get(pod) != key:
@@ -133,6 +136,8 @@ class Enforcement:
         self._well()
 
     async def close(self) -> None:
+        """Whoever still waits learns that the daemon stops."""
+        self._stopping = True
         for task in self._telling:
             task.cancel()
         await asyncio.gather(*self._telling, return_exceptions=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -164,13 +165,16 @@ async def test_strict_lets_no_pod_start_without_its_policies(strict: Stage) -> N
     assert strict.agent.filters[WEB] == _link(pod) and strict.agent.modes == {"strict"}
 
 
-async def test_strict_survives_a_restart_of_the_daemon(strict: Stage) -> None:
+@pytest.mark.parametrize("end", [Daemon.kill, Daemon.stop])
+async def test_strict_survives_a_restart_of_the_daemon(
+    strict: Stage, end: Callable[[Daemon], Coroutine[Any, Any, None]]
+) -> None:
     """The plugin waits for the next daemon, which puts the policies in force."""
     strict.agent.holding = asyncio.Event()
     await strict.agent.start()
     call = asyncio.create_task(strict.runtime.run_pod("web-0", "shop"))
     await strict.told(lambda: ("enforce", WEB) in strict.agent.calls, "the agent was asked")
-    await strict.daemon.kill()
+    await end(strict.daemon)
     strict.agent.holding.set()
     await strict.daemon.ready()
     pod = await call
