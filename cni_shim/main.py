@@ -6,11 +6,11 @@ input, the result or an error object on standard output, exit status 0 or 1.
 
 import _signal  # type: ignore[import-not-found] # typeshed has no stub for it; `signal` would import enum
 import posix
-from time import monotonic, sleep
+from time import monotonic
 
-from cni_shim import errors, installed, protobuf
-from cni_shim.errors import CniError, FinishedError
-from cni_shim.grpc_call import CallError, Forbidden, Garbled, Late, Refused, Unreachable, unary
+from cni_shim import daemon, errors, installed, protobuf
+from cni_shim.errors import CniError
+from cni_shim.grpc_call import CallError, Refused, unary
 from cni_shim.names import host_ifname
 
 TYPE_CHECKING = False  # as in `typing`, which is not imported
@@ -26,18 +26,12 @@ UNDO_SECONDS = 3.0  # kept back from the time of an ADD, to plumb or to undo...
 ANSWER_SECONDS = 1.0  # ...this part of it for the daemon to say that its time was over
 DELETE_SECONDS = 5.0
 POLICY_SECONDS = 3.0  # in the standard mode, for a daemon that waits one second for a policy engine
-RELEASE_SECONDS = 3.0  # for the daemon's answer; nobody listening is found out at once
 TURN_SECONDS = 1.0  # a DEL's wait for an ADD that is plumbing (milliseconds); one that waits for an address it ends
 ASK_SECONDS = 5.0  # CHECK
 STATUS_SECONDS = 2.0  # a runtime asks for it within its own status, every few seconds
 COLLECT_SECONDS = 30.0
-FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.25  # seconds between attempts to reach the daemon
 
 SUPPORTED_VERSIONS = b'["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]'
-CNI_ERROR_METADATA = b"ipamd-cni-error"
-
-# gRPC status codes, https://grpc.io/docs/guides/status-codes/
-CANCELLED, INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE = 1, 3, 4, 8, 14
 
 
 class Invocation:
@@ -101,10 +95,10 @@ def add(invocation: Invocation, deadline: float) -> str:
             raise protobuf.DecodeError("the plan is for other interfaces than were asked for")
         host = netlink.Socket()
     except (protobuf.DecodeError, OSError) as error:
-        _release_or_spool(call, name, deadline)
+        daemon.release_or_spool(call, name, deadline)
         if isinstance(error, OSError):
             raise CniError(errors.KERNEL_REFUSED, "open a netlink socket: %s" % error.strerror) from None
-        raise _misbehaved(str(error)) from None
+        raise daemon.misbehaved(str(error)) from None
     try:
         turn.give_up_if_overtaken()
         result = plumbing.attach(host, plan, netns)
@@ -140,13 +134,13 @@ def _allocate(call: bytes, name: str, deadline: float) -> bytes:
         return protobuf.allocate_request(call, max(int((last - monotonic()) * 1000), 1))
 
     try:
-        return _insist(b"/ipamd.v1.Ipam/Allocate", request, last, ANSWER_SECONDS, _import_the_rest)
+        return daemon.insist(b"/ipamd.v1.Ipam/Allocate", request, last, ANSWER_SECONDS, _import_the_rest)
     except CallError as error:
-        if isinstance(error, Refused) and not _is_going_away(error):
-            raise _from_daemon(error, errors.TRY_AGAIN_LATER) from None
+        if isinstance(error, Refused) and not daemon.is_going_away(error):
+            raise daemon.refused(error, errors.TRY_AGAIN_LATER) from None
         if error.sent:
-            _release_or_spool(call, name, deadline)
-        raise _no_answer(error, errors.TRY_AGAIN_LATER) from None
+            daemon.release_or_spool(call, name, deadline)
+        raise daemon.no_answer(error, errors.TRY_AGAIN_LATER) from None
 
 
 def _enforce(call: bytes, strict: bool, last: float) -> None:
@@ -155,40 +149,14 @@ def _enforce(call: bytes, strict: bool, last: float) -> None:
     method = b"/ipamd.v1.Ipam/Enforce"
     try:
         if strict:
-            _insist(method, lambda: protobuf.request(call), last)
+            daemon.insist(method, lambda: protobuf.request(call), last)
         else:
             unary(installed.SOCKET, method, protobuf.request(call), min(last, monotonic() + POLICY_SECONDS))
     except CallError as error:
-        if strict and isinstance(error, Refused) and not _is_going_away(error):
-            raise _from_daemon(error, errors.TRY_AGAIN_LATER) from None
+        if strict and isinstance(error, Refused) and not daemon.is_going_away(error):
+            raise daemon.refused(error, errors.TRY_AGAIN_LATER) from None
         if strict:
-            raise _no_answer(error, errors.TRY_AGAIN_LATER) from None
-
-
-def _insist(
-    method: bytes,
-    request: "Callable[[], bytes]",
-    last: float,
-    grace: float = 0.0,
-    meanwhile: "Callable[[], object] | None" = None,
-) -> bytes:
-    """The reply. A daemon that is absent or restarting is waited for until `last`, and each attempt has `grace` more.
-
-    `request` makes the message anew for each attempt. Raises CallError, with `sent` for all of them.
-    """
-    pause = FIRST_PAUSE
-    sent = False
-    while True:
-        try:
-            return unary(installed.SOCKET, method, request(), last + grace, meanwhile)
-        except CallError as error:
-            failure = error
-        again = isinstance(failure, Unreachable) or (isinstance(failure, Refused) and _is_going_away(failure))
-        failure.sent = sent = sent or failure.sent
-        if not again or monotonic() + pause >= last:
-            raise failure
-        sleep(pause)
-        pause = min(pause * 2, LONGEST_PAUSE)
+            raise daemon.no_answer(error, errors.TRY_AGAIN_LATER) from None
 
 
 def _import_the_rest() -> None:
@@ -207,7 +175,7 @@ def _undo(host: "Socket", host_ifname: bytes, call: bytes, deadline: float) -> s
     except netlink.NetlinkError as error:  # what still exists keeps its address
         return "%s; the address stays reserved until DEL" % error
     try:
-        _release_or_spool(call, host_ifname.decode("utf-8", "replace"), deadline)
+        daemon.release_or_spool(call, host_ifname.decode("utf-8", "replace"), deadline)
     except CniError as error:
         return error.message
     return "what had been made was removed again and the address released"
@@ -231,7 +199,7 @@ def delete(invocation: Invocation, deadline: float) -> None:
             freed = freed or plumbing.free_name(netns, peer)
 
         # The pair is deleted by the daemon, or here where nobody else does it or the name can't be freed without.
-        told = _release_or_spool(call, name, deadline, strict=True, meanwhile=free)
+        told = daemon.release_or_spool(call, name, deadline, strict=True, meanwhile=free)
         if not (told and freed):
             plumbing.detach(host, name.encode())
     except netlink.NetlinkError as error:
@@ -240,44 +208,12 @@ def delete(invocation: Invocation, deadline: float) -> None:
         ) from None
 
 
-def _release_or_spool(
-    call: bytes, name: str, deadline: float, strict: bool = False, meanwhile: "Callable[[], None] | None" = None
-) -> bool:
-    """Give the address back, now or by a file in the spool. Whether the daemon was told.
-
-    `strict`: a request that the daemon can't understand is an error (a DEL with a broken configuration).
-    `meanwhile` uses the time that the daemon takes.
-    """
-    request = protobuf.request(call)
-    last = min(deadline, monotonic() + RELEASE_SECONDS)
-    try:
-        unary(installed.SOCKET, b"/ipamd.v1.Ipam/Release", request, last, meanwhile)
-        return True
-    except CallError as error:
-        if isinstance(error, Refused) and error.status == INVALID_ARGUMENT:
-            if strict:
-                raise _from_daemon(error, errors.INVALID_CONFIG) from None
-            return True
-        failure = error
-    from cni_shim import spool
-
-    try:
-        spool.leave(installed.SPOOL_DIR, name, request)
-    except OSError as error:
-        raise CniError(
-            errors.IO_FAILURE,
-            "the release could neither be told to ipamd nor kept in %s: %s" % (installed.SPOOL_DIR, error.strerror),
-            "%s: %s; DEL has to be repeated" % (installed.SOCKET, failure),
-        ) from None
-    return False
-
-
 def check(invocation: Invocation, deadline: float) -> None:
     from cni_shim import inspection, namespace, netlink
 
     call = invocation.call(container=True, netns=True)
     netns = namespace.open_netns(invocation.variable("CNI_NETNS", True))
-    reply = _ask(b"/ipamd.v1.Ipam/Check", call, deadline, errors.TRY_AGAIN_LATER)
+    reply = daemon.ask(b"/ipamd.v1.Ipam/Check", call, deadline, errors.TRY_AGAIN_LATER)
     namespace.enter(netns)
     try:
         address, gateway = protobuf.checked(reply)
@@ -285,7 +221,7 @@ def check(invocation: Invocation, deadline: float) -> None:
     except netlink.NetlinkError as error:
         raise CniError(errors.KERNEL_REFUSED, str(error)) from None
     except protobuf.DecodeError as error:
-        raise _misbehaved(str(error)) from None
+        raise daemon.misbehaved(str(error)) from None
 
 
 def status(invocation: Invocation, deadline: float) -> None:
@@ -296,67 +232,17 @@ def status(invocation: Invocation, deadline: float) -> None:
     call = invocation.call(container=False, netns=False)
     known = b'"%s"' % errors.version_of(invocation.config).encode() in SUPPORTED_VERSIONS
     if not (known and served.since_boot(installed.SOCKET)):
-        _ask(b"/ipamd.v1.Ipam/Ready", call, deadline, errors.NOT_AVAILABLE)
+        daemon.ask(b"/ipamd.v1.Ipam/Ready", call, deadline, errors.NOT_AVAILABLE)
 
 
 def collect(invocation: Invocation, deadline: float) -> None:
     call = invocation.call(container=False, netns=False)
-    _ask(b"/ipamd.v1.Ipam/Collect", call, deadline, errors.TRY_AGAIN_LATER)
+    daemon.ask(b"/ipamd.v1.Ipam/Collect", call, deadline, errors.TRY_AGAIN_LATER)
 
 
 def version(invocation: Invocation, deadline: float) -> None:
     chosen = errors.version_of(invocation.config).encode()
     _print(b'{"cniVersion":"%s","supportedVersions":%s}\n' % (chosen, SUPPORTED_VERSIONS))
-
-
-def _ask(method: bytes, call: bytes, deadline: float, code: int) -> bytes:
-    """The reply. `code`: of the error if the daemon does not answer."""
-    try:
-        return unary(installed.SOCKET, method, protobuf.request(call), deadline)
-    except Refused as error:
-        raise _from_daemon(error, code) from None
-    except CallError as error:
-        raise _no_answer(error, code) from None
-
-
-def _is_going_away(error: Refused) -> bool:
-    """Statuses that gRPC itself makes when a server stops; the daemon's own refusals carry an error object."""
-    return error.status in (CANCELLED, UNAVAILABLE) and CNI_ERROR_METADATA not in error.metadata
-
-
-def _from_daemon(error: Refused, code: int) -> CniError:
-    finished = error.metadata.get(CNI_ERROR_METADATA, b"")
-    if finished.startswith(b"{") and finished.endswith(b"}"):
-        return FinishedError(finished)
-    if error.status in (CANCELLED, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE):
-        return CniError(code, "ipamd: " + (str(error) or "no reason given"), "gRPC status %d" % error.status)
-    return _misbehaved("gRPC status %d: %s" % (error.status, error))
-
-
-def _misbehaved(what: str) -> CniError:
-    return CniError(
-        errors.DAEMON_MISBEHAVED,
-        "the daemon's answer can't be used: " + what,
-        "is %s the socket of ipamd, in the version that installed this plugin? %s renews it"
-        % (installed.SOCKET, "The DaemonSet's next pod" if installed.DAEMON_SET else "`ipamd install`"),
-    )
-
-
-def _no_answer(error: CallError, code: int) -> CniError:
-    if isinstance(error, Garbled):
-        return _misbehaved(str(error))
-    if isinstance(error, Forbidden):
-        remedy = "the plugin has to run as root, as the daemon does"
-    elif isinstance(error, Late):
-        where = "that of the DaemonSet's pod on this node" if installed.DAEMON_SET else "journalctl -u ipamd"
-        remedy = "the daemon is there but does not answer: look at its log (%s)" % where
-    else:
-        remedy = (
-            "does the DaemonSet's pod run on this node (kubectl get pods -A -o wide -l app.kubernetes.io/name=ipamd)"
-            if installed.DAEMON_SET
-            else "is ipamd running (systemctl status ipamd)"
-        ) + ", with this socket in its configuration (api.socket)?"
-    return CniError(code, "no answer from ipamd at %s: %s" % (installed.SOCKET, error), remedy)
 
 
 # Each with the seconds that it may take. Settings of the node are read when they are needed, so that the static

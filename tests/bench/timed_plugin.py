@@ -43,7 +43,7 @@ posix.__dict__["_exit_for_real"] = posix._exit
 posix._exit = leave  # type: ignore[assignment]
 import ipamd_cni_modules  # type: ignore[import-not-found] # noqa: E402, F401
 
-from cni_shim import main, turn  # noqa: E402
+from cni_shim import daemon, main, turn  # noqa: E402
 
 mark("imports")
 import_the_rest = main._import_the_rest
@@ -61,7 +61,7 @@ def import_and_time_the_rest() -> None:
 
 main._import_the_rest = import_and_time_the_rest
 main._read_config = closing("read the configuration", main._read_config)
-main.unary = closing("wait for the daemon", main.unary)
+daemon.unary = closing("wait for the daemon", daemon.unary)
 turn.Turn.take = closing("check the namespace, take the turn", turn.Turn.take)  # type: ignore[method-assign]
 main.protobuf.Plan = closing("read the plan", main.protobuf.Plan)  # type: ignore[misc]
 main.main()
