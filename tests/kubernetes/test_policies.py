@@ -17,6 +17,7 @@ import pytest
 
 from tests.kubernetes import ginkgo, golang, images
 from tests.kubernetes.cluster import MANIFESTS, Cluster
+from tests.kubernetes.conformance import PROGRAMS
 from tests.kubernetes.pinned import Expected, Spec, focus, pinned, surprises
 from tests.kubernetes.programs import built
 from tests.kubernetes.worker import Node, Worker
@@ -49,7 +50,7 @@ def say(line: str) -> None:
 @pytest.fixture
 async def programs() -> Path:
     try:
-        return await built(say=say)
+        return await built(PROGRAMS | {"netpol"}, say)
     except golang.Unbuilt as why:
         pytest.skip(str(why))
 
@@ -68,15 +69,15 @@ def some() -> list[Spec]:
 
 
 async def test_some_policies_are_enforced(programs: Path, tmp_path: Path) -> None:
-    assert await problems(some(), tmp_path) == []
+    assert await problems(programs, some(), tmp_path) == []
 
 
 @pytest.mark.slow
 async def test_every_policy_that_applies_is_enforced(programs: Path, tmp_path: Path) -> None:
-    assert await problems(applying(), tmp_path) == []
+    assert await problems(programs, applying(), tmp_path) == []
 
 
-async def problems(specs: Sequence[Spec], folder: Path) -> list[str]:
+async def problems(programs: Path, specs: Sequence[Spec], folder: Path) -> list[str]:
     """What of the specs is not as expected, and what on the nodes afterwards, a line each."""
     async with Cluster.up(
         folder / "cluster", f"pol{os.getpid()}", WORKERS, archives=("agnhost", "netpol"), say=say
@@ -84,7 +85,7 @@ async def problems(specs: Sequence[Spec], folder: Path) -> list[str]:
         assert images.reference("netpol") in (MANIFESTS / "netpol.yaml").read_text()
         await cluster.apply((MANIFESTS / "netpol.yaml").read_text())
         await cluster.rolled_out("daemonset/netpol", "kube-system")
-        place = ginkgo.Place(cluster.programs, cluster.plane.machine.netns, cluster.plane.kubeconfig, len(WORKERS))
+        place = ginkgo.Place(programs, cluster.plane.machine.netns, cluster.plane.kubeconfig, len(WORKERS))
         found = surprises(specs, await ginkgo.run(place, focus(specs), folder / "e2e", PROCESSES))
         for node in cluster.nodes.values():
             found += [f"{node.name}: {line}" for line in await complaints(node)]
