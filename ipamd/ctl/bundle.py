@@ -15,11 +15,11 @@ import tarfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO
 
 from ipamd.config.error import SettingsError
 from ipamd.config.load import load
-from ipamd.ctl.command import DONE, Failed, manual
+from ipamd.ctl.command import DONE, USAGE, Failed, manual
 from ipamd.ctl.pieces import Pieces, pieces
 from ipamd.ctl.redaction import redacted
 from ipamd.settings import DEFAULT_PATH, Settings
@@ -27,10 +27,13 @@ from ipamd.settings import DEFAULT_PATH, Settings
 # Bytes of one piece; of a longer one the end is kept.
 _MOST = 20_000_000
 _PROBLEMS = "problems.txt"
+_STDOUT = Path("-")
 
 
 def set_up(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--file", type=Path, metavar="FILE.tar.gz", help="(default: in this directory)")
+    parser.add_argument(
+        "--file", type=Path, metavar="FILE.tar.gz", help="or - for standard output (default: in this directory)"
+    )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help=f"the daemon's settings (default: {DEFAULT_PATH})"
     )
@@ -43,6 +46,7 @@ def set_up(parser: argparse.ArgumentParser) -> None:
         examples={
             "ipamctl support-bundle": "ipamd-support-HOST-TIME.tar.gz in this directory",
             "ipamctl support-bundle --file /tmp/x.tar.gz": "there",
+            "kubectl ipamd on NODE support-bundle --file - > x.tar.gz": "from the DaemonSet's pod",
         },
         codes={1: "the file could not be written"},
     )
@@ -51,7 +55,6 @@ def set_up(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     name = f"ipamd-support-{platform.node()}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    file = args.file or Path(f"{name}.tar.gz")
     problems = []
     try:
         settings = load(args.config).settings
@@ -59,26 +62,44 @@ def _run(args: argparse.Namespace) -> int:
         # The defaults say at least where to look.
         settings = Settings()
         problems.append(f"settings in force: {error}")
+    found = pieces(args.socket, args.config, settings)
+    if args.file == _STDOUT:
+        if sys.stdout.isatty():
+            raise Failed("the bundle is no text for a terminal: lead standard output to a file", USAGE)
+        _tell("standard output", _write(sys.stdout.buffer, name, found, problems), problems, sys.stderr)
+    else:
+        file = args.file or Path(f"{name}.tar.gz")
+        _tell(str(file), _write_file(file, name, found, problems), problems, sys.stdout)
+    return DONE
+
+
+def _write_file(file: Path, name: str, found: Pieces, problems: list[str]) -> dict[str, int]:
+    """As `_write`. A file that is not whole is removed. Raises `Failed`."""
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         raise Failed(f"{file} is there already: name another one with --file") from None
     except OSError as error:
-        raise Failed(f"{file}: {error.strerror}") from None
+        raise Failed(f"{file}: {error.strerror}; --file names another place, or - for standard output") from None
     try:
         with os.fdopen(descriptor, "wb") as out:
-            sizes = _write(out, name, pieces(args.socket, args.config, settings), problems)
+            return _write(out, name, found, problems)
     except BaseException as error:
         file.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise Failed(f"{file}: {error.strerror}") from None
         raise
-    print(*(f"{size:9}  {piece}" for piece, size in sizes.items()), sep="\n")
+
+
+def _tell(where: str, sizes: dict[str, int], problems: list[str], out: TextIO) -> None:
+    print(*(f"{size:9}  {piece}" for piece, size in sizes.items()), sep="\n", file=out)
     print(*(f"not in it: {problem}" for problem in problems), sep="\n", file=sys.stderr)
-    print(f"\n{file}: {len(sizes)} files")
-    print("Addresses and names of pods are in it. Secrets were taken out as far as their names and looks tell:")
-    print("look into it before you give it away.")
-    return DONE
+    print(f"\n{where}: {len(sizes)} files", file=out)
+    print(
+        "Addresses and names of pods are in it. Secrets were taken out as far as their names and looks tell:",
+        file=out,
+    )
+    print("look into it before you give it away.", file=out)
 
 
 def _write(out: IO[bytes], name: str, found: Pieces, problems: list[str]) -> dict[str, int]:

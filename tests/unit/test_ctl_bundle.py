@@ -6,6 +6,8 @@ import json
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -151,3 +153,16 @@ def test_what_fails_in_the_middle_leaves_no_file(tmp_path: Path) -> None:
             "problems.txt",
         }
     assert problems == ["a: KeyError"]
+
+
+def test_standard_output_takes_it_where_no_file_can_be(config: Path, tmp_path: Path) -> None:
+    """As from the DaemonSet's pod, whose file system is read-only: `kubectl exec` hands the bytes through."""
+    words = ["support-bundle", "--file", "-", "--config", str(config), "--socket", str(tmp_path / "none")]
+    piped = subprocess.Popen([sys.executable, "-m", "ipamd.ctl", *words], stdout=subprocess.PIPE, cwd=tmp_path)
+    with piped:
+        assert piped.stdout is not None
+        (tmp_path / "got.tar.gz").write_bytes(piped.stdout.read())
+    assert piped.returncode == 0
+    found = unpacked(tmp_path / "got.tar.gz")
+    assert "kernel/links.txt" in found and "problems.txt" in found
+    assert not list(tmp_path.glob("ipamd-support-*"))
