@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cni_shim.names import host_ifname
+from ipamd.config.reference import toml_value
 from ipamd.install import CONFLIST
 from ipamd.sim import netns as namespaces
 from ipamd.sim.demo_checks import ControlClient, leaks
@@ -19,17 +20,16 @@ from ipamd.sim.demo_node import Node
 from ipamd.sim.demo_ping import Endpoint, ping_all
 from ipamd.sim.runtimes import RuntimeFailure
 from ipamd.sim.runtimes.containerd import Containerd, containerd
-from tests.e2e.single_node import ask, run
+from tests.e2e.single_node import ask, run, until
 
 pytestmark = pytest.mark.e2e
 
 PLUGINS = Path("/usr/lib/cni")
 HOST_PORT, POD_PORT = 18080, 8080
 SYSCTL = "net.core.somaxconn"
-CHAIN: list[dict[str, Any]] = [
-    {"type": "ipamd-cni"},
-    {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True},
-    {"type": "bandwidth", "capabilities": {"bandwidth": True}},
+CHAIN: list[Any] = [
+    "portmap",
+    "bandwidth",
     {"type": "tuning", "sysctl": {SYSCTL: "777"}, "mtu": 1300},
     {"type": "firewall", "backend": "iptables"},
 ]
@@ -66,16 +66,24 @@ async def extra_links(netns: str) -> list[str]:
     return [link["ifname"] for link in await ask(netns, "ip", "-json", "link", "show", "type", "ifb")]
 
 
-async def chained(node: Node, plugins: list[dict[str, Any]]) -> None:
-    for plugin in plugins:
-        file = node.bin_dir / plugin["type"]
-        if not file.exists():
-            file.symlink_to(PLUGINS / plugin["type"])
-    conflist = node.conf_dir / CONFLIST
-    document = json.loads(conflist.read_bytes()) | {"plugins": plugins}
-    # The plugins of Debian 12 know nothing newer.
-    document["cniVersions"] = ["1.0.0"]
-    conflist.write_text(json.dumps(document))
+async def chained(node: Node, wanted: list[Any]) -> None:
+    """By the daemon, which is started again with this setting."""
+    names = [entry if isinstance(entry, str) else entry["type"] for entry in wanted]
+    for name in names:
+        if not (node.bin_dir / name).exists():
+            (node.bin_dir / name).symlink_to(PLUGINS / name)
+    lines = [line for line in node.spec.config.read_text().splitlines() if not line.startswith("chain =")]
+    lines.insert(lines.index("[cni]") + 1, f"chain = {toml_value(wanted)}")
+    node.spec.config.write_text("\n".join(lines))
+    await node.stop()
+    await node.start()
+    await node.wait_until_ready()
+
+    async def written() -> bool:
+        document = json.loads((node.conf_dir / CONFLIST).read_bytes())
+        return [plugin["type"] for plugin in document["plugins"]] == ["ipamd-cni", *names]
+
+    await until(written, "the daemon has written the chain")
 
 
 @pytest.fixture
@@ -132,7 +140,7 @@ async def test_plugins_after_it(runtime: Containerd, nodes: list[Node], control:
 async def test_a_failing_plugin_after_it(runtime: Containerd, nodes: list[Node], control: ControlClient) -> None:
     """The runtime takes back with DEL what those before it had made."""
     node = nodes[0]
-    await chained(node, [{"type": "ipamd-cni"}, {"type": "tuning", "sysctl": {"net.no.such": "1"}}])
+    await chained(node, [{"type": "tuning", "sysctl": {"net.no.such": "1"}}])
     with pytest.raises(RuntimeFailure, match="tuning"):
         async with asyncio.timeout(60):
             while True:  # until containerd has seen the new file
@@ -143,8 +151,13 @@ async def test_a_failing_plugin_after_it(runtime: Containerd, nodes: list[Node],
 
 
 async def test_plugins_before_it(nodes: list[Node], control: ControlClient) -> None:
+    """In a configuration of the operator's own."""
     node = nodes[0]
-    await chained(node, [{"type": "loopback"}, {"type": "ipamd-cni"}])
+    (node.bin_dir / "loopback").symlink_to(PLUGINS / "loopback")
+    document = json.loads((node.conf_dir / CONFLIST).read_bytes())
+    document["plugins"] = [{"type": "loopback"}, {"type": "ipamd-cni"}]
+    document["cniVersions"] = ["1.0.0"]  # the plugins of Debian 12 know nothing newer
+    (node.conf_dir / CONFLIST).write_text(json.dumps(document))
     async with containerd(node.spec.netns, node.spec.dir / "ctd", node.bin_dir, node.conf_dir) as runtime:
         await runtime.wait_until_ready()
         pod = await runtime.run_pod("second-in-line")

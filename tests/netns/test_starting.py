@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import pytest
 
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.api.v1 import ipam_pb2
+from ipamd.install import CONFLIST
 from ipamd.sim import netns
 from ipamd.sim.fabric import EC2_ADDRESS
 from tests.netns.boxed import Daemon, box, cni_call, control, plain, refused, until
@@ -225,6 +227,17 @@ async def test_odd_files_in_the_spool_hold_up_nothing(tmp_path: Path, prefix: st
         assert left == {"ledger.db"}
         samples = await scrape(daemon)
         assert value(samples, "process_resident_memory_bytes") < 200e6
+
+
+async def test_a_chain_that_can_not_work_does_not_end_the_daemon(tmp_path: Path, prefix: str) -> None:
+    chain = ["no-such", "ipamd-cni", "bridge", {"sysctl": {}}]
+    async with box(tmp_path, prefix, CNI_CHAIN=json.dumps(chain)) as (daemon, _):
+        await daemon.ready()
+        text = await condition(daemon, "conflist.plugins_left_out")
+        for words in ("no-such", "ipamd-cni is in the list by itself", "bridge makes interfaces", "has no `type`"):
+            assert words in text
+        written = json.loads((daemon.node.dir / "net.d" / CONFLIST).read_text())
+        assert written["plugins"] == [{"type": "ipamd-cni"}]
 
 
 async def test_a_folder_for_the_conflist_that_can_not_be_written_is_tried_again(tmp_path: Path, prefix: str) -> None:
