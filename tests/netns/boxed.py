@@ -80,7 +80,7 @@ class Daemon:
         await self.channel.close()
         process, self.process = self.process, None
         if process.exit_code is None:
-            assert await process.stop(8.0), process.last_words()
+            assert await process.stop(60.0), process.last_words()
         assert process.exit_code == 0, process.last_words()
 
     async def kill(self) -> None:

@@ -205,7 +205,7 @@ async def test_a_log_that_takes_nothing_does_not_change_the_exit_code(tmp_path: 
                 return False
 
         await until(ready, "the daemon is ready")
-        assert daemon.process is not None and await daemon.process.stop(8.0)
+        assert daemon.process is not None and await daemon.process.stop(60.0)
         assert daemon.process.exit_code == 0
         daemon.process = None
 
