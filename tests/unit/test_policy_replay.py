@@ -81,13 +81,21 @@ def test_a_pod_that_needs_a_new_eni_waits_for_all_of_it() -> None:
 def test_a_full_node_refuses_and_the_pod_comes_back_until_there_is_room() -> None:
     pods = [f"old-{number}" for number in range(27)]
     events = [*adds(0.0, *pods), *adds(100.0, "late"), *dels(112.0, "old-3"), *adds(125.0, "never", "gone")]
-    outcome = played([*events, *dels(128.0, "gone")], 160.0, reuse_cooling_after=30.0)
+    more = {"reuse_cooling_after": 30.0, "allocate_wait": 25.0}
+    outcome = played([*events, *dels(128.0, "gone")], 160.0, **more)
     # At 100 and 110 nothing can come in time; at 120 the address that cools from 112 on will be there at 142.
     assert outcome.waits == (Wait(100.0, pytest.approx(42.0)),)
     assert (outcome.adds, outcome.withdrawn, outcome.unserved) == (3, 1, 1)
     waits = figures(outcome).waits
     assert waits.share == 1.0
     assert sum(outcome.refusals.values()) >= 3 and "RELEASED" not in outcome.refusals
+
+
+def test_a_pod_on_a_full_node_waits_for_another_to_end() -> None:
+    pods = [f"old-{number}" for number in range(27)]
+    events = [*adds(0.0, *pods), *adds(100.0, "late"), *dels(112.0, "old-3")]
+    outcome = played(events, 160.0, reuse_cooling_after=5.0)
+    assert outcome.waits == (Wait(100.0, pytest.approx(17.0)),) and not outcome.refusals
 
 
 def test_an_id_may_come_back() -> None:
