@@ -93,9 +93,13 @@ class Machine:
         return f"/{self.netns}"
 
     @property
+    def is_up(self) -> bool:
+        return self._init != 0 and self._unshare is not None and self._unshare.returncode is None
+
+    @property
     def pid(self) -> int:
         """Of its first process, here. Raises `MachineError` when it is off."""
-        if not self._init:
+        if not self.is_up:
             raise MachineError(f"{self.name} is off")
         return self._init
 

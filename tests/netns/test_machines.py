@@ -138,6 +138,21 @@ async def test_a_power_cut_ends_all_and_leaves_what_is_kept(tmp_path: Path, pref
         await on(other, *f"ping -n -q -c 1 -W 5 {node.primary_ip}".split())
 
 
+async def test_a_machine_whose_first_process_was_killed_is_off(tmp_path: Path, prefix: str) -> None:
+    async with machines(tmp_path, prefix) as vpc:
+        machine = machine_of(vpc.nodes[0])
+        sleeper = await machine.start(["sleep", "1000"], tmp_path / "log")
+        os.kill(machine.pid, signal.SIGKILL)
+        assert await sleeper.wait() == -signal.SIGKILL
+        while machine.is_up:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        with pytest.raises(MachineError, match="n1 is off"):
+            machine.path("/run")
+        await machine.power_cut()
+        await vpc.boot(vpc.nodes[0])
+        assert await on(vpc.nodes[0], "hostname") == "n1"
+
+
 async def test_enis_stay_attached_over_a_power_cut(tmp_path: Path, prefix: str) -> None:
     async with machines(tmp_path, prefix) as vpc:
         node, other = vpc.nodes
