@@ -14,7 +14,7 @@ import pytest
 from ipamd.sim.demo_checks import ControlClient, host_links
 from ipamd.sim.fabric import PEER_HOST
 from ipamd.sim.vpc import SimulatedVpc
-from tests.e2e.booted import COMMAND, CONFLIST, Machine, machine
+from tests.e2e.booted import BIN_DIR, COMMAND, CONFLIST, Machine, machine
 from tests.e2e.single_node import until
 
 pytestmark = pytest.mark.e2e
@@ -87,6 +87,8 @@ async def test_ready_only_when_an_address_can_be_granted(booted: Machine, contro
 async def test_the_sandbox_permits_the_daemons_work_and_nothing_else(booted: Machine, control: ControlClient) -> None:
     shutil.copy(Path(__file__).with_name("forbidden.py"), booted.root / "opt")
     (booted.root / "root/secret").write_text("")
+    booted.path(BIN_DIR).mkdir(parents=True, exist_ok=True)
+    shutil.copy("/usr/lib/cni/portmap", booted.path(BIN_DIR))
     tries = "/usr/bin/python3 /opt/forbidden.py"
     # What runs after the daemon has started runs in the same sandbox as the daemon.
     await started(booted, tries=f"[Service]\nExecStartPost=/bin/sh -c '{tries} > /run/ipamd/tries'")
@@ -99,6 +101,11 @@ async def test_the_sandbox_permits_the_daemons_work_and_nothing_else(booted: Mac
     fields = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
     assert {int(fields[name], 16) for name in ("CapPrm", "CapEff", "CapBnd")} == {CAP_NET_ADMIN}
     assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
+
+    # It asks the plugins of its chain which versions of CNI they speak.
+    document = json.loads(booted.path(CONFLIST).read_text())
+    assert [plugin["type"] for plugin in document["plugins"]] == ["ipamd-cni", "portmap"]
+    assert document["cniVersions"] == ["1.0.0"]
 
     # More pods than the first ENI has addresses for: a second one is made, found, and set up.
     pods = {f"p{number}": await booted.add(f"p{number}") for number in range(12)}
