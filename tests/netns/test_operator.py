@@ -147,10 +147,12 @@ async def test_an_address_is_explained_by_its_holders(tmp_path: Path, prefix: st
         assert cooling.state == "cooling" and "web had it until " in cooling.because[-1]
         (eni,) = (await daemon.introspection.ListEnis(pb.ListEnisRequest())).enis
         assert (await what(pb.ExplainRequest(address=eni.primary_ip))).state == "own"
-        with pytest.raises(grpc.aio.AioRpcError, match="no ENI of this node has this address") as unknown:
+        with pytest.raises(
+            grpc.aio.AioRpcError, match=r"not on this node \(i-.*\): no ENI of it has this address"
+        ) as unknown:
             await what(pb.ExplainRequest(address="192.0.2.7"))
         assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
-        with pytest.raises(grpc.aio.AioRpcError, match=r"may be on another node .* this node is i-"):
+        with pytest.raises(grpc.aio.AioRpcError, match=r"not on this node \(i-.* may be on another node"):
             await what(pb.ExplainRequest(pod="shop/elsewhere"))
 
 
