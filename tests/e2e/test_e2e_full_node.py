@@ -135,7 +135,7 @@ async def test_adds_that_wait_hold_up_no_del_and_one_beyond_them_is_refused(
     async def all_wait() -> bool:
         return (await box.node.status())["waiting"] == FULL
 
-    await until(all_wait, "all of them wait")
+    await until(all_wait, "all of them wait", timeout=90.0)
     with pytest.raises(RuntimeFailure, match=f"ENI_LIMIT.*before={FULL}"):
         await runtime.run_pod("one-too-many")
     await runtime.remove_pod(pods.pop())
