@@ -1,6 +1,7 @@
 """An internet that answers: a resolver and a web server in the internet's namespace of the VPC in a box.
 
-8.8.8.8       DNS by UDP and TCP: the names that it was given, each as 203.0.113.80; no other name exists
+8.8.8.8       DNS by UDP and TCP: the names that it was given, each as 203.0.113.80; its own address as dns.google; no
+              other name exists
 203.0.113.80  HTTP: every path is a sentence that names the address that the question came from
 """
 
@@ -21,10 +22,11 @@ from ipamd.sim import netns
 
 RESOLVER: Final = "8.8.8.8"
 WEB_SERVER: Final = "203.0.113.80"
-NAMES: Final = ("google.com",)
+RESOLVER_NAME: Final = "dns.google"
+NAMES: Final = ("google.com", RESOLVER_NAME)
 
 _HEADER: Final = struct.Struct("!HHHHHH")  # RFC 1035, section 4.1.1
-_A, _IN = 1, 1
+_A, _PTR, _IN = 1, 12, 1
 _TTL: Final = 30
 _PATIENCE: Final = 10.0  # for a question by TCP
 
@@ -65,8 +67,9 @@ class Resolver:
     """`names` in lower case, without a final dot."""
 
     def __init__(self, names: Collection[str], address: str) -> None:
-        self._names = frozenset(names)
-        self._address = ipaddress.IPv4Address(address).packed
+        packed = ipaddress.IPv4Address(address).packed
+        self._records = dict.fromkeys(names, (_A, packed))
+        self._records[ipaddress.IPv4Address(RESOLVER).reverse_pointer] = (_PTR, _encoded(RESOLVER_NAME))
 
     def answer(self, query: bytes) -> bytes | None:
         """The reply to a DNS message of one question; None to what is no such message."""
@@ -78,14 +81,20 @@ class Resolver:
             return None
         if flags & 0x8000 or questions != 1:  # a reply
             return None
-        known = name.lower() in self._names
-        found = known and (kind, family) == (_A, _IN)
+        record = self._records.get(name.lower())
+        found = record is not None and (kind, family) == (record[0], _IN)
         # A reply, recursion available; what was asked comes back. RCODE 3: no such name.
-        flags = 0x8080 | flags & 0x7900 | (0 if known else 3)
+        flags = 0x8080 | flags & 0x7900 | (3 if record is None else 0)
         reply = _HEADER.pack(number, flags, 1, int(found), 0, 0) + query[_HEADER.size : end + 4]
-        if found:
-            reply += struct.pack("!HHHIH", 0xC000 | _HEADER.size, _A, _IN, _TTL, 4) + self._address
+        if record is not None and found:
+            data = record[1]
+            reply += struct.pack("!HHHIH", 0xC000 | _HEADER.size, kind, _IN, _TTL, len(data)) + data
         return reply
+
+
+def _encoded(name: str) -> bytes:
+    """A name as it stands in a message."""
+    return b"".join(bytes([len(label)]) + label.encode("ascii") for label in name.split(".")) + b"\0"
 
 
 def _name(message: bytes, start: int) -> tuple[str, int]:

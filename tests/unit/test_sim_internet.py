@@ -9,7 +9,7 @@ import pytest
 from ipamd.sim.internet import Resolver
 
 RESOLVER = Resolver({"google.com"}, "203.0.113.80")
-A, AAAA = 1, 28
+A, PTR, AAAA = 1, 12, 28
 NAME_ERROR = 3
 
 
@@ -37,6 +37,15 @@ def test_a_known_name_has_the_web_servers_address(name: str) -> None:
 
 def test_a_known_name_has_no_ipv6_address() -> None:
     assert answered("google.com", AAAA)[:2] == (0, 0)
+
+
+def test_the_resolver_knows_its_own_address() -> None:
+    asked = question("8.8.8.8.in-addr.arpa", PTR)
+    reply = RESOLVER.answer(asked)
+    assert reply is not None
+    assert struct.unpack_from("!HHHHHH", reply)[3] == 1
+    assert reply[len(asked) :] == struct.pack("!HHHIH", 0xC00C, PTR, 1, 30, 12) + b"\x03dns\x06google\0"
+    assert answered("8.8.8.8.in-addr.arpa", A)[:2] == (0, 0)
 
 
 @pytest.mark.parametrize("name", ["www.google.com", "nobody.example", "com"])
