@@ -75,7 +75,7 @@ async def run(mode: Mode, specs: Sequence[Spec], folder: Path, say: Say) -> Outc
         problems = surprises(specs, results)
         for node in cluster.nodes.values():
             problems += await _audit(node)
-    return Outcome(page.Run(seconds, PROCESSES, kills.number, page.outcomes(results)), problems)
+    return Outcome(page.Run(len(results), seconds, PROCESSES, kills.number, page.outcomes(results)), problems)
 
 
 def _prefix() -> str:
@@ -119,18 +119,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kubernetes.conformance", description=_WHAT)
     parser.add_argument("--mode", action="append", choices=MODES, help="may be repeated (default: all)")
     parser.add_argument("--group", action="append", choices=GROUPS, help="may be repeated (default: all)")
+    parser.add_argument("--only", metavar="TEXT", default="", help="only specs whose name has this text")
     parser.add_argument("--write", action="store_true", help=f"put the results into docs/{page.PAGE.name}")
     parser.add_argument("--folder", type=Path, help="where logs and reports are left (default: a temporary one)")
     args = parser.parse_args()
     modes = args.mode or list(MODES)
+    specs = [spec for spec in pinned(args.group or GROUPS) if args.only in spec.name]
     if args.folder:
-        return asyncio.run(_run_all(modes, args.group or list(GROUPS), args.folder, args.write))
+        return asyncio.run(_run_all(modes, specs, args.folder, args.write))
     with tempfile.TemporaryDirectory(prefix="ipamd-") as folder:
-        return asyncio.run(_run_all(modes, args.group or list(GROUPS), Path(folder), args.write))
+        return asyncio.run(_run_all(modes, specs, Path(folder), args.write))
 
 
-async def _run_all(modes: Sequence[str], groups: Sequence[str], folder: Path, write: bool) -> int:
-    specs = pinned(groups)
+async def _run_all(modes: Sequence[str], specs: Sequence[Spec], folder: Path, write: bool) -> int:
     problems: list[str] = []
     for mode in modes:
         _say(f"{mode}: {len(specs)} specs")
