@@ -43,6 +43,7 @@ ELSEWHERE = {
     "systemd-analyze ": "tests/e2e/test_e2e_systemd.py",
     "journalctl ": "tests/e2e/test_e2e_systemd.py: a journal needs a booted systemd",
     "install -m 755 deploy/kubernetes/kubectl-ipamd": "tests/unit/test_kubectl_ipamd.py copies and runs it",
+    ".venv/bin/python -m tests.kubernetes.conformance": "tests/kubernetes/test_conformance.py",
     "kubectl ipamd ": "tests/unit/test_kubectl_ipamd.py",
     "sed ": "what it makes goes to kubectl",
     "kubectl ": "needs a cluster; manifests: tests/unit/test_kubernetes.py",
