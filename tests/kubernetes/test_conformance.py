@@ -24,7 +24,7 @@ def say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 async def programs() -> Path:
     try:
         return await built(PROGRAMS, say)

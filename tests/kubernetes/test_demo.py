@@ -20,7 +20,7 @@ DEMO = [sys.executable, "-m", "tests.kubernetes.demo"]
 PROGRAMS = ("kubelet", "kubectl")
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 async def programs() -> None:
     try:
         await built(PROGRAMS)
