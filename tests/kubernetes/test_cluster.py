@@ -138,8 +138,19 @@ async def assert_as_before(cluster: Cluster) -> None:
     await cluster.kubectl("wait", "--for=condition=Ready", "--timeout=120s", "node", "--all")
     await cluster.rolled_out("deployment/web")
     for node in cluster.nodes.values():
-        assert await backends(cluster, await a_pod_on(cluster, node.name)) > 1
+        pod = await a_pod_on(cluster, node.name)
+        await until(functools.partial(is_entered, cluster, pod), f"the kubelet of {node.name} knows {pod}")
+        assert await backends(cluster, pod) > 1
         await until(functools.partial(agrees, node), f"the audit of {node.name}")
+
+
+async def is_entered(cluster: Cluster, pod: str) -> bool:
+    """The API calls a node ready for a while whose kubelet has just been started, and knows no pod yet."""
+    try:
+        await cluster.kubectl("exec", pod, "--", "/bin/true")
+    except ClusterError:
+        return False
+    return True
 
 
 async def agrees(node: Node) -> bool:
