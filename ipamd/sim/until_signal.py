@@ -49,6 +49,6 @@ async def until_signal(demo: Interruptible) -> int:
 def story(error: BaseException, kinds: tuple[type[BaseException], ...]) -> list[str]:
     """The failure that began it comes first: the clean-up after it may have failed, too."""
     begun = error
-    while isinstance(begun.__context__, kinds):
+    while isinstance(begun.__context__, kinds) and not begun.__suppress_context__:
         begun = begun.__context__
     return [str(begun)] if begun is error else [str(begun), f"and then, while cleaning up: {error}"]

@@ -129,8 +129,9 @@ class Cluster:
         networked = [f"node/{node.name}" for node in self.nodes.values() if node.worker.ipamd is not None]
         if not networked:
             return
-        # kubectl waits for a condition only of what is there.
-        await self.kubectl("wait", "--for=create", f"--timeout={_PATIENCE}", *networked)
+        # kubectl waits for a condition only of what is there, and gives up at once when two of several are missing.
+        for node in networked:
+            await self.kubectl("wait", "--for=create", f"--timeout={_PATIENCE}", node)
         await self.kubectl("wait", "--for=condition=Ready", f"--timeout={_PATIENCE}", *networked)
         self.times["nodes ready"] = time.monotonic() - begin
         if in_pods:

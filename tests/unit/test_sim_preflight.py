@@ -57,3 +57,15 @@ def test_the_failure_that_began_it_comes_before_the_clean_ups() -> None:
         "containerd: command not found",
         "and then, while cleaning up: n1: the daemon ended with exit code -15",
     ]
+
+
+def test_a_failure_in_other_words_is_told_once() -> None:
+    def fail() -> None:
+        try:
+            raise CommandError("exit code 1")
+        except CommandError as error:
+            raise FabricError(f"n1: {error}") from None
+
+    with pytest.raises(FabricError) as failed:
+        fail()
+    assert story(failed.value, (CommandError, FabricError)) == ["n1: exit code 1"]
