@@ -50,7 +50,10 @@ def value(samples: dict[Any, float], name: str, **labels: str) -> float:
 
 
 async def test_a_scrape_tells_what_happened(tmp_path: Path, prefix: str) -> None:
-    async with box(tmp_path, prefix, POOL_WARM_IPS=3, POOL_COOLDOWN=60, POOL_REUSE_COOLING_AFTER=60) as (daemon, vpc):
+    async with box(tmp_path, prefix, POOL_WARM_IPS=3, POOL_COOLDOWN=600, POOL_REUSE_COOLING_AFTER=600) as (
+        daemon,
+        vpc,
+    ):
         await daemon.ready()
         await daemon.settled(free=3)
         for name in ("a", "b"):

@@ -378,8 +378,11 @@ class PoolMachine(RuleBasedStateMachine):
             elif isinstance(record, PutCooling):
                 self.released_at[record.cooling.address] = record.cooling.released_at
                 self.reusable_at.pop(record.cooling.address, None)
-            elif isinstance(record, DropCooling) and self.failed_flushes >= TRIES:
-                self.flows.discard(record.address)  # it can't be helped
+            elif isinstance(record, DropCooling):
+                if self.failed_flushes >= TRIES:
+                    self.flows.discard(record.address)  # it can't be helped
+                if record.address not in self.pool.inventory.addresses:
+                    self.released_at.pop(record.address, None)  # EC2 has it again, and may give it to any instance
         if not (self.disk_full and self.owed):
             for record in self.owed:
                 self.ledger.apply(record)
@@ -605,13 +608,10 @@ class PoolMachine(RuleBasedStateMachine):
             case do.ForgetFlows(op, addresses):
                 for ip in addresses:
                     address = self.pool.inventory.addresses.get(ip)
-                    cooling = address is None or address.state is AddressState.COOLING
-                    # Whoever began to use it since the flush was asked for lost nothing that had begun before; nor
-                    # did the one that had it before, and asked for it again.
+                    # Its last holder may have it again: that one lost nothing but what it had ended.
                     again = self.pool.inventory.holders.get(ip, "nobody") == self.last_holder.get(ip)
-                    assert cooling or again or address.state is AddressState.FOREIGN, (
-                        "cuts connections of whoever has it by now"
-                    )
+                    held = address is not None and address.state is AddressState.ASSIGNED
+                    assert again or not held, "cuts connections of its next holder"
                     released_at = self.released_at.get(ip, math.inf)
                     if self.flushes[op] >= released_at + self.targets.reuse_cooling_after:
                         self.reusable_at[ip] = self.now
