@@ -286,6 +286,7 @@ class Inventory:
                 eni.cooling -= 1
             case AddressState.RELEASING:
                 del eni.leaving[address.ip]
+                eni.unsure = eni.unsure or eni.in_limbo  # another look ends the call that may have its effect yet
             case AddressState.FOREIGN:
                 eni.foreign -= 1
 
