@@ -17,7 +17,7 @@ from tests.kubernetes.pinned import GROUPS, Expected, Spec, pinned
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "kubernetes-conformance.md"
 # Mode -> what differs in it.
 MODES: Final = {
-    "mixed": "kube-proxy in nftables mode on one worker, in iptables mode on the other; what CI runs",
+    "mixed": "kube-proxy in nftables mode on one worker, in iptables mode on the other (`make test-kubernetes`)",
     "nftables": "kube-proxy in nftables mode on each worker",
     "iptables": "kube-proxy in iptables mode on each worker",
     "killed": "as mixed, and every 5 s the daemon of one worker is ended by `kill -9`, in turn",

@@ -1,0 +1,53 @@
+"""One cluster for all scenarios: to build one takes longer than most of them."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.kubernetes import golang, observing
+from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.worker import Worker
+
+# One of each line of containerd, at least one of each packaging and of each mode of kube-proxy. The kubelets take
+# more pods than an m5.large has addresses for, so that the scheduler sends too many.
+WORKERS = (
+    Worker("w16", containerd="1.6", proxy="nftables", ipamd="host", max_pods=45),
+    Worker("w17", containerd="1.7", proxy="iptables", ipamd="daemonset", max_pods=45),
+    Worker("w2", containerd="2", proxy="nftables", ipamd="daemonset", max_pods=45),
+)
+ADDRESSES = 27  # that an m5.large has for pods
+
+
+def say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def up() -> AsyncIterator[Cluster]:
+    with tempfile.TemporaryDirectory(prefix="ipk-") as folder:
+        try:
+            async with Cluster.up(Path(folder), f"ks{secrets.token_hex(2)}", WORKERS, say=say) as cluster:
+                yield cluster
+        except golang.Unbuilt as why:
+            pytest.skip(str(why))
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def cluster(up: Cluster) -> AsyncIterator[Cluster]:
+    """Afterwards the cluster, the daemons, the kernels and EC2 agree, on each node."""
+    yield up
+    await observing.agree(up)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def space(cluster: Cluster) -> AsyncIterator[str]:
+    """A namespace."""
+    async with observing.namespace(cluster, f"test-{secrets.token_hex(3)}") as name:
+        yield name
