@@ -52,7 +52,8 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     with mock_aws():
         aws = boto3.client("ec2", REGION)
         vpc = aws.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
-        subnet = aws.create_subnet(VpcId=vpc, CidrBlock="10.0.0.0/24")["Subnet"]["SubnetId"]
+        # moto draws addresses at random, also twice: in a large subnet it hardly does
+        subnet = aws.create_subnet(VpcId=vpc, CidrBlock="10.0.128.0/17")["Subnet"]["SubnetId"]
         group = aws.create_security_group(GroupName="pods", Description="pods", VpcId=vpc)["GroupId"]
         image = aws.describe_images()["Images"][0]["ImageId"]
         (instance,) = aws.run_instances(
@@ -68,7 +69,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
             primary_eni_id=primary["NetworkInterfaceId"],
             primary_ip=instance["PrivateIpAddress"],
             subnet_id=subnet,
-            subnet_cidr="10.0.0.0/24",
+            subnet_cidr="10.0.128.0/17",
             vpc_id=vpc,
             vpc_cidrs=("10.0.0.0/16",),
             security_groups=(group,),
