@@ -214,6 +214,16 @@ class PolicySettings(_Section):
         description="folder of the sockets: the agent's, npa.sock, and ipamd.sock for it (mode 0600)",
     )
 
+    @property
+    def socket(self) -> Path:
+        """Where the agent asks the daemon."""
+        return self.dir / "ipamd.sock"
+
+    @property
+    def agent(self) -> Path:
+        """Where the daemon asks the agent."""
+        return self.dir / "npa.sock"
+
 
 class MetricsSettings(_Section):
     """What Prometheus and probes read, over HTTP: /metrics, /healthz and /readyz."""
@@ -273,7 +283,7 @@ def _places(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
         },
     }
     if settings.policy.mode != "off":
-        files |= {f"policy.dir's {name}": settings.policy.dir / name for name in ("ipamd.sock", "npa.sock")}
+        files |= {f"policy.dir's {path.name}": path for path in (settings.policy.socket, settings.policy.agent)}
     folders = {"cni.spool_dir": settings.cni.spool_dir}
     if settings.cni.conf_dir is not None:
         folders["cni.conf_dir"] = settings.cni.conf_dir

@@ -5,14 +5,35 @@ from __future__ import annotations
 import asyncio
 import grp
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 
-from ipamd.api.place import SocketUnusable
+from ipamd.api.place import SocketUnusable, claim_path
 
 # Seconds between two looks whether a socket is still where callers look for it.
 LOOK = 2.0
+
+
+async def serve_until_lost(
+    server: grpc.aio.Server, path: Path, mode: int, setting: str, well: Callable[[], None], group: int | None = None
+) -> None:
+    """Start a server at the path, which one that died may have left behind, and end it once the socket is lost.
+    `well` is called as soon as it is served. Raises `SocketUnusable`."""
+    ours = False
+    try:
+        claim_path(path, setting)
+        ours = True
+        listen(server, path, mode, setting, group)
+        await server.start()
+        well()
+        await until_lost(path)
+        ours = False
+    finally:
+        if ours:
+            path.unlink(missing_ok=True)
+        await server.stop(0)
 
 
 async def until_lost(path: Path) -> None:

@@ -20,11 +20,6 @@ def claim(settings: ApiSettings) -> None:
     claim_path(settings.socket, "api.socket")
 
 
-def claim_reading(settings: ApiSettings) -> None:
-    """The same of the socket for those who may look."""
-    claim_path(settings.read_socket, "api.read_socket")
-
-
 def reading_group(settings: ApiSettings) -> int:
     """The id of the group that may look. Raises `SocketUnusable`."""
     name = settings.read_group

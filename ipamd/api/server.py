@@ -13,8 +13,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from ipamd.api import bounds
-from ipamd.api.listening import listen, until_lost
-from ipamd.api.place import SocketUnusable, claim, claim_reading, reading_group
+from ipamd.api.listening import listen, serve_until_lost, until_lost
+from ipamd.api.place import SocketUnusable, claim, reading_group
 from ipamd.api.timing import CallTimes
 from ipamd.api.v1 import (
     administration_pb2,
@@ -126,29 +126,13 @@ class ApiServer:
     async def serve_readers(self, well: Callable[[], None]) -> None:
         """Serve the group that may look until cancelled; `well` is called once it is served, and each time that it is
         served anew. Raises `Unserved`."""
-        while True:
-            await self._serve_readers_once(well)
-
-    async def _serve_readers_once(self, well: Callable[[], None]) -> None:
-        """Until the socket is lost. Raises `Unserved`."""
         path = self._settings.read_socket
-        server = self._make_reader()
-        served = False
-        try:
-            group = reading_group(self._settings)
-            claim_reading(self._settings)
-            served = True
-            listen(server, path, 0o660, "api.read_socket", group)
-            await server.start()
-            well()
-            await until_lost(path)
-            served = False
-        except SocketUnusable as error:
-            raise Unserved(f"The reading group is not served: {error}.", socket=str(path)) from None
-        finally:
-            if served:
-                path.unlink(missing_ok=True)
-            await server.stop(0)
+        while True:
+            try:
+                group = reading_group(self._settings)
+                await serve_until_lost(self._make_reader(), path, 0o660, "api.read_socket", well, group)
+            except SocketUnusable as error:
+                raise Unserved(f"The reading group is not served: {error}.", socket=str(path)) from None
 
     def _make_reader(self) -> grpc.aio.Server:
         server = grpc.aio.server(

@@ -20,7 +20,6 @@ _NETWORKS = (VPC_CNI, "Calico", "Cilium", "flannel", "Weave Net")
 _ENGINES = ("Calico", "Cilium")
 _ENGINES_LINKS = {"cilium_host", "cilium_net", "lxc_health"}
 
-_AGENT_SOCKET = "/npa.sock"
 _MAIN = 254
 
 
@@ -67,7 +66,7 @@ def vpc_cni(facts: Facts) -> Iterator[Finding]:
     """It believes that the primary ENI and each ENI that it is not told to leave are its own, as ipamd does: with
     both on a node, one address comes to have two pods."""
     check = VPC_CNI
-    own = {str(facts.settings.policy.dir / "ipamd.sock")} if facts.settings.policy.mode != "off" else set()
+    own = {str(facts.settings.policy.socket)} if facts.settings.policy.mode != "off" else set()
     sockets = facts.sockets - own  # which is AWS's network policy agent's to ask at
     agent = AGENT in facts.processes or any(map(is_its_socket, sockets))
     if agent:
@@ -91,13 +90,13 @@ def vpc_cni(facts: Facts) -> Iterator[Finding]:
 
 def policy_agent(facts: Facts) -> Iterator[Finding]:
     check = "network policy agent"
-    mode, folder = facts.settings.policy.mode, facts.settings.policy.dir
+    mode, socket = facts.settings.policy.mode, facts.settings.policy.agent
     if mode == "off":
         yield ok(check, "policy.mode is off: no pod depends on AWS's agent")
-    elif any(path.endswith(_AGENT_SOCKET) for path in facts.sockets):
+    elif any(path.endswith(f"/{socket.name}") for path in facts.sockets):
         yield ok(check, f"it listens, and policy.mode is {mode}")
     else:
-        found = f"policy.mode is {mode}, and nobody listens at npa.sock in {folder}"
+        found = f"policy.mode is {mode}, and nobody listens at {socket.name} in {socket.parent}"
         remedy = 'start it on this node (docs/network-policy.md), or set policy.mode = "off"'
         troubled = fail if mode == "strict" else warn
         what = "no pod can start" if mode == "strict" else "no policy is enforced"

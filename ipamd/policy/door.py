@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from ipamd.api.listening import listen, until_lost
-from ipamd.api.place import SocketUnusable, claim_path
+from ipamd.api.listening import serve_until_lost
+from ipamd.api.place import SocketUnusable
 from ipamd.cloud.port import Identity
 from ipamd.policy.aws import policy_agent_pb2 as pb
 from ipamd.policy.aws import policy_agent_pb2_grpc
@@ -19,9 +18,6 @@ from ipamd.settings import PolicySettings
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
-# Ours, and the agent's own.
-SOCKET, AGENT = "ipamd.sock", "npa.sock"
-_SETTING = "policy.dir"
 # The agent asks once, and nobody else does.
 _OPTIONS = (
     ("grpc.so_reuseport", 0),
@@ -47,26 +43,12 @@ class PolicyConfiguration(policy_agent_pb2_grpc.ConfigServerBackendServicer):
 
 async def serve(settings: PolicySettings, identity: Identity, well: Callable[[], None]) -> None:
     """Serve until cancelled, anew each time that the socket is lost. Raises `Unserved`."""
+    configuration, path = PolicyConfiguration(settings.mode, identity), settings.socket
     while True:
-        await _serve_once(settings.dir / SOCKET, PolicyConfiguration(settings.mode, identity), well)
-
-
-async def _serve_once(path: Path, configuration: PolicyConfiguration, well: Callable[[], None]) -> None:
-    """Until the socket is lost. Raises `Unserved`."""
-    server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=8)
-    policy_agent_pb2_grpc.add_ConfigServerBackendServicer_to_server(configuration, server)
-    served = False
-    try:
-        claim_path(path, _SETTING)
-        listen(server, path, 0o600, _SETTING)
-        served = True
-        await server.start()
-        well()
-        await until_lost(path)
-        served = False
-    except SocketUnusable as error:
-        raise Unserved(f"AWS's network policy agent can't start on this node: {error}.", socket=str(path)) from None
-    finally:
-        if served:
-            path.unlink(missing_ok=True)
-        await server.stop(0)
+        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=8)
+        policy_agent_pb2_grpc.add_ConfigServerBackendServicer_to_server(configuration, server)
+        try:
+            await serve_until_lost(server, path, 0o600, "policy.dir", well)
+        except SocketUnusable as error:
+            text = f"AWS's network policy agent can't start on this node: {error}."
+            raise Unserved(text, socket=str(path)) from None

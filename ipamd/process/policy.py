@@ -35,7 +35,7 @@ def begin(
     from ipamd.policy.agent import Agent
     from ipamd.policy.enforcement import NOT_ENFORCED, Enforcement
 
-    enforcement = Enforcement(settings.mode, Agent(settings.dir / door.AGENT), conditions)
+    enforcement = Enforcement(settings.mode, Agent(settings.agent), conditions)
     stack.push_async_callback(enforcement.close)
     enforcement.restore(runner.pool.inventory.attachments.values(), gone)
     runner.on_dropped(enforcement.dropped)
