@@ -83,6 +83,11 @@ class Chain:
         return json.dumps(document, indent=2).encode() + b"\n"
 
 
+def names(wanted: Wanted) -> list[str]:
+    """Of the plugins that are asked for, whether they work or not."""
+    return [each if isinstance(each, str) else str(each.get("type")) for each in wanted]
+
+
 def faults(wanted: Wanted) -> list[str]:
     """What works on no node, whatever is installed there."""
     return [fault for _, _, fault in _examined(wanted) if fault]

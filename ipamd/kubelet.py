@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 # The kubelet's own default (KubeletConfiguration v1beta1, maxPods).
 DEFAULT_MAX_PODS = 110
 
@@ -72,6 +70,8 @@ def _limit(flags: list[str], root: Path) -> Kubelet:
     """A flag wins over the files, and of these the last that names it (kubelet --config, --config-dir)."""
     if (value := _flag(flags, "--max-pods")).isdigit():
         return Kubelet(int(value), "--max-pods")
+    import yaml  # a tenth of the start of `ipamctl status`, which needs it on a node with a kubelet alone
+
     found = Kubelet(DEFAULT_MAX_PODS, "its default")
     for name in _files(flags, root):
         try:

@@ -150,6 +150,8 @@ class Spool:
 
     def _listed(self, prefix: str = "") -> list[Path]:
         """The plugin's files whose names begin so, youngest first."""
+        if not prefix:
+            self._forget()
         found: list[Path] = []
         for directory in self.directories:
             try:
@@ -160,8 +162,6 @@ class Spool:
                 self._failed[directory] = error.strerror or str(error)
                 continue
             self._failed.pop(directory, None)
-            if not prefix:
-                self._forget()
             found += [
                 directory / name
                 for name in names

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ipamd.chain import PLUGIN, Binaries, Chain, chain, folder_of_plugins
+from ipamd.chain import PLUGIN, Binaries, Chain, chain, folder_of_plugins, names
 from ipamd.doctor.facts import Facts
 from ipamd.doctor.report import Finding, fail, note, ok, warn
 from ipamd.install import CONFLIST, network_files
@@ -67,10 +67,9 @@ def _takes_ports(plugin: dict[str, object]) -> bool:
 
 def _expected(facts: Facts, planned: Chain, folder: Path | None) -> Finding:
     """By what the daemon writes as things are."""
-    wanted = {each if isinstance(each, str) else str(each.get("type")) for each in facts.settings.cni.chain}
     if any(_takes_ports(dict(plugin)) for plugin in planned.plugins):
         return ok(_CHECK, f"the daemon chains {', '.join(planned.names)} when it starts, and when they change")
-    if "portmap" not in wanted:
+    if "portmap" not in names(facts.settings.cni.chain):
         return note(_CHECK, f"cni.chain has no portmap: {_NOTHING}", 'cni.chain = ["portmap"]')
     if folder is None:
         return note(_CHECK, f"could not tell: no folder of cni.bin_dirs has {PLUGIN}")

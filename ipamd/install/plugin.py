@@ -10,6 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
+from cni_shim.installed import ADD_SECONDS
 from cni_shim.names import SPOOL
 from cni_shim.static import block
 from ipamd.chain import PLUGIN
@@ -20,8 +21,6 @@ from ipamd.install.launcher import folder_of_versions, install_launcher, used_be
 from ipamd.install.placing import InstallError, not_writable, remove
 
 SOCKET = Path("/run/ipamd/ipamd.sock")
-# 30 s for a daemon that is away, its longest wait by default (pool.allocate_wait), and time to plumb or to undo.
-ADD_SECONDS = 65.0
 STARTS = 9  # of each candidate, an odd number, to find the quickest: 0.1 s in all
 
 Packaging = Literal["auto", "launcher", "static"]

@@ -87,9 +87,10 @@ def _remove(args: argparse.Namespace) -> list[Path]:
         # Before the network configuration goes, which a daemon that is only just getting ready would write again.
         tell("systemctl", "disable", "--now", UNIT)
     removed = remove_files(below(args.root, args.conf_dir), unit_dir, below(args.root, ETC))
-    record = _record(below(args.root, args.bin_dir))
+    record = below(args.root, _record(below(args.root, args.bin_dir)))
     removed += remove_plugin(below(args.root, args.bin_dir))
-    removed += [path for path in (below(args.root, record),) if remove(path)]
+    if remove(record):
+        removed.append(record)
     removed += unlink_commands(args.root)
     if running and removed:
         tell("systemctl", "daemon-reload")

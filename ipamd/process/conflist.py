@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 from asyncinotify import Mask
 
-from ipamd.chain import Binaries, Chain, chain, folder_of_plugins
+from ipamd.chain import Binaries, Chain, chain, folder_of_plugins, names
 from ipamd.conditions import Conditions
 from ipamd.directory_watch import DirectoryWatch
 from ipamd.install import CONFLIST, InstallError, write_conflist
@@ -44,7 +44,7 @@ class Conflist:
         self._conditions = conditions
         self._binaries = Binaries()
         # The default is what a node may well do without. What was named, or chained before, is missed.
-        self._needed = set(_names(settings) if "chain" in settings.model_fields_set else ())
+        self._needed = set(names(settings.chain) if "chain" in settings.model_fields_set else ())
         self._chain = Chain()
         self._gone_since: float | None = None
 
@@ -126,10 +126,6 @@ class Conflist:
         if (folder := folder_of_plugins(folders)) is not None:
             return [self._conf_dir, folder]
         return [self._conf_dir, *([each for each in folders if each.is_dir()] or folders[:1])]
-
-
-def _names(settings: CniSettings) -> list[str]:
-    return [each if isinstance(each, str) else str(each.get("type")) for each in settings.chain]
 
 
 def compare(conf_dir: Path, conditions: Conditions) -> None:
