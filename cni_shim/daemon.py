@@ -37,7 +37,7 @@ def insist(
             return unary(installed.SOCKET, method, request(), last + grace, meanwhile)
         except CallError as error:
             failure = error
-        again = isinstance(failure, Unreachable) or (isinstance(failure, Refused) and is_going_away(failure))
+        again = isinstance(failure, (Unreachable, Refused)) and not is_decided(failure)
         failure.sent = sent = sent or failure.sent
         if not again or monotonic() + pause >= last:
             raise failure
@@ -87,9 +87,19 @@ def ask(method: bytes, call: bytes, deadline: float, code: int) -> bytes:
         raise no_answer(error, code) from None
 
 
-def is_going_away(error: Refused) -> bool:
-    """Statuses that gRPC itself makes when a server stops; the daemon's own refusals carry an error object."""
-    return error.status in (CANCELLED, UNAVAILABLE) and CNI_ERROR_METADATA not in error.metadata
+def is_decided(error: CallError) -> bool:
+    """Whether the daemon has refused. gRPC itself makes two of the statuses when a server stops; the daemon's own
+    refusals carry an error object."""
+    return isinstance(error, Refused) and (
+        error.status not in (CANCELLED, UNAVAILABLE) or CNI_ERROR_METADATA in error.metadata
+    )
+
+
+def failed(error: CallError, code: int) -> CniError:
+    """Of a call that was insisted on. `code`: if the daemon has not refused in CNI's own terms."""
+    if isinstance(error, Refused) and is_decided(error):
+        return refused(error, code)
+    return no_answer(error, code)
 
 
 def refused(error: Refused, code: int) -> CniError:

@@ -10,7 +10,7 @@ from time import monotonic
 
 from cni_shim import daemon, errors, installed, protobuf
 from cni_shim.errors import CniError
-from cni_shim.grpc_call import CallError, Refused, unary
+from cni_shim.grpc_call import CallError, unary
 from cni_shim.names import host_ifname
 
 TYPE_CHECKING = False  # as in `typing`, which is not imported
@@ -136,11 +136,9 @@ def _allocate(call: bytes, name: str, deadline: float) -> bytes:
     try:
         return daemon.insist(b"/ipamd.v1.Ipam/Allocate", request, last, ANSWER_SECONDS, _import_the_rest)
     except CallError as error:
-        if isinstance(error, Refused) and not daemon.is_going_away(error):
-            raise daemon.refused(error, errors.TRY_AGAIN_LATER) from None
-        if error.sent:
+        if error.sent and not daemon.is_decided(error):
             daemon.release_or_spool(call, name, deadline)
-        raise daemon.no_answer(error, errors.TRY_AGAIN_LATER) from None
+        raise daemon.failed(error, errors.TRY_AGAIN_LATER) from None
 
 
 def _enforce(call: bytes, strict: bool, last: float) -> None:
@@ -153,10 +151,8 @@ def _enforce(call: bytes, strict: bool, last: float) -> None:
         else:
             unary(installed.SOCKET, method, protobuf.request(call), min(last, monotonic() + POLICY_SECONDS))
     except CallError as error:
-        if strict and isinstance(error, Refused) and not daemon.is_going_away(error):
-            raise daemon.refused(error, errors.TRY_AGAIN_LATER) from None
         if strict:
-            raise daemon.no_answer(error, errors.TRY_AGAIN_LATER) from None
+            raise daemon.failed(error, errors.TRY_AGAIN_LATER) from None
 
 
 def _import_the_rest() -> None:
