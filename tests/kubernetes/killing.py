@@ -1,4 +1,4 @@
-"""Daemons that are killed again and again while something else is under way."""
+"""Daemons and other parts that are ended again and again while something else is under way."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Kills:
 
 @asynccontextmanager
 async def killed_in_turn(kill: Sequence[Callable[[], Awaitable[None]]], every: float) -> AsyncIterator[Kills]:
-    """While the block lasts, call the next of `kill` every so many seconds: it ends a daemon by SIGKILL and starts it
-    again. What one of them raises ends the block."""
+    """While the block lasts, call the next of `kill` every so many seconds: it ends something, most often a daemon by
+    SIGKILL, and sees to it that it is started again. What one of them raises ends the block."""
     kills = Kills()
 
     async def go_on() -> None:

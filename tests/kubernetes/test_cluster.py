@@ -10,7 +10,7 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from ipamd.sim.internet import WEB_SERVER
 from ipamd.sim.runtimes.process import inside
 from tests.kubernetes import golang, images
 from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.observing import until
 from tests.kubernetes.parts import ClusterError
 from tests.kubernetes.worker import Node, Worker
 
@@ -32,7 +33,6 @@ WORKERS: Final = (
     Worker("w2", containerd="2", proxy="iptables", ipamd="daemonset"),
 )
 PODS: Final = 24
-PATIENCE: Final = 120.0  # seconds
 SERVICE: Final = "172.20.0.80"
 NODE_PORT: Final = 30080
 FETCH: Final = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())"
@@ -122,15 +122,6 @@ async def a_pod_on(cluster: Cluster, node: str) -> str:
 
 async def shell(cluster: Cluster, pod: str, command: str) -> str:
     return await cluster.kubectl("exec", pod, "--", "/bin/sh", "-c", command)
-
-
-async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while not await condition():  # noqa: ASYNC110
-                await asyncio.sleep(0.5)
-    except TimeoutError:
-        pytest.fail(f"{what}: not within {PATIENCE:.0f} s")
 
 
 async def assert_as_before(cluster: Cluster) -> None:

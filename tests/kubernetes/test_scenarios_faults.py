@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
 
 from tests.kubernetes import observing, workloads
 from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.killing import killed_in_turn
 from tests.kubernetes.observing import nodes_stay_ready, number_running, until
 from tests.kubernetes.parts import ClusterError
 from tests.kubernetes.worker import Node
@@ -19,26 +18,6 @@ from tests.kubernetes.worker import Node
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
 
 REPLICAS = 60
-
-
-@asynccontextmanager
-async def repeated(fault: Callable[[], Awaitable[None]], pause: float) -> AsyncIterator[None]:
-    """The fault at once, and again after each pause, until the end of the block."""
-
-    async def go_on() -> None:
-        while True:
-            await fault()
-            await asyncio.sleep(pause)
-
-    task = asyncio.create_task(go_on())
-    try:
-        yield
-    finally:
-        if not task.done():
-            task.cancel()
-        await asyncio.wait((task,))
-    if not task.cancelled():
-        task.result()
 
 
 async def rollout(cluster: Cluster, space: str) -> None:
@@ -67,7 +46,7 @@ async def test_daemonset_replaced_during_a_rollout(cluster: Cluster, space: str)
         await cluster.kubectl("rollout", "restart", "daemonset/ipamd", "--namespace=kube-system")
         await cluster.rolled_out("daemonset/ipamd", "kube-system")
 
-    async with nodes_stay_ready(cluster), repeated(replace, 1.0):
+    async with nodes_stay_ready(cluster), killed_in_turn([replace], 1.0):
         await rollout(cluster, space)
     await cluster.rolled_out("daemonset/ipamd", "kube-system")
     await no_add_failed(cluster, space)
@@ -78,26 +57,23 @@ async def test_daemons_killed_during_a_rollout(cluster: Cluster, space: str) -> 
     """The one on the host again and again, as a service manager starts it again at once. The DaemonSet's once in each
     rollout: a kubelet waits longer each time before it starts a container again."""
     await start_web(cluster, space)
-    kills = 0
     on_host = [node for node in cluster.nodes.values() if node.worker.ipamd == "host"]
     in_pods = [node for node in cluster.nodes.values() if node.worker.ipamd == "daemonset"]
 
     async def kill() -> None:
-        nonlocal kills
         for node in on_host:
             await node.daemon.kill()
             await asyncio.sleep(1.0)
             await node.daemon.start()
-            kills += 1
 
-    async with nodes_stay_ready(cluster), repeated(kill, 5.0):
+    async with nodes_stay_ready(cluster), killed_in_turn([kill], 5.0) as kills:
         for _ in range(2):
             await cluster.kubectl("rollout", "restart", "deployment/web", f"--namespace={space}")
             for node in in_pods:
                 await node.daemon.kill()
             await cluster.rolled_out("deployment/web", space, timeout="300s")
             await cluster.rolled_out("daemonset/ipamd", "kube-system", timeout="300s")
-    assert kills > 3
+    assert kills.number > 3
     await no_add_failed(cluster, space)
 
 
@@ -112,7 +88,7 @@ async def test_a_nodes_other_parts_killed_during_a_rollout(cluster: Cluster, spa
             await part.kill()
             await part.start()
 
-    async with repeated(kill, 20.0):
+    async with killed_in_turn([kill], 20.0):
         await rollout(cluster, space)
 
 

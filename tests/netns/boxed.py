@@ -184,6 +184,11 @@ async def control(vpc: SimulatedVpc, path: str, document: object = None) -> Any:
     return await asyncio.to_thread(ask)
 
 
+async def ec2(vpc: SimulatedVpc, action: str, **parameters: object) -> Any:
+    """A call by somebody else in the account."""
+    return await control(vpc, "ec2", {"action": action, "parameters": parameters})
+
+
 async def calls(vpc: SimulatedVpc, action: str) -> int:
     return sum(call["action"] == action for call in await control(vpc, "calls"))
 

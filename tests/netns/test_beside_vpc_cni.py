@@ -26,7 +26,7 @@ from ipamd.sim.fabric import INTERNET_HOSTS
 from ipamd.sim.runtimes.direct import direct
 from ipamd.sim.runtimes.process import inside
 from ipamd.sim.vpc import SimulatedNode, SimulatedVpc
-from tests.netns.boxed import QUICK, Daemon, cloud_enis, control, secondary, until
+from tests.netns.boxed import QUICK, Daemon, cloud_enis, ec2, secondary, until
 from tests.netns.flows import Place, tcp
 from tests.netns.test_coexistence import _AWS_COMMON, _AWS_NFT
 
@@ -44,9 +44,6 @@ class VpcCni:
         self.pods: dict[Place, str] = {}  # -> the host's end of its veth
         self._free: list[tuple[str, bool]] = []  # and whether it is the secondary ENI's
 
-    async def ec2(self, action: str, **parameters: object) -> Any:
-        return await control(self.vpc, "ec2", {"action": action, "parameters": parameters})
-
     async def run(self, script: str, stdin: str = "") -> str:
         argv = inside(self.node.netns, "sh", "-ec", script)
         done = await asyncio.to_thread(subprocess.run, argv, input=stdin, capture_output=True, text=True)
@@ -59,13 +56,15 @@ class VpcCni:
             eni for eni in (await cloud_enis(self.vpc)).values() if eni["primary_ip"] == str(self.node.primary_ip)
         )
         tags = [{"Key": "node.k8s.amazonaws.com/instance_id", "Value": self.node.instance_id}]
-        made = await self.ec2(
+        made = await ec2(
+            self.vpc,
             "CreateNetworkInterface",
             SubnetId=primary["subnet_id"],
             TagSpecifications=[{"ResourceType": "network-interface", "Tags": tags}],
         )
         self.second = made["NetworkInterface"]["NetworkInterfaceId"]
-        await self.ec2(
+        await ec2(
+            self.vpc,
             "AttachNetworkInterface",
             NetworkInterfaceId=self.second,
             InstanceId=self.node.instance_id,
@@ -73,7 +72,7 @@ class VpcCni:
         )
         self._free = []
         for eni in (primary["id"], self.second):
-            await self.ec2("AssignPrivateIpAddresses", NetworkInterfaceId=eni, SecondaryPrivateIpAddressCount=2)
+            await ec2(self.vpc, "AssignPrivateIpAddresses", NetworkInterfaceId=eni, SecondaryPrivateIpAddressCount=2)
             found = (await cloud_enis(self.vpc))[eni]
             self._free += [(ip, eni == self.second) for ip in sorted(secondary({eni: found}))]
         link = await self._link(made["NetworkInterface"]["MacAddress"])
@@ -145,16 +144,16 @@ class VpcCni:
 
     async def detach(self) -> None:
         """What docs/eks.md has the operator do with its interfaces."""
-        described = await self.ec2("DescribeNetworkInterfaces", NetworkInterfaceIds=[self.second])
+        described = await ec2(self.vpc, "DescribeNetworkInterfaces", NetworkInterfaceIds=[self.second])
         attachment = described["NetworkInterfaces"][0]["Attachment"]["AttachmentId"]
-        await self.ec2("DetachNetworkInterface", AttachmentId=attachment)
+        await ec2(self.vpc, "DetachNetworkInterface", AttachmentId=attachment)
 
         async def available() -> bool:
-            found = await self.ec2("DescribeNetworkInterfaces", NetworkInterfaceIds=[self.second])
+            found = await ec2(self.vpc, "DescribeNetworkInterfaces", NetworkInterfaceIds=[self.second])
             return bool(found["NetworkInterfaces"][0]["Status"] == "available")
 
         await until(available, "the ENI is detached")
-        await self.ec2("DeleteNetworkInterface", NetworkInterfaceId=self.second)
+        await ec2(self.vpc, "DeleteNetworkInterface", NetworkInterfaceId=self.second)
 
 
 class Ipamd:
@@ -276,7 +275,7 @@ async def give_back(vpc: SimulatedVpc, theirs: VpcCni) -> None:
     for id, eni in (await cloud_enis(vpc)).items():
         if eni["primary_ip"] == primary:
             for ip in sorted(secondary({id: eni})):
-                await theirs.ec2("UnassignPrivateIpAddresses", NetworkInterfaceId=id, PrivateIpAddresses=[ip])
+                await ec2(vpc, "UnassignPrivateIpAddresses", NetworkInterfaceId=id, PrivateIpAddresses=[ip])
         elif eni.get("instance_id") == theirs.node.instance_id:
             theirs.second = id
             await theirs.detach()

@@ -14,7 +14,7 @@ import pytest
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.sim import netns
 from ipamd.sim.vpc import SimulatedVpc
-from tests.netns.boxed import Daemon, add_route, box, cloud_enis, control, secondary, text, until
+from tests.netns.boxed import Daemon, add_route, box, cloud_enis, ec2, secondary, text, until
 
 pytestmark = pytest.mark.netns
 
@@ -23,8 +23,7 @@ async def assign(vpc: SimulatedVpc, daemon: Daemon, count: int) -> list[str]:
     """Give the primary ENI so many secondary addresses, as the incumbent did before."""
     before = secondary(await cloud_enis(vpc))
     eni = next(e for e in (await cloud_enis(vpc)).values() if e["primary_ip"] == str(daemon.node.primary_ip))
-    parameters = {"NetworkInterfaceId": eni["id"], "SecondaryPrivateIpAddressCount": count}
-    await control(vpc, "ec2", {"action": "AssignPrivateIpAddresses", "parameters": parameters})
+    await ec2(vpc, "AssignPrivateIpAddresses", NetworkInterfaceId=eni["id"], SecondaryPrivateIpAddressCount=count)
     return sorted(secondary(await cloud_enis(vpc)) - before)
 
 

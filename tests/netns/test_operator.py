@@ -17,7 +17,7 @@ from ipamd.api.v1 import administration_pb2 as admin
 from ipamd.api.v1 import administration_pb2_grpc, introspection_pb2_grpc, ipam_pb2, ipam_pb2_grpc
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.sim import netns
-from tests.netns.boxed import Daemon, add_route, box, cni_call, control, plain, refused, until
+from tests.netns.boxed import Daemon, add_route, box, cni_call, control, ec2, plain, refused, until
 
 pytestmark = pytest.mark.netns
 
@@ -174,8 +174,7 @@ async def test_an_audit_finds_what_differs_and_nothing_else(tmp_path: Path, pref
             for ip in next(e for e in state["enis"] if e["id"] == eni.id)["private_ips"]
             if ip not in (eni.primary_ip, address)
         )
-        parameters = {"NetworkInterfaceId": eni.id, "PrivateIpAddresses": [free]}
-        await control(vpc, "ec2", {"action": "UnassignPrivateIpAddresses", "parameters": parameters})
+        await ec2(vpc, "UnassignPrivateIpAddresses", NetworkInterfaceId=eni.id, PrivateIpAddresses=[free])
         await netns.ip_batch(daemon.node.netns, ["route add 10.0.0.250 dev eth0 table 1500 proto 158"])
         await asyncio.sleep(5.5)  # an answer is given again for so long
         kinds = {mismatch.kind: mismatch for mismatch in (await audit(daemon)).mismatches}

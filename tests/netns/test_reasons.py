@@ -29,7 +29,7 @@ from ipamd.pool.model import Reason
 from ipamd.sim import netns
 from ipamd.sim.fabric import EC2_ADDRESS
 from ipamd.sim.vpc import SimulatedVpc
-from tests.netns.boxed import Daemon, box, calls, cni_call, control, refused, until
+from tests.netns.boxed import Daemon, box, calls, cni_call, control, ec2, refused, until
 
 pytestmark = pytest.mark.netns
 
@@ -93,11 +93,6 @@ async def all_waiting(daemon: Daemon, count: int) -> None:
     await until(queued, f"{count} wait")
 
 
-async def foreign(vpc: SimulatedVpc, action: str, **parameters: object) -> Any:
-    """An EC2 call by somebody else in the account."""
-    return await control(vpc, "ec2", {"action": action, "parameters": parameters})
-
-
 async def others(vpc: SimulatedVpc, subnet: int, leave: int) -> None:
     """Other people take all addresses of a subnet but so many."""
     shown = (await control(vpc, "state"))["subnets"][subnet]
@@ -130,13 +125,13 @@ async def somebody_elses_eni_has_the_last_place(daemon: Daemon, vpc: SimulatedVp
     await daemon.ready()
     await daemon.allocate("a")
     subnet = (await control(vpc, "state"))["subnets"][0]["id"]
-    created = await foreign(vpc, "CreateNetworkInterface", SubnetId=subnet)
+    created = await ec2(vpc, "CreateNetworkInterface", SubnetId=subnet)
     theirs = {"NetworkInterfaceId": created["NetworkInterface"]["NetworkInterfaceId"]}
     node = daemon.node.instance_id
-    attached = await foreign(vpc, "AttachNetworkInterface", InstanceId=node, DeviceIndex=5, **theirs)
+    attached = await ec2(vpc, "AttachNetworkInterface", InstanceId=node, DeviceIndex=5, **theirs)
     await vpc.cloud.settle()
     yield None
-    await foreign(vpc, "DetachNetworkInterface", AttachmentId=attached["AttachmentId"])
+    await ec2(vpc, "DetachNetworkInterface", AttachmentId=attached["AttachmentId"])
     await vpc.cloud.settle()
 
 

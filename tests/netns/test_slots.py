@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ipamd.api.v1 import introspection_pb2 as pb
-from tests.netns.boxed import Daemon, box, calls, cloud_enis, control, until
+from tests.netns.boxed import Daemon, box, calls, cloud_enis, control, ec2, until
 
 pytestmark = pytest.mark.netns
-
-
-async def ec2(vpc: Any, action: str, **parameters: Any) -> Any:
-    """By somebody else in the account."""
-    return await control(vpc, "ec2", {"action": action, "parameters": parameters})
 
 
 async def enis(daemon: Daemon) -> list[pb.Eni]:

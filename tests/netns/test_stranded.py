@@ -12,20 +12,16 @@ import pytest
 
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.sim.vpc import SimulatedVpc
-from tests.netns.boxed import Daemon, add_route, box, cloud_enis, control, until
+from tests.netns.boxed import Daemon, add_route, box, cloud_enis, ec2, until
 from tests.netns.test_metrics import scrape, value
 
 pytestmark = pytest.mark.netns
 
 
-async def somebody(vpc: SimulatedVpc, action: str, **parameters: object) -> Any:
-    return await control(vpc, "ec2", {"action": action, "parameters": parameters})
-
-
 async def take_away(vpc: SimulatedVpc, address: str) -> str:
     """As a colleague with the console would. Returns the ENI's id."""
     eni = next(id for id, each in (await cloud_enis(vpc)).items() if address in each["private_ips"])
-    await somebody(vpc, "UnassignPrivateIpAddresses", NetworkInterfaceId=eni, PrivateIpAddresses=[address])
+    await ec2(vpc, "UnassignPrivateIpAddresses", NetworkInterfaceId=eni, PrivateIpAddresses=[address])
     return eni
 
 
@@ -112,7 +108,7 @@ async def test_a_pod_is_back_once_ec2_has_its_address_again(tmp_path: Path, pref
         await daemon.introspection.Audit(pb.AuditRequest(), timeout=30)
         assert (await node(daemon)).attachment_troubles
         # EC2 gives the lowest address there is.
-        await somebody(vpc, "AssignPrivateIpAddresses", NetworkInterfaceId=eni, SecondaryPrivateIpAddressCount=1)
+        await ec2(vpc, "AssignPrivateIpAddresses", NetworkInterfaceId=eni, SecondaryPrivateIpAddressCount=1)
         await asyncio.sleep(5.1)
         await daemon.introspection.Audit(pb.AuditRequest(), timeout=30)
         assert not (await node(daemon)).attachment_troubles

@@ -27,7 +27,7 @@ from ipamd.sim.ec2 import new_id
 from ipamd.sim.runtimes import Pod
 from ipamd.sim.runtimes.direct import direct
 from ipamd.sim.vpc import SimulatedVpc
-from tests.netns.boxed import Daemon, add_route, box, cloud_enis, control, plain, refused, secondary, text, until
+from tests.netns.boxed import Daemon, add_route, box, cloud_enis, control, ec2, plain, refused, secondary, text, until
 
 pytestmark = pytest.mark.netns
 
@@ -77,17 +77,12 @@ def pods_on(daemon: Daemon) -> Any:
     return direct(daemon.node.netns, daemon.node.dir / "bin", daemon.node.dir / "net.d")
 
 
-async def somebody(vpc: SimulatedVpc, action: str, **parameters: object) -> Any:
-    """An EC2 call by somebody else in the account."""
-    return await control(vpc, "ec2", {"action": action, "parameters": parameters})
-
-
 async def new_eni(vpc: SimulatedVpc, **tags: str) -> str:
     """Somebody else's, unless its tags say otherwise."""
     listed = [{"Key": f"ipamd.io/{key}", "Value": value} for key, value in tags.items()]
     tagged = {"TagSpecifications": [{"ResourceType": "network-interface", "Tags": listed}]} if listed else {}
     subnet = (await control(vpc, "state"))["subnets"][0]["id"]
-    made = await somebody(vpc, "CreateNetworkInterface", SubnetId=subnet, **tagged)
+    made = await ec2(vpc, "CreateNetworkInterface", SubnetId=subnet, **tagged)
     id: str = made["NetworkInterface"]["NetworkInterfaceId"]
     return id
 
@@ -170,7 +165,7 @@ async def test_what_somebody_else_assigned_stays_theirs(tmp_path: Path, prefix: 
         await daemon.settled(free=1)
         [eni] = [eni.id for eni in (await known_enis(daemon)).values() if eni.device_index == index]
         before = secondary(await cloud_enis(vpc))
-        await somebody(vpc, "AssignPrivateIpAddresses", NetworkInterfaceId=eni, SecondaryPrivateIpAddressCount=1)
+        await ec2(vpc, "AssignPrivateIpAddresses", NetworkInterfaceId=eni, SecondaryPrivateIpAddressCount=1)
         [theirs] = secondary(await cloud_enis(vpc)) - before
 
         found = await event(daemon, "address.foreign", ip=theirs)
@@ -208,7 +203,7 @@ async def test_what_somebody_took_away_is_forgotten_but_not_while_a_pod_has_it(t
         [free] = [ip for ip, state in (await states(daemon)).items() if state == "free"]
 
         async def take_away(address: str) -> None:
-            await somebody(vpc, "UnassignPrivateIpAddresses", NetworkInterfaceId=eni, PrivateIpAddresses=[address])
+            await ec2(vpc, "UnassignPrivateIpAddresses", NetworkInterfaceId=eni, PrivateIpAddresses=[address])
             await new_eni(vpc)  # this has the address now: EC2 gives the lowest one
             assert address not in secondary(await cloud_enis(vpc))
 
@@ -285,7 +280,7 @@ async def test_somebody_elses_eni_has_a_slot_and_is_let_alone(tmp_path: Path, pr
         await daemon.ready()
         theirs, instance = await new_eni(vpc), daemon.node.instance_id
         place = {"NetworkInterfaceId": theirs, "InstanceId": instance, "DeviceIndex": 5}
-        attachment = (await somebody(vpc, "AttachNetworkInterface", **place))["AttachmentId"]
+        attachment = (await ec2(vpc, "AttachNetworkInterface", **place))["AttachmentId"]
         await event(daemon, "eni.foreign", eni=theirs)
         assert {row["id"]: row["state"] for row in await ctl(daemon, "enis")}[theirs] == "foreign"
 
@@ -302,7 +297,7 @@ async def test_somebody_elses_eni_has_a_slot_and_is_let_alone(tmp_path: Path, pr
         assert (await cloud_enis(vpc))[theirs]["attachment_status"] == "attached"
         assert (await known_enis(daemon))[theirs].state == "foreign"
 
-        await somebody(vpc, "DetachNetworkInterface", AttachmentId=attachment)
+        await ec2(vpc, "DetachNetworkInterface", AttachmentId=attachment)
         await event(daemon, "eni.foreign_gone", eni=theirs)
         assert theirs not in await known_enis(daemon)
         await fill(daemon, [f"again-{number}" for number in range(9)])
@@ -325,7 +320,7 @@ async def test_an_eni_that_somebody_detached_comes_back_with_its_pods(tmp_path: 
 
         attachment = vpc.cloud.enis.get(eni["id"]).attachment
         assert attachment is not None
-        await somebody(vpc, "DetachNetworkInterface", AttachmentId=attachment.id)
+        await ec2(vpc, "DetachNetworkInterface", AttachmentId=attachment.id)
         assert (await event(daemon, "eni.found_detached", eni=eni["id"]))["level"] == "warning"
         await daemon.settled(free=1)
 
