@@ -175,7 +175,7 @@ def _exists(path: Path) -> bool:
 
 
 class Binaries:
-    """The plugins in a folder, each of which is asked for its versions once for each change of its file."""
+    """The plugins in a folder. Each is asked for its versions once for each change of its file."""
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[tuple[int, ...], Binary]] = {}

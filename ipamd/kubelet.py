@@ -104,8 +104,8 @@ def _flag(words: list[str], name: str) -> str:
 
 
 def _text(path: Path, largest: int) -> str:
-    """Of a plain file of root's, or of whoever runs this; else empty. It never waits: O_NONBLOCK is for a pipe that
-    stands in the file's place."""
+    """What is in a plain file of root's, or of this process's user; else empty. It never waits: O_NONBLOCK is for a
+    pipe that stands in the file's place."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError):

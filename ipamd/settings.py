@@ -206,8 +206,8 @@ class PolicySettings(_Section):
 
     mode: Literal["off", "standard", "strict"] = Field(
         "off",
-        description="`standard`: the agent is told of each pod, and a pod starts also without its answer; `strict`: "
-        "no pod starts before the agent enforces its policies; `off`: there is no agent",
+        description="`standard`: the daemon tells the agent of each pod, and a pod starts also without its answer; "
+        "`strict`: no pod starts before the agent enforces its policies; `off`: there is no agent",
     )
     dir: AbsolutePath = Field(
         Path("/run/aws-node"),

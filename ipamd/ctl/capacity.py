@@ -17,7 +17,7 @@ from ipamd.pool.model import Limits
 
 PREFIX_SIZE = 16
 
-# Of --as: how the kubelet is told.
+# Of --as: a line of its configuration, or its flag.
 FORMS = ("kubelet", "kubelet-flag")
 
 # EKS user guide, "Choosing an EC2 instance type": what Kubernetes recommends, whatever the addresses would allow.

@@ -176,8 +176,8 @@ class Nftables:
         return _plain(found) == _plain(wanted) or (wanted, found) == self._shown
 
     async def load(self, table: Table) -> None:
-        """Raises `HostError`, and then the kernel's is as it was. Whether a transaction that is told of meanwhile was
-        made here is known in the end."""
+        """Raises `HostError`, and then the kernel's is as it was. Which of the transactions that the kernel announces
+        meanwhile was made here is known when this returns."""
         wanted = table.render()
         script = _script(table.name, await self._list(table.name), wanted)
         self.loading = True

@@ -1,9 +1,9 @@
 """Tells the agent of each pod, in the order in which the pods of one name come and go.
 
-The agent keeps its filters by the pod's name alone. Told of a name that it knows, it attaches nothing and reports
-success, also when another pod has the name by now; told that a name is gone, it attaches nothing to a pod of that
-name until it is told of it again. So each pod is announced by two calls, one that ends whatever had its name and
-one that names it, and what could not be told stays owed.
+The agent keeps its filters by the pod's name alone. When it hears of a name that it knows, it attaches nothing and
+reports success, also when another pod has the name by now. Once it hears that a name is gone, it attaches nothing to
+a pod of that name until it hears of the name again. So each pod is announced by two calls: one ends the pod that had
+its name before, one names it. A call that failed stays owed.
 
 In the standard mode pods do not depend on the agent: an ADD waits for it a moment, and not at all while it is known
 not to answer.
@@ -38,7 +38,7 @@ STANDARD_WAIT, ONE_POD = 1.0, 30.0
 # it, while all is well and while not; and between tries for an ADD of the strict mode.
 FIRST_LOOK, LOOK, LOOK_AGAIN, PAUSE = 60.0, 30.0, 3.0, 0.25
 
-# Pods that are gone and of which an absent agent was not told. It hears of others when their name comes again.
+# Pods that ended while the agent was absent. It hears of the others when their name comes again.
 MOST_GONE = 1000
 
 Mode = Literal["standard", "strict"]
@@ -124,7 +124,7 @@ class Enforcement:
             await asyncio.sleep(LOOK_AGAIN if self._owed or self._away else LOOK)
 
     async def look(self) -> None:
-        """Whether the agent answers; then it is told what is owed."""
+        """Whether the agent answers; then make the calls that are owed."""
         try:
             await self._agent.check()
         except AgentFailed as error:
@@ -136,7 +136,7 @@ class Enforcement:
         self._well()
 
     async def close(self) -> None:
-        """Whoever still waits learns that the daemon stops."""
+        """Callers that still wait learn that the daemon stops."""
         self._stopping = True
         for task in self._telling:
             task.cancel()
@@ -144,7 +144,7 @@ class Enforcement:
         await self._agent.close()
 
     def _tell(self, pod: Pod) -> asyncio.Task[str]:
-        """Its result is why the agent was not told of the pod; empty when it was. The agent ends what it has begun,
+        """Its result is why the agent has not heard of the pod; empty when it has. The agent ends what it has begun,
         whether somebody waits or not, and so does this."""
         task = asyncio.get_running_loop().create_task(self._settle_in_time(pod))
         self._telling.add(task)

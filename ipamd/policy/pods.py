@@ -1,4 +1,4 @@
-"""Which attachments the agent is told of, and the name by which it looks for their links."""
+"""Which attachments concern the agent, and the name by which it looks for their links."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@
     by a release    an address that a pod of this node has: its DEL may come, and the address cool, before the
                     deadline. On a full node that is how a replaced pod gets its address, so its ADD waits
 
-No more wait than that comes to, in the order of their coming: so never more than the node can hold addresses. Who
-waits for nothing that can come is refused at once.
+No more ADDs wait than addresses can come, in the order in which they arrived, so never more than the node can hold.
+An ADD for which none can come is refused at once.
 
 Reads the pool's state, changes nothing.
 """

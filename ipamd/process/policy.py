@@ -27,7 +27,7 @@ def begin(
     stack: AsyncExitStack,
     tasks: asyncio.TaskGroup,
 ) -> Enforcement | None:
-    """`gone`: attachments whose DEL came while no daemon served. None: there is no agent to be told of pods."""
+    """`gone`: attachments whose DEL came while no daemon served. None: the daemon works with no agent."""
     settings, conditions = around.live.loaded.settings.policy, around.conditions
     if settings.mode == "off":
         return None

@@ -1,4 +1,4 @@
-"""A demo on a terminal: Ctrl-C and SIGTERM end it in good order, and a failure is told with what began it."""
+"""A demo on a terminal: Ctrl-C and SIGTERM end it in good order, and a failure is reported with what began it."""
 
 from __future__ import annotations
 

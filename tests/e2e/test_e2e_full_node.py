@@ -126,7 +126,7 @@ async def test_a_rolling_restart_of_a_full_node_fails_no_sandbox(
     assert await box.held() == {pod.id: pod.ip for pod in pods}
 
 
-async def test_adds_that_wait_hold_up_no_del_and_one_beyond_them_is_refused(
+async def test_waiting_adds_hold_up_no_del_and_one_beyond_is_refused(
     box: Box, runtime: Containerd, pods: list[Pod]
 ) -> None:
     """As many wait as the node has addresses. Their pods end first: nothing of them is left."""

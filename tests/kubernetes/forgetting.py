@@ -4,7 +4,7 @@
 
 On one worker all pods of a Service are deleted at once, in three ways. For each address: the seconds from its release
 (ipamd's `attachment.released`, the pod's DEL) until kube-proxy has taken it out of its rules, on each node. It does
-so once the EndpointSlices have it no more, so these are no later. Below 0 it was forgotten before it was released.
+so after the EndpointSlices have lost it, so these are no later. Below 0 it was forgotten before it was released.
 To read the rules takes a moment, so the figures are upper bounds; a busy machine makes them larger.
 
     graceful  kubectl delete; the pod's process ends at SIGTERM

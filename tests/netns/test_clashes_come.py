@@ -1,4 +1,4 @@
-"""What comes into the way of a daemon that serves is told soon after, and so is its end."""
+"""A clash that appears while the daemon serves is reported soon after, and so is its end."""
 
 from __future__ import annotations
 

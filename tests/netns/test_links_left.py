@@ -102,8 +102,8 @@ def test_link_on_no_record_is_collected(stage: Topology) -> None:
 
 @pytest.mark.parametrize("how", ["discarded", "deleted"])
 def test_a_pods_route_is_not_believed_after_its_del(stage: Topology, how: str) -> None:
-    """ADD and DEL, both over before the daemon has heard of either: the route's coming is told on another socket than
-    the link's going, and its own going is not told at all."""
+    """ADD and DEL, both over before the daemon has heard of either: the kernel announces the route on another socket
+    than the link's end, and does not announce the route's end at all."""
 
     async def steps(network: HostNetwork) -> tuple[dict[str, str], dict[str, str]]:
         stage.ip(

@@ -3,7 +3,7 @@
 Invariants: an address has at most one holder; a grant follows its record; the cooldown is kept; nobody inherits the
 flows of another, unless the kernel refuses again and again to forget them; nothing is granted that EC2 did not give
 to a ready ENI of this node, nor what somebody uses in the kernel; the counts add up; every request is answered by its
-deadline, in the order of their coming, and no more wait than the node can hold addresses; who asked for an address
+deadline, in the order in which they arrived, and no more wait than the node can hold; who asked for an address
 gets that one or none; nobody waits while an address is free, or longer than one has to cool; the instance's limits
 hold; and when faults stop, the pool reaches its target and falls silent.
 """

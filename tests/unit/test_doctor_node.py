@@ -53,7 +53,7 @@ def test_the_kubelets_limit_is_read_as_it_reads_it(
     assert kubelet(tmp_path, *words, **files) == limit
 
 
-def test_a_kubelets_file_that_is_none_or_not_roots_counts_for_nothing(tmp_path: Path) -> None:
+def test_a_kubelets_file_that_is_not_roots_counts_for_nothing(tmp_path: Path) -> None:
     """An unprivileged process can neither hold up the reader nor say how many pods fit."""
     words = ("kubelet", "--config=/etc/k")
     assert kubelet(tmp_path, *words, etc_k="maxPods: 58") == Kubelet(58, "maxPods in /etc/k")

@@ -67,7 +67,7 @@ def test_a_table_that_it_never_numbers_so_is_not_its(table: int) -> None:
     assert leftovers(replace(LEFT, rules=rules, routes=routes)).rules == [TO_POD]
 
 
-def test_a_rule_for_an_external_cidr_is_a_leftover_in_its_form_alone() -> None:
+def test_a_rule_for_an_external_cidr_goes_in_its_form_alone() -> None:
     external = Rule(1535, 254, destination="203.0.113.0/24")
     others = (
         replace(external, table=77),

@@ -237,7 +237,7 @@ def test_a_node_without_a_daemon_is_named_with_what_to_run(
     assert "ssh cp ipamctl status" in capsys.readouterr().err
 
 
-def test_a_pod_that_can_not_be_asked_is_named_with_what_to_look_at(
+def test_a_pod_out_of_reach_is_named_with_what_to_look_at(
     kubectl: FakeKubectl, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kubectl.answers("exec", err="error: unable to upgrade connection\n", code=1)

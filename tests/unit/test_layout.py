@@ -114,7 +114,7 @@ def test_the_pool_is_pure() -> None:
 
 
 @pytest.mark.parametrize("room", ["cni_shim", "ipamd/kubectl"])
-def test_what_goes_to_other_hosts_needs_the_standard_library_alone(room: str) -> None:
+def test_what_is_copied_elsewhere_needs_only_the_stdlib(room: str) -> None:
     for file in modules(room):
         for module in imports(file):
             top = module.split(".")[0]

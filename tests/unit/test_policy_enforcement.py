@@ -1,4 +1,4 @@
-"""What the network policy agent is told of pods, and in which order: with an agent that behaves as AWS's does."""
+"""Which calls the network policy agent gets, and in which order: with an agent that behaves as AWS's does."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def wake(story: Story) -> None:
     story.pass_time(0)
 
 
-def test_an_add_on_a_full_node_gets_the_address_of_a_pod_that_ends() -> None:
+def test_an_add_on_a_full_node_gets_an_ending_pods_address() -> None:
     story = full()
     story.ask("c", wait=60.0)
     assert not story.take(do.Refuse) and waited_for(story) == {"c": WaitsFor.RELEASE}
@@ -51,7 +51,7 @@ def test_an_add_on_a_full_node_gets_the_address_of_a_pod_that_ends() -> None:
     assert granted(story) == ["c"]
 
 
-def test_adds_on_a_full_node_are_served_in_the_order_of_their_coming() -> None:
+def test_adds_on_a_full_node_are_served_in_their_order() -> None:
     story = full()
     story.ask("c", "d", wait=60.0)
     story.give_back("b")
@@ -73,7 +73,7 @@ def test_no_more_adds_wait_than_the_node_has_addresses() -> None:
     assert dict(refuse.refusal.numbers)["before"] == 2
 
 
-def test_an_add_that_no_release_can_help_in_time_is_refused_at_once() -> None:
+def test_an_add_that_no_release_helps_in_time_is_refused_at_once() -> None:
     story = full()
     story.ask("c", wait=10.0)
     assert refused(story) == {"c": Reason.ENI_LIMIT}
@@ -81,7 +81,7 @@ def test_an_add_that_no_release_can_help_in_time_is_refused_at_once() -> None:
     assert not story.take(do.Refuse)
 
 
-def test_an_add_for_which_no_pod_ended_is_refused_at_its_deadline() -> None:
+def test_an_add_without_a_release_is_refused_at_its_deadline() -> None:
     story = full()
     story.ask("c", wait=45.0)
     story.pass_time(44.9)
@@ -148,7 +148,7 @@ def test_a_node_without_pods_lets_nobody_wait_for_one() -> None:
     assert refused(story) == {"a": Reason.ENI_LIMIT}
 
 
-def test_a_runtime_that_holds_its_releases_back_is_refused_at_once() -> None:
+def test_a_runtime_that_holds_back_releases_is_refused_at_once() -> None:
     story = full()
     story.ask("c", wait=60.0, blocks_releases=True)
     assert refused(story) == {"c": Reason.ENI_LIMIT}
@@ -171,7 +171,7 @@ def test_a_del_ends_the_wait_of_its_own_add_alone() -> None:
     assert not story.take(do.Grant), "nobody waits any more"
 
 
-def test_a_place_that_becomes_free_in_the_queue_is_for_whoever_comes_next() -> None:
+def test_a_place_in_the_queue_that_is_free_again_is_taken() -> None:
     story = full()
     story.ask("c", "d", wait=60.0)
     story.feed(on.AllocationCancelled("c"))

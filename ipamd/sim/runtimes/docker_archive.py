@@ -1,7 +1,7 @@
 """Container images as docker archives, so that no registry is needed: containerd and podman import them.
 
-The layout is that of `docker save`: manifest.json names the images, with their configurations and their layers, each
-of which is a tar file of its own. Images of one archive may share layers.
+The layout is that of `docker save`: manifest.json names the images, with their configurations and their layers. Each
+layer is a tar file of its own. Images of one archive may share layers.
 """
 
 from __future__ import annotations
