@@ -178,21 +178,21 @@ def _undo(host: "Socket", host_ifname: bytes, call: bytes, deadline: float) -> s
 
 
 def delete(invocation: Invocation, deadline: float) -> None:
-    from cni_shim import namespace, netlink, plumbing
+    from cni_shim import netlink, plumbing
     from cni_shim.turn import begin_del
 
     call = invocation.call(container=True, netns=False)
     name = invocation.host_ifname()
-    netns = namespace.find_netns(invocation.variable("CNI_NETNS", False))
+    netns = invocation.variable("CNI_NETNS", False)
     begin_del(_folder(), name, monotonic() + TURN_SECONDS)
+    freed = False
     try:
         host = netlink.Socket()
-        peer = plumbing.discard(host, name.encode(), netns)
-        freed = not peer
+        plumbing.discard(host, name.encode())
 
         def free() -> None:
             nonlocal freed
-            freed = freed or plumbing.free_name(netns, peer)
+            freed = plumbing.free_name(host, name.encode(), netns)
 
         # The pair is deleted by the daemon, or here where nobody else does it or the name can't be freed without.
         told = daemon.release_or_spool(call, name, deadline, strict=True, meanwhile=free)

@@ -49,7 +49,7 @@ NUD_PERMANENT = 0x80
 _CREATE = NLM_F_CREATE | NLM_F_EXCL
 _UNREADABLE = "the kernel's answer can't be read"
 _SMALLEST_ERROR = 36  # NLMSG_ERROR: its header, the error, the header of the request
-_MOST_DATAGRAMS = 64  # read for one answer; two for each step are usual, and some may be left of an attempt before
+_MOST_DATAGRAMS = 64  # read for one answer; one for each step is usual, and some may be left of an attempt before
 
 
 class NetlinkError(Exception):
@@ -73,8 +73,9 @@ class Step:
         self.flags = flags
         self.body = body
 
-    def encode(self, sequence: int) -> bytes:
-        flags = NLM_F_REQUEST | NLM_F_ACK | self.flags
+    def encode(self, sequence: int, acknowledged: bool) -> bytes:
+        """An error comes back in any case, and success only when it is to be acknowledged."""
+        flags = NLM_F_REQUEST | self.flags | (NLM_F_ACK if acknowledged else 0)
         return pack("=IHHII", 16 + len(self.body), self.kind, flags, sequence, 0) + self.body
 
 
@@ -312,23 +313,27 @@ class Socket:
     def attempt(self, *steps: Step) -> list[Outcome]:
         """Send all steps at once; the kernel carries each out in turn, also after one that failed.
 
+        Only the last one is acknowledged. By then the errors of those before it have come, and the others succeeded.
+
         Raises NetlinkError if an answer does not come or can't be read.
         """
-        first = self._sequence + 1
-        self._sequence += len(steps)
+        first, last = self._sequence + 1, self._sequence + len(steps)
+        self._sequence = last
         outcomes = [Outcome() for _ in steps]
         waiting = {first + number: outcome for number, outcome in enumerate(outcomes)}
         failure = _failure(EBADMSG, _UNREADABLE)
         try:
-            self._socket.send(b"".join([step.encode(first + number) for number, step in enumerate(steps)]))
+            self._socket.send(
+                b"".join([step.encode(number, number == last) for number, step in enumerate(steps, first)])
+            )
             for _ in range(_MOST_DATAGRAMS):
                 _read_answers(self._socket.recv(32768), waiting)
-                if not waiting:
+                if last not in waiting:
                     return outcomes
-        except OSError as error:
+        except OSError as error:  # ENOBUFS: an answer was lost
             timeout = isinstance(error, TimeoutError)
             failure = _failure(error.errno or ETIMEDOUT, "the kernel does not answer" if timeout else "")
-        raise NetlinkError(steps[min(waiting) - first], failure)
+        raise NetlinkError(steps[-1], failure)
 
     def perform(self, *steps: Step) -> list[Outcome]:
         """The same; raises NetlinkError for the first step that failed."""

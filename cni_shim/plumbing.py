@@ -94,33 +94,28 @@ def _create_pair(host: netlink.Socket, plan: "Plan", netns: int) -> netlink.Link
     return netlink.Link(found.answer)
 
 
-def discard(host: netlink.Socket, host_ifname: bytes, netns: int) -> int:
-    """Cut the pair off; the daemon deletes it in a moment, with others. That it is gone already is fine. `netns` is a
-    descriptor of the container's namespace, -1 when there is none.
-
-    Returns the index of the container's end, for `free_name`; 0 when nothing is left there to be freed. Raises
-    NetlinkError.
-    """
-    steps = [netlink.discard_link(host_ifname, DISCARDED_GROUP)]
-    if netns >= 0:
-        steps += [netlink.get_link(host_ifname), netlink.get_netns_id(netns)]
-    discarded, *found = host.attempt(*steps)
-    if discarded.errno not in (0, ENODEV):
-        raise netlink.NetlinkError(steps[0], discarded)
-    if not found or found[0].errno or found[1].errno:
-        return 0
-    link = netlink.Link(found[0].answer)
-    # In another namespace the same index is somebody else's.
-    return link.peer_index if 0 <= link.peer_netns == netlink.netns_id(found[1].answer) else 0
+def discard(host: netlink.Socket, host_ifname: bytes) -> None:
+    """Cut the pair off; the daemon deletes it in a moment, with others. That it is gone already is fine. Raises
+    NetlinkError."""
+    step = netlink.discard_link(host_ifname, DISCARDED_GROUP)
+    (outcome,) = host.attempt(step)
+    if outcome.errno not in (0, ENODEV):
+        raise netlink.NetlinkError(step, outcome)
 
 
-def free_name(netns: int, index: int) -> bool:
+def free_name(host: netlink.Socket, host_ifname: bytes, path: bytes) -> bool:
     """Let the container's end of a discarded pair give its name and address free: the next ADD in that namespace need
-    not wait until the pair is deleted. Moves the process into the namespace. Whether it is done; when it is not, to
-    delete the pair helps.
+    not wait until the pair is deleted. Moves the process into the namespace. `path`: of the container's namespace,
+    empty when there is none. Whether it is done; when it is not, to delete the pair helps.
     """
-    address, rename = netlink.delete_first_address(index), netlink.rename_link(index, _FREED)
+    netns = namespace.find_netns(path)
+    if netns < 0:
+        return True
     try:
+        index = _find_peer(host, host_ifname, netns)
+        if not index:
+            return True
+        address, rename = netlink.delete_first_address(index), netlink.rename_link(index, _FREED)
         namespace.enter(netns)
         container = netlink.Socket()
         # With its last address the link loses its routes, too.
@@ -132,6 +127,17 @@ def free_name(netns: int, index: int) -> bool:
     except (CniError, netlink.NetlinkError, OSError):
         return False
     return renamed.errno in (0, ENODEV)
+
+
+def _find_peer(host: netlink.Socket, host_ifname: bytes, netns: int) -> int:
+    """The index of the container's end of the pair; 0: no such end is in that namespace (a descriptor). Raises
+    NetlinkError."""
+    found, named = host.attempt(netlink.get_link(host_ifname), netlink.get_netns_id(netns))
+    if found.errno or named.errno:
+        return 0
+    link = netlink.Link(found.answer)
+    # In another namespace the same index is somebody else's.
+    return link.peer_index if 0 <= link.peer_netns == netlink.netns_id(named.answer) else 0
 
 
 def detach(host: netlink.Socket, host_ifname: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from struct import pack
+from struct import pack, unpack_from
 from typing import Any
 
 import pytest
@@ -211,7 +211,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_messages(name: str) -> None:
     step, expected = CASES[name]
-    assert step.encode(9).hex() == expected.hex()
+    assert step.encode(9, acknowledged=True).hex() == expected.hex()
     assert step.what
 
 
@@ -258,6 +258,14 @@ def test_a_refusal_says_which_step_and_why() -> None:
     assert str(netlink.NetlinkError(netlink.get_link(b"x"), outcome)) == "look the interface up: File exists"
     outcome.explanation = "because"
     assert str(netlink.NetlinkError(netlink.get_link(b"x"), outcome)) == "look the interface up: because"
+
+
+def test_only_an_error_comes_back_unacknowledged() -> None:
+    step = netlink.delete_first_address(7)
+    silent, acknowledged = (netlink.AF_INET, 1), (netlink.AF_INET, 5)
+    for wanted, (family, flags) in ((False, silent), (True, acknowledged)):
+        encoded_step = step.encode(3, wanted)
+        assert unpack_from("=IHHIIB", encoded_step) == (24, 21, flags, 3, 0, family)
 
 
 def test_the_kernel_answers_each_step_in_its_place() -> None:
