@@ -69,18 +69,19 @@ def _run(args: argparse.Namespace) -> int:
     with quick_imports():
         import structlog
 
-        from ipamd import daemon, logs
+        from ipamd import daemon
         from ipamd.api.place import SocketUnusable
-        from ipamd.conditions import Conditions
         from ipamd.config.error import SettingsError
         from ipamd.config.load import load
         from ipamd.descriptors import raise_limit
         from ipamd.event_loop import EventLoop
-        from ipamd.history import History
         from ipamd.host import HostError
         from ipamd.ledger import LedgerError
         from ipamd.reload import LiveSettings
         from ipamd.settings import DEFAULT_PATH
+        from ipamd.telemetry import logs
+        from ipamd.telemetry.conditions import Conditions
+        from ipamd.telemetry.history import History
 
     conditions = Conditions()
     try:

@@ -30,10 +30,8 @@ from ipamd.cloud.imds import Imds
 from ipamd.cloud.permissions import Node, Permissions
 from ipamd.cloud.port import Identity
 from ipamd.cloud.token import new_token
-from ipamd.conditions import Conditions
 from ipamd.event_loop import EventLoop
 from ipamd.heartbeat import heartbeat
-from ipamd.history import History
 from ipamd.host import HostNetwork
 from ipamd.host.strays import Strays
 from ipamd.ledger import Ledger
@@ -53,7 +51,9 @@ from ipamd.runner import Clock, PoolRunner
 from ipamd.service_manager import ServiceManager
 from ipamd.serving import Record, Serving
 from ipamd.settings import Ec2Settings, HostSettings, PoolSettings
-from ipamd.tracing import NoTraces, Tracer, Traces, TracingUnavailable, to_collector
+from ipamd.telemetry.conditions import Conditions
+from ipamd.telemetry.history import History
+from ipamd.telemetry.tracing import NoTraces, Tracer, Traces, TracingUnavailable, to_collector
 from ipamd.vpc import Vpc
 
 if TYPE_CHECKING:
@@ -183,7 +183,12 @@ def _tracer(around: Surroundings, identity: Identity) -> Tracer:
     if not endpoint:
         return NoTraces()
     try:
-        return to_collector(endpoint, identity)
+        host = {
+            "host.id": identity.instance_id,
+            "cloud.region": identity.region,
+            "cloud.availability_zone": identity.availability_zone,
+        }
+        return to_collector(endpoint, host)
     except TracingUnavailable as error:
         reason = str(error)
     except Exception as error:  # the packages' own, for instance about their environment variables

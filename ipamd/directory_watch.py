@@ -14,7 +14,7 @@ from pathlib import Path
 
 from asyncinotify import Inotify, Mask
 
-from ipamd.conditions import Conditions
+from ipamd.telemetry.conditions import Conditions
 
 # The directory itself went: removed, renamed, or its file system unmounted.
 _GONE = Mask.IGNORED | Mask.MOVE_SELF | Mask.UNMOUNT

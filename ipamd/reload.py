@@ -16,11 +16,11 @@ from pathlib import Path
 import structlog
 from asyncinotify import Mask
 
-from ipamd.conditions import Conditions
 from ipamd.config.error import SettingsError
 from ipamd.config.load import Loaded
 from ipamd.config.obstacles import obstacles
 from ipamd.directory_watch import DirectoryWatch
+from ipamd.telemetry.conditions import Conditions
 
 log = structlog.get_logger("ipamd.settings")
 

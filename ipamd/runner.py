@@ -22,7 +22,6 @@ from typing import Any
 import structlog
 
 from ipamd.cloud.port import Cloud, CloudError, Priority
-from ipamd.histogram import MILLISECONDS, Histogram
 from ipamd.host import EniNetwork, HostError, HostNetwork, NodeNetwork, PodNetwork, Reconciler
 from ipamd.ledger import Ledger, LedgerError
 from ipamd.pool import effects as do
@@ -47,7 +46,8 @@ from ipamd.pool.model import (
 )
 from ipamd.pool.outlook import would_refuse
 from ipamd.pool.pool import COLLECT_MINIMUM_AGE, Pool
-from ipamd.tracing import NoTraces, Tracer
+from ipamd.telemetry.histogram import MILLISECONDS, Histogram
+from ipamd.telemetry.tracing import NoTraces, Tracer
 from ipamd.urgency import priority_of
 from ipamd.veth import host_link
 from ipamd.vpc import Vpc

@@ -14,8 +14,8 @@ from ipaddress import IPv4Network
 import structlog
 
 from ipamd.cloud.port import CloudError, Identity
-from ipamd.conditions import Conditions
 from ipamd.pool.cidrs import VpcCidrs
+from ipamd.telemetry.conditions import Conditions
 
 log = structlog.get_logger("ipamd.vpc")
 

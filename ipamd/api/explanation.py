@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ipamd.cloud.budget import RateBudget
-from ipamd.history import KEPT, Event, History
 from ipamd.host import HostError, HostNetwork
 from ipamd.pool.explain import Explanation, explain_attachment, explain_pool, explain_waiting
 from ipamd.pool.explain_address import explain_address
@@ -14,6 +13,7 @@ from ipamd.pool.model import Attachment, AttachmentKey, Owner
 from ipamd.pool.state import Waiting
 from ipamd.pool.words import span
 from ipamd.runner import PoolRunner
+from ipamd.telemetry.history import KEPT, Event, History
 from ipamd.veth import host_link
 
 # What the log says of one attachment, and the state that it is in then.

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from ipamd.histogram import SECONDS, Histogram
 from ipamd.pool.model import AttachmentKey, Owner
+from ipamd.telemetry.histogram import SECONDS, Histogram
 
 # Pods that are remembered while they have no address; with more, the oldest are forgotten. So are those that gave up:
 # whoever comes back after an hour has begun anew.

@@ -16,8 +16,6 @@ from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.cloud.budget import BucketView, RateBudget
 from ipamd.cloud.permissions import Permissions
 from ipamd.cloud.port import CloudError, Identity, Priority
-from ipamd.conditions import Conditions
-from ipamd.history import History
 from ipamd.host import Health, HostError, HostNetwork
 from ipamd.ledger import LedgerError
 from ipamd.pool.inventory import Eni
@@ -29,6 +27,8 @@ from ipamd.process.start import Start
 from ipamd.reload import LiveSettings
 from ipamd.runner import PoolRunner
 from ipamd.serving import Serving
+from ipamd.telemetry.conditions import Conditions
+from ipamd.telemetry.history import History
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]

@@ -24,7 +24,7 @@ from ipamd.pool.model import Attachment, AttachmentKey, Reason, Refusal
 from ipamd.runner import PoolRunner, Refused
 from ipamd.serving import Serving
 from ipamd.settings import HostSettings
-from ipamd.tracing import Facts
+from ipamd.telemetry.tracing import Facts
 from ipamd.veth import host_link, recovered_key
 
 if TYPE_CHECKING:

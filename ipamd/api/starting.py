@@ -25,8 +25,6 @@ from ipamd.api.stamp import timestamp
 from ipamd.api.standing import StandingService, attachment_info, told, waiting_info
 from ipamd.api.v1 import administration_pb2_grpc, ipam_pb2, ipam_pb2_grpc
 from ipamd.api.v1 import introspection_pb2 as pb
-from ipamd.conditions import Conditions
-from ipamd.history import History
 from ipamd.ledger import Ledger
 from ipamd.pool.explain import Explanation
 from ipamd.pool.model import Attachment, AttachmentKey, Owner, Reason, Refusal
@@ -34,6 +32,8 @@ from ipamd.pool.words import span
 from ipamd.process.start import Phase, Start
 from ipamd.reload import LiveSettings
 from ipamd.runner import Refused
+from ipamd.telemetry.conditions import Conditions
+from ipamd.telemetry.history import History
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]

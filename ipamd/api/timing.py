@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from ipamd.histogram import MILLISECONDS, SECONDS, Histogram
+from ipamd.telemetry.histogram import MILLISECONDS, SECONDS, Histogram
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 

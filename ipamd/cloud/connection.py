@@ -16,10 +16,10 @@ from ipamd.cloud.imds import Imds
 from ipamd.cloud.port import CloudError
 from ipamd.cloud.proxies import ProxyUnusable, proxy_for
 from ipamd.cloud.wire import BoundedSession, Parsers, check_answer
-from ipamd.conditions import Conditions
 from ipamd.pool.model import CloudErrorKind, CloudFailure
 from ipamd.pool.quoting import cut
 from ipamd.settings import Ec2Settings, ImdsSettings
+from ipamd.telemetry.conditions import Conditions
 
 if TYPE_CHECKING:
     from types_aiobotocore_ec2 import EC2Client

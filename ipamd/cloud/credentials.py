@@ -31,9 +31,9 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 from ipamd.cloud.imds import Imds
 from ipamd.cloud.port import CloudError
 from ipamd.cloud.role import RoleCredentials
-from ipamd.conditions import Conditions
 from ipamd.pool.model import CloudErrorKind, CloudFailure
 from ipamd.pool.quoting import cut
+from ipamd.telemetry.conditions import Conditions
 
 log = structlog.get_logger("ipamd.credentials")
 

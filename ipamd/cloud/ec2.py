@@ -28,10 +28,10 @@ from ipamd.cloud.proxies import words
 from ipamd.cloud.replies import AnyShape, UnreadableReply
 from ipamd.cloud.sightings import Item, Sightings
 from ipamd.cloud.token import time_of
-from ipamd.conditions import Conditions
-from ipamd.histogram import CALLS, Histogram
 from ipamd.pool.model import CloudErrorKind, CreatedEni, Limits, ObservedEni
 from ipamd.settings import Ec2Settings, ImdsSettings
+from ipamd.telemetry.conditions import Conditions
+from ipamd.telemetry.histogram import CALLS, Histogram
 
 if TYPE_CHECKING:
     from types_aiobotocore_ec2 import EC2Client

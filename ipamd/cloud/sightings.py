@@ -13,8 +13,8 @@ from datetime import datetime
 from ipamd.cloud.ownership import CREATED_TAG, INSTANCE_TAG
 from ipamd.cloud.port import Identity
 from ipamd.cloud.replies import NetworkInterface, UnreadableReply, id_of, read, tags_of
-from ipamd.conditions import Conditions
 from ipamd.pool.model import ObservedEni
+from ipamd.telemetry.conditions import Conditions
 
 Item = Mapping[str, object]
 

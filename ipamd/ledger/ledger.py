@@ -24,13 +24,13 @@ from pathlib import Path
 
 import structlog
 
-from ipamd.histogram import MILLISECONDS, Histogram
 from ipamd.ledger import place, rows, schema
 from ipamd.ledger.error import LedgerCause, LedgerError, from_os, from_sqlite
 from ipamd.ledger.memory import Memory
 from ipamd.ledger.owed import Owed, Release
 from ipamd.ledger.rows import Boot, Contents, Reading
 from ipamd.pool.model import Attachment, Cooling, DropAttachment, PutCooling, Record
+from ipamd.telemetry.histogram import MILLISECONDS, Histogram
 
 log = structlog.get_logger("ipamd.ledger")
 

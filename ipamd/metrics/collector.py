@@ -19,8 +19,6 @@ from prometheus_client.registry import Collector
 
 import ipamd
 from ipamd.cloud.port import Priority
-from ipamd.conditions import KINDS
-from ipamd.histogram import Histogram
 from ipamd.metrics.catalogue import ALERTED, METRICS
 from ipamd.metrics.sources import Sources, Standing
 from ipamd.pool.model import EniState, Reason
@@ -28,6 +26,8 @@ from ipamd.pool.outlook import Supply
 from ipamd.pool.queue import WaitsFor, waits
 from ipamd.pool.trouble import troubles
 from ipamd.process.start import Phase
+from ipamd.telemetry.conditions import KINDS
+from ipamd.telemetry.histogram import Histogram
 
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily | InfoMetricFamily
 

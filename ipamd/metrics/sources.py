@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from ipamd.cloud.budget import RateBudget
     from ipamd.cloud.ec2 import Ec2
     from ipamd.cloud.port import Identity
-    from ipamd.conditions import Conditions
-    from ipamd.history import History
     from ipamd.ledger import Ledger
     from ipamd.pool.model import Reason
     from ipamd.process.start import Start
     from ipamd.runner import PoolRunner
     from ipamd.serving import Serving
+    from ipamd.telemetry.conditions import Conditions
+    from ipamd.telemetry.history import History
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import structlog
 
 from ipamd.cloud.port import Identity
-from ipamd.conditions import Conditions
 from ipamd.process.conflist import Conflist
 from ipamd.process.supervision import keep, keep_running
 from ipamd.process.surroundings import Surroundings
@@ -16,6 +15,7 @@ from ipamd.runner import PoolRunner
 from ipamd.service_manager import ServiceManager
 from ipamd.serving import Serving
 from ipamd.startup import give_back
+from ipamd.telemetry.conditions import Conditions
 
 if TYPE_CHECKING:
     from ipamd.api.server import ApiServer

@@ -13,10 +13,10 @@ from contextlib import suppress
 
 import structlog
 
-from ipamd.conditions import Conditions
 from ipamd.host import HostError, HostNetwork
 from ipamd.host.clashes import Clash, Weight, find_clashes
 from ipamd.settings import HostSettings
+from ipamd.telemetry.conditions import Conditions
 
 log = structlog.get_logger("ipamd.daemon")
 

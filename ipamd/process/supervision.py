@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from ipamd.conditions import Conditions
+from ipamd.telemetry.conditions import Conditions
 
 log = structlog.get_logger("ipamd.daemon")
 

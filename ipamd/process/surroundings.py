@@ -6,13 +6,13 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from ipamd.conditions import Conditions
-from ipamd.history import History
 from ipamd.ledger import Ledger
 from ipamd.process.start import Start
 from ipamd.reload import LiveSettings
 from ipamd.runner import Clock
 from ipamd.service_manager import ServiceManager
+from ipamd.telemetry.conditions import Conditions
+from ipamd.telemetry.history import History
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,9 +41,9 @@ from datapath_stage import (
 )
 from datapath_state import Took, measure_state
 
-from ipamd import logs
-from ipamd.history import History
 from ipamd.settings import LogSettings
+from ipamd.telemetry import logs
+from ipamd.telemetry.history import History
 
 PODS: Final = (0, 30, 110, 250, 737)
 QUICK_PODS: Final = (0, 110, 737)

@@ -17,11 +17,11 @@ from ipamd.cloud.budget import RateBudget, Share
 from ipamd.cloud.ec2 import Ec2
 from ipamd.cloud.ownership import INSTANCE_TAG
 from ipamd.cloud.port import CloudError, Identity
-from ipamd.conditions import Conditions
 from ipamd.pool.model import CloudErrorKind as Kind
 from ipamd.pool.model import CreatedEni, Limits, ObservedEni
 from ipamd.settings import Ec2Settings, ImdsSettings
 from ipamd.sim.ec2 import Delays, SimulatedCloud, actions, wire
+from ipamd.telemetry.conditions import Conditions
 
 AT_ONCE = Delays(create=0, attach=0, detach=0, assign=0, link=0, imds_lag=0)
 NEW_TYPE = "new9.large"

@@ -17,7 +17,7 @@ from ipamd.api.v1 import ipam_pb2
 from ipamd.pool.model import Attachment, AttachmentKey, Owner, Targets
 from ipamd.pool.serving import NotServing
 from ipamd.settings import HostSettings
-from ipamd.tracing import NoTraces
+from ipamd.telemetry.tracing import NoTraces
 
 
 class Runner:

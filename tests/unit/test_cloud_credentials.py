@@ -18,10 +18,10 @@ from ipamd.cloud import credentials
 from ipamd.cloud import imds as imds_module
 from ipamd.cloud.ec2 import Ec2
 from ipamd.cloud.port import CloudError
-from ipamd.conditions import Conditions
 from ipamd.pool.model import CloudErrorKind as Kind
 from ipamd.sim.ec2.faults import Fault
 from ipamd.sim.imds import ROLE
+from ipamd.telemetry.conditions import Conditions
 from tests.unit.cloud_world import World
 
 NOWHERE = "eni-00000000000000000"

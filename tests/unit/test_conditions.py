@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import structlog
 
-from ipamd.conditions import Conditions
+from ipamd.telemetry.conditions import Conditions
 
 NAME = "metrics.not_served"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ipamd.conditions import Conditions
 from ipamd.install import CONFLIST, write_conflist
 from ipamd.install.network_files import others
 from ipamd.process.conflist import compare
+from ipamd.telemetry.conditions import Conditions
 
 CALICO = json.dumps({"name": "k8s", "plugins": [{"type": "calico"}]})
 CHAIN = json.dumps({"name": "mine", "plugins": [{"type": "ipamd-cni"}, {"type": "portmap"}]})

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from ipamd.conditions import Conditions
 from ipamd.install import CONFLIST
 from ipamd.process import conflist
 from ipamd.process.conflist import Conflist
 from ipamd.settings import CniSettings
+from ipamd.telemetry.conditions import Conditions
 from tests.unit.test_chain import NEW, OLD, plugin
 
 

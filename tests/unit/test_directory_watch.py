@@ -13,8 +13,8 @@ import pytest
 from asyncinotify import Inotify, Mask
 
 from ipamd import directory_watch as module
-from ipamd.conditions import Conditions
 from ipamd.directory_watch import DirectoryWatch
+from ipamd.telemetry.conditions import Conditions
 
 NAME = "spool.polled"
 MASK = Mask.MOVED_TO | Mask.CLOSE_WRITE

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ipamd.conditions import KINDS
+from ipamd.telemetry.conditions import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ("debug", "info", "warning", "error", "exception")

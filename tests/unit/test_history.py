@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ipamd.history import Event, History
+from ipamd.telemetry.history import Event, History
 
 
 def test_the_oldest_make_room() -> None:

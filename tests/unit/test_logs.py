@@ -13,11 +13,11 @@ import pytest
 import structlog
 from google.protobuf.struct_pb2 import Struct
 
-from ipamd import logs
 from ipamd.api.v1 import introspection_pb2 as pb
-from ipamd.conditions import Conditions
-from ipamd.history import History
 from ipamd.settings import LogSettings
+from ipamd.telemetry import logs
+from ipamd.telemetry.conditions import Conditions
+from ipamd.telemetry.history import History
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +150,7 @@ def test_a_name_that_is_not_utf8_can_be_sent_to_whoever_asks(monkeypatch: pytest
     history, conditions = History(), Conditions()
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     # A logger keeps the settings of its first use: this one goes with the test.
-    monkeypatch.setattr("ipamd.conditions.log", structlog.get_logger("ipamd.conditions"))
+    monkeypatch.setattr("ipamd.telemetry.conditions.log", structlog.get_logger("ipamd.conditions"))
     writer = logs.set_up(LogSettings(format="text"), history)
     name = os.fsdecode(b"/run/ipamd/released/\xff\xc3\xb6")
     structlog.get_logger("t").error("spool.rejected", file=name)

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipamd.api.first_tries import FORGOTTEN_AFTER, REMEMBERED, FirstTries
-from ipamd.histogram import CALLS, Histogram
 from ipamd.metrics.catalogue import METRICS, page
 from ipamd.pool.model import AttachmentKey, Owner
+from ipamd.telemetry.histogram import CALLS, Histogram
 
 ROOT = Path(__file__).resolve().parents[2]
 

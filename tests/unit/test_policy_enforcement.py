@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import pytest
 
-from ipamd.conditions import Conditions
 from ipamd.host import HostError
 from ipamd.policy import enforcement
 from ipamd.policy.agent import AgentFailed
@@ -16,6 +15,7 @@ from ipamd.policy.enforcement import MOST_GONE, NOT_ENFORCED, Enforcement, Mode
 from ipamd.policy.errors import NotEnforced
 from ipamd.policy.pods import Pod, pod_of
 from ipamd.pool.model import Attachment, AttachmentKey, Owner
+from ipamd.telemetry.conditions import Conditions
 from ipamd.veth import host_link
 
 WEB = Pod("shop", "web-0")

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import structlog
 
-from ipamd.conditions import Conditions
 from ipamd.config import load as load_module
 from ipamd.config.load import Loaded, load
 from ipamd.reload import LiveSettings
+from ipamd.telemetry.conditions import Conditions
 
 PATIENCE = 20  # seconds: only a failure waits so long
 

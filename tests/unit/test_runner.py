@@ -16,7 +16,6 @@ from structlog.testing import capture_logs
 
 from ipamd import runner as runner_module
 from ipamd.cloud.port import CloudError, Identity, Priority
-from ipamd.conditions import Conditions
 from ipamd.host import Applied, HostError, HostNetwork, NodeNetwork
 from ipamd.host.links import Link
 from ipamd.ledger import Ledger, LedgerCause, LedgerError
@@ -45,6 +44,7 @@ from ipamd.pool.model import (
 )
 from ipamd.pool.pool import Pool
 from ipamd.runner import Clock, PoolRunner, Refused
+from ipamd.telemetry.conditions import Conditions
 from ipamd.veth import host_link
 from ipamd.vpc import Vpc
 

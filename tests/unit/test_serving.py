@@ -12,9 +12,9 @@ from typing import Any, cast
 import pytest
 
 from cni_shim import served
-from ipamd.conditions import Conditions
 from ipamd.pool.serving import NotServing
 from ipamd.serving import UNRECORDED, Record, Serving
+from ipamd.telemetry.conditions import Conditions
 
 BOOT = "6f1f2f9c-3a0e-4a34-9d9a-0f3f3f1f2a11"
 

@@ -14,13 +14,13 @@ from ipamd.api.starting import StartingAdministration, StartingIntrospection, St
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.api.v1 import ipam_pb2
 from ipamd.cloud.port import CloudError
-from ipamd.conditions import Conditions
-from ipamd.history import History
 from ipamd.pool.model import Attachment, AttachmentKey, CloudErrorKind, CloudFailure, Owner, Reason
 from ipamd.process import start as module
 from ipamd.process.start import LONGEST_ERROR, Phase, Start
 from ipamd.service_manager import ServiceManager
 from ipamd.settings import Settings
+from ipamd.telemetry.conditions import Conditions
+from ipamd.telemetry.history import History
 
 CONFIG = b'{"cniVersion":"1.1.0","name":"ipamd","type":"ipamd-cni"}'
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 from structlog.testing import capture_logs
 
-from ipamd.conditions import Conditions
 from ipamd.process import supervision
 from ipamd.process.supervision import Unserved, keep, keep_running
+from ipamd.telemetry.conditions import Conditions
 
 NAME = "metrics.not_served"
 

@@ -9,19 +9,15 @@ import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from ipamd import tracing
-from ipamd.cloud.port import Identity
-from ipamd.tracing import NoTraces, Traces, TracingUnavailable
+from ipamd.telemetry import tracing
+from ipamd.telemetry.tracing import NoTraces, Traces, TracingUnavailable
 
-IDENTITY = Identity(
-    "i-1", "m5.large", "eu-central-1", "eu-central-1a", "02:00:00:00:00:01", "eni-1", "10.0.0.4", "subnet-1",
-    "10.0.0.0/24", "vpc-1", ("10.0.0.0/16",), ("sg-1",),
-)  # fmt: skip
+HOST = {"host.id": "i-1", "cloud.region": "eu-central-1", "cloud.availability_zone": "eu-central-1a"}
 
 
 def test_an_operation_is_linked_to_the_requests_that_wait_for_it() -> None:
     kept = InMemorySpanExporter()
-    traces = Traces(SimpleSpanProcessor(kept), IDENTITY)
+    traces = Traces(SimpleSpanProcessor(kept), HOST)
     with traces.request("Allocate", "r-1") as facts:
         facts.set_attribute("k8s.pod.name", "web")
         with traces.operation("AssignPrivateIpAddresses", ("r-1", "r-unknown")):
@@ -40,7 +36,8 @@ def test_an_operation_is_linked_to_the_requests_that_wait_for_it() -> None:
 
 def test_off_costs_no_import() -> None:
     check = (
-        "import sys, ipamd.tracing, ipamd.runner; sys.exit(any(m.startswith('opentelemetry') for m in sys.modules))"
+        "import sys, ipamd.telemetry.tracing, ipamd.runner; "
+        "sys.exit(any(m.startswith('opentelemetry') for m in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
     off = NoTraces()
@@ -51,4 +48,4 @@ def test_off_costs_no_import() -> None:
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(TracingUnavailable, match=r"pip install 'ipamd\[otel\]'"):
-        tracing.to_collector("http://127.0.0.1:4318", IDENTITY)
+        tracing.to_collector("http://127.0.0.1:4318", HOST)

@@ -9,9 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from ipamd.cloud.port import CloudError, Identity
-from ipamd.conditions import Conditions
 from ipamd.pool.cidrs import KEPT, CidrsChanged, VpcCidrs
 from ipamd.pool.model import CloudErrorKind, CloudFailure
+from ipamd.telemetry.conditions import Conditions
 from ipamd.vpc import OUTSIDE, Vpc
 
 IDENTITY = Identity(

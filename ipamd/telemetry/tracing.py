@@ -6,12 +6,11 @@ operation serves many pods: its span has links to the spans of those that waited
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 import ipamd
-from ipamd.cloud.port import Identity
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor
@@ -51,19 +50,13 @@ _NOTHING = _Nothing()
 
 
 class Traces:
-    """`processor` takes the spans that have ended."""
+    """`processor` takes the spans that have ended; `host` are the attributes of the machine, as `host.id`."""
 
-    def __init__(self, processor: SpanProcessor, identity: Identity) -> None:
+    def __init__(self, processor: SpanProcessor, host: Mapping[str, str]) -> None:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
 
-        attributes = {
-            "service.name": "ipamd",
-            "service.version": ipamd.__version__,
-            "host.id": identity.instance_id,
-            "cloud.region": identity.region,
-            "cloud.availability_zone": identity.availability_zone,
-        }
+        attributes = {"service.name": "ipamd", "service.version": ipamd.__version__, **host}
         self._provider = TracerProvider(resource=Resource.create(attributes), shutdown_on_exit=False)
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("ipamd")
@@ -96,9 +89,9 @@ class Traces:
         self._provider.shutdown()
 
 
-def to_collector(endpoint: str, identity: Identity) -> Traces:
-    """`endpoint` takes OTLP over HTTP, as http://127.0.0.1:4318. Spans go out from a thread of their own; what a
-    collector does not take is lost. Raises `TracingUnavailable`."""
+def to_collector(endpoint: str, host: Mapping[str, str]) -> Traces:
+    """`endpoint` takes OTLP over HTTP, as http://127.0.0.1:4318; `host` as for `Traces`. Spans go out from a thread of
+    their own; what a collector does not take is lost. Raises `TracingUnavailable`."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -107,4 +100,4 @@ def to_collector(endpoint: str, identity: Identity) -> Traces:
             f"tracing.endpoint is set, and the package {missing.name} is missing: pip install 'ipamd[otel]'"
         ) from None
     exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=5)
-    return Traces(BatchSpanProcessor(exporter), identity)
+    return Traces(BatchSpanProcessor(exporter), host)

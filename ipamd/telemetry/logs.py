@@ -15,9 +15,9 @@ from typing import Any, TextIO, cast
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from ipamd.history import LEVELS, History
 from ipamd.pool.quoting import cut, shown
 from ipamd.settings import LogSettings
+from ipamd.telemetry.history import LEVELS, History
 
 # Lines that wait for a reader who has stopped reading, a few MB; more are lost, and counted.
 LINES_WAITING = 10_000
