@@ -64,7 +64,7 @@ def _run(args: argparse.Namespace) -> int:
     import asyncio
     import faulthandler
 
-    from ipamd.startup import quick_imports
+    from ipamd.process.startup import quick_imports
 
     with quick_imports():
         import structlog
@@ -73,11 +73,11 @@ def _run(args: argparse.Namespace) -> int:
         from ipamd.api.place import SocketUnusable
         from ipamd.config.error import SettingsError
         from ipamd.config.load import load
-        from ipamd.descriptors import raise_limit
-        from ipamd.event_loop import EventLoop
         from ipamd.host import HostError
         from ipamd.ledger import LedgerError
-        from ipamd.reload import LiveSettings
+        from ipamd.process.descriptors import raise_limit
+        from ipamd.process.event_loop import EventLoop
+        from ipamd.process.reload import LiveSettings
         from ipamd.settings import DEFAULT_PATH
         from ipamd.telemetry import logs
         from ipamd.telemetry.conditions import Conditions

@@ -30,8 +30,6 @@ from ipamd.cloud.imds import Imds
 from ipamd.cloud.permissions import Node, Permissions
 from ipamd.cloud.port import Identity
 from ipamd.cloud.token import new_token
-from ipamd.event_loop import EventLoop
-from ipamd.heartbeat import heartbeat
 from ipamd.host import HostNetwork
 from ipamd.host.strays import Strays
 from ipamd.ledger import Ledger
@@ -42,13 +40,15 @@ from ipamd.pool.pool import Pool
 from ipamd.process import clashes, policy
 from ipamd.process.announcing import announce, follow_serving
 from ipamd.process.doors import Doors
+from ipamd.process.event_loop import EventLoop
+from ipamd.process.heartbeat import heartbeat
 from ipamd.process.releases import SpooledReleases, settle
+from ipamd.process.reload import LiveSettings
+from ipamd.process.service_manager import ServiceManager
 from ipamd.process.start import Phase, Start
 from ipamd.process.supervision import keep, keep_running
 from ipamd.process.surroundings import Surroundings
-from ipamd.reload import LiveSettings
 from ipamd.runner import Clock, PoolRunner
-from ipamd.service_manager import ServiceManager
 from ipamd.serving import Record, Serving
 from ipamd.settings import Ec2Settings, HostSettings, PoolSettings
 from ipamd.telemetry.conditions import Conditions

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from ipamd import descriptors
+from ipamd.process import descriptors
 
 # Calls at once on each connection of the reading group: also those that follow events.
 CALLS_OF_READER = 4

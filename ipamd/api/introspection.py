@@ -23,8 +23,8 @@ from ipamd.pool.queue import waits
 from ipamd.pool.quoting import cut
 from ipamd.pool.subnets import Subnet
 from ipamd.pool.trouble import trouble_of, troubles
+from ipamd.process.reload import LiveSettings
 from ipamd.process.start import Start
-from ipamd.reload import LiveSettings
 from ipamd.runner import PoolRunner
 from ipamd.serving import Serving
 from ipamd.telemetry.conditions import Conditions

@@ -16,8 +16,8 @@ from ipamd.pool.explain import Explanation
 from ipamd.pool.model import Attachment, AttachmentKey, Owner
 from ipamd.pool.quoting import quoted
 from ipamd.pool.trouble import Trouble
+from ipamd.process.reload import LiveSettings, is_live
 from ipamd.process.start import Start
-from ipamd.reload import LiveSettings, is_live
 from ipamd.telemetry.conditions import Conditions
 from ipamd.telemetry.history import LEVELS, Event, History
 from ipamd.veth import host_link

@@ -29,8 +29,8 @@ from ipamd.ledger import Ledger
 from ipamd.pool.explain import Explanation
 from ipamd.pool.model import Attachment, AttachmentKey, Owner, Reason, Refusal
 from ipamd.pool.words import span
+from ipamd.process.reload import LiveSettings
 from ipamd.process.start import Phase, Start
-from ipamd.reload import LiveSettings
 from ipamd.runner import Refused
 from ipamd.telemetry.conditions import Conditions
 from ipamd.telemetry.history import History

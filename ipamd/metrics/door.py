@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import structlog
 
-from ipamd import descriptors
+from ipamd.process import descriptors
 
 log = structlog.get_logger("ipamd.metrics")
 

@@ -1,2 +1,2 @@
-"""What surrounds the daemon's main job: its start phase by phase, the tasks that may fail without ending it, the DELs
-in the spool, and what it announces to systemd and to the runtime."""
+"""The daemon as a process: how it starts, reads its settings anew, watches folders, keeps tasks that may fail, and
+speaks with systemd."""

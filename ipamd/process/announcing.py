@@ -9,12 +9,12 @@ import structlog
 
 from ipamd.cloud.port import Identity
 from ipamd.process.conflist import Conflist
+from ipamd.process.service_manager import ServiceManager
+from ipamd.process.startup import give_back
 from ipamd.process.supervision import keep, keep_running
 from ipamd.process.surroundings import Surroundings
 from ipamd.runner import PoolRunner
-from ipamd.service_manager import ServiceManager
 from ipamd.serving import Serving
-from ipamd.startup import give_back
 from ipamd.telemetry.conditions import Conditions
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ import structlog
 from asyncinotify import Mask
 
 from ipamd.chain import Binaries, Chain, chain, folder_of_plugins, names
-from ipamd.directory_watch import DirectoryWatch
 from ipamd.install import CONFLIST, InstallError, write_conflist
 from ipamd.install.network_files import others
+from ipamd.process.directory_watch import DirectoryWatch
 from ipamd.process.supervision import Unserved
 from ipamd.settings import CniSettings
 from ipamd.telemetry.conditions import Conditions

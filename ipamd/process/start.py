@@ -16,7 +16,7 @@ import structlog
 
 from ipamd.cloud.port import CloudError
 from ipamd.pool.model import Reason, Refusal
-from ipamd.service_manager import ServiceManager
+from ipamd.process.service_manager import ServiceManager
 
 log = structlog.get_logger("ipamd.daemon")
 

@@ -90,8 +90,8 @@ class Traces:
 
 
 def to_collector(endpoint: str, host: Mapping[str, str]) -> Traces:
-    """`endpoint` takes OTLP over HTTP, as http://127.0.0.1:4318; `host` as for `Traces`. Spans go out from a thread of
-    their own; what a collector does not take is lost. Raises `TracingUnavailable`."""
+    """`endpoint` takes OTLP over HTTP, as http://127.0.0.1:4318; `host` as for `Traces`. Spans go out from a thread
+    of their own; what a collector does not take is lost. Raises `TracingUnavailable`."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import BatchSpanProcessor

@@ -63,9 +63,9 @@ WITHOUT_RICH = "import sys; sys.modules['rich'] = None"
 DAEMON = f"{WITHOUT_RICH}\nfrom ipamd.__main__ import main\nsys.exit(main())"
 IMPORTS = f"""{WITHOUT_RICH}
 import ipamd.__main__
-from ipamd.startup import quick_imports
+from ipamd.process.startup import quick_imports
 with quick_imports():
-    import ipamd.daemon, ipamd.api.server, ipamd.reload
+    import ipamd.daemon, ipamd.api.server, ipamd.process.reload
 """
 
 # What is imported one after the other, each as (what it is called, Python's words).

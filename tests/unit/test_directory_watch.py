@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from asyncinotify import Inotify, Mask
 
-from ipamd import directory_watch as module
-from ipamd.directory_watch import DirectoryWatch
+from ipamd.process import directory_watch as module
+from ipamd.process.directory_watch import DirectoryWatch
 from ipamd.telemetry.conditions import Conditions
 
 NAME = "spool.polled"

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from ipamd.event_loop import EventLoop
+from ipamd.process.event_loop import EventLoop
 
 
 def run(steps: Callable[[EventLoop], Awaitable[None]]) -> None:
@@ -69,7 +69,7 @@ def test_a_lookup_under_way_and_later_ones_are_given_up(stuck: threading.Event) 
 def test_the_process_ends_while_a_name_is_looked_up() -> None:
     program = """
 import asyncio, socket, threading
-from ipamd.event_loop import EventLoop
+from ipamd.process.event_loop import EventLoop
 socket.getaddrinfo = lambda *_, **__: threading.Event().wait()
 async def main():
     looking = asyncio.ensure_future(asyncio.get_running_loop().getaddrinfo("proxy.example", 3128))

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from ipamd.heartbeat import heartbeat
 from ipamd.ledger import LedgerCause
-from ipamd.service_manager import ServiceManager
+from ipamd.process.heartbeat import heartbeat
+from ipamd.process.service_manager import ServiceManager
 from tests.unit import test_runner
 from tests.unit.test_runner import Build, Node
 

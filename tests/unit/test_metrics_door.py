@@ -11,9 +11,9 @@ from contextlib import suppress
 import pytest
 import structlog
 
-from ipamd import descriptors
 from ipamd.metrics import door
 from ipamd.metrics.door import Door
+from ipamd.process import descriptors
 
 
 class Echo(asyncio.Protocol):

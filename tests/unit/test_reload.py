@@ -14,7 +14,7 @@ import structlog
 
 from ipamd.config import load as load_module
 from ipamd.config.load import Loaded, load
-from ipamd.reload import LiveSettings
+from ipamd.process.reload import LiveSettings
 from ipamd.telemetry.conditions import Conditions
 
 PATIENCE = 20  # seconds: only a failure waits so long
@@ -249,8 +249,8 @@ async def test_without_inotify_the_file_is_looked_at_now_and_then(
     def refuse() -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr("ipamd.directory_watch.Inotify", refuse)
-    monkeypatch.setattr("ipamd.reload.INTERVAL", 0.05)
+    monkeypatch.setattr("ipamd.process.directory_watch.Inotify", refuse)
+    monkeypatch.setattr("ipamd.process.reload.INTERVAL", 0.05)
     file = tmp_path / "config.toml"
     file.write_text("[pool]\nwarm_ips = 1\n")
     follower = Follower(file, lambda: load(file, environ={}))

@@ -16,8 +16,8 @@ from ipamd.api.v1 import ipam_pb2
 from ipamd.cloud.port import CloudError
 from ipamd.pool.model import Attachment, AttachmentKey, CloudErrorKind, CloudFailure, Owner, Reason
 from ipamd.process import start as module
+from ipamd.process.service_manager import ServiceManager
 from ipamd.process.start import LONGEST_ERROR, Phase, Start
-from ipamd.service_manager import ServiceManager
 from ipamd.settings import Settings
 from ipamd.telemetry.conditions import Conditions
 from ipamd.telemetry.history import History

@@ -19,8 +19,8 @@ from contextlib import suppress
 import structlog
 
 from ipamd.ledger import Ledger, LedgerError
+from ipamd.process.service_manager import ServiceManager
 from ipamd.runner import PoolRunner
-from ipamd.service_manager import ServiceManager
 
 log = structlog.get_logger("ipamd.daemon")
 

@@ -19,7 +19,7 @@ from asyncinotify import Mask
 from ipamd.config.error import SettingsError
 from ipamd.config.load import Loaded
 from ipamd.config.obstacles import obstacles
-from ipamd.directory_watch import DirectoryWatch
+from ipamd.process.directory_watch import DirectoryWatch
 from ipamd.telemetry.conditions import Conditions
 
 log = structlog.get_logger("ipamd.settings")
