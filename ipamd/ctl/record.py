@@ -1,4 +1,4 @@
-"""`ipamctl events --record`: the coming and going of this node's pods as a trace (ipamd.trace), taken from events."""
+"""`ipamctl events --record`: the coming and going of this node's pods as a trace (ipamd.workload.trace), taken from events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ipamd.ctl.command import DONE, Failed
 from ipamd.ctl.connection import TIMEOUT, introspection
 from ipamd.ctl.event import fields
 from ipamd.ctl.events import Numbers, follow
-from ipamd.trace import Kind, TraceEvent, writing
+from ipamd.workload.trace import Kind, TraceEvent, writing
 
 _GRANTED = "attachment.granted"
 _DELS = {"attachment.released", "attachment.collected"}

@@ -17,9 +17,9 @@ from typing import Any
 import grpc
 import pytest
 
-from ipamd import trace
 from ipamd.api.v1 import ipam_pb2
 from ipamd.sim.runtimes.process import inside
+from ipamd.workload import trace
 from tests.netns.boxed import Daemon, box, cni_call, text, until
 from tests.unit.terminal import top
 

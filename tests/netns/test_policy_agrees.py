@@ -11,7 +11,7 @@ import pytest
 from ipamd.pool.model import Targets
 from ipamd.sim.policy.replay import beginning, replay
 from ipamd.sim.virtual.ec2 import Latencies
-from ipamd.trace import TraceEvent
+from ipamd.workload.trace import TraceEvent
 from tests.netns.boxed import QUICK, box, control
 
 pytestmark = pytest.mark.netns

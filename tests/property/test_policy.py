@@ -12,7 +12,7 @@ from ipamd.pool.model import Targets
 from ipamd.sim.policy.figures import figures
 from ipamd.sim.policy.replay import replay
 from ipamd.sim.virtual.ec2 import Latencies
-from ipamd.trace import TraceEvent
+from ipamd.workload.trace import TraceEvent
 
 SECONDS = 400.0
 

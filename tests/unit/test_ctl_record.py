@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from ipamd import trace
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.ctl.record import Recorder
+from ipamd.workload import trace
 from tests.unit.ctl_daemon import SINCE, attachment, event, ipamctl, serving
 
 BEGAN = float(SINCE.seconds)

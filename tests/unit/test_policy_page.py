@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ipamd import trace
 from ipamd.__main__ import main
+from ipamd.workload import trace
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "simulate-policy.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import pytest
 
-from ipamd import trace
 from ipamd.sim.policy.profiles import PROFILES, made_up
-from ipamd.trace import TraceEvent
+from ipamd.workload import trace
+from ipamd.workload.trace import TraceEvent
 
 HOUR = 3600.0
 EACH = pytest.mark.parametrize("name", PROFILES)

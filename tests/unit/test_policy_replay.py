@@ -12,7 +12,7 @@ from ipamd.sim.policy.figures import figures, percentile
 from ipamd.sim.policy.plot import thinned
 from ipamd.sim.policy.replay import Outcome, Sample, Wait, replay
 from ipamd.sim.virtual.ec2 import Latencies
-from ipamd.trace import TraceEvent
+from ipamd.workload.trace import TraceEvent
 
 # An m5.large has 3 ENIs with 9 addresses for pods each. Nothing here takes as long as a cooldown, or comes back.
 TYPE = "m5.large"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ipamd import trace
-from ipamd.trace import TraceError, TraceEvent
+from ipamd.workload import trace
+from ipamd.workload.trace import TraceError, TraceEvent
 
 EVENTS = [
     TraceEvent(0.0, "add", "a", "shop/web-0"),

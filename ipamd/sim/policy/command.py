@@ -11,7 +11,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipamd import trace
 from ipamd.cloud import limits
 from ipamd.pool.model import Limits
 from ipamd.sim.policy import plot, report
@@ -21,7 +20,8 @@ from ipamd.sim.policy.profiles import PROFILES, made_up
 from ipamd.sim.policy.replay import replay
 from ipamd.sim.policy.verdict import verdicts, warnings
 from ipamd.sim.virtual.ec2 import Latencies
-from ipamd.trace import TraceError, TraceEvent
+from ipamd.workload import trace
+from ipamd.workload.trace import TraceError, TraceEvent
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]

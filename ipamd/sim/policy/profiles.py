@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from random import Random
 
-from ipamd.trace import TraceEvent
+from ipamd.workload.trace import TraceEvent
 
 DAY = 86400.0
 

@@ -12,7 +12,7 @@ from ipamd.sim.virtual.clock import Process, VirtualClock
 from ipamd.sim.virtual.ec2 import Latencies, VirtualEc2
 from ipamd.sim.virtual.kubelet import SANDBOX_RETRY
 from ipamd.sim.virtual.node import PoolNode
-from ipamd.trace import TraceEvent
+from ipamd.workload.trace import TraceEvent
 
 # Before the trace begins: long enough for the pods that are there at its beginning, and for the pool to come to rest.
 SETTLE = 900.0
