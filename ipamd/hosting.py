@@ -43,9 +43,9 @@ def hosting(environ: Mapping[str, str] = os.environ, plugin: Path | None = None)
     """`plugin`: where it stands, by default the usual place. What can't be read counts as systemd's."""
     if in_pod(environ):
         return DAEMON_SET
-    from ipamd.chain import PLUGIN
     from ipamd.install.files import BIN_DIR
     from ipamd.install.installed import installed
+    from ipamd.neighbours.chain import PLUGIN
 
     found = installed(plugin or BIN_DIR / PLUGIN)
     told = found is not None and found.settings is not None and found.settings.daemon_set

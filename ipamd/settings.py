@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ipamd import forms
-from ipamd.chain import DEFAULT
+from ipamd.neighbours.chain import DEFAULT
 
 DEFAULT_PATH = Path("/etc/ipamd/config.toml")
 ENVIRONMENT_PREFIX = "IPAMD_"

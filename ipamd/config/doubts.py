@@ -5,7 +5,7 @@ from __future__ import annotations
 import grp
 from collections.abc import Iterator
 
-from ipamd.chain import PLUGIN, absent, folder_of_plugins
+from ipamd.neighbours.chain import PLUGIN, absent, folder_of_plugins
 from ipamd.settings import MOST_ENIS, CniSettings, Settings
 
 

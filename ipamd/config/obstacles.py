@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ipamd.chain import faults
+from ipamd.neighbours.chain import faults
 from ipamd.settings import Settings
 
 # Of a database in WAL mode (sqlite.org/wal.html): SQLite opens these, too.

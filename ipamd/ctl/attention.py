@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.ctl import times
-from ipamd.kubelet import HOST_NETWORK_PODS, Kubelet, fitting
+from ipamd.neighbours.kubelet import HOST_NETWORK_PODS, Kubelet, fitting
 
 
 def concerns(node: pb.Node, waiting: Sequence[pb.Waiting], now: float, kubelet: Kubelet | None = None) -> list[str]:

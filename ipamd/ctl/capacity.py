@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from ipamd.cloud import limits
 from ipamd.ctl.command import NOT_DONE, Failed, manual
 from ipamd.ctl.output import Answer, show
-from ipamd.kubelet import HOST_NETWORK_PODS, fitting
+from ipamd.neighbours.kubelet import HOST_NETWORK_PODS, fitting
 from ipamd.pool.model import Limits
 
 PREFIX_SIZE = 16

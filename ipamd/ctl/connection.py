@@ -15,7 +15,7 @@ from ipamd.api.v1.administration_pb2_grpc import AdministrationStub
 from ipamd.api.v1.introspection_pb2_grpc import IntrospectionStub
 from ipamd.ctl.command import Failed
 from ipamd.ctl.sockets import DEFAULT_SOCKET, LONGEST, read_socket
-from ipamd.peer import listener
+from ipamd.neighbours.peer import listener
 
 # Seconds for an answer that the daemon has in memory.
 TIMEOUT = 5.0

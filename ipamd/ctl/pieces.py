@@ -23,7 +23,7 @@ from ipamd.ctl import audit, explain, lists, status
 from ipamd.ctl.connection import TIMEOUT, introspection
 from ipamd.ctl.event import datum
 from ipamd.ctl.redaction import REMOVED
-from ipamd.peer import listener
+from ipamd.neighbours.peer import listener
 from ipamd.settings import DEFAULT_PATH, Settings
 
 # Seconds for one command or one call: somebody waits, and what hangs is a finding, too.

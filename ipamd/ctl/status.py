@@ -23,7 +23,7 @@ from ipamd.ctl.event import words
 from ipamd.ctl.output import Answer, aligned, printable, show
 from ipamd.ctl.slots import enis_and_pods
 from ipamd.ctl.terminal import styled, width
-from ipamd.kubelet import Kubelet, find, fitting
+from ipamd.neighbours.kubelet import Kubelet, find, fitting
 
 COUNTS = ("free", "assigned", "cooling", "releasing", "pending", "waiting", "total")
 TARGETS = (

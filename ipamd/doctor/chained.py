@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ipamd.chain import PLUGIN, Binaries, Chain, chain, folder_of_plugins, names
 from ipamd.doctor.facts import Facts
 from ipamd.doctor.report import Finding, fail, note, ok, warn
 from ipamd.install import CONFLIST, network_files
 from ipamd.install.network_files import NetworkFile
 from ipamd.install.placing import below
+from ipamd.neighbours.chain import PLUGIN, Binaries, Chain, chain, folder_of_plugins, names
 
 _CHECK = "host ports"
 _NOTHING = "hostPort of a pod does nothing"

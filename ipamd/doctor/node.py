@@ -9,7 +9,7 @@ from cni_shim.names import SPOOL
 from ipamd.cloud.limits import limits_of
 from ipamd.doctor.facts import Facts
 from ipamd.doctor.report import Finding, fail, note, ok, warn
-from ipamd.kubelet import HOST_NETWORK_PODS, fitting
+from ipamd.neighbours.kubelet import HOST_NETWORK_PODS, fitting
 from ipamd.settings import Settings
 
 _MIB = 1 << 20

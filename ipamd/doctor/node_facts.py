@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ipamd import kubelet
-from ipamd.chain import PLUGIN
 from ipamd.hosting import SYSTEMD, Hosting, hosting
 from ipamd.install.installed import Installed, installed
 from ipamd.install.placing import below
-from ipamd.kubelet import Kubelet
-from ipamd.peer import listener
+from ipamd.neighbours import kubelet
+from ipamd.neighbours.chain import PLUGIN
+from ipamd.neighbours.kubelet import Kubelet
+from ipamd.neighbours.peer import listener
 from ipamd.settings import Settings
 
 

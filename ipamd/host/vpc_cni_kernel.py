@@ -27,7 +27,7 @@ from ipamd.host.vpc_cni import (
     network_of,
     vpc_networks,
 )
-from ipamd.peer import listener
+from ipamd.neighbours.peer import listener
 
 BINARIES = ("iptables-legacy", "iptables-nft")
 # The folder alone is not its: AWS's network policy agent and ipamd share it, too.

@@ -8,7 +8,6 @@ systemd; `command` and `uninstall` are the command line.
 
 from __future__ import annotations
 
-from ipamd.chain import PLUGIN
 from ipamd.install.command import add_parser
 from ipamd.install.files import (
     BIN_DIR,
@@ -23,6 +22,7 @@ from ipamd.install.files import (
 from ipamd.install.interpreter import DISTRIBUTION_PYTHON, Interpreter, find_interpreter
 from ipamd.install.placing import InstallError
 from ipamd.install.plugin import InstalledPlugin, install_plugin
+from ipamd.neighbours.chain import PLUGIN
 
 __all__ = [
     "BIN_DIR",

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cni_shim.names import SPOOL
-from ipamd.chain import DEFAULT, Binaries, Chain, chain
 from ipamd.hosting import in_pod
 from ipamd.install.commands import FOLDER, link_commands
 from ipamd.install.files import (
@@ -26,6 +25,7 @@ from ipamd.install.files import (
 from ipamd.install.placing import InstallError, below
 from ipamd.install.plugin import SOCKET, InstalledPlugin, Packaging, install_plugin
 from ipamd.install.running import booted, tell
+from ipamd.neighbours.chain import DEFAULT, Binaries, Chain, chain
 
 if TYPE_CHECKING:
     import argparse

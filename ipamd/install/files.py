@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from ipamd.chain import Chain
 from ipamd.install.placing import InstallError, not_writable, remove, replace, replace_in_watched, shipped
+from ipamd.neighbours.chain import Chain
 
 CONFLIST = "10-ipamd.conflist"
 UNIT = "ipamd.service"

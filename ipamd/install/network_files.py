@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ipamd.chain import PLUGIN
 from ipamd.install.files import CONFLIST
+from ipamd.neighbours.chain import PLUGIN
 
 # What libcni takes for a configuration; containerd and CRI-O use one of them (max_conf_num 1).
 _SUFFIXES = (".conf", ".conflist", ".json")

@@ -13,12 +13,12 @@ from typing import Literal
 from cni_shim.installed import ADD_SECONDS
 from cni_shim.names import SPOOL
 from cni_shim.static import block
-from ipamd.chain import PLUGIN
 from ipamd.install.executable import ask_version, find_executable, install_executable
 from ipamd.install.installed import installed
 from ipamd.install.interpreter import Interpreter, find_interpreter, find_interpreters
 from ipamd.install.launcher import folder_of_versions, install_launcher, used_before
 from ipamd.install.placing import InstallError, not_writable, remove
+from ipamd.neighbours.chain import PLUGIN
 
 SOCKET = Path("/run/ipamd/ipamd.sock")
 STARTS = 9  # of each candidate, an odd number, to find the quickest: 0.1 s in all

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cni_shim.names import served_record
-from ipamd.chain import PLUGIN
 from ipamd.install.commands import unlink_commands
 from ipamd.install.files import BIN_DIR, CONF_DIR, ETC, UNIT, UNIT_DIR, remove_files
 from ipamd.install.installed import installed
 from ipamd.install.placing import InstallError, below, remove
 from ipamd.install.plugin import SOCKET, remove_plugin
 from ipamd.install.running import booted, tell
+from ipamd.neighbours.chain import PLUGIN
 
 if TYPE_CHECKING:
     import argparse

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from ipamd.chain import Binaries, chain
+from ipamd.neighbours.chain import Binaries, chain
 from ipamd.serving import Record
 from ipamd.sim import netns as namespaces
 from ipamd.sim.runtimes.direct import direct

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from ipamd.__main__ import main
-from ipamd.chain import Binaries, Binary, Chain, absent, chain, faults, folder_of_plugins
 from ipamd.config.error import SettingsError
 from ipamd.config.load import load
+from ipamd.neighbours.chain import Binaries, Binary, Chain, absent, chain, faults, folder_of_plugins
 
 OLD, NEW = ("0.3.0", "0.4.0", "1.0.0"), ("0.4.0", "1.0.0", "1.1.0")
 FOLDER = Path("/opt/cni/bin")

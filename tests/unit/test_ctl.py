@@ -18,7 +18,7 @@ import yaml
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.ctl import lists, status
 from ipamd.ctl.attention import concerns
-from ipamd.kubelet import Kubelet
+from ipamd.neighbours.kubelet import Kubelet
 from tests.unit.ctl_daemon import SINCE, UNTIL, Daemon, answer, as_nobody, attachment, ill, ipamctl, serving, well
 
 

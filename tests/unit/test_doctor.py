@@ -33,7 +33,7 @@ from ipamd.host.others import AnyChain, AnyLink, AnyRoute, AnyTable
 from ipamd.hosting import DAEMON_SET, SYSTEMD, Hosting
 from ipamd.install import write_drop_ins
 from ipamd.install.installed import Installed
-from ipamd.kubelet import Kubelet
+from ipamd.neighbours.kubelet import Kubelet
 from ipamd.settings import Settings
 from tests.unit.test_chain import NEW, plugin
 

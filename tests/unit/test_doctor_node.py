@@ -12,7 +12,7 @@ from ipamd.install.installed import installed
 from ipamd.install.interpreter import find_interpreter
 from ipamd.install.launcher import STAMP
 from ipamd.install.plugin import install_plugin
-from ipamd.kubelet import Kubelet, find
+from ipamd.neighbours.kubelet import Kubelet, find
 from ipamd.settings import Settings
 
 
