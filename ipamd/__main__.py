@@ -8,7 +8,8 @@ import sys
 from dataclasses import asdict
 
 import ipamd
-from ipamd import command_word, install, streams
+from ipamd import install
+from ipamd.cli import command_word, streams
 from ipamd.config import command as config_command
 from ipamd.install import uninstall
 

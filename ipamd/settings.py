@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from ipamd import forms
+from ipamd.config import forms
 from ipamd.neighbours.chain import DEFAULT
 
 DEFAULT_PATH = Path("/etc/ipamd/config.toml")

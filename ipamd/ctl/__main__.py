@@ -18,7 +18,7 @@ from importlib import import_module
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import ipamd
-from ipamd import command_word, streams
+from ipamd.cli import command_word, streams
 from ipamd.ctl.command import USAGE, Failed
 from ipamd.ctl.output import FORMATS
 from ipamd.ctl.sockets import DEFAULT_SOCKET, daemon_socket, socket_path

@@ -107,7 +107,7 @@ def _obstacle(socket: Path) -> Failed | None:
 
 
 def _is_it_running() -> str:
-    from ipamd.hosting import hosting
+    from ipamd.install.hosting import hosting
 
     return f"Is it running? ({hosting().look}; another place: --socket)"
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ipamd import streams
+from ipamd.cli import streams
 from ipamd.ctl.command import USAGE, Failed
 
 FORMATS = ("table", "json", "yaml", "name")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ipamd.hosting import SYSTEMD, Hosting, hosting
+from ipamd.install.hosting import SYSTEMD, Hosting, hosting
 from ipamd.install.installed import Installed, installed
 from ipamd.install.placing import below
 from ipamd.neighbours import kubelet

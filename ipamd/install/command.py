@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cni_shim.names import SPOOL
-from ipamd.hosting import in_pod
 from ipamd.install.commands import FOLDER, link_commands
 from ipamd.install.files import (
     BIN_DIR,
@@ -22,6 +21,7 @@ from ipamd.install.files import (
     write_systemd_files,
     write_unit,
 )
+from ipamd.install.hosting import in_pod
 from ipamd.install.placing import InstallError, below
 from ipamd.install.plugin import SOCKET, InstalledPlugin, Packaging, install_plugin
 from ipamd.install.running import booted, tell

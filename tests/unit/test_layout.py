@@ -28,7 +28,7 @@ ALLOWED = {
         "ipamd.cloud",
         "ipamd.doctor",
         "ipamd.host",
-        "ipamd.hosting",
+        "ipamd.install.hosting",
         "ipamd.install",
         "ipamd.neighbours.kubelet",
         "ipamd.settings",
