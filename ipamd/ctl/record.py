@@ -1,4 +1,4 @@
-"""`ipamctl events --record`: the coming and going of this node's pods as a trace (ipamd.workload.trace), taken from events."""
+"""`ipamctl events --record`: the coming and going of this node's pods as a trace (ipamd.workload), from events."""
 
 from __future__ import annotations
 

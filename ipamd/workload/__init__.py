@@ -1,1 +1,1 @@
-"""What pods ask of a node over time: recorded on a real one by `ipamctl`, played again by the simulation of targets."""
+"""What pods ask of a node over time: `ipamctl` records it on a node, the simulation of targets plays it again."""
