@@ -1,6 +1,7 @@
 # make setup   install what is missing: system packages (Debian), .venv, Python packages; quick when all is there
 # make demo    the main job on a VPC in a box: two nodes, real daemons, containerd, pods that ping each other
 # make test    every test (needs root)
+# make test-quick  the tests of pure code: no root, no network, under 20 s on a quiet machine
 # make demo-kubernetes  a whole Kubernetes on the VPC in a box, whose pods have their addresses from ipamd (needs Go)
 # make test-kubernetes  Kubernetes' own network tests and our scenarios on such clusters (needs Go; skipped without)
 # make bench   the benchmarks
@@ -8,7 +9,7 @@
 # make shim    the CNI plugin as one static executable, build/ipamd-cni (gcc and libpython3.11-dev)
 # make image   the container image of deploy/image/ (podman); make image-check tries it on the VPC in a box
 # make proto   regenerate the stubs after a change in proto/
-.PHONY: setup demo test demo-kubernetes test-kubernetes bench check shim image image-check proto
+.PHONY: setup demo test test-quick demo-kubernetes test-kubernetes bench check shim image image-check proto
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -27,6 +28,12 @@ demo: setup
 
 test: setup
 	$(PYTHON) -m pytest $(ARGS)
+
+# Decisions, codecs, layout and pages: what needs neither a kernel nor a socket.
+QUICK := $(wildcard $(foreach part,api_cni cloud_budget cloud_errors conditions events_page \
+    host_* layout metrics pages plan pool* reference settings shim_* vpc,tests/unit/test_$(part).py))
+test-quick: setup
+	$(PYTHON) -m pytest -q $(QUICK)
 
 # ARGS=--keep leaves all up, and prints commands to play with.
 demo-kubernetes: ARGS =

@@ -204,9 +204,7 @@ async def test_a_hung_daemon_is_replaced_and_a_reload_changes_targets(booted: Ma
     assert booted.path("/var/lib/ipamd/ledger.db").exists() and not booted.path("/run/ipamd/ledger.db").exists()
 
 
-async def test_restarts_under_load_fail_no_add_and_a_stop_touches_nothing(
-    booted: Machine, control: ControlClient
-) -> None:
+async def test_restarts_under_load_fail_no_add_and_stop_keeps_pods(booted: Machine, control: ControlClient) -> None:
     await started(booted)
     for round in range(2):
         adding = [asyncio.ensure_future(booted.add(f"r{round}-{number}")) for number in range(5)]

@@ -103,7 +103,7 @@ async def test_a_creation_with_an_odd_reply_is_settled(tmp_path: Path, prefix: s
         quiet(daemon)
 
 
-async def test_credentials_that_fail_while_it_runs_are_no_unknown_outcome(tmp_path: Path, prefix: str) -> None:
+async def test_runtime_credential_failure_is_no_unknown_outcome(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix, POOL_WARM_IPS=1) as (daemon, vpc):
         await daemon.ready()
         instance = daemon.node.instance_id

@@ -118,7 +118,7 @@ NFT = CHAIN + "nft add rule ip other c "
         ),
     ],
 )
-def test_what_is_in_the_way_is_named_with_the_setting_that_moves_ours(
+def test_clash_names_the_object_and_the_setting_that_moves_ours(
     host: Host, commands: str, setting: str, words: list[str]
 ) -> None:
     assert host.clashes() == []

@@ -91,7 +91,7 @@ async def test_a_node_that_is_well(tmp_path: Path, prefix: str) -> None:
         assert await data(daemon, "pods") == []
 
 
-async def test_a_node_that_is_short_of_addresses_and_one_that_is_drained(tmp_path: Path, prefix: str) -> None:
+async def test_node_short_of_addresses_and_drained_node(tmp_path: Path, prefix: str) -> None:
     async with node(tmp_path, prefix, POOL_MAX_PODS=3) as daemon:
         for n in range(3):
             await add(daemon, f"web-{n}")

@@ -22,7 +22,7 @@ def powerless(program: str) -> object:
     return json.loads(run.stdout)
 
 
-def test_a_process_that_may_not_be_looked_into_is_known_by_its_first_socket() -> None:
+def test_unreadable_process_is_known_by_its_first_socket() -> None:
     """A process with more capabilities than the one that asks: its first netlink socket has its pid for a port."""
     program = "import socket, sys; s = [socket.socket(socket.AF_NETLINK, socket.SOCK_RAW) for _ in range(2)]\n"
     program += "for each in s: each.bind((0, 0)); print(each.getsockname()[0], flush=True)\nsys.stdin.read()"

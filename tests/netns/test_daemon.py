@@ -200,7 +200,7 @@ async def test_what_pods_hold_outlives_the_daemon_and_its_ledger(tmp_path: Path,
         assert released.released and text(released.address) == held["a"]
 
 
-async def test_killed_between_creating_and_attaching_an_eni_nothing_is_leaked(tmp_path: Path, prefix: str) -> None:
+async def test_kill_between_create_and_attach_leaks_no_eni(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix, POOL_WARM_IPS=12) as (daemon, vpc):
         await control(vpc, "faults", {"action": "AttachNetworkInterface", "delay_s": 60})
         await daemon.start()
@@ -266,7 +266,7 @@ async def test_what_ec2_denies_is_refused_at_once_with_the_remedy(tmp_path: Path
         assert {event["level"] for event in daemon.events("ec2.failed")} == {"error"}
 
 
-async def test_a_full_subnet_is_used_to_its_last_address_and_then_named(tmp_path: Path, prefix: str) -> None:
+async def test_full_subnet_is_used_to_its_last_address_and_then_named(tmp_path: Path, prefix: str) -> None:
     # A /28 has 16 addresses; EC2 keeps 5 and the instance has 1, so that 10 are left, and a new ENI takes 1 itself.
     async with box(tmp_path, prefix, "10.0.0.0/28", POOL_WARM_IPS=0) as (daemon, _):
         await daemon.ready()
@@ -420,7 +420,7 @@ async def test_a_second_daemon_does_no_harm_and_says_what_is_wrong(tmp_path: Pat
     ],
     ids=["value", "key", "socket", "long-socket", "ledger-above", "ledger"],
 )
-async def test_settings_that_can_not_be_served_end_the_daemon_with_a_clear_line(
+async def test_unservable_settings_end_the_daemon_with_a_clear_line(
     tmp_path: Path, prefix: str, settings: dict[str, str], words: str
 ) -> None:
     async with box(tmp_path, prefix) as (daemon, vpc):
@@ -469,9 +469,7 @@ async def test_a_cloud_that_is_away_is_waited_for(tmp_path: Path, prefix: str) -
         assert await daemon.address("a")
 
 
-async def test_throttled_calls_wait_for_their_turn_which_is_shown_and_unsent_ones_end_with_the_daemon(
-    tmp_path: Path, prefix: str
-) -> None:
+async def test_throttled_calls_queue_and_unsent_ones_end_at_stop(tmp_path: Path, prefix: str) -> None:
     action = "AssignPrivateIpAddresses"
 
     async def budget() -> pb.Bucket:

@@ -92,7 +92,7 @@ def networkd(prefix: str, tmp_path: Path) -> Iterator[Networkd]:
     subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
-def test_without_the_drop_ins_it_removes_our_rule_and_takes_the_pods_link(networkd: Networkd) -> None:
+def test_networkd_without_drop_ins_takes_our_rule_and_pod_link(networkd: Networkd) -> None:
     with networkd.running():
         networkd.until("Removing foreign routing policy rule (configured,marked): priority: 500")
         networkd.until("ipm1: found matching network '/etc/systemd/network/20-ethernet.network'")
@@ -124,7 +124,7 @@ def test_systemd_reads_the_drop_in(tmp_path: Path) -> None:
     assert done.stdout.index("ManageForeignRoutes=yes") < done.stdout.index("ManageForeignRoutes=no")
 
 
-async def test_what_it_removes_from_a_running_node_comes_back_and_it_is_named(tmp_path: Path, prefix: str) -> None:
+async def test_networkd_is_named_and_its_removals_are_repaired(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix, POOL_MINIMUM_IPS=12) as (daemon, _vpc):
         await daemon.ready()
         await daemon.settled(12)

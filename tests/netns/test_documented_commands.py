@@ -113,7 +113,7 @@ async def shell(line: str, folder: Path, bin_dir: Path) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-def test_commands_are_found_and_those_that_are_not_run_have_a_reason() -> None:
+def test_commands_are_found_and_skipped_ones_have_a_reason() -> None:
     found = list(commands())
     assert len(found) > 30
     for page, command in found:

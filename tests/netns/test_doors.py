@@ -127,7 +127,7 @@ time.sleep(600)
             assert await line(asking) == "200"
 
 
-async def test_odd_requests_to_the_metrics_port_leave_no_word_in_the_log(tmp_path: Path, prefix: str) -> None:
+async def test_odd_requests_to_metrics_port_leave_no_word_in_log(tmp_path: Path, prefix: str) -> None:
     program = """
 import socket
 print("at work", flush=True)

@@ -99,7 +99,7 @@ async def test_an_address_is_reachable_exactly_while_it_is_assigned(fabric: Fabr
     assert await pings(one, "10.0.0.5")
 
 
-async def test_an_address_that_moves_is_followed_whatever_the_order_of_the_calls(fabric: Fabric) -> None:
+async def test_moved_address_is_followed_in_any_order_of_calls(fabric: Fabric) -> None:
     one, two, three = await node(fabric, "n1", 4), await node(fabric, "n2", 5), await node(fabric, "n3", 6)
     for namespace in (two, three):
         await netns.ip_batch(namespace, ["addr add 10.0.0.77/32 dev lo"])
@@ -127,7 +127,7 @@ async def test_a_wrong_source_is_dropped(fabric: Fabric) -> None:
     assert await pings(one, "10.0.0.6")
 
 
-async def test_an_eni_does_not_accept_the_addresses_of_its_neighbour_on_the_same_node(fabric: Fabric) -> None:
+async def test_eni_rejects_addresses_of_its_neighbour_on_the_same_node(fabric: Fabric) -> None:
     one = await node(fabric, "n1", 4)
     await node(fabric, "n2", 5)
     await fabric.plug("i-n1", "eni-b", "06:00:00:00:01:01", 1)
@@ -166,9 +166,7 @@ async def test_an_eni_can_be_plugged_again_elsewhere(fabric: Fabric) -> None:
 
 
 @pytest.mark.parametrize("destination", [INSIDE, OUTSIDE, EC2_ADDRESS])
-async def test_outside_the_vpc_answers_only_the_primary_address_of_the_primary_eni(
-    fabric: Fabric, destination: str
-) -> None:
+async def test_outside_vpc_answers_only_primary_address_of_primary_eni(fabric: Fabric, destination: str) -> None:
     one = await node(fabric, "n1", 4)
     await fabric.deliver("eni-n1", ("10.0.0.4", "10.0.0.7"))
     await netns.ip_batch(one, ["addr add 10.0.0.7/32 dev lo"])
@@ -198,7 +196,7 @@ async def test_the_peered_network_reaches_and_answers_every_address(fabric: Fabr
     assert set((await fabric.dropped()).values()) == {0}
 
 
-async def test_a_packet_too_large_for_the_path_is_answered_by_the_router(fabric: Fabric) -> None:
+async def test_packet_too_large_for_path_is_answered_by_router(fabric: Fabric) -> None:
     one = await node(fabric, "n1", 4)
     await node(fabric, "n2", 5)
     await fabric.limit_mtu("10.0.0.5", 1400)

@@ -56,7 +56,7 @@ def foreign_sources(stage: Stage, attacker: str) -> list[str]:
 
 @pytest.mark.parametrize("victim", ["n1.1b", "n1.2", "n1", "n2.1", "n2"])
 @pytest.mark.parametrize("attacker", ["n1.0", "n1.1"])
-def test_a_pods_packets_with_other_sources_are_dropped_at_its_veth(stage: Stage, attacker: str, victim: str) -> None:
+def test_pods_packets_with_other_sources_are_dropped_at_its_veth(stage: Stage, attacker: str, victim: str) -> None:
     assert spoof(stage, attacker, victim, foreign_sources(stage, attacker)) == []
 
 
@@ -97,7 +97,7 @@ def test_metadata_is_refused_at_once_where_it_is_blocked(stage: Stage, pod: str,
     assert udp(stage.place(pod), stage.place("n2.1")).address == stage.place(pod).address
 
 
-def test_the_block_spares_who_hands_out_other_credentials_at_that_address(stage: Stage) -> None:
+def test_imds_block_spares_other_servers_at_that_address(stage: Stage) -> None:
     """Such as kiam and kube2iam did: by DNAT to an agent on the node."""
     stage.n1.apply(BLOCKED)
     agent = stage.n1.place

@@ -179,7 +179,7 @@ def forged(stage: DualStage, sources: list[str]) -> list[str]:
         return arrived
 
 
-def test_a_pods_packets_with_other_sources_are_dropped_at_its_veth(stage: DualStage) -> None:
+def test_pods_packets_with_other_sources_are_dropped_at_its_veth(stage: DualStage) -> None:
     others = [stage.place(name).address for name in ("n1.0", "n1.1b", "n1", "n1:eth1", "n2.1", "n2")]
     assert forged(stage, [*others, "2001:db8::1"]) == []
     stage.n1.run("nft", "flush chain inet ipamd guard")

@@ -82,7 +82,7 @@ def test_ports_are_random_and_not_the_clients(stage: Stage, flow: Flow) -> None:
 )
 @pytest.mark.parametrize("pod", PODS)
 @pytest.mark.parametrize("flow", PROTOCOLS, ids=name_of)
-def test_without_snat_a_pod_leaves_by_its_own_eni_with_its_own_address(
+def test_pod_without_snat_leaves_by_its_own_eni_and_address(
     stage: Stage, flow: Flow, pod: str, settings: HostSettings
 ) -> None:
     stage.n1.apply(settings)

@@ -95,7 +95,7 @@ def test_other_bits_of_the_marks_are_left_alone(stage: Topology) -> None:
     assert ours > 0
 
 
-def test_what_others_put_in_our_bits_of_a_connection_does_not_lead_a_pod_astray(stage: Topology) -> None:
+def test_foreign_values_in_our_connmark_bits_misroute_no_pod(stage: Topology) -> None:
     """Such as CONNMARK --save-mark does, which knows of no mask. Nobody answers a connection that a pod opened."""
     stage.nft(
         stage.node,
@@ -110,7 +110,7 @@ def test_what_others_put_in_our_bits_of_a_connection_does_not_lead_a_pod_astray(
     pod_to_vpc(stage)
 
 
-def test_what_the_host_itself_marks_for_the_primary_eni_keeps_its_port(stage: Topology) -> None:
+def test_host_marked_connection_keeps_its_port_on_primary_eni(stage: Topology) -> None:
     stage.apply()
     listener, port = stage.listen("router", OUTSIDE)
 

@@ -308,9 +308,7 @@ async def test_without_room_new_grants_are_refused_and_releases_served(tmp_path:
             await daemon.kill()
 
 
-async def test_a_daemon_that_finds_no_room_at_its_start_says_so_and_spoils_nothing(
-    tmp_path: Path, prefix: str
-) -> None:
+async def test_start_without_disk_room_says_so_and_spoils_nothing(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix) as (daemon, _), small_disk(daemon.node.dir) as disk:
         ledger = disk / "ledger.db"
         daemon.settings["IPAMD_LEDGER_PATH"] = str(ledger)
@@ -367,7 +365,7 @@ async def test_with_any_little_room_a_commit_is_whole_or_refused(tmp_path: Path)
     assert set(outcomes) == {1, 40}, "both were reached"
 
 
-async def test_with_any_little_room_an_older_ledger_is_taken_along_or_left(tmp_path: Path) -> None:
+async def test_older_ledger_is_migrated_or_left_whole_with_little_room(tmp_path: Path) -> None:
     outcomes = []
     async with small_disk(tmp_path) as disk:
         path = disk / "ledger.db"

@@ -39,7 +39,7 @@ def judged(promtool: Path, *words: str, stdin: str | None = None) -> str:
     return done.stdout + done.stderr
 
 
-def test_promtool_accepts_the_rules_and_each_alert_fires_when_it_should(promtool: Path) -> None:
+def test_promtool_accepts_rules_and_each_alert_fires(promtool: Path) -> None:
     assert f"{len(RULES)} rules found" in judged(promtool, "check", "rules", "rules.yml")
     assert "SUCCESS" in judged(promtool, "test", "rules", "rules_test.yml")
     tested = yaml.safe_load((MONITORING / "rules_test.yml").read_text())["tests"]

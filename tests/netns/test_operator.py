@@ -43,7 +43,7 @@ async def links(daemon: Daemon) -> str:
     return await netns.command("ip", "-n", daemon.node.netns, "-o", "link")
 
 
-async def test_events_are_told_from_the_kept_ones_on_and_end_with_the_daemon(tmp_path: Path, prefix: str) -> None:
+async def test_events_start_with_the_kept_ones_and_end_with_the_daemon(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix, POOL_COOLDOWN=1, LOG_LEVEL="error") as (daemon, _):
         await daemon.start()
 
@@ -82,9 +82,7 @@ async def test_events_are_told_from_the_kept_ones_on_and_end_with_the_daemon(tmp
         assert "daemon.stopping" in [event.name for event in seen]
 
 
-async def test_a_pod_is_explained_while_it_waits_when_it_was_refused_and_when_it_has_an_address(
-    tmp_path: Path, prefix: str
-) -> None:
+async def test_pod_is_explained_while_waiting_refused_and_attached(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix, POOL_WARM_IPS=0, POOL_COALESCE=0) as (daemon, vpc):
         await daemon.ready()
         await control(vpc, "faults", {"action": "AssignPrivateIpAddresses", "delay_s": 2, "times": 1})
@@ -217,9 +215,7 @@ async def test_collecting_looks_first_and_spares_what_is_young(tmp_path: Path, p
         assert not reply.released and await daemon.held()
 
 
-async def test_a_drained_node_gives_all_back_keeps_its_pods_and_remembers_it_over_a_restart(
-    tmp_path: Path, prefix: str
-) -> None:
+async def test_drained_node_keeps_pods_and_stays_drained_after_restart(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix, POOL_COOLDOWN=1) as (daemon, _):
         await daemon.ready()
         await daemon.settled(free=5)
@@ -243,7 +239,7 @@ async def test_a_drained_node_gives_all_back_keeps_its_pods_and_remembers_it_ove
         assert await daemon.address("new")
 
 
-async def test_a_group_may_look_by_a_socket_of_its_own_and_change_nothing(tmp_path: Path, prefix: str) -> None:
+async def test_group_may_look_by_socket_of_its_own_and_change_nothing(tmp_path: Path, prefix: str) -> None:
     path = tmp_path / "read.sock"
     async with box(tmp_path, prefix, API_READ_GROUP=GROUP, API_READ_SOCKET=path) as (daemon, _):
         await daemon.ready()

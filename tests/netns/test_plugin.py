@@ -701,7 +701,7 @@ async def test_nothing_passes_a_pair_that_is_out_of_service(node: Node, daemon: 
         await netns.delete(heir)
 
 
-async def test_the_same_container_is_attached_anew_before_the_old_pair_is_deleted(node: Node, daemon: Daemon) -> None:
+async def test_container_is_attached_anew_before_old_pair_is_deleted(node: Node, daemon: Daemon) -> None:
     """As `podman network reload` does it."""
     await node.cni("ADD")
     for _ in range(3):

@@ -423,7 +423,7 @@ async def test_a_throttled_action_does_not_stop_another(tmp_path: Path, prefix: 
         assert await granted(daemon, 3, "after", deadline=10) == []
 
 
-async def test_what_may_not_be_created_does_not_stop_what_may_be_assigned(tmp_path: Path, prefix: str) -> None:
+async def test_denied_creation_does_not_stop_permitted_assignment(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix, POOL_WARM_IPS=0) as (daemon, vpc):
         await daemon.ready()
         await control(vpc, "faults", {"action": "CreateNetworkInterface", "error": "UnauthorizedOperation"})

@@ -220,9 +220,7 @@ def test_who_still_runs_is_named(stage: Topology) -> None:
     kept(stage, steps)
 
 
-def test_a_program_that_insists_is_answered_ever_more_slowly_and_named_aloud(
-    stage: Topology, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_insistent_program_is_answered_ever_later_and_named(stage: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disputes, "FIRST_DELAY", 3.0)
 
     async def steps(keeper: Keeper) -> None:
@@ -294,7 +292,7 @@ def test_pods_come_and_go_without_a_look_at_the_kernel(stage: Topology) -> None:
     kept(stage, steps)
 
 
-def test_an_eni_that_vanishes_is_told_and_taken_down_and_built_again_when_it_returns(stage: Topology) -> None:
+def test_vanished_eni_is_reported_and_rebuilt_when_it_returns(stage: Topology) -> None:
     async def steps(keeper: Keeper) -> None:
         stage.ip(stage.node, "link delete eth1")
         await keeper.until(lambda: keeper.gone == ["eni-1"], "the device went")
@@ -318,7 +316,7 @@ def test_lost_events_are_made_up_for(stage: Topology) -> None:
     kept(stage, steps)
 
 
-def test_what_can_not_be_repaired_keeps_nothing_else_and_is_told_once(
+def test_unrepairable_object_blocks_nothing_and_is_reported_once(
     stage: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_rule = Kernel.add_rule
@@ -357,7 +355,7 @@ def test_what_can_not_be_repaired_keeps_nothing_else_and_is_told_once(
 @pytest.mark.parametrize(
     ("table", "broken"), [(1500, True), (1501, False)], ids=["the rule of all pods", "the rule of one ENI"]
 )
-def test_a_node_is_broken_when_every_pod_lacks_something_for_long(
+def test_node_is_broken_when_every_pod_lacks_something_for_long(
     stage: Topology, monkeypatch: pytest.MonkeyPatch, table: int, broken: bool
 ) -> None:
     monkeypatch.setattr(reconciler, "BROKEN_AFTER", 1000.0)
@@ -443,7 +441,7 @@ def test_an_error_does_not_slow_down_what_is_disputed(stage: Topology, monkeypat
     kept(stage, steps)
 
 
-def test_a_pod_that_goes_meanwhile_does_not_make_a_repair_forgotten(
+def test_pod_that_goes_meanwhile_does_not_make_repair_forgotten(
     stage: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It had to wait, and its time passes while something is looked into that turns out to be nothing."""
@@ -516,7 +514,7 @@ def test_a_dump_that_was_interrupted_is_repeated(stage: Topology, monkeypatch: p
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_whatever_is_done_while_pods_come_and_go_all_is_right_in_the_end(
+def test_network_converges_after_disturbances_amid_pod_churn(
     stage: Topology, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     monkeypatch.setattr(disputes, "FREE_REPAIRS", 1000)

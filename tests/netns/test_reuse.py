@@ -124,7 +124,7 @@ async def test_with_its_pod_goes_what_is_tracked_for_an_address(tmp_path: Path, 
         assert walks(daemon) == 1
 
 
-async def test_what_comes_back_during_the_cooldown_does_not_meet_the_next_pod(tmp_path: Path, prefix: str) -> None:
+async def test_late_packet_during_cooldown_does_not_reach_the_next_pod(tmp_path: Path, prefix: str) -> None:
     settings = {"POOL_COOLDOWN": 2, "POOL_REUSE_COOLING_AFTER": 2, **ONE_ADDRESS}
     async with node(tmp_path, prefix, **settings) as (daemon, runtime):
         one = await runtime.run_pod("one")
@@ -183,7 +183,7 @@ async def test_a_burst_of_releases_shares_walks(tmp_path: Path, prefix: str) -> 
         assert walks(daemon) - released <= took / PAUSE + 2
 
 
-async def test_what_came_up_while_the_daemon_was_away_goes_when_it_is_back(tmp_path: Path, prefix: str) -> None:
+async def test_leftovers_from_downtime_are_removed_at_restart(tmp_path: Path, prefix: str) -> None:
     async with node(tmp_path, prefix, POOL_COOLDOWN=1, **ONE_ADDRESS) as (daemon, runtime):
         one = await runtime.run_pod("one")
         await talk(daemon, one)

@@ -105,7 +105,7 @@ def test_addresses(stage: Topology, family: int) -> None:
     assert netns.run_in(stage.node, lambda: rtnetlink.addresses(family)) == expected
 
 
-def test_whatever_carries_our_protocol_and_is_not_wanted_can_be_removed(stage: Topology) -> None:
+def test_unwanted_objects_with_our_protocol_can_be_removed(stage: Topology) -> None:
     removed = [step for step in stage.apply(SIX) if step.startswith("removed")]
     assert len(removed) == 5
     assert stage.apply(SIX) == []

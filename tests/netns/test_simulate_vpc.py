@@ -77,7 +77,7 @@ async def test_the_ec2_endpoint_is_reachable_from_a_node(tmp_path: Path, prefix:
     assert answer.startswith("401 ") and "<Code>AuthFailure</Code>" in answer  # not signed, so refused
 
 
-async def test_the_configuration_of_a_node_is_one_that_the_daemon_takes(tmp_path: Path, prefix: str) -> None:
+async def test_generated_node_configuration_is_accepted_by_the_daemon(tmp_path: Path, prefix: str) -> None:
     odd = tmp_path / 'a "quoted" dïr'
     async with SimulatedVpc.build(dir=odd, nodes={"n1": "m5.large"}, prefix=prefix) as vpc:
         [node] = vpc.nodes
@@ -103,7 +103,7 @@ async def addresses_of(node: SimulatedNode) -> dict[str, str]:
     }
 
 
-async def test_what_the_cloud_does_with_an_eni_happens_to_a_link_of_the_node(tmp_path: Path, prefix: str) -> None:
+async def test_cloud_changes_to_an_eni_reach_the_nodes_link(tmp_path: Path, prefix: str) -> None:
     nodes = {"n1": "m5.large", "n2": "m5.large"}
     async with SimulatedVpc.build(dir=tmp_path, nodes=nodes, delays=QUICK, prefix=prefix) as vpc:
         one, two = vpc.nodes
@@ -255,7 +255,7 @@ def namespaces_of(ready: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_says_when_it_is_ready_and_takes_everything_along(
+def test_command_reports_readiness_and_removes_everything(
     tmp_path: Path, simulate: Callable[..., Simulation], number: signal.Signals
 ) -> None:
     simulation = simulate("--dir", str(tmp_path), "--node", "n1=m5.large", "--node", "n2=c5.large")

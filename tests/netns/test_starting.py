@@ -109,9 +109,7 @@ async def test_a_daemon_that_waits_for_ec2_is_seen_and_its_adds_wait(tmp_path: P
         )
 
 
-async def test_a_restart_without_ec2_shows_its_records_and_does_not_undo_the_node(
-    tmp_path: Path, prefix: str
-) -> None:
+async def test_restart_without_ec2_shows_records_and_keeps_the_node(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix) as (daemon, _):
         await daemon.ready()
         address = await daemon.address("a")
@@ -126,7 +124,7 @@ async def test_a_restart_without_ec2_shows_its_records_and_does_not_undo_the_nod
         assert await daemon.held() == {"a": address}
 
 
-async def test_a_del_in_the_spool_comes_before_the_next_add_of_its_name(tmp_path: Path, prefix: str) -> None:
+async def test_del_in_spool_comes_before_next_add_of_its_name(tmp_path: Path, prefix: str) -> None:
     """While the kernel tells of no changes, so that the ADD is there first."""
     async with box(tmp_path, prefix, POOL_COOLDOWN=60, POOL_REUSE_COOLING_AFTER=60) as (daemon, _):
         daemon.python = ("-c", WITHOUT_INOTIFY)
@@ -177,7 +175,7 @@ async def test_without_inotify_it_serves_and_says_so_until_it_is_back(tmp_path: 
         await condition(daemon, "spool.polled", there=False)
 
 
-async def test_a_first_address_that_ec2_refuses_is_what_the_start_waits_for(tmp_path: Path, prefix: str) -> None:
+async def test_start_waits_for_a_first_address_that_ec2_refuses(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix) as (daemon, vpc):
         for action in ("AssignPrivateIpAddresses", "CreateNetworkInterface"):
             await control(vpc, "faults", {"action": action, "error": "TagPolicyViolation"})
@@ -240,7 +238,7 @@ async def test_a_chain_that_can_not_work_does_not_end_the_daemon(tmp_path: Path,
         assert written["plugins"] == [{"type": "ipamd-cni"}]
 
 
-async def test_a_folder_for_the_conflist_that_can_not_be_written_is_tried_again(tmp_path: Path, prefix: str) -> None:
+async def test_unwritable_conflist_folder_is_tried_again(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix) as (daemon, _):
         folder = tmp_path / "net.d"
         folder.write_text("a file")
@@ -300,7 +298,7 @@ async def test_a_clash_ends_it_before_ec2_is_asked_with_clear_lines(tmp_path: Pa
         await daemon.kill()
 
 
-async def test_a_reading_group_that_does_not_exist_is_no_reason_to_stop(tmp_path: Path, prefix: str) -> None:
+async def test_reading_group_that_does_not_exist_is_no_reason_to_stop(tmp_path: Path, prefix: str) -> None:
     async with box(tmp_path, prefix, API_READ_GROUP="nobody-made-this") as (daemon, _):
         await daemon.ready()
         assert "nobody-made-this" in await condition(daemon, "api.readers_not_served")

@@ -194,7 +194,7 @@ async def test_what_somebody_else_assigned_stays_theirs(tmp_path: Path, prefix: 
         assert (await states(daemon))[theirs] == "foreign"
 
 
-async def test_what_somebody_took_away_is_forgotten_but_not_while_a_pod_has_it(tmp_path: Path, prefix: str) -> None:
+async def test_removed_address_is_forgotten_once_no_pod_holds_it(tmp_path: Path, prefix: str) -> None:
     async with node(tmp_path, prefix, POOL_WARM_IPS=1, POOL_MAX_ENIS=1) as (daemon, vpc):
         await daemon.ready()
         pods = await daemon.address("a")
@@ -399,7 +399,7 @@ async def test_what_a_gone_node_of_the_cluster_left_is_deleted(tmp_path: Path, p
 # Attachments
 
 
-async def test_an_attachment_is_collected_when_namespace_and_veth_are_gone(tmp_path: Path, prefix: str) -> None:
+async def test_attachment_is_collected_without_namespace_and_veth(tmp_path: Path, prefix: str) -> None:
     async with node(tmp_path, prefix) as (daemon, _), pods_on(daemon) as runtime:
         daemon.python = hasty(search=0.6)
         await daemon.ready()

@@ -257,7 +257,7 @@ async def with_foreign(double: Double) -> tuple[Element, Element, Element]:
 ID = "networkInterfaceId"
 
 
-async def test_a_strange_interface_of_somebody_else_is_left_out_and_shown(double: Double) -> None:
+async def test_malformed_foreign_interface_is_left_out_and_shown(double: Double) -> None:
     reply, _, foreign = await with_foreign(double)
     double.wire.body = ElementTree.tostring(reply)
     assert len(await double.ec2.describe_enis()) == 3

@@ -31,7 +31,7 @@ def call(**changes: object) -> ipam_pb2.CniCall:
     return ipam_pb2.CniCall(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def test_a_call_is_understood_whatever_the_order_of_its_arguments() -> None:
+def test_call_is_understood_in_any_order_of_arguments() -> None:
     understood = cni.understand(call(), None, "ADD")
     assert understood.key == AttachmentKey("ipamd", "c" * 64, "eth0")
     assert understood.owner == Owner("/run/netns/x", "web-0", "default", "u-1")
@@ -175,7 +175,7 @@ def test_a_refusal_begins_the_same_for_each_try() -> None:
     assert first["details"].startswith(f"reason={Reason.ENI_LIMIT} ")
 
 
-def test_a_configuration_that_was_seen_before_is_no_other_and_no_better() -> None:
+def test_cached_configuration_is_parsed_like_a_new_one() -> None:
     plain = cni.understand(call(), None, "DEL")
     other = json.dumps({"cniVersion": "1.1.0", "name": "other", "dns": {"search": ["a"]}}).encode()
     assert cni.understand(call(config=other), None, "ADD").dns == {"search": ["a"]}
@@ -188,7 +188,7 @@ def test_a_configuration_that_was_seen_before_is_no_other_and_no_better() -> Non
             cni.understand(call(ifname="a/b"), None, "DEL")
 
 
-def test_what_pods_add_to_their_configuration_is_not_kept_for_ever() -> None:
+def test_pod_specific_configuration_is_not_kept_for_ever() -> None:
     for number in range(1000):
         config = {"cniVersion": "1.0.0", "name": "ipamd", "runtimeConfig": {"pod": number}}
         cni.understand(call(config=json.dumps(config).encode()), None, "DEL")
@@ -241,7 +241,7 @@ def test_what_earlier_plugins_made_stays_in_the_result() -> None:
         ({"args": {"cni": {"ips": 7.5}}}, "7.5"),
     ],
 )
-def test_wishes_that_can_not_be_met_are_refused_but_never_keep_a_del(config: dict[str, object], word: str) -> None:
+def test_unmet_wishes_are_refused_but_never_block_a_del(config: dict[str, object], word: str) -> None:
     with pytest.raises(cni.InvalidCall) as caught:
         understood(config)
     assert caught.value.code == cni.INVALID_CONFIG and word in str(caught.value)

@@ -124,7 +124,7 @@ asyncio.run(main())
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to have less than root")
 @pytest.mark.parametrize("mode", [0o2750, 0o750], ids=["of the group", "of root"])
-def test_the_folder_gives_the_group_its_socket_where_the_daemon_may_not(tmp_path: Path, mode: int) -> None:
+def test_folder_gives_group_its_socket_where_daemon_may_not(tmp_path: Path, mode: int) -> None:
     group = grp.getgrnam("nogroup").gr_gid
     (tmp_path / "read").mkdir()
     os.chown(tmp_path / "read", 0, group)

@@ -176,7 +176,7 @@ def test_a_success_sent_before_a_decrease_does_not_undo_it(bucket: Bucket) -> No
     assert bucket.rate == 0.5
 
 
-def test_the_rate_stays_above_its_floor_and_saves_up_a_whole_token(bucket: Bucket) -> None:
+def test_rate_stays_above_its_floor_and_saves_a_whole_token(bucket: Bucket) -> None:
     now = 0.0
     for _ in range(20):
         bucket.ask(Priority.POD, now)
@@ -193,7 +193,7 @@ def test_a_rate_that_was_not_used_up_does_not_grow(bucket: Bucket) -> None:
     assert bucket.rate == SHARE.rate
 
 
-def test_a_rate_in_full_use_grows_by_the_increase_each_second_up_to_its_ceiling(bucket: Bucket) -> None:
+def test_fully_used_rate_grows_each_second_up_to_its_ceiling(bucket: Bucket) -> None:
     drained(bucket)
     ask(bucket, Priority.POD, 1000)
     now = 0.0
@@ -288,7 +288,7 @@ async def test_actions_do_not_wait_for_each_other() -> None:
     await asyncio.gather(waiting, return_exceptions=True)
 
 
-async def test_a_throttled_call_lowers_the_rate_and_passes_the_error_on() -> None:
+async def test_throttled_call_lowers_rate_and_passes_error_on() -> None:
     budget = RateBudget(share=lambda _: FAST)
     with pytest.raises(CloudError):
         async with budget.admit("AttachNetworkInterface", Priority.POD):
@@ -331,7 +331,7 @@ async def test_a_cancelled_wait_leaves_nothing_behind() -> None:
     assert not budget._alarms and not budget._answers
 
 
-async def test_a_call_cancelled_as_it_was_admitted_gives_its_token_to_the_next() -> None:
+async def test_call_cancelled_at_admission_passes_its_token_on() -> None:
     """The token comes in the same turn in which the caller is cancelled."""
     now = 0.0
     budget = RateBudget(clock=lambda: now, share=lambda _: SLOW)
@@ -348,7 +348,7 @@ async def test_a_call_cancelled_as_it_was_admitted_gives_its_token_to_the_next()
     await asyncio.gather(third, return_exceptions=True)
 
 
-async def test_a_closed_budget_sends_nothing_more_and_leaves_nothing_behind() -> None:
+async def test_closed_budget_sends_nothing_and_leaves_nothing_behind() -> None:
     budget = RateBudget(share=lambda _: SLOW)
     await call(budget, Priority.POD)
     waiting = [asyncio.create_task(call(budget, priority)) for priority in Priority for _ in range(2)]
@@ -363,7 +363,7 @@ async def test_a_closed_budget_sends_nothing_more_and_leaves_nothing_behind() ->
     assert not budget._alarms and not budget._answers
 
 
-async def test_a_call_under_way_ends_as_it_would_have_when_the_budget_is_closed() -> None:
+async def test_running_call_completes_when_the_budget_closes() -> None:
     budget = RateBudget(share=lambda _: SLOW)
     async with budget.admit("AttachNetworkInterface", Priority.POD):
         budget.close()

@@ -77,7 +77,7 @@ async def test_attached_and_left_over_enis_are_found_and_nobody_elses(world: Wor
     assert elsewhere is not None and not elsewhere.owned and not elsewhere.primary
 
 
-async def test_cards_and_prefixes_are_read_and_another_card_is_not_ours(world: World) -> None:
+async def test_cards_and_prefixes_are_read_and_other_cards_excluded(world: World) -> None:
     limits = {**LIMITS, "p5.48xlarge": Limits(2, 50)}
     world.cloud.limits = limits
     world.instance.limits, world.instance.cards = limits["p5.48xlarge"], 32
@@ -121,7 +121,7 @@ async def test_a_subnets_cidr_is_asked_once(world: World) -> None:
     assert world.actions() == [("DescribeSubnets", "ok")]
 
 
-async def test_subnets_say_what_they_have_left_and_unknown_ones_nothing(
+async def test_subnets_report_free_addresses_and_unknown_ones_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = world.cloud.add_subnet("10.0.9.0/24")
@@ -136,7 +136,7 @@ async def test_subnets_say_what_they_have_left_and_unknown_ones_nothing(
     assert world.actions() == [("DescribeSubnets", "ok")] * 2
 
 
-async def test_enis_are_abandoned_when_their_instance_of_this_cluster_is_gone(world: World) -> None:
+async def test_enis_are_abandoned_when_their_instance_is_gone(world: World) -> None:
     alive = await world.cloud.add_instance("n2", "m5.large", world.subnet.id)
     ended = await world.cloud.add_instance("n3", "m5.large", world.subnet.id)
     await world.cloud.terminate(ended.id)
@@ -159,7 +159,7 @@ async def test_enis_are_abandoned_when_their_instance_of_this_cluster_is_gone(wo
     assert world.actions() == [("DescribeNetworkInterfaces", "ok"), ("DescribeInstances", "ok")]
 
 
-async def test_all_pages_of_instances_are_read_before_one_counts_as_gone(
+async def test_all_instance_pages_are_read_before_one_counts_as_gone(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes = [await world.cloud.add_instance(f"n{n}", "m5.large", world.subnet.id) for n in range(2, 9)]
@@ -373,7 +373,7 @@ async def test_errors_are_classed_and_never_retried(world: World, code: str, mut
     ],
     ids=["silence", "late", "hung up", "internal error"],
 )
-async def test_a_mutation_that_took_effect_without_an_answer_is_in_doubt(world: World, fault: Fault) -> None:
+async def test_mutation_that_took_effect_without_answer_is_in_doubt(world: World, fault: Fault) -> None:
     eni = await world.create(0)
     world.faults.add(fault)
     async with world.adapter(timeout=1) as hasty:
@@ -472,7 +472,7 @@ async def test_the_wait_for_a_token_is_no_part_of_the_calls_time(world: World) -
         assert await waiting is None
 
 
-async def test_the_last_word_comes_after_the_token_and_its_no_sends_nothing(world: World) -> None:
+async def test_last_word_comes_after_token_and_its_no_sends_nothing(world: World) -> None:
     clock, heard = Hands(), asyncio.Event()
 
     async def refuse() -> None:
@@ -499,7 +499,7 @@ async def test_a_view_shares_all_but_its_priority(world: World) -> None:
     assert counted(world.ec2) == counted(view) == {("DescribeSubnets", "ok"): 1}
 
 
-async def test_a_call_that_waits_for_its_token_can_be_cancelled_and_was_not_sent(world: World) -> None:
+async def test_call_waiting_for_its_token_is_cancelled_unsent(world: World) -> None:
     budget = RateBudget(share=share(1, 0.01))
     async with world.adapter(budget) as ec2:
         await ec2.describe_eni(NOWHERE)
@@ -514,7 +514,7 @@ async def test_a_call_that_waits_for_its_token_can_be_cancelled_and_was_not_sent
     assert (bucket.waiting[Priority.POD], bucket.waits[Priority.POD].abandoned) == (0, 2)
 
 
-async def test_under_throttling_a_pods_call_overtakes_what_is_to_be_released(world: World) -> None:
+async def test_pod_call_overtakes_releases_under_throttling(world: World) -> None:
     """EC2 has few tokens, and the node thinks that it may take many: the queue forms once EC2 says no."""
     world.throttle.limit({BARE_READ: Rate(2, 0.1)})
     clock, sent = Hands(), list[str]()
@@ -548,7 +548,7 @@ async def test_under_throttling_a_pods_call_overtakes_what_is_to_be_released(wor
 # Credentials
 
 
-async def test_an_instance_without_a_role_is_told_so_and_recovers_when_it_gets_one(
+async def test_missing_role_is_reported_and_recovers_once_there_is_one(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.has_role = False
@@ -577,7 +577,7 @@ async def test_credentials_that_expire_are_renewed(world: World) -> None:
     ("status", "kind"),
     [("404", Kind.NOT_AUTHORIZED), ("503", Kind.TRANSIENT), ("429", Kind.TRANSIENT), ("timeout", Kind.TRANSIENT)],
 )
-async def test_credentials_that_cannot_be_renewed_leave_no_doubt_about_the_call(
+async def test_expired_credentials_leave_no_doubt_about_the_call(
     world: World, monkeypatch: pytest.MonkeyPatch, status: str, kind: Kind
 ) -> None:
     monkeypatch.setattr(imds_module, "ATTEMPTS", 1)

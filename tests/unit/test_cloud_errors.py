@@ -148,9 +148,7 @@ RESET = aiohttp.ClientOSError(104, "Connection reset by peer")
         (BotoCoreError(), Kind.INVALID, Kind.INVALID),
     ],
 )
-def test_failures_without_an_answer_are_classed_by_whether_they_can_have_taken_effect(
-    error: Exception, mutating: Kind, reading: Kind
-) -> None:
+def test_unanswered_failures_are_classed_by_possible_effect(error: Exception, mutating: Kind, reading: Kind) -> None:
     assert cloud_error(CREATE, error).failure.kind is mutating
     failure = cloud_error(DESCRIBE, error).failure
     assert failure.kind is reading

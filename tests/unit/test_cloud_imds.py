@@ -182,7 +182,7 @@ async def test_a_long_disorder_is_transient(imds: Imds, service: Service) -> Non
     assert service.requests["token"] == 5
 
 
-async def test_a_disabled_service_is_named_with_its_remedy_and_not_asked_again(imds: Imds, service: Service) -> None:
+async def test_disabled_imds_is_named_with_remedy_and_not_asked_again(imds: Imds, service: Service) -> None:
     service.upset["token"] = [403]
     error = await failure(imds)
     assert error.failure.kind is Kind.NOT_AUTHORIZED

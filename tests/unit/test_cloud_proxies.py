@@ -96,7 +96,7 @@ async def test_the_metadata_service_is_never_asked_through_a_proxy(world: World,
     assert caught.value.failure.kind is Kind.TRANSIENT
 
 
-async def test_a_network_in_no_proxy_holds_for_an_endpoint_that_is_an_address(
+async def test_network_in_no_proxy_holds_for_endpoint_that_is_address(
     world: World, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.0/8")

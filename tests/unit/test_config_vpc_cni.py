@@ -190,7 +190,7 @@ def test_an_address_with_a_length_is_its_network_as_in_go() -> None:
     assert found.settings.host.snat_exclude == ["10.0.0.0/8", "172.16.0.0/12"]
 
 
-def test_what_has_no_counterpart_is_named_if_it_asks_for_something() -> None:
+def test_unsupported_vpc_cni_setting_is_named_if_it_matters() -> None:
     found = settings(ENABLE_PREFIX_DELEGATION="true", ENABLE_POD_ENI="false", AWS_VPC_K8S_CNI_VETHPREFIX="eni")
     assert [each.variable for each in found.unsupported] == ["ENABLE_PREFIX_DELEGATION", "AWS_VPC_K8S_CNI_VETHPREFIX"]
     assert not settings(ENABLE_PREFIX_DELEGATION="false", PATH="/bin").unsupported

@@ -149,7 +149,7 @@ def test_what_comes_from_others_moves_no_cursor() -> None:
 
 
 @pytest.mark.parametrize(("name", "listing"), lists.LISTINGS.items())
-def test_each_list_has_its_keys_in_json_and_yaml_and_any_of_them_as_columns(
+def test_each_list_has_its_keys_as_json_yaml_and_columns(
     at: Path, daemon: Daemon, name: str, listing: lists.Listing
 ) -> None:
     daemon.waiting = [pb.Waiting(container_id="c" * 64, ifname="eth0", since=SINCE, deadline=UNTIL, request_id="r-1")]
@@ -255,7 +255,7 @@ def unprivileged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it away")
-def test_who_may_not_open_the_main_socket_looks_through_the_other(unprivileged: Path) -> None:
+def test_reader_without_the_main_socket_uses_the_reading_socket(unprivileged: Path) -> None:
     main, read = unprivileged / "ipamd.sock", unprivileged / "read" / "ipamd.sock"
     read.parent.mkdir(mode=0o755)
     with serving(main) as changing:

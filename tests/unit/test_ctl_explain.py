@@ -31,7 +31,7 @@ def test_an_explanation_is_paragraphs_within_the_width() -> None:
     assert explain.paragraphs(pb.Explanation(headline="All is well."), 60) == ["All is well."]
 
 
-def test_explain_pod_asks_for_the_pod_and_tells_a_script_that_it_waits(at: Path, daemon: Daemon) -> None:
+def test_explain_pod_asks_for_pod_and_tells_script_that_it_waits(at: Path, daemon: Daemon) -> None:
     daemon.explanation = WAITS
     done = ipamctl("explain", "pod", "shop/web-0", "--socket", at)
     assert (done.returncode, done.stderr) == (3, "")

@@ -44,7 +44,7 @@ def test_what_is_there_comes_first_and_then_what_happens() -> None:
     assert (recorder.adds, recorder.dels) == (2, 2)
 
 
-def test_what_was_refused_asked_and_gave_up_and_no_line_goes_back_in_time() -> None:
+def test_trace_records_refusals_retries_and_timeouts_in_order() -> None:
     recorder = Recorder(BEGAN)
     refused = event(30, "attachment.refused", network="ipamd", container="c" * 12, ifname="eth0", waited_ms=30_000)
     assert lines(recorder.happened(granted(20, "b" * 64)), recorder.happened(refused)) == [
@@ -54,7 +54,7 @@ def test_what_was_refused_asked_and_gave_up_and_no_line_goes_back_in_time() -> N
     ]
 
 
-def test_what_was_before_is_left_out_and_what_was_missed_is_made_good() -> None:
+def test_trace_leaves_out_the_past_and_fills_gaps() -> None:
     recorder, other = Recorder(BEGAN + 10), attachment(2)
     other.container_id = "b" * 64
     assert recorder.happened(granted(5, "b" * 64)) == []

@@ -83,7 +83,7 @@ def test_the_gauge_is_never_longer_than_the_screen() -> None:
     assert len(gauge) == 61 and gauge.endswith("]")
 
 
-def test_without_a_daemon_the_screen_says_so_and_keeps_what_it_had() -> None:
+def test_top_without_a_daemon_says_so_and_keeps_the_last_screen() -> None:
     lines = texts(known(problem="no daemon at /s: nobody answers."), 90, 24)
     assert "no daemon, trying" in lines[0] and any(line.startswith("eni-") for line in lines)
     empty = screen.Known(SINCE.seconds, problem="no daemon at /s: there is no such socket.")

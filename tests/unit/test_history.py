@@ -21,7 +21,7 @@ async def _names(history: History, names: list[Event], level: str = "info") -> N
         names.append(event)
 
 
-async def test_two_followers_each_see_everything_from_then_on_until_the_end() -> None:
+async def test_two_followers_each_see_every_event_until_the_end() -> None:
     history = History()
     history.add("info", "before", {})
     first: list[Event] = []
@@ -39,7 +39,7 @@ async def test_two_followers_each_see_everything_from_then_on_until_the_end() ->
     assert not history._followers
 
 
-async def test_who_reads_too_slowly_sees_by_the_numbers_that_something_is_missing() -> None:
+async def test_slow_reader_sees_by_the_numbers_that_events_are_missing() -> None:
     history = History(kept=2)
     follower = history.follow(history.newest)
     pending = asyncio.ensure_future(anext(follower))

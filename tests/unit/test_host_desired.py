@@ -77,7 +77,7 @@ def test_a_primary_eni_alone_needs_no_table_of_its_own() -> None:
     assert not wanted.routes
 
 
-def test_a_device_that_is_not_there_is_passed_over_but_for_the_primarys() -> None:
+def test_missing_device_is_skipped_unless_it_is_the_primary() -> None:
     wanted = wish(links=Links(*ENI_LINKS[:2]))
     assert wanted.enis == (PRIMARY, FIRST)
     assert wanted.rules == wish(node=replace(NODE, enis=(PRIMARY, FIRST))).rules
@@ -142,14 +142,14 @@ def test_other_numbers() -> None:
     assert Rule(703, 3003, 0x300, 0x1F00) in wish(settings).rules
 
 
-def test_an_index_that_the_mark_has_no_room_for_is_refused_rather_than_cut() -> None:
+def test_eni_index_too_large_for_the_mark_is_refused() -> None:
     settings = HostSettings(mark_mask=0x3)
     assert mark(settings, 3) == 3
     with pytest.raises(HostError, match=r"host\.mark_mask 0x3 has room for device indexes up to 3"):
         mark(settings, 4)
 
 
-def test_cidrs_of_the_vpc_and_exclusions_are_one_set_without_overlap() -> None:
+def test_cidrs_of_vpc_and_exclusions_are_one_set_without_overlap() -> None:
     settings = HostSettings(snat_exclude=["10.0.0.0/8", "192.168.0.0/24", "192.168.1.0/24"])
     assert wish(settings).table.inside == ("10.0.0.0/8", "192.168.0.0/23")
 

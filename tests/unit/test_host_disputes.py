@@ -37,7 +37,7 @@ def test_nothing_else_has_to_wait() -> None:
     assert disputes.due("rule 1502 lookup 1502") <= now
 
 
-def test_a_dispute_is_over_when_nobody_touched_the_object_for_long_enough() -> None:
+def test_dispute_ends_after_a_long_time_without_changes() -> None:
     disputes, now = repaired(FREE_REPAIRS)
     assert disputes.calm_at() == now + CALM
     assert disputes.settled(now + CALM - 1) == []

@@ -81,9 +81,7 @@ async def test_an_nft_that_hangs_is_ended(fake_nft: Path, monkeypatch: pytest.Mo
             os.kill(int(pid_file.read_text()), 0)
 
 
-async def test_a_version_of_nft_that_spells_differently_is_not_written_twice(
-    fake_nft: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_differently_spelling_nft_is_not_written_twice(fake_nft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It lists the table in words of its own: what it shows for what was loaded counts as that."""
     log = fake_nft.parent / "loaded"
     _script(
@@ -103,7 +101,7 @@ esac""",
     assert not await nft.holds(TABLE)
 
 
-async def test_a_cancellation_is_not_lost_that_comes_when_nft_has_just_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cancellation_is_kept_when_nft_has_just_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the daemon would go on with its watch instead of ending."""
     ended = asyncio.get_running_loop().create_future()
     asked = asyncio.Event()

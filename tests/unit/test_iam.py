@@ -97,7 +97,7 @@ def test_the_command_explains_every_action_and_takes_no_nonsense(capsys: pytest.
 
 
 @pytest.mark.parametrize("scope", SCOPES.values(), ids=SCOPES)
-def test_every_action_takes_the_resources_and_conditions_that_bound_it(scope: Scope) -> None:
+def test_every_action_takes_its_bounding_conditions(scope: Scope) -> None:
     assert findings(document(scope)) == []
 
 

@@ -246,9 +246,7 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [None, b"an older one"])
-async def test_a_runtime_that_watches_reads_the_conflist_only_when_it_is_whole(
-    tmp_path: Path, before: bytes | None
-) -> None:
+async def test_watching_runtime_reads_only_a_complete_conflist(tmp_path: Path, before: bytes | None) -> None:
     """Events as containerd's watcher takes them: it ignores what is created or moved in."""
     if before is not None:
         (tmp_path / "10-ipamd.conflist").write_bytes(before)

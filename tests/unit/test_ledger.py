@@ -112,7 +112,7 @@ def test_an_address_passes_on_within_one_commit_in_order(path: Path) -> None:
     ledger.close()
 
 
-def test_an_address_never_has_two_holders_and_a_refused_commit_leaves_nothing(path: Path) -> None:
+def test_address_has_one_holder_and_refused_commit_leaves_none(path: Path) -> None:
     ledger = Ledger.open(path)
     ledger.commit([PutAttachment(attachment(1))])
     thief = Attachment(AttachmentKey("pods", "thief", "eth0"), attachment(1).address, "eni-1", 2.0)
@@ -319,7 +319,7 @@ def test_damage_inside_the_tables_is_found_at_open(path: Path) -> None:
     ledger.close()
 
 
-def test_a_newer_version_is_set_aside_whole_with_what_its_wal_holds(path: Path) -> None:
+def test_newer_ledger_is_set_aside_whole_with_its_wal(path: Path) -> None:
     ledger = Ledger.open(path)
     ledger.commit([PutAttachment(attachment(1))])
     ledger.close()
@@ -496,9 +496,7 @@ def test_records_of_an_earlier_boot_go_but_for_what_ec2_keeps(path: Path, monkey
     assert reopened(path).attachments == (attachment(3),)
 
 
-def test_commits_are_synced_where_a_power_failure_could_lose_them(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commits_are_synced_where_power_failure_could_lose_them(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def synchronous() -> int:
         ledger = Ledger.open(path)
         try:

@@ -71,7 +71,7 @@ class Stuck(io.StringIO):
         return super().write(text)
 
 
-def test_a_reader_who_does_not_read_holds_nobody_up_and_what_it_missed_is_counted(
+def test_stuck_log_reader_blocks_nobody_and_losses_are_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(logs, "LINES_WAITING", 5)
@@ -94,7 +94,7 @@ def test_a_reader_who_does_not_read_holds_nobody_up_and_what_it_missed_is_counte
     assert lines[-2]["lines"] == 20 - len(busy)
 
 
-def test_history_has_what_the_level_keeps_from_the_log_but_no_debugging(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_history_keeps_log_levels_without_debugging(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     writer = logs.set_up(LogSettings(format="json", level="error"), history := History())

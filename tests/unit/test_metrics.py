@@ -35,7 +35,7 @@ def pod(name: str) -> Owner:
     return Owner(pod_name=name, pod_namespace="shop", pod_uid=f"uid-{name}")
 
 
-def test_a_pod_that_comes_back_with_a_new_sandbox_has_waited_since_its_first_try() -> None:
+def test_pod_with_a_new_sandbox_has_waited_since_its_first_try() -> None:
     tries = FirstTries()
     tries.begun(key("sandbox-1"), pod("web"), 100.0)
     tries.begun(key("sandbox-2"), pod("web"), 130.0)
@@ -46,7 +46,7 @@ def test_a_pod_that_comes_back_with_a_new_sandbox_has_waited_since_its_first_try
     assert (tries.waits.count, tries.waits.total) == (2, 31.5)
 
 
-def test_containers_without_a_pod_and_further_interfaces_count_by_themselves() -> None:
+def test_extra_containers_and_interfaces_count_by_themselves() -> None:
     tries = FirstTries()
     tries.begun(key("a"), Owner(), 0.0)
     tries.begun(key("b"), Owner(), 5.0)

@@ -132,7 +132,7 @@ async def test_what_is_denied_is_named_with_what_is_missing(stage: Stage, action
     )  # fmt: skip
 
 
-async def test_without_an_interface_of_its_own_nothing_is_asked_about_one(stage: Stage) -> None:
+async def test_without_interface_of_its_own_nothing_is_asked_about_one(stage: Stage) -> None:
     stage.deny("*")
     await stage.servers.cloud.create_eni(stage.identity.subnet_id)  # somebody else's: rightly out of reach
     stage.servers.faults.clear()
@@ -173,7 +173,7 @@ async def test_credentials_that_are_no_good_are_not_a_denial(stage: Stage) -> No
     assert stage.permissions.denied == () and set(stage.permissions.unknown.values()) == {"AuthFailure"}
 
 
-async def test_an_endpoint_that_does_not_know_dry_runs_is_asked_nothing_but_the_first(
+async def test_permission_check_stops_when_endpoint_ignores_dry_run(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def heedless(found: actions.Action, cloud: Cloud, parameters: actions.Parameters) -> actions.Result:

@@ -213,7 +213,7 @@ def test_what_no_setting_mends_is_said() -> None:
     assert warnings({"one": full, "other": ran([0.0], 0, 0)}) == []
 
 
-def test_a_picture_that_cannot_be_written_is_named_below_the_table(policy: Run, tmp_path: Path) -> None:
+def test_picture_that_cannot_be_written_is_named_below_table(policy: Run, tmp_path: Path) -> None:
     (tmp_path / "x.png").mkdir()
     code, out, err = policy(*SHORT, "--plot", str(tmp_path / "x.png"))
     assert (code, err) == (1, f"ipamd simulate policy: --plot {tmp_path}/x.png: Is a directory\n")

@@ -45,7 +45,7 @@ def test_each_is_a_trace_that_could_have_been_recorded(name: str, seed: int, pod
     assert pods * 0.4 <= most_at_a_time(events) <= pods + surge
 
 
-def test_services_are_most_in_the_afternoon_and_all_are_replaced_every_four_hours() -> None:
+def test_service_profile_peaks_in_the_afternoon_and_redeploys() -> None:
     events = made("web", pods=100, hours=48.0)
 
     def there(at: float) -> int:

@@ -56,7 +56,7 @@ def test_a_node_with_two_warm_addresses() -> None:
     assert (waits.p50, waits.p95, waits.max) == (0, pytest.approx(ASSIGN), pytest.approx(ASSIGN))
 
 
-def test_pods_that_are_there_at_the_beginning_neither_wait_nor_cost_calls() -> None:
+def test_pods_present_at_the_start_neither_wait_nor_cost_calls() -> None:
     outcome = played([*adds(0.0, "a", "b"), *dels(0.0, "b"), *adds(0.0, "b"), *adds(5.0, "c")], 10.0, warm_ips=1)
     assert outcome.adds == 1
     assert outcome.samples[0] == Sample(0.0, used=2, free=1, cooling=0, held=3, enis=1)
@@ -78,7 +78,7 @@ def test_a_pod_that_needs_a_new_eni_waits_for_all_of_it() -> None:
     )
 
 
-def test_a_full_node_refuses_and_the_pod_comes_back_until_there_is_room() -> None:
+def test_refused_pod_comes_back_until_the_full_node_has_room() -> None:
     pods = [f"old-{number}" for number in range(27)]
     events = [*adds(0.0, *pods), *adds(100.0, "late"), *dels(112.0, "old-3"), *adds(125.0, "never", "gone")]
     more = {"reuse_cooling_after": 30.0, "allocate_wait": 25.0}

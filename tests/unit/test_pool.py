@@ -67,7 +67,7 @@ def test_requests_that_come_together_share_one_call() -> None:
     assert story.one(do.AssignAddresses).count == 3
 
 
-def test_a_burst_fills_the_eni_and_creates_what_is_missing_at_once() -> None:
+def test_burst_fills_the_eni_and_creates_missing_ones_at_once() -> None:
     story = Story(warm(0, coalesce=0.05))
     story.start()
     story.ask(*(f"p{n}" for n in range(25)))
@@ -78,7 +78,7 @@ def test_a_burst_fills_the_eni_and_creates_what_is_missing_at_once() -> None:
     assert sorted(indexes) == [0, 1, 2]
 
 
-def test_a_new_eni_is_created_attached_marked_and_configured_before_it_serves() -> None:
+def test_new_eni_is_created_attached_marked_then_configured() -> None:
     story = Story(warm(0))
     story.start(observed("eni-0", 0, *addresses(9)))
     story.ask(*(f"p{n}" for n in range(10)))
@@ -123,7 +123,7 @@ def test_a_release_ends_the_wait_of_its_attachment() -> None:
     assert story.one(do.Grant).request == "b"
 
 
-def test_a_node_does_not_offer_itself_while_its_first_addresses_are_on_their_way() -> None:
+def test_node_is_not_ready_while_its_first_addresses_are_pending() -> None:
     story = Story(warm(5))
     story.start()
     ask = story.one(do.AssignAddresses)

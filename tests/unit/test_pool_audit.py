@@ -64,7 +64,7 @@ def node(*enis: ObservedEni, limits: Limits | None = None, **targets: float) -> 
 PRIMARY = observed("eni-0", 0, *addresses(3))
 
 
-def test_an_audit_comes_every_hour_or_so_and_a_quiet_one_does_nothing() -> None:
+def test_audit_comes_every_hour_or_so_and_quiet_one_does_nothing() -> None:
     story = node(PRIMARY)
     times = []
     for _ in range(5):
@@ -98,7 +98,7 @@ def test_somebody_elses_address_is_shown_and_left_alone() -> None:
     assert story.pool.inventory.enis["eni-0"].room + story.one(do.AssignAddresses).count == 9 - 4
 
 
-def test_a_cooling_address_that_somebody_moved_to_another_eni_does_not_become_free() -> None:
+def test_cooling_address_moved_to_foreign_eni_does_not_come_free() -> None:
     second = observed("eni-1", 1, "10.0.0.30", owned=True)
     story = node(PRIMARY, second, cooldown=10_000.0)
     story.ask("a", "b", "c", "d")
@@ -119,7 +119,7 @@ def test_a_foreign_address_is_known_after_a_restart() -> None:
     assert story.states()["10.0.0.99"] == story.states()["10.0.0.98"] == "foreign"
 
 
-def test_an_assignment_whose_answer_was_lost_explains_new_addresses_after_a_restart() -> None:
+def test_lost_assignment_explains_addresses_after_a_restart() -> None:
     intent = Intent("t", ASSIGN, 990.0, eni_id="eni-0", count=2)
     story = Audited(warm(0, slack=20))
     own = (OwnAddresses("eni-0", addresses(1)),)
@@ -127,7 +127,7 @@ def test_an_assignment_whose_answer_was_lost_explains_new_addresses_after_a_rest
     assert set(story.states().values()) == {"free"}
 
 
-def test_an_address_that_was_taken_away_is_forgotten_after_two_readings() -> None:
+def test_removed_address_is_forgotten_after_two_readings() -> None:
     story = node(PRIMARY)
     story.ask("a")
     holder = story.one(do.Grant).attachment
@@ -143,14 +143,14 @@ def test_an_address_that_was_taken_away_is_forgotten_after_two_readings() -> Non
     assert story.states() == {"10.0.0.12": "free"}, "and nobody gets its address afterwards"
 
 
-def test_an_address_that_came_back_in_the_second_reading_was_never_gone() -> None:
+def test_address_that_came_back_in_second_reading_was_never_gone() -> None:
     story = node(PRIMARY)
     story.show(observed("eni-0", 0, "10.0.0.12"))
     story.show(PRIMARY)
     assert len(story.states()) == 3 and story.notes() == []
 
 
-def test_an_eni_attached_by_somebody_else_takes_a_slot_and_nothing_more() -> None:
+def test_foreign_eni_takes_a_slot_and_nothing_else() -> None:
     story = node(PRIMARY)
     foreign = observed("eni-x", 1, *addresses(2, 70))
     foreign = replace(foreign, primary=False)
@@ -188,7 +188,7 @@ def test_an_eni_that_is_gone_is_read_by_itself_and_forgotten() -> None:
 
 
 @pytest.mark.parametrize("age", [599.0, 601.0, None])
-def test_a_leaked_eni_is_deleted_when_it_is_old_enough_and_was_seen_twice(age: float | None) -> None:
+def test_leaked_eni_is_deleted_when_old_and_seen_twice(age: float | None) -> None:
     story = node(PRIMARY)
     story.pass_time(LONG)
     created_at = None if age is None else story.now - age
@@ -207,7 +207,7 @@ def test_a_leaked_eni_is_deleted_when_it_is_old_enough_and_was_seen_twice(age: f
     assert set(story.pool.inventory.enis) == {"eni-0"}
 
 
-def test_what_a_gone_instance_of_the_cluster_left_behind_is_deleted() -> None:
+def test_leftovers_of_a_terminated_instance_are_deleted() -> None:
     story = node(PRIMARY)
     left = replace(observed("eni-9", None), created_at=0.0, primary=False)
     for _ in range(2):
@@ -250,7 +250,7 @@ def test_an_attachment_limit_that_nobody_else_explains_is_learnt() -> None:
     assert PutLimit(LearntLimit(1, story.now)) in [write.record for write in story.take(do.Write)]
 
 
-def test_slots_that_somebody_elses_enis_hold_are_free_again_when_those_go() -> None:
+def test_slots_of_foreign_enis_are_free_again_when_they_go() -> None:
     story = limited_node()
     others = [replace(observed(f"eni-x{n}", n), primary=False) for n in (1, 2, 3)]
     story.show(observed("eni-0", 0, *addresses(2)), *others)

@@ -78,7 +78,7 @@ def test_what_was_detached_is_attached_again() -> None:
     assert story.pool.counts().assigned == 1 and story.pool.counts().free == 2
 
 
-def test_what_does_not_exist_any_more_is_forgotten_but_for_the_records_of_pods() -> None:
+def test_eni_gone_from_ec2_is_forgotten_except_for_pod_records() -> None:
     story = node()
     story.feed(GONE)
     read(story, None)
@@ -86,7 +86,7 @@ def test_what_does_not_exist_any_more_is_forgotten_but_for_the_records_of_pods()
     assert len(story.pool.inventory.attachments) == 1
 
 
-def test_nobody_gets_its_addresses_meanwhile_and_growth_does_not_count_on_it() -> None:
+def test_deviceless_eni_grants_nothing_and_growth_ignores_it() -> None:
     story = node()
     story.feed(GONE)
     story.ask("b")
@@ -160,7 +160,7 @@ def test_what_was_unassigned_when_it_vanished_stays_so() -> None:
     assert sorted(story.pool.inventory.enis["eni-1"].addresses) == left
 
 
-def test_a_removal_that_was_never_answered_is_read_again_when_it_is_back() -> None:
+def test_unanswered_removal_is_read_again_when_device_returns() -> None:
     story = shrinking()
     read(story, SECOND)
     unassign = story.one(do.UnassignAddresses)
@@ -174,7 +174,7 @@ def test_a_removal_that_was_never_answered_is_read_again_when_it_is_back() -> No
     assert sorted(story.pool.inventory.enis["eni-1"].addresses) == left
 
 
-def test_an_assignment_that_was_never_answered_is_read_when_it_is_back() -> None:
+def test_unanswered_assignment_is_read_when_the_device_returns() -> None:
     story = node()
     story.pool.inventory.enis["eni-0"].capacity = 0
     story.ask("b", "c", "d")
@@ -227,7 +227,7 @@ def test_while_ec2_does_not_answer_nobody_gets_its_addresses() -> None:
     assert story.one(do.Grant).request == "b"
 
 
-def test_an_interface_that_does_not_come_back_is_looked_for_at_ec2_again() -> None:
+def test_device_that_stays_away_is_read_from_ec2_again() -> None:
     story = node()
     story.feed(GONE)
     read(story, SECOND)  # older than its detachment
@@ -237,7 +237,7 @@ def test_an_interface_that_does_not_come_back_is_looked_for_at_ec2_again() -> No
     assert story.one(do.AttachEni)
 
 
-def test_one_that_is_on_its_way_out_or_unknown_is_nobodys_concern() -> None:
+def test_device_loss_of_a_leaving_or_unknown_eni_is_ignored() -> None:
     story = Story(warm(0, release_delay=0.0))
     story.start(observed("eni-0", 0), SECOND)
     story.pass_time(0)

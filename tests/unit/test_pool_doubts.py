@@ -27,7 +27,7 @@ def states(story: Story) -> dict[str, str]:
 # Effects before answers
 
 
-def test_an_address_that_shows_before_its_assignment_is_answered_is_ours() -> None:
+def test_address_seen_before_its_assignment_is_answered_is_ours() -> None:
     story = idle(observed("eni-0", 0, *addresses(2)))
     read = story.one(do.DescribeEni)
     story.ask("a", "b", "c")
@@ -54,7 +54,7 @@ def test_what_two_calls_brought_is_told_apart_when_both_are_over() -> None:
 
 
 @pytest.mark.parametrize("still_there", [True, False])
-def test_after_an_unanswered_removal_nobody_gets_the_address_before_another_look(still_there: bool) -> None:
+def test_unanswered_removal_blocks_the_address_until_a_reading(still_there: bool) -> None:
     story = idle(observed("eni-0", 0, *addresses(1)))
     story.feed(on.EniObserved(story.one(do.DescribeEni).op, observed("eni-0", 0, *addresses(1))))
     story.fail(story.one(do.UnassignAddresses), CloudErrorKind.UNKNOWN_OUTCOME, "UnassignPrivateIpAddresses")
@@ -68,7 +68,7 @@ def test_after_an_unanswered_removal_nobody_gets_the_address_before_another_look
     assert len(story.take(do.Grant)) == still_there
 
 
-def test_a_detached_eni_is_not_put_back_into_service_by_an_old_reading() -> None:
+def test_detached_eni_is_not_revived_by_an_old_reading() -> None:
     second = observed("eni-1", 1, *addresses(2, 30), owned=True)
     story = idle(observed("eni-0", 0), second)
     story.feed(on.EniObserved(story.one(do.DescribeEni).op, second))
@@ -94,7 +94,7 @@ def test_a_refused_detachment_leaves_the_eni_in_service() -> None:
     assert story.one(do.Grant).attachment.address == "10.0.0.30"
 
 
-def test_an_eni_that_can_not_be_attached_does_not_keep_another_from_being_created() -> None:
+def test_unattachable_eni_does_not_block_creation_of_another() -> None:
     story = Story(warm(0), Limits(3, 2))
     story.start(observed("eni-0", 0, "10.0.0.10"))
     story.ask("a", "b", wait=300.0)
@@ -124,7 +124,7 @@ def test_an_eni_that_can_not_be_attached_is_given_up() -> None:
     assert [effect.eni_id for effect in story.take(do.DeleteEni)] == ["eni-1"]
 
 
-def test_an_eni_that_can_not_be_read_does_not_keep_another_from_being_created() -> None:
+def test_unreadable_eni_does_not_block_creation_of_another() -> None:
     story = Story(warm(0), Limits(2, 3))
     story.start()
     story.ask("a", wait=300.0)

@@ -14,7 +14,7 @@ from ipamd.pool.model import (
 from tests.unit.story import SUBNET, Story, addresses, observed, warm
 
 
-def test_a_time_out_is_not_blamed_on_a_call_that_brings_no_addresses() -> None:
+def test_time_out_is_not_blamed_on_call_that_brings_no_addresses() -> None:
     story = Story(warm(0))
     attach = created_eni(story)
     story.feed(on.EniAttached(attach.op, "attach-eni-1"))
@@ -23,7 +23,7 @@ def test_a_time_out_is_not_blamed_on_a_call_that_brings_no_addresses() -> None:
     assert story.take(do.Refuse)[-1].refusal.reason is Reason.TIMEOUT
 
 
-def test_after_a_time_out_the_eni_is_read_before_anything_is_asked_again() -> None:
+def test_eni_is_read_after_a_time_out_before_anything_is_asked() -> None:
     story = Story(warm(2))
     story.start()
     story.fail(story.one(do.AssignAddresses), CloudErrorKind.UNKNOWN_OUTCOME)
@@ -35,7 +35,7 @@ def test_after_a_time_out_the_eni_is_read_before_anything_is_asked_again() -> No
     assert not story.take(do.AssignAddresses)
 
 
-def test_a_creation_of_unknown_outcome_is_repeated_with_its_token() -> None:
+def test_creation_of_unknown_outcome_is_repeated_with_its_token() -> None:
     story = Story(warm(0))
     story.start(observed("eni-0", 0, *addresses(9)))
     story.ask(*(f"p{n}" for n in range(10)))
@@ -66,7 +66,7 @@ def created_eni(story: Story) -> do.AttachEni:
     return story.one(do.AttachEni)
 
 
-def test_a_device_index_that_somebody_else_took_is_not_tried_for_ever() -> None:
+def test_device_index_taken_by_others_is_not_tried_for_ever() -> None:
     story = Story(warm(0))
     first = created_eni(story)
     story.fail(first, CloudErrorKind.INCORRECT_STATE, "AttachNetworkInterface")
@@ -104,7 +104,7 @@ def test_a_new_eni_that_ec2_never_gets_to_know_is_given_up() -> None:
     assert 60 <= story.now - 1000 < 120 and reads < 20
 
 
-def test_an_eni_that_turns_out_to_be_attached_is_used_and_not_deleted_for_ever() -> None:
+def test_eni_found_attached_is_used_instead_of_deleted() -> None:
     """The attachment was not to be seen yet when this process started."""
     story = Story(warm(0))
     story.start(observed(), observed("eni-1", None, "10.0.0.50", owned=True))
@@ -115,7 +115,7 @@ def test_an_eni_that_turns_out_to_be_attached_is_used_and_not_deleted_for_ever()
     assert story.pool.counts().free == 1
 
 
-def test_an_eni_without_its_link_is_read_and_attached_again_if_somebody_detached_it() -> None:
+def test_eni_without_a_link_is_read_and_attached_if_detached() -> None:
     story = Story(warm(0))
     story.feed(on.Started((observed(), observed("eni-1", 1, "10.0.0.50", owned=True))))
     second = next(effect for effect in story.take(do.ConfigureLink) if effect.eni_id == "eni-1")
@@ -133,7 +133,7 @@ def test_an_eni_without_its_link_is_read_and_attached_again_if_somebody_detached
     assert story.pool.counts().free == 1
 
 
-def test_a_doubt_about_an_enis_addresses_outlives_another_calls_clear_failure() -> None:
+def test_eni_stays_unsure_after_an_unrelated_call_fails_clearly() -> None:
     story = Story(warm(0))
     story.start()
     story.ask("a")
@@ -168,7 +168,7 @@ def test_an_eni_that_is_gone_takes_its_records_along() -> None:
     ]
 
 
-def test_an_address_that_ec2_moves_to_another_eni_moves_in_our_books_too() -> None:
+def test_address_moved_by_ec2_moves_in_our_records() -> None:
     story = Story(warm(0))
     story.start(observed("eni-0", 0, *addresses(2)), observed("eni-1", 1, owned=True))
     story.ask("a")

@@ -56,7 +56,7 @@ def test_requests_that_gather_are_told_when_they_go() -> None:
     assert says(pool(story).next, "In 0.5 s EC2 is asked for 1 (pool.coalesce).")
 
 
-def test_an_obstacle_is_told_with_ec2s_words_its_end_and_what_helps() -> None:
+def test_obstacle_has_ec2s_words_its_end_and_a_remedy() -> None:
     story = Story(warm(5))
     story.start(observed("eni-0", 0, *addresses(2)))
     story.fail(story.one(do.AssignAddresses), CloudErrorKind.NOT_AUTHORIZED)
@@ -70,7 +70,7 @@ def test_an_obstacle_is_told_with_ec2s_words_its_end_and_what_helps() -> None:
     assert says(explanation.advice, "ipamctl iam-policy")
 
 
-def test_what_is_known_of_a_failure_takes_the_place_of_general_advice() -> None:
+def test_known_cause_of_a_failure_replaces_general_advice() -> None:
     story = Story(warm(2))
     story.start()
     failure = CloudFailure(
@@ -81,7 +81,7 @@ def test_what_is_known_of_a_failure_takes_the_place_of_general_advice() -> None:
     assert "Ask who runs it." in advice and not says(advice, "ipamctl iam-policy")
 
 
-def test_a_subnet_that_is_full_blocks_and_says_what_pods_still_get() -> None:
+def test_full_subnet_blocks_and_says_how_many_pods_still_fit() -> None:
     story = Story(warm(9))
     story.start(observed("eni-0", 0, *addresses(8)))
     story.fail(story.one(do.AssignAddresses), CloudErrorKind.SUBNET_FULL)
@@ -93,7 +93,7 @@ def test_a_subnet_that_is_full_blocks_and_says_what_pods_still_get() -> None:
     assert says(explanation.advice, "ec2.subnets")
 
 
-def test_a_full_node_says_that_a_larger_type_helps_and_when_a_cooling_address_comes_back() -> None:
+def test_full_node_suggests_larger_type_and_names_next_address() -> None:
     story = full_node(cooldown=30.0)
     explanation = pool(story)
     assert explanation.state == "blocked" and "takes no more: 1 ENI with 2" in explanation.headline
@@ -134,7 +134,7 @@ def test_a_drained_node_says_how_long_and_how_to_end_it() -> None:
     assert explanation.advice == ["ipamctl undrain ends it."]
 
 
-def test_the_second_in_the_queue_is_told_its_place_and_whether_one_is_for_it() -> None:
+def test_second_waiting_pod_sees_its_place_and_its_prospect() -> None:
     story = Story(warm(0), Limits(2, 2))
     story.start()
     story.ask("first", "second", wait=20.0)
@@ -154,7 +154,7 @@ def test_the_second_in_the_queue_is_told_its_place_and_whether_one_is_for_it() -
     assert says(late.because, "AssignPrivateIpAddresses failed") and says(late.advice, "CloudTrail")
 
 
-def test_an_attachment_names_its_eni_and_says_when_ec2_has_taken_the_address_away() -> None:
+def test_attachment_names_its_eni_and_an_address_taken_by_ec2() -> None:
     story = Story(warm(0))
     story.start(observed("eni-0", 0, *addresses(1)))
     story.ask("a")

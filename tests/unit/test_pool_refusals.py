@@ -27,7 +27,7 @@ def test_a_full_node_refuses_at_once_and_says_what_the_limit_is() -> None:
     assert dict(refusal.numbers)["assigned"] == 2
 
 
-def test_a_cooling_address_that_comes_too_late_refuses_with_the_time_to_wait() -> None:
+def test_address_cooling_past_deadline_refuses_with_wait_time() -> None:
     story = full_node(cooldown=100.0, reuse_cooling_after=100.0)
     story.give_back("a")
     story.ask("c")
@@ -117,7 +117,7 @@ def test_a_time_out_names_a_failure_whose_next_try_is_under_way() -> None:
     assert story.one(do.Refuse).refusal.reason is Reason.CLOUD_UNAVAILABLE
 
 
-def test_failures_that_come_together_are_one_step_of_the_back_off() -> None:
+def test_failures_that_come_together_are_one_step_of_back_off() -> None:
     story = Story(warm(0))
     story.start(observed(), observed("eni-1", 1, owned=True), observed("eni-2", 2, owned=True))
     story.ask(*(f"pod-{n}" for n in range(27)))
@@ -150,7 +150,7 @@ def test_at_the_pod_limit_neither_cooling_nor_ec2_is_blamed() -> None:
     assert story.one(do.Refuse).refusal.reason is Reason.POD_LIMIT
 
 
-def test_a_free_address_beyond_the_pod_limit_does_not_make_the_node_ready() -> None:
+def test_free_address_beyond_pod_limit_does_not_make_node_ready() -> None:
     story = Story(warm(0, max_pods=1))
     story.start(observed("eni-0", 0, *addresses(2)))
     assert would_refuse(story.pool, story.now) is None
@@ -159,7 +159,7 @@ def test_a_free_address_beyond_the_pod_limit_does_not_make_the_node_ready() -> N
     assert refusal is not None and refusal.reason is Reason.POD_LIMIT
 
 
-def test_a_node_that_keeps_nothing_warm_can_serve_once_its_enis_are_ready() -> None:
+def test_node_without_warm_target_serves_once_its_enis_are_ready() -> None:
     story = Story(warm(0))
     story.feed(on.Started((observed(),)))
     assert not story.pool.can_serve()
@@ -191,7 +191,7 @@ def test_a_stopping_daemon_refuses() -> None:
     assert story.one(do.Refuse).refusal.reason is Reason.DRAINING
 
 
-def test_a_stopping_daemon_does_not_wake_for_growth_that_will_not_come() -> None:
+def test_stopping_daemon_schedules_no_wakeup_for_growth() -> None:
     story = Story(warm(0, coalesce=0.05))
     story.start()
     story.ask("a")

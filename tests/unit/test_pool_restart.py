@@ -35,7 +35,7 @@ def test_a_restart_keeps_what_is_held_and_what_cools() -> None:
     assert story.one(do.Grant).attachment.address == "10.0.0.12"
 
 
-def test_an_address_that_leads_to_a_pod_is_not_granted_though_the_ledger_lost_it() -> None:
+def test_address_routed_to_a_pod_is_not_granted_without_a_record() -> None:
     story = Story(warm(0))
     story.start(observed("eni-0", 0, *addresses(1)), routed=(("10.0.0.10", "ipmabc"),))
     assert story.pool.counts().free == 0
@@ -75,7 +75,7 @@ def test_foreign_enis_are_counted_but_left_alone() -> None:
     assert not {"10.0.0.90", "10.0.0.91"} & set(story.pool.inventory.addresses)
 
 
-def test_an_eni_cut_off_between_creation_and_attachment_is_attached() -> None:
+def test_eni_cut_off_between_creation_and_attachment_is_attached() -> None:
     story = Story(warm(0))
     intent = Intent("attach eni-1", "AttachNetworkInterface", 990.0, eni_id="eni-1", device_index=1)
     story.start(observed(), observed("eni-1", None, *addresses(3), owned=True), intents=(intent,))
@@ -88,7 +88,7 @@ def test_an_eni_that_nobody_remembers_is_deleted() -> None:
     assert story.one(do.DeleteEni).eni_id == "eni-1"
 
 
-def test_a_detached_eni_whose_addresses_pods_have_is_attached_again_and_not_deleted() -> None:
+def test_detached_eni_with_pod_addresses_is_attached_again() -> None:
     story = Story(warm(0))
     story.start(
         observed(),
@@ -104,7 +104,7 @@ def test_a_detached_eni_whose_addresses_pods_have_is_attached_again_and_not_dele
     assert sorted(effect.device_index for effect in attached) == [2, 3]
 
 
-def test_an_eni_whose_addresses_pods_have_is_not_deleted_when_it_can_not_be_attached() -> None:
+def test_unattachable_eni_with_pod_addresses_is_not_deleted() -> None:
     story = Story(warm(0))
     lost = observed("eni-1", None, "10.0.0.50", owned=True)
     story.start(observed(), lost, attachments=(held("a", "10.0.0.50", "eni-1"),))
@@ -114,7 +114,7 @@ def test_an_eni_whose_addresses_pods_have_is_not_deleted_when_it_can_not_be_atta
     assert story.one(do.AttachEni).eni_id == "eni-1"
 
 
-def test_a_release_in_the_future_does_not_cool_longer_than_any_other() -> None:
+def test_release_in_future_does_not_cool_longer_than_any_other() -> None:
     """The clock was set back between two runs."""
     story = Story(warm(0))
     story.start(observed("eni-0", 0, "10.0.0.10"), cooling=(Cooling("10.0.0.10", 90000.0),))
@@ -133,7 +133,7 @@ def test_a_creation_cut_off_is_resumed_and_its_eni_not_deleted() -> None:
     assert not story.take(do.DeleteEni)
 
 
-def test_collecting_releases_what_the_runtime_forgot_but_nothing_young() -> None:
+def test_collection_releases_forgotten_pods_except_young_ones() -> None:
     story = Story(warm(0))
     story.start(
         observed("eni-0", 0, *addresses(3)),

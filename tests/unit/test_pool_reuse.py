@@ -141,7 +141,7 @@ def test_what_nothing_cools_wakes_nobody() -> None:
     assert at == story.pool.audit_at
 
 
-def test_the_flows_of_an_address_that_ec2_took_meanwhile_are_forgotten_too() -> None:
+def test_flows_of_an_address_taken_by_ec2_are_forgotten_too() -> None:
     story = Slow(warm(0), A)
     story.hold("a")
     for _ in range(2):
@@ -155,7 +155,7 @@ def test_the_flows_of_an_address_that_ec2_took_meanwhile_are_forgotten_too() -> 
 # At the end of the cooldown
 
 
-def test_a_cooled_address_is_free_once_its_flows_are_forgotten_again() -> None:
+def test_cooled_address_is_free_after_its_second_flush() -> None:
     story = released(A)
     story.wake()
     assert story.now == 1030.0
@@ -185,7 +185,7 @@ def test_cooldowns_that_end_in_the_same_moment_share_a_walk() -> None:
     story.forgotten(*addresses(2, 11))
 
 
-def test_a_flush_of_before_the_end_of_the_cooldown_does_not_count() -> None:
+def test_flush_of_before_end_of_cooldown_does_not_count() -> None:
     """It was asked for at the release, and took that long."""
     story = Slow(warm(0, cooldown=5.0), A)
     story.hold("a")
@@ -220,7 +220,7 @@ def test_what_is_about_to_come_back_is_not_asked_of_ec2() -> None:
     assert not story.take(do.AssignAddresses)
 
 
-def test_what_waits_for_a_flush_that_is_under_way_is_not_asked_of_ec2() -> None:
+def test_pending_flush_counts_as_supply_before_asking_ec2() -> None:
     story = Slow(warm(0), A, B)
     story.hold("a", "b")
     story.give_back("a")
@@ -237,7 +237,7 @@ def test_what_waits_for_a_flush_that_is_under_way_is_not_asked_of_ec2() -> None:
     assert story.free_and_cooling == (1, 1) and not story.take(do.AssignAddresses)
 
 
-def test_a_pod_that_waits_for_a_cooled_address_does_not_wait_for_the_pause() -> None:
+def test_pod_waiting_for_a_cooled_address_skips_the_pause() -> None:
     story = Slow(warm(0), A, B)
     story.hold("a", "b")
     story.give_back("a")
@@ -253,7 +253,7 @@ def test_a_pod_that_waits_for_a_cooled_address_does_not_wait_for_the_pause() -> 
     assert not story.take(do.AssignAddresses)
 
 
-def test_an_address_that_is_lost_and_found_during_its_flush_starts_afresh() -> None:
+def test_address_lost_and_found_during_its_flush_starts_afresh() -> None:
     story = released(A)
     story.pass_time(30)
     flush = story.one(do.ForgetFlows)
@@ -274,7 +274,7 @@ def test_a_flush_of_before_the_last_release_frees_nothing() -> None:
     assert story.free_and_cooling == (0, 1)
 
 
-def test_who_could_wait_just_until_the_cooldown_ends_is_refused_at_once() -> None:
+def test_request_whose_deadline_is_the_cooldowns_end_is_refused() -> None:
     """The flush that follows would come too late."""
     story = full_node(cooldown=30.0, allocate_wait=60.0)
     story.give_back("a")
@@ -324,7 +324,7 @@ def cooling_node(**more: float) -> Story:
     return story
 
 
-def test_a_cooling_address_is_reused_early_once_its_flows_are_forgotten() -> None:
+def test_cooling_address_is_reused_early_after_its_flush() -> None:
     story = cooling_node()
     story.pass_time(5)
     assert not story.take(do.ForgetFlows), "nobody needs it"
@@ -337,7 +337,7 @@ def test_a_cooling_address_is_reused_early_once_its_flows_are_forgotten() -> Non
     assert DropCooling(A) in [write.record for write in story.take(do.Write)]
 
 
-def test_whoever_waits_is_served_when_the_oldest_has_cooled_long_enough() -> None:
+def test_waiting_pod_is_served_when_oldest_cooled_long_enough() -> None:
     story = cooling_node()
     story.ask("c", "d", "e")
     assert story.one(do.Refuse).request == "e", "there are two addresses"
@@ -354,7 +354,7 @@ def test_whoever_waits_is_served_when_the_oldest_has_cooled_long_enough() -> Non
     assert story.one(do.Grant).request == "d"
 
 
-def test_an_address_is_not_free_while_its_flows_are_being_forgotten() -> None:
+def test_address_is_not_free_while_its_flows_are_being_forgotten() -> None:
     """Else its next holder might lose connections of its own."""
     story = cooling_node()
     story.ask("c")
@@ -402,7 +402,7 @@ def fail_flushes(story: Slow, count: int) -> None:
         story.wake()
 
 
-def test_a_flush_that_failed_is_repeated_and_the_address_waits_for_it() -> None:
+def test_flush_that_failed_is_repeated_and_address_waits_for_it() -> None:
     story = released(A)
     story.pass_time(30)
     fail_flushes(story, TRIES - 1)
@@ -413,7 +413,7 @@ def test_a_flush_that_failed_is_repeated_and_the_address_waits_for_it() -> None:
     assert story.free_and_cooling == (1, 0) and not story.take(do.Note)
 
 
-def test_a_release_whose_flush_failed_does_not_wait_for_its_cooldown_to_end() -> None:
+def test_failed_release_flush_is_retried_before_cooldown_ends() -> None:
     story = Slow(warm(0), A)
     story.hold("a")
     story.give_back("a")
@@ -423,7 +423,7 @@ def test_a_release_whose_flush_failed_does_not_wait_for_its_cooldown_to_end() ->
     story.forgotten(A)
 
 
-def test_what_became_free_without_a_flush_and_left_the_node_is_not_flushed_later() -> None:
+def test_unflushed_address_that_left_is_not_flushed_later() -> None:
     story = released(A, B)
     story.pass_time(30)
     fail_flushes(story, TRIES)
@@ -435,7 +435,7 @@ def test_what_became_free_without_a_flush_and_left_the_node_is_not_flushed_later
     story.forgotten(A)
 
 
-def test_where_flows_can_not_be_forgotten_the_cooldown_alone_has_to_do() -> None:
+def test_cooldown_alone_counts_where_flows_cannot_be_flushed() -> None:
     story = released(A)
     story.pass_time(30)
     fail_flushes(story, TRIES)
@@ -445,7 +445,7 @@ def test_where_flows_can_not_be_forgotten_the_cooldown_alone_has_to_do() -> None
     assert story.now < 1033, "it does not keep the address for long"
 
 
-def test_a_kernel_that_does_not_forget_is_told_of_once_and_tried_now_and_then() -> None:
+def test_failing_flush_is_reported_once_and_retried_rarely() -> None:
     story = released(A, B)
     story.pass_time(30)
     fail_flushes(story, TRIES)

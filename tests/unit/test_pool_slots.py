@@ -97,7 +97,7 @@ def test_a_pool_with_more_enis_than_its_limit_promises_nothing() -> None:
 # Prefixes
 
 
-def test_prefixes_take_slots_and_the_primary_is_filled_with_what_fits() -> None:
+def test_prefixes_take_slots_and_the_primary_fills_the_rest() -> None:
     story = Story(warm(9))
     story.start(with_prefixes(observed(), *TAKEN))
     assert story.one(do.AssignAddresses).count == 5
@@ -265,7 +265,7 @@ def test_free_addresses_are_granted_whatever_the_table_says() -> None:
     assert dict(refusal.numbers)["max_pods"] == 16
 
 
-def test_more_pods_than_the_setting_allows_are_counted_as_they_are() -> None:
+def test_more_pods_than_setting_allows_are_counted_as_they_are() -> None:
     story = Story(warm(0))
     story.start(observed("eni-0", 0, *addresses(9)))
     story.ask(*pods(6))

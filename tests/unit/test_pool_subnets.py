@@ -27,7 +27,7 @@ def test_one_full_subnet_does_not_stop_the_other() -> None:
     assert not story.take(do.Refuse)
 
 
-def test_new_enis_are_spread_over_subnets_by_their_free_addresses() -> None:
+def test_new_enis_spread_over_subnets_by_their_free_addresses() -> None:
     story = Story(warm(0), Limits(400, 3), ("subnet-1", "subnet-2", "subnet-3"))
     story.start(observed("eni-0", 0, *addresses(2)))
     story.ask(*(f"{n}" for n in range(602)))

@@ -205,7 +205,7 @@ def test_the_figures_follow_from_the_arithmetic(example: Example) -> None:
 
 
 @pytest.mark.parametrize("example", NODES)
-def test_a_deployment_that_comes_and_goes_leaves_what_was_there_before(example: Example) -> None:
+def test_deployment_that_comes_and_goes_restores_the_targets(example: Example) -> None:
     world = World(example.type, example.targets)
     before = world.addresses
     for _ in range(2):
@@ -244,7 +244,7 @@ def test_a_minimum_prepares_for_a_deployment_without_doubling_it(wanted: Targets
     assert sum(world.addresses) == after
 
 
-def test_a_minimum_slightly_above_the_pods_to_come_makes_their_coming_free() -> None:
+def test_minimum_above_the_coming_pods_makes_them_start_at_once() -> None:
     """The targets page: for about 10 pods a minimum of 12 and 2 warm ones."""
     world = World("m5.xlarge", targets(warm_ips=2, minimum_ips=12))
     calls = world.instance.calls.total()

@@ -114,7 +114,7 @@ async def test_a_del_is_applied_before_its_attachment_is_granted_anew(folder: Pa
     assert [file.name for file in folder.iterdir()] == ["other-1-1"]
 
 
-async def test_a_del_that_was_read_before_is_not_applied_after_a_new_grant(folder: Path) -> None:
+async def test_del_that_was_read_before_is_not_applied_after_new_grant(folder: Path) -> None:
     """Two look at once: the one that comes second finds the file gone, and leaves the new attachment alone."""
     runner = Runner(KEY)
     spool = Spool(folder)

@@ -386,7 +386,7 @@ async def test_a_caller_that_goes_away_leaves_the_queue(build: Build) -> None:
     assert not node.runner.pool.waiting
 
 
-async def test_a_caller_that_goes_away_while_its_grant_is_on_the_way_finds_it_when_it_asks_again(
+async def test_caller_that_left_during_its_grant_gets_it_later(
     build: Build,
 ) -> None:
     node = build()
@@ -472,7 +472,7 @@ async def test_what_is_on_record_is_still_confirmed(build: Build) -> None:
     assert await node.ask("a") == held
 
 
-async def test_releases_go_on_and_their_records_follow_without_further_cause(build: Build, eager: None) -> None:
+async def test_releases_continue_and_their_records_follow_unprompted(build: Build, eager: None) -> None:
     node = build(cooldown=3600.0)
     node.start("10.0.0.200")
     await node.ask("a")
@@ -549,7 +549,7 @@ async def test_a_grant_and_its_release_in_one_turn_leave_nothing_owed(build: Bui
     assert node.recorded() == {key("b")}
 
 
-async def test_no_call_is_sent_whose_intent_can_not_be_recorded_and_nothing_spins(build: Build) -> None:
+async def test_call_without_recordable_intent_is_not_sent_or_spun(build: Build) -> None:
     node = build()
     node.start()
     await turns()
@@ -583,7 +583,7 @@ async def test_an_attachment_is_not_sent_until_its_intent_is_on_record(build: Bu
 # Faults
 
 
-async def test_a_crash_in_a_call_is_a_doubtful_outcome_with_back_off_and_not_a_loop(build: Build) -> None:
+async def test_crash_in_a_call_is_an_unknown_outcome_with_back_off(build: Build) -> None:
     node = build(allocate_wait=0.3)
     node.start()
     node.cloud.script["AssignPrivateIpAddresses"] = KeyError("AssignedPrivateIpAddresses")
@@ -610,7 +610,7 @@ async def test_a_link_that_the_host_can_not_serve_is_tried_again_later(
     assert not node.runner.pool.can_serve()
 
 
-async def test_a_pool_that_contradicts_itself_ends_the_runner_and_leaves_nobody_waiting(
+async def test_contradictory_pool_ends_the_runner_and_waiting_calls(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = build()
@@ -711,7 +711,7 @@ async def test_the_kernel_is_asked_after_the_wait_for_a_token(build: Build, effe
     assert node.network.asked == ["uses"]
 
 
-async def test_an_eni_is_detached_once_the_host_serves_it_no_more_and_nobody_came_meanwhile(build: Build) -> None:
+async def test_eni_is_detached_once_the_host_stops_serving_it_unused(build: Build) -> None:
     node = build()
     node.start()
     await turns()
@@ -740,7 +740,7 @@ async def test_an_audit_reads_ec2_and_the_kernel(build: Build) -> None:
     assert node.network.asked[0] == "uses"
 
 
-async def test_an_audit_does_without_what_gone_nodes_left_and_says_so_once(build: Build) -> None:
+async def test_audit_runs_without_gone_nodes_leftovers_and_says_so(build: Build) -> None:
     node = build()
     node.start()
     await turns()
@@ -785,7 +785,7 @@ async def test_flows_are_forgotten_or_it_is_said_why_not(build: Build) -> None:
     assert (failed.failure.kind, failed.failure.action) == (CloudErrorKind.TRANSIENT, "conntrack")
 
 
-async def test_attachments_are_gone_when_neither_namespace_nor_veth_is_there(build: Build, tmp_path: Path) -> None:
+async def test_attachment_is_gone_without_namespace_and_veth(build: Build, tmp_path: Path) -> None:
     (tmp_path / "alive").touch()
     held = [
         Attachment(key(name), f"10.0.0.{number}", "eni-0", 1.0, Owner(netns=netns and str(tmp_path / netns)))
@@ -828,7 +828,7 @@ async def test_an_address_that_cools_again_is_still_on_record(build: Build) -> N
     assert [cooling.address for cooling in node.ledger.load().cooling] == ["10.0.0.200"]
 
 
-async def test_records_that_can_wait_ask_nothing_of_a_ledger_that_refuses(build: Build, eager: None) -> None:
+async def test_deferrable_records_ask_nothing_of_a_refusing_ledger(build: Build, eager: None) -> None:
     node = build()
     node.start("10.0.0.200")
     await turns()
@@ -847,7 +847,7 @@ async def test_records_that_can_wait_ask_nothing_of_a_ledger_that_refuses(build:
 # The end
 
 
-async def test_a_call_that_waits_for_its_token_at_the_end_is_never_sent(build: Build) -> None:
+async def test_call_that_waits_for_its_token_at_end_is_never_sent(build: Build) -> None:
     node = build()
     node.start()
     node.cloud.budget.clear()
@@ -860,7 +860,7 @@ async def test_a_call_that_waits_for_its_token_at_the_end_is_never_sent(build: B
     assert [intent.action for intent in node.ledger.load().intents] == ["AssignPrivateIpAddresses"]
 
 
-async def test_stopping_waits_for_calls_under_way_and_records_their_outcome(build: Build) -> None:
+async def test_stop_waits_for_running_calls_and_records_their_outcome(build: Build) -> None:
     node = build()
     node.start()
     node.cloud.gate.clear()

@@ -162,7 +162,7 @@ async def test_the_record_goes_while_the_network_is_broken(socket: Path) -> None
     assert Record(socket).holds()
 
 
-async def test_a_record_that_can_not_be_written_is_a_condition_until_it_can(
+async def test_unwritable_record_is_a_condition_until_it_is_written(
     socket: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ipamd.serving.AGAIN", 0.01)

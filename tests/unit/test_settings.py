@@ -51,7 +51,7 @@ def test_lists_and_tables_come_as_json_from_the_environment(tmp_path: Path) -> N
     assert loaded.settings.ec2.tags == {"team": "net"}
 
 
-def test_a_cooling_address_waits_ten_seconds_by_default_and_any_other_time_when_told(tmp_path: Path) -> None:
+def test_cooldown_is_ten_seconds_unless_configured(tmp_path: Path) -> None:
     assert load(write(tmp_path, ""), environ={}).settings.pool.reuse_cooling_after == 10.0
     pool = load(
         write(tmp_path, "[pool]\ncooldown = 30\n"), environ={"IPAMD_POOL_REUSE_COOLING_AFTER": "120.5"}

@@ -322,7 +322,7 @@ async def test_a_deleted_eni_is_still_described_and_cannot_be_changed() -> None:
         assert eni.id not in await vpc.described()
 
 
-async def test_new_addresses_are_not_described_yet_and_removed_ones_still_are() -> None:
+async def test_new_addresses_show_late_and_removed_ones_linger() -> None:
     async with running(lags=Lags(new_address=LONG, gone_address=LONG)) as vpc:
         eni = await vpc.create(secondary=2)
         primary, first, second = eni.addresses
@@ -731,7 +731,7 @@ async def test_conditions_and_effects_that_make_no_sense(vpc: Vpc, body: Any, hi
     assert hint in await vpc.rejected("faults", body)
 
 
-def test_what_does_not_go_together_is_refused_however_it_is_written() -> None:
+def test_contradictory_faults_are_refused_in_every_spelling() -> None:
     with pytest.raises(FaultError):
         Fault("DescribeSubnets", "stuck")
     with pytest.raises(FaultError):

@@ -127,7 +127,7 @@ async def until(condition: Callable[[], bool]) -> None:
 # Addresses
 
 
-async def test_a_subnet_keeps_five_addresses_and_gives_each_other_one_once() -> None:
+async def test_subnet_keeps_five_addresses_and_gives_each_other_once() -> None:
     async with running(cidr="10.0.1.0/28") as vpc:  # 16 - 5 = 11 addresses, one is the instance's
         given = list(vpc.instance.primary.addresses)
         eni = await vpc.attached_eni()
@@ -160,7 +160,7 @@ async def test_assign_answers_the_new_addresses_only(vpc: Vpc) -> None:
     assert [item["Primary"] for item in shown] == [True] + [False] * 5
 
 
-async def test_unassigned_addresses_are_free_again_and_are_given_out_next(vpc: Vpc) -> None:
+async def test_unassigned_addresses_are_free_and_given_out_next(vpc: Vpc) -> None:
     eni = await vpc.attached_eni(secondary=3)
     gone = eni.addresses[1:3]
     available = vpc.subnet.available
@@ -170,7 +170,7 @@ async def test_unassigned_addresses_are_free_again_and_are_given_out_next(vpc: V
     assert [item["PrivateIpAddress"] for item in reply["AssignedPrivateIpAddresses"]] == gone
 
 
-async def test_every_change_of_addresses_shows_in_what_a_subnet_has_left(vpc: Vpc) -> None:
+async def test_every_address_change_shows_in_the_subnets_free_count(vpc: Vpc) -> None:
     async def left() -> int:
         by_id: list[Any] = [{"Name": "subnet-id", "Values": [vpc.subnet.id]}]
         [shown] = (await vpc.ec2.describe_subnets(Filters=by_id))["Subnets"]
@@ -207,7 +207,7 @@ async def test_unassigning_is_all_or_nothing(vpc: Vpc) -> None:
         assert eni.addresses == before
 
 
-async def test_calls_at_the_same_time_never_pass_the_limit_of_an_eni_together() -> None:
+async def test_calls_at_same_time_never_pass_limit_of_eni_together() -> None:
     async with running(Delays(create=0, attach=0, detach=0, assign=0.01, link=0, imds_lag=0)) as vpc:
         eni = await vpc.attached_eni()
         outcomes = await asyncio.gather(
@@ -232,7 +232,7 @@ async def test_an_eni_holds_what_its_instance_type_allows(vpc: Vpc) -> None:
     ) == ("PrivateIpAddressLimitExceeded", 400)
 
 
-async def test_an_eni_with_too_many_addresses_for_the_instance_is_not_attached() -> None:
+async def test_eni_with_too_many_addresses_for_type_is_not_attached() -> None:
     async with running(type="t3.nano") as vpc:
         eni = await vpc.new_eni(secondary=2)  # 3, and a t3.nano takes 2
         assert await refused(
@@ -316,7 +316,7 @@ async def test_detaching_waits_for_a_link_that_is_still_to_come() -> None:
         assert [told[0] for told in vpc.wiring.told if eni.id in told] == ["deliver", "plug", "deliver", "unplug"]
 
 
-async def test_terminating_takes_along_what_is_marked_and_leaves_the_rest(vpc: Vpc) -> None:
+async def test_termination_takes_marked_enis_and_leaves_the_rest(vpc: Vpc) -> None:
     marked, left = await vpc.attached_eni(1), await vpc.attached_eni(2)
     assert marked.attachment
     await vpc.ec2.modify_network_interface_attribute(
@@ -737,7 +737,7 @@ async def test_forms_that_no_client_sends(vpc: Vpc, form: dict[str, str], code: 
 # Who calls
 
 
-async def test_calls_are_attributed_to_the_instance_whose_credentials_they_carry(vpc: Vpc) -> None:
+async def test_calls_are_attributed_by_the_credentials_they_carry(vpc: Vpc) -> None:
     other = await vpc.cloud.add_instance("n2", "m5.large", vpc.subnet.id)
     await vpc.ec2.describe_subnets()
     async with client(vpc.servers, vpc.cloud.keyring.credentials(other.id)) as ec2:

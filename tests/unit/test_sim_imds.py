@@ -183,7 +183,7 @@ def test_each_change_shows_after_the_lag() -> None:
     assert [len(lagging.read(at)) for at in (10.0, 12.9, 13.0, 13.4, 13.5, 99.0)] == [1, 1, 2, 2, 3, 3]
 
 
-async def test_an_eni_shows_once_it_is_attached_and_no_longer_than_that(node: Node) -> None:
+async def test_eni_shows_once_it_is_attached_and_no_longer_than_that(node: Node) -> None:
     macs = "meta-data/network/interfaces/macs"
     eni = await node.cloud.create_eni(node.subnet.id)
     attachment = await node.cloud.attach_eni(eni.id, node.instance.id, 1)
@@ -218,7 +218,7 @@ async def test_botocore_gets_credentials_that_ec2_accepts(node: Node) -> None:
     assert node.servers.calls.as_json()[-1]["instance"] == node.instance.id
 
 
-async def test_credentials_are_renewed_before_they_expire_and_the_old_ones_stay_good(node: Node) -> None:
+async def test_renewed_credentials_come_early_and_old_ones_stay_valid(node: Node) -> None:
     path = f"meta-data/iam/security-credentials/{ROLE}"
     first = json.loads(await node.text(path))
     assert first == json.loads(await node.text(path))

@@ -251,7 +251,7 @@ def test_a_missing_directory_is_made_for_root_alone_and_again(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("below", ["", "below"])
-def test_a_place_that_can_not_be_a_directory_is_trouble_until_it_can(tmp_path: Path, below: str) -> None:
+def test_place_that_can_not_be_directory_is_trouble_until_it_can(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("")
     spool = Spool(tmp_path / "file" / below)
     spool.make()

@@ -72,6 +72,6 @@ def test_a_reader_that_has_gone_leaves_the_exit_code(at: Path, daemon: Daemon, n
     assert (done.stdout, done.stderr) == ("", "ended with 3\n")
 
 
-def test_an_error_does_not_reach_a_socket_that_took_a_closed_streams_number(at: Path) -> None:
+def test_closed_streams_error_does_not_reach_a_reused_descriptor(at: Path) -> None:
     done = shell('"$@" 2>&-', at.with_name("none"), "ipamd.ctl", "pods")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")

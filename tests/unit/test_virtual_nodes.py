@@ -50,7 +50,7 @@ def test_every_pod_gets_its_address_in_the_end(targets: Targets | IncumbentTarge
 
 
 @BOTH
-def test_pods_that_come_before_the_node_is_ready_start_once_it_is(targets: Targets | IncumbentTargets) -> None:
+def test_pods_that_come_before_node_is_ready_start_once_it_is(targets: Targets | IncumbentTargets) -> None:
     fleet = Fleet()
     kubelet = fleet.add(TYPE, targets)
     kubelet.boot()
@@ -189,7 +189,7 @@ def test_a_node_keeps_to_its_budget_and_says_what_waited() -> None:
     assert 3 / share.ceiling < bucket.waits[Priority.WARM].longest <= 4 / share.rate
 
 
-def test_a_burst_of_every_size_goes_through_the_budget_without_waiting() -> None:
+def test_burst_of_every_size_goes_through_budget_without_waiting() -> None:
     for pods in (10, 50, 230):
         fleet = Fleet()
         kubelet = booted(fleet, Targets(), "m5.4xlarge")
@@ -240,7 +240,7 @@ def test_looks_at_the_host_cost_nothing_and_subnets_are_read() -> None:
 # The incumbent, against its description
 
 
-def test_the_incumbent_boots_with_five_calls_and_its_primary_eni_full() -> None:
+def test_incumbent_boots_with_five_calls_and_a_full_primary_eni() -> None:
     fleet = Fleet()
     kubelet = booted(fleet, IncumbentTargets())
     assert kubelet.node.instance.calls.total() == 5
@@ -248,7 +248,7 @@ def test_the_incumbent_boots_with_five_calls_and_its_primary_eni_full() -> None:
     assert len(kubelet.node.instance.enis) == 1
 
 
-def test_the_incumbent_looks_for_leaked_enis_every_hour_and_a_bit() -> None:
+def test_incumbent_looks_for_leaked_enis_every_hour_and_bit() -> None:
     fleet = Fleet()
     kubelet = booted(fleet, IncumbentTargets())
     looks = []
@@ -267,7 +267,7 @@ def test_the_incumbent_adds_an_eni_with_six_calls_one_at_a_time() -> None:
     assert kubelet.node.instance.calls.total() == 5 + 6
 
 
-def test_the_incumbents_pod_fails_on_an_empty_pool_and_comes_again_after_ten_seconds() -> None:
+def test_incumbents_pod_fails_on_an_empty_pool_and_retries_later() -> None:
     fleet = Fleet()
     kubelet = booted(fleet, IncumbentTargets())
     run_pods(kubelet, SECONDARY + 1)
@@ -319,7 +319,7 @@ def test_the_incumbent_takes_cooling_addresses_for_available() -> None:
     assert kubelet.failures == 1
 
 
-def test_the_incumbent_pauses_two_minutes_when_its_subnet_is_full() -> None:
+def test_incumbent_pauses_two_minutes_when_its_subnet_is_full() -> None:
     fleet = Fleet(prefix_lengths=(28,))
     kubelet = fleet.add(TYPE, IncumbentTargets(warm_ip=20))
     kubelet.boot()
