@@ -79,7 +79,6 @@ class Connection:
                 max_pool_connections=CONNECTIONS,
                 connector_args={"keepalive_timeout": KEEP_ALIVE},
                 user_agent_extra="ipamd",
-                http_session_cls=BoundedSession,
                 defaults_mode="legacy",  # another one would ask the metadata service, by way of a proxy
                 proxies=self._proxies(),
             )
@@ -108,6 +107,8 @@ def _session() -> AioSession:
     session = AioSession()
     session.register_component("data_loader", model.loader())
     session.register_component("response_parser_factory", Parsers())
+    # Also of the clients that botocore makes to get credentials.
+    session.set_default_client_config(AioConfig(http_session_cls=BoundedSession))
     return session
 
 

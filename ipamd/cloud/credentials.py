@@ -21,6 +21,7 @@ from aiobotocore.credentials import (  # type: ignore[import-untyped]
     create_credential_resolver,
 )
 from aiobotocore.session import AioSession  # type: ignore[import-untyped]
+from aiobotocore.utils import AioContainerMetadataFetcher  # type: ignore[import-untyped]
 from botocore.exceptions import (  # type: ignore[import-untyped]
     ClientError,
     NoAuthTokenError,
@@ -31,6 +32,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]
 from ipamd.cloud.imds import Imds
 from ipamd.cloud.port import CloudError
 from ipamd.cloud.role import RoleCredentials
+from ipamd.cloud.wire import AgentSession
 from ipamd.pool.model import CloudErrorKind, CloudFailure
 from ipamd.pool.quoting import cut
 from ipamd.telemetry.conditions import Conditions
@@ -219,6 +221,8 @@ class Credentials(AioCredentials):  # type: ignore[misc]
             raise _failed("", error) from error
         # The same provider serves profiles with credential_source = Ec2InstanceMetadata.
         chain.get_provider("iam-role")._role_fetcher = self._role
+        agent = AioContainerMetadataFetcher(AgentSession(timeout=AioContainerMetadataFetcher.TIMEOUT_SECONDS))
+        chain.get_provider("container-role")._fetcher = agent
         for provider in chain.providers:
             try:
                 found = await provider.load()

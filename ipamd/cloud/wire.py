@@ -9,7 +9,8 @@ that is none, of one interface, spoils the whole reply: here it is left as text 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiobotocore.awsrequest import AioAWSResponse  # type: ignore[import-untyped]
@@ -56,7 +57,7 @@ class TooLong(Exception):
 
 
 class BoundedSession(AIOHTTPSession):  # type: ignore[misc]
-    """botocore's HTTP client (`http_session_cls`), which would read an answer of any length."""
+    """botocore's HTTP client (`http_session_cls`), which by itself reads an answer of any length."""
 
     async def send(self, request: Any) -> Any:
         """Raises `TooLong`, and while the body is read aiohttp's errors and TimeoutError."""
@@ -64,6 +65,15 @@ class BoundedSession(AIOHTTPSession):  # type: ignore[misc]
         response = await super().send(request)
         body = await _body(response.raw)
         return AioAWSResponse(response.url, response.status_code, response.headers, _Whole(body))
+
+
+class AgentSession(BoundedSession):
+    """The same, as botocore's fetcher of a container agent's credentials uses it: for one request at a time."""
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[AgentSession]:
+        async with self:
+            yield self
 
 
 async def _body(response: Any) -> bytes:

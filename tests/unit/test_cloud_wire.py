@@ -1,8 +1,9 @@
-"""What comes in EC2's place, byte by byte: it is read no further than an answer of EC2 can reach."""
+"""What comes in the place of EC2 and of those who have credentials is read up to a bound."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +63,28 @@ async def test_an_answer_without_an_end_is_cut_off(
         with pytest.raises(CloudError) as caught:
             await ec2.assign_addresses("eni-00000000000000000", 1)
         assert caught.value.failure.kind is Kind.UNKNOWN_OUTCOME
+
+
+@pytest.mark.parametrize("service", ["container agent", "STS"])
+async def test_credentials_without_an_end_are_cut_off(
+    world: World, endless: tuple[Endless, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, service: str
+) -> None:
+    monkeypatch.setattr(wire, "LONGEST", 1 << 20)
+    server, url = endless
+    if service == "STS":
+        token = tmp_path / "token"
+        token.write_text("identity")
+        monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/pods")
+        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(token))
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", url)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    else:
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{url}v1/credentials")
+    async with world.adapter() as ec2:
+        with pytest.raises(CloudError, match="more than 1048576 bytes") as caught:
+            await ec2.describe_enis()
+    assert caught.value.failure.kind is Kind.TRANSIENT
+    assert server.sent < 1 << 26, "what the sockets hold, and no more"
 
 
 async def test_an_answer_as_long_as_allowed_is_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
