@@ -30,6 +30,7 @@ from ipamd.cloud.imds import Imds
 from ipamd.cloud.permissions import Node, Permissions
 from ipamd.cloud.port import Identity
 from ipamd.cloud.token import new_token
+from ipamd.cloud.vpc import Vpc
 from ipamd.host import HostNetwork
 from ipamd.host.strays import Strays
 from ipamd.ledger import Ledger
@@ -54,7 +55,6 @@ from ipamd.settings import Ec2Settings, HostSettings, PoolSettings
 from ipamd.telemetry.conditions import Conditions
 from ipamd.telemetry.history import History
 from ipamd.telemetry.tracing import NoTraces, Tracer, Traces, TracingUnavailable, to_collector
-from ipamd.vpc import Vpc
 
 if TYPE_CHECKING:
     from ipamd.policy.enforcement import Enforcement

@@ -22,7 +22,9 @@ from typing import Any
 import structlog
 
 from ipamd.cloud.port import Cloud, CloudError, Priority
+from ipamd.cloud.vpc import Vpc
 from ipamd.host import EniNetwork, HostError, HostNetwork, NodeNetwork, PodNetwork, Reconciler
+from ipamd.host.veth import host_link
 from ipamd.ledger import Ledger, LedgerError
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
@@ -49,8 +51,6 @@ from ipamd.pool.pool import COLLECT_MINIMUM_AGE, Pool
 from ipamd.telemetry.histogram import MILLISECONDS, Histogram
 from ipamd.telemetry.tracing import NoTraces, Tracer
 from ipamd.urgency import priority_of
-from ipamd.veth import host_link
-from ipamd.vpc import Vpc
 from ipamd.witnesses import Compared, compare
 
 log = structlog.get_logger("ipamd.pool")

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from ipamd.host.veth import host_link
 from ipamd.pool.events import Audited
 from ipamd.pool.inventory import Address, Eni
 from ipamd.pool.model import AddressState, Attachment, EniState, ObservedEni, Use
 from ipamd.pool.pool import Pool
 from ipamd.pool.trouble import troubles
-from ipamd.veth import host_link
 
 # An ADD is on record before its route is there, and a DEL's route goes a moment after its record, in seconds.
 IN_BETWEEN = 10.0

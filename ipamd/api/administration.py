@@ -16,10 +16,10 @@ from ipamd.api.v1 import administration_pb2 as pb
 from ipamd.api.v1 import administration_pb2_grpc
 from ipamd.host import HostError
 from ipamd.host.discarded import discard
+from ipamd.host.veth import host_link
 from ipamd.pool.model import Attachment, AttachmentKey
 from ipamd.pool.quoting import cut
 from ipamd.runner import PoolRunner, Refused
-from ipamd.veth import host_link
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from ipamd.cloud.budget import RateBudget
 from ipamd.host import HostError, HostNetwork
+from ipamd.host.veth import host_link
 from ipamd.pool.explain import Explanation, explain_attachment, explain_pool, explain_waiting
 from ipamd.pool.explain_address import explain_address
 from ipamd.pool.model import Attachment, AttachmentKey, Owner
@@ -14,7 +15,6 @@ from ipamd.pool.state import Waiting
 from ipamd.pool.words import span
 from ipamd.runner import PoolRunner
 from ipamd.telemetry.history import KEPT, Event, History
-from ipamd.veth import host_link
 
 # What the log says of one attachment, and the state that it is in then.
 ENDS = {"attachment.refused": "refused", "attachment.released": "released", "attachment.collected": "released"}

@@ -19,13 +19,13 @@ from ipamd.api.first_tries import FirstTries
 from ipamd.api.plan import GATEWAY, PACKED_GATEWAY, packed, plan
 from ipamd.api.v1 import ipam_pb2, ipam_pb2_grpc
 from ipamd.host import HostError, HostNetwork
+from ipamd.host.veth import host_link, recovered_key
 from ipamd.policy.errors import NotEnforced
 from ipamd.pool.model import Attachment, AttachmentKey, Reason, Refusal
 from ipamd.runner import PoolRunner, Refused
 from ipamd.serving import Serving
 from ipamd.settings import HostSettings
 from ipamd.telemetry.tracing import Facts
-from ipamd.veth import host_link, recovered_key
 
 if TYPE_CHECKING:
     from ipamd.policy.enforcement import Enforcement

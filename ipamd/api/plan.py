@@ -6,9 +6,9 @@ from socket import AF_INET, inet_pton
 
 from ipamd.api.v1 import ipam_pb2
 from ipamd.host import link_group
+from ipamd.host.veth import host_link
 from ipamd.pool.model import Attachment
 from ipamd.settings import HostSettings
-from ipamd.veth import host_link
 
 # The next hop inside the container. Nobody owns it: a permanent neighbour entry maps it to the host's end.
 GATEWAY = "169.254.1.1"

@@ -12,6 +12,7 @@ from google.protobuf.struct_pb2 import Struct
 from ipamd.api.stamp import timestamp
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.api.v1 import introspection_pb2_grpc
+from ipamd.host.veth import host_link
 from ipamd.pool.explain import Explanation
 from ipamd.pool.model import Attachment, AttachmentKey, Owner
 from ipamd.pool.quoting import quoted
@@ -20,7 +21,6 @@ from ipamd.process.reload import LiveSettings, is_live
 from ipamd.process.start import Start
 from ipamd.telemetry.conditions import Conditions
 from ipamd.telemetry.history import LEVELS, Event, History
-from ipamd.veth import host_link
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]

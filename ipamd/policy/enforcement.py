@@ -21,12 +21,12 @@ import structlog
 
 from ipamd.host import HostError
 from ipamd.host.altnames import give
+from ipamd.host.veth import host_link
 from ipamd.policy.agent import Agent, AgentFailed
 from ipamd.policy.errors import NotEnforced
 from ipamd.policy.pods import Pod, pod_of
 from ipamd.pool.model import Attachment, AttachmentKey
 from ipamd.telemetry.conditions import Conditions
-from ipamd.veth import host_link
 
 log = structlog.get_logger("ipamd.policy")
 

@@ -10,12 +10,12 @@ import structlog
 from asyncinotify import Mask
 
 from ipamd.api.spool import Spool, Spooled
+from ipamd.host.veth import host_link, recovered_key
 from ipamd.ledger import Ledger, LedgerError
 from ipamd.pool.model import Attachment, AttachmentKey, Cooling, DropAttachment, PutCooling, Reason, Record
 from ipamd.process.directory_watch import DirectoryWatch
 from ipamd.runner import PoolRunner, Refused
 from ipamd.telemetry.conditions import Conditions
-from ipamd.veth import host_link, recovered_key
 
 log = structlog.get_logger("ipamd.daemon")
 

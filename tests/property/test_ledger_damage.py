@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ipamd.host.veth import host_link, recovered_key
 from ipamd.ledger import Contents, Ledger
 from ipamd.pool import events as on
 from ipamd.pool.model import (
@@ -38,7 +39,6 @@ from ipamd.pool.model import (
     Targets,
 )
 from ipamd.pool.pool import Pool
-from ipamd.veth import host_link, recovered_key
 
 NOW = 1_700_001_000.0
 SUBNET = IPv4Network("10.0.0.0/16")

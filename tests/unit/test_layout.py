@@ -46,7 +46,7 @@ ALLOWED = {
         "ipamd.pool.quoting",
         "ipamd.process.supervision",
         "ipamd.settings",
-        "ipamd.veth",
+        "ipamd.host.veth",
     ),
     "ipamd/process": ("ipamd",),
     "ipamd/ledger": ("ipamd.telemetry.histogram", "ipamd.ledger", "ipamd.pool.model"),

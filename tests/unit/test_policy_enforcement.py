@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from ipamd.host import HostError
+from ipamd.host.veth import host_link
 from ipamd.policy import enforcement
 from ipamd.policy.agent import AgentFailed
 from ipamd.policy.enforcement import MOST_GONE, NOT_ENFORCED, Enforcement, Mode
@@ -16,7 +17,6 @@ from ipamd.policy.errors import NotEnforced
 from ipamd.policy.pods import Pod, pod_of
 from ipamd.pool.model import Attachment, AttachmentKey, Owner
 from ipamd.telemetry.conditions import Conditions
-from ipamd.veth import host_link
 
 WEB = Pod("shop", "web-0")
 

@@ -13,12 +13,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from ipamd.api.spool import Spool
+from ipamd.host.veth import host_link, recovered_key
 from ipamd.ledger import Ledger, LedgerCause, LedgerError
 from ipamd.pool.model import Attachment, AttachmentKey, Owner, PutAttachment
 from ipamd.process.releases import SpooledReleases, settle
 from ipamd.runner import GIVEN_UP, Refused
 from ipamd.telemetry.conditions import Conditions
-from ipamd.veth import host_link, recovered_key
 from tests.unit.test_spool import leave
 
 KEY = AttachmentKey("net", "c", "eth0")

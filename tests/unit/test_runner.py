@@ -16,8 +16,10 @@ from structlog.testing import capture_logs
 
 from ipamd import runner as runner_module
 from ipamd.cloud.port import CloudError, Identity, Priority
+from ipamd.cloud.vpc import Vpc
 from ipamd.host import Applied, HostError, HostNetwork, NodeNetwork
 from ipamd.host.links import Link
+from ipamd.host.veth import host_link
 from ipamd.ledger import Ledger, LedgerCause, LedgerError
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
@@ -45,8 +47,6 @@ from ipamd.pool.model import (
 from ipamd.pool.pool import Pool
 from ipamd.runner import Clock, PoolRunner, Refused
 from ipamd.telemetry.conditions import Conditions
-from ipamd.veth import host_link
-from ipamd.vpc import Vpc
 
 IDENTITY = Identity(
     "i-1", "m5.large", "eu-west-1", "eu-west-1a", "02:eni-0", "eni-0", "10.0.0.4", "subnet-1", "10.0.0.0/24", "vpc-1",

@@ -9,10 +9,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from ipamd.cloud.port import CloudError, Identity
+from ipamd.cloud.vpc import OUTSIDE, Vpc
 from ipamd.pool.cidrs import KEPT, CidrsChanged, VpcCidrs
 from ipamd.pool.model import CloudErrorKind, CloudFailure
 from ipamd.telemetry.conditions import Conditions
-from ipamd.vpc import OUTSIDE, Vpc
 
 IDENTITY = Identity(
     "i-1", "m5.large", "eu-west-1", "eu-west-1a", "02:eni-0", "eni-0", "10.0.0.4", "subnet-1", "10.0.0.0/24", "vpc-1",
@@ -94,5 +94,5 @@ async def test_service_that_does_not_answer_changes_nothing(monkeypatch: pytest.
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr("ipamd.vpc.PATIENCE", 0.01)
+    monkeypatch.setattr("ipamd.cloud.vpc.PATIENCE", 0.01)
     assert not await Vpc(IDENTITY, hang, Conditions(), lambda: 0.0).look()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ipamd.host.veth import host_link
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.model import Attachment, AttachmentKey, ObservedEni, Use, Uses
-from ipamd.veth import host_link
 from ipamd.witnesses import Mismatch, compare
 from tests.unit.story import Story, addresses, observed, warm
 
