@@ -49,9 +49,9 @@ from ipamd.process.service_manager import ServiceManager
 from ipamd.process.start import Phase, Start
 from ipamd.process.supervision import keep, keep_running
 from ipamd.process.surroundings import Surroundings
-from ipamd.runner import Clock, PoolRunner
-from ipamd.serving import Record, Serving
 from ipamd.settings import Ec2Settings, HostSettings, PoolSettings
+from ipamd.shell.serving import Record, Serving
+from ipamd.shell.turn import Clock, PoolRunner
 from ipamd.telemetry.conditions import Conditions
 from ipamd.telemetry.history import History
 from ipamd.telemetry.tracing import NoTraces, Tracer, Traces, TracingUnavailable, to_collector

@@ -19,7 +19,7 @@ from ipamd.host.discarded import discard
 from ipamd.host.veth import host_link
 from ipamd.pool.model import Attachment, AttachmentKey
 from ipamd.pool.quoting import cut
-from ipamd.runner import PoolRunner, Refused
+from ipamd.shell.turn import PoolRunner, Refused
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]

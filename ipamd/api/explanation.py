@@ -13,7 +13,7 @@ from ipamd.pool.explain_address import explain_address
 from ipamd.pool.model import Attachment, AttachmentKey, Owner
 from ipamd.pool.state import Waiting
 from ipamd.pool.words import span
-from ipamd.runner import PoolRunner
+from ipamd.shell.turn import PoolRunner
 from ipamd.telemetry.history import KEPT, Event, History
 
 # What the log says of one attachment, and the state that it is in then.

@@ -25,8 +25,8 @@ from ipamd.pool.subnets import Subnet
 from ipamd.pool.trouble import trouble_of, troubles
 from ipamd.process.reload import LiveSettings
 from ipamd.process.start import Start
-from ipamd.runner import PoolRunner
-from ipamd.serving import Serving
+from ipamd.shell.serving import Serving
+from ipamd.shell.turn import PoolRunner
 from ipamd.telemetry.conditions import Conditions
 from ipamd.telemetry.history import History
 

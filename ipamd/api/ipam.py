@@ -22,9 +22,9 @@ from ipamd.host import HostError, HostNetwork
 from ipamd.host.veth import host_link, recovered_key
 from ipamd.policy.errors import NotEnforced
 from ipamd.pool.model import Attachment, AttachmentKey, Reason, Refusal
-from ipamd.runner import PoolRunner, Refused
-from ipamd.serving import Serving
 from ipamd.settings import HostSettings
+from ipamd.shell.serving import Serving
+from ipamd.shell.turn import PoolRunner, Refused
 from ipamd.telemetry.tracing import Facts
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from ipamd.pool.model import Attachment, AttachmentKey, Owner, Reason, Refusal
 from ipamd.pool.words import span
 from ipamd.process.reload import LiveSettings
 from ipamd.process.start import Phase, Start
-from ipamd.runner import Refused
+from ipamd.shell.turn import Refused
 from ipamd.telemetry.conditions import Conditions
 from ipamd.telemetry.history import History
 

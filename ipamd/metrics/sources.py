@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ipamd.ledger import Ledger
     from ipamd.pool.model import Reason
     from ipamd.process.start import Start
-    from ipamd.runner import PoolRunner
-    from ipamd.serving import Serving
+    from ipamd.shell.serving import Serving
+    from ipamd.shell.turn import PoolRunner
     from ipamd.telemetry.conditions import Conditions
     from ipamd.telemetry.history import History
 

@@ -13,8 +13,8 @@ from ipamd.process.service_manager import ServiceManager
 from ipamd.process.startup import give_back
 from ipamd.process.supervision import keep, keep_running
 from ipamd.process.surroundings import Surroundings
-from ipamd.runner import PoolRunner
-from ipamd.serving import Serving
+from ipamd.shell.serving import Serving
+from ipamd.shell.turn import PoolRunner
 from ipamd.telemetry.conditions import Conditions
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ipamd.pool.model import Reason
 from ipamd.process.supervision import keep
 from ipamd.process.surroundings import Surroundings
-from ipamd.serving import Record
+from ipamd.shell.serving import Record
 
 if TYPE_CHECKING:
     from ipamd.api.server import ApiServer, Services

@@ -20,7 +20,7 @@ import structlog
 
 from ipamd.ledger import Ledger, LedgerError
 from ipamd.process.service_manager import ServiceManager
-from ipamd.runner import PoolRunner
+from ipamd.shell.turn import PoolRunner
 
 log = structlog.get_logger("ipamd.daemon")
 

@@ -13,7 +13,7 @@ from ipamd.cloud.port import Identity
 from ipamd.pool.model import Attachment
 from ipamd.process.supervision import keep, keep_running
 from ipamd.process.surroundings import Surroundings
-from ipamd.runner import PoolRunner
+from ipamd.shell.turn import PoolRunner
 
 if TYPE_CHECKING:
     from ipamd.policy.enforcement import Enforcement

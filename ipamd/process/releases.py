@@ -14,7 +14,7 @@ from ipamd.host.veth import host_link, recovered_key
 from ipamd.ledger import Ledger, LedgerError
 from ipamd.pool.model import Attachment, AttachmentKey, Cooling, DropAttachment, PutCooling, Reason, Record
 from ipamd.process.directory_watch import DirectoryWatch
-from ipamd.runner import PoolRunner, Refused
+from ipamd.shell.turn import PoolRunner, Refused
 from ipamd.telemetry.conditions import Conditions
 
 log = structlog.get_logger("ipamd.daemon")

@@ -10,7 +10,7 @@ from ipamd.ledger import Ledger
 from ipamd.process.reload import LiveSettings
 from ipamd.process.service_manager import ServiceManager
 from ipamd.process.start import Start
-from ipamd.runner import Clock
+from ipamd.shell.turn import Clock
 from ipamd.telemetry.conditions import Conditions
 from ipamd.telemetry.history import History
 

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from ipamd.install import CONFLIST
-from ipamd.serving import Record
+from ipamd.shell.serving import Record
 from ipamd.sim.demo_ping import Endpoint, ping_all
 from ipamd.sim.runtimes.containerd import Containerd, containerd
 from tests.e2e import debian

@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 
 from ipamd.neighbours.chain import Binaries, chain
-from ipamd.serving import Record
+from ipamd.shell.serving import Record
 from ipamd.sim import netns as namespaces
 from ipamd.sim.runtimes.direct import direct
 from ipamd.sim.runtimes.process import inside

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ipamd.install import install_plugin
-from ipamd.serving import Record
+from ipamd.shell.serving import Record
 from ipamd.sim import netns
 from ipamd.sim.fabric import EC2_ADDRESS
 from ipamd.sim.runtimes import RuntimeFailure

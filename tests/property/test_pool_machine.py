@@ -366,7 +366,7 @@ class PoolMachine(RuleBasedStateMachine):
         )
 
     def feed(self, event: on.Event) -> None:
-        """What the shell around the pool does, with a ledger that may refuse (ipamd/runner.py)."""
+        """What the shell around the pool does, with a ledger that may refuse (ipamd/shell/turn.py)."""
         self.cloud.now = self.now
         if isinstance(event, on.OperationDone | on.OperationFailed) and event.op in self.flushes:
             self.failed_flushes = self.failed_flushes + 1 if isinstance(event, on.OperationFailed) else 0

@@ -17,7 +17,7 @@ from ipamd.host.veth import host_link, recovered_key
 from ipamd.ledger import Ledger, LedgerCause, LedgerError
 from ipamd.pool.model import Attachment, AttachmentKey, Owner, PutAttachment
 from ipamd.process.releases import SpooledReleases, settle
-from ipamd.runner import GIVEN_UP, Refused
+from ipamd.shell.turn import GIVEN_UP, Refused
 from ipamd.telemetry.conditions import Conditions
 from tests.unit.test_spool import leave
 

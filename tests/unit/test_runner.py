@@ -14,7 +14,6 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from ipamd import runner as runner_module
 from ipamd.cloud.port import CloudError, Identity, Priority
 from ipamd.cloud.vpc import Vpc
 from ipamd.host import Applied, HostError, HostNetwork, NodeNetwork
@@ -45,7 +44,8 @@ from ipamd.pool.model import (
     Uses,
 )
 from ipamd.pool.pool import Pool
-from ipamd.runner import Clock, PoolRunner, Refused
+from ipamd.shell import turn as runner_module
+from ipamd.shell.turn import Clock, PoolRunner, Refused
 from ipamd.telemetry.conditions import Conditions
 
 IDENTITY = Identity(

@@ -13,7 +13,7 @@ import pytest
 
 from cni_shim import served
 from ipamd.pool.serving import NotServing
-from ipamd.serving import UNRECORDED, Record, Serving
+from ipamd.shell.serving import UNRECORDED, Record, Serving
 from ipamd.telemetry.conditions import Conditions
 
 BOOT = "6f1f2f9c-3a0e-4a34-9d9a-0f3f3f1f2a11"
@@ -165,7 +165,7 @@ async def test_the_record_goes_while_the_network_is_broken(socket: Path) -> None
 async def test_unwritable_record_is_a_condition_until_it_is_written(
     socket: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ipamd.serving.AGAIN", 0.01)
+    monkeypatch.setattr("ipamd.shell.serving.AGAIN", 0.01)
     blocked = Record(socket).path.with_name("ipamd.sock.served.new")
     blocked.mkdir()
     daemon = Daemon(socket)

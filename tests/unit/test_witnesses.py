@@ -8,7 +8,7 @@ from ipamd.host.veth import host_link
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.model import Attachment, AttachmentKey, ObservedEni, Use, Uses
-from ipamd.witnesses import Mismatch, compare
+from ipamd.shell.comparison import Mismatch, compare
 from tests.unit.story import Story, addresses, observed, warm
 
 

@@ -18,10 +18,10 @@ from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.model import AttachmentKey, Owner, Reason, Targets
 from ipamd.pool.pool import Pool
+from ipamd.shell.urgency import priority_of
 from ipamd.sim.virtual.budget import VirtualBudget
 from ipamd.sim.virtual.clock import Timer, VirtualClock
 from ipamd.sim.virtual.ec2 import Instance, VirtualEc2
-from ipamd.urgency import priority_of
 
 _NETWORK = "virtual"
 

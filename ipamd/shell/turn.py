@@ -48,10 +48,10 @@ from ipamd.pool.model import (
 )
 from ipamd.pool.outlook import would_refuse
 from ipamd.pool.pool import COLLECT_MINIMUM_AGE, Pool
+from ipamd.shell.comparison import Compared, compare
+from ipamd.shell.urgency import priority_of
 from ipamd.telemetry.histogram import MILLISECONDS, Histogram
 from ipamd.telemetry.tracing import NoTraces, Tracer
-from ipamd.urgency import priority_of
-from ipamd.witnesses import Compared, compare
 
 log = structlog.get_logger("ipamd.pool")
 

@@ -16,7 +16,7 @@ from cni_shim.names import served_record
 from cni_shim.served import since_boot
 from ipamd.ledger.place import boot_id
 from ipamd.pool.serving import NotServing, not_serving
-from ipamd.runner import PoolRunner
+from ipamd.shell.turn import PoolRunner
 from ipamd.telemetry.conditions import Conditions
 
 # Seconds after which the record is looked at: it could not be written, or somebody removed it.
