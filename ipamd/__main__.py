@@ -32,7 +32,8 @@ def _carry_out(argv: list[str] | None) -> int:
     uninstall.add_parser(commands)
     if "simulate" in (argv or sys.argv) or "demo" in (argv or sys.argv) or _wants_help(argv):
         try:
-            from ipamd.sim import demo, simulate
+            from ipamd.sim import simulate
+            from ipamd.sim.demo import command as demo
         except ModuleNotFoundError as missing:
             if missing.name is None or missing.name.startswith("ipamd"):
                 raise

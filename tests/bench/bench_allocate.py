@@ -135,7 +135,7 @@ async def build_and_measure(folder: Path, rounds: int, seconds: float) -> list[d
 @asynccontextmanager
 async def daemons(directory: Path) -> AsyncIterator[list[Server]]:
     """One daemon for each size, its pool filled. All run all the time, so that the sizes can take turns."""
-    from ipamd.sim.demo_node import Node
+    from ipamd.sim.demo.node import Node
     from ipamd.sim.vpc import SimulatedVpc
 
     async with AsyncExitStack() as stack:

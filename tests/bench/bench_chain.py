@@ -32,7 +32,7 @@ from cni_shim.static.build import BuildError, build
 from ipamd.install import InstallError, install_plugin
 from ipamd.neighbours.chain import Binaries, Wanted, chain
 from ipamd.sim import netns
-from ipamd.sim.demo_node import Node
+from ipamd.sim.demo.node import Node
 
 PEER = Path(__file__).resolve().parents[1] / "peers" / "libcni-1.3"
 ALONE, CHAINED, MAPPED = "ipamd-cni alone", "and portmap, no host port", "and portmap, one host port"

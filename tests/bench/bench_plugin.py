@@ -33,7 +33,7 @@ from cni_shim.static import block
 from cni_shim.static.build import BuildError, build
 from ipamd.install import InstallError, install_plugin
 from ipamd.sim import netns
-from ipamd.sim.demo_node import Node
+from ipamd.sim.demo.node import Node
 from ipamd.sim.vpc import SimulatedVpc
 
 DEBIAN_PLUGINS = Path("/usr/lib/cni")

@@ -37,7 +37,7 @@ from output import write_lines
 from cni_shim.static.build import BuildError, build
 from ipamd.install import InstallError, install_plugin
 from ipamd.sim import netns
-from ipamd.sim.demo_node import Node
+from ipamd.sim.demo.node import Node
 from ipamd.sim.runtimes.containerd import Containerd, PluginTimes, containerd
 from ipamd.sim.vpc import SimulatedNode, SimulatedVpc
 

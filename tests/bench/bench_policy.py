@@ -32,7 +32,7 @@ from cni_shim.static.build import BuildError, build
 from ipamd.host.altnames import give
 from ipamd.install import InstallError, install_plugin
 from ipamd.sim import netns
-from ipamd.sim.demo_node import Node
+from ipamd.sim.demo.node import Node
 from ipamd.sim.runtimes.process import inside
 from ipamd.sim.vpc import SimulatedVpc
 from tests.golang import build as build_peer

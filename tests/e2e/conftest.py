@@ -17,8 +17,8 @@ import aiohttp
 import pytest
 
 from ipamd.sim import netns as namespaces
-from ipamd.sim.demo_checks import ControlClient
-from ipamd.sim.demo_node import Node
+from ipamd.sim.demo.checks import ControlClient
+from ipamd.sim.demo.node import Node
 from ipamd.sim.vpc import SimulatedVpc
 from tests.e2e.podman import without_cni
 

@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ipamd.sim.demo_node import Node
+from ipamd.sim.demo.node import Node
 from ipamd.sim.runtimes.image import write_root
 from ipamd.sim.runtimes.process import inside
 

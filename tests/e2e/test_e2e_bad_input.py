@@ -14,8 +14,8 @@ import pytest
 from ipamd.install import PLUGIN, install_plugin
 from ipamd.pool.model import CloudErrorKind, Limits
 from ipamd.sim import netns as namespaces
-from ipamd.sim.demo_checks import ControlClient, leaks
-from ipamd.sim.demo_node import DaemonFailed, Node
+from ipamd.sim.demo.checks import ControlClient, leaks
+from ipamd.sim.demo.node import DaemonFailed, Node
 from ipamd.sim.runtimes.direct import Direct, Outcome, PluginError, direct
 from ipamd.sim.vpc import SimulatedVpc
 

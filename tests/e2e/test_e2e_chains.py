@@ -15,9 +15,9 @@ from cni_shim.names import host_ifname
 from ipamd.config.reference import toml_value
 from ipamd.install import CONFLIST
 from ipamd.sim import netns as namespaces
-from ipamd.sim.demo_checks import ControlClient, leaks
-from ipamd.sim.demo_node import Node
-from ipamd.sim.demo_ping import Endpoint, ping_all
+from ipamd.sim.demo.checks import ControlClient, leaks
+from ipamd.sim.demo.node import Node
+from ipamd.sim.demo.ping import Endpoint, ping_all
 from ipamd.sim.runtimes import RuntimeFailure
 from ipamd.sim.runtimes.containerd import Containerd, containerd
 from tests.e2e.single_node import ask, run, until

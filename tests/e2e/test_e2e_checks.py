@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from ipamd.sim.demo_checks import ControlClient, disagreements, leaks
-from ipamd.sim.demo_node import Node
-from ipamd.sim.demo_ping import Endpoint, ping_all
-from ipamd.sim.demo_run import Worker, contradictions, look
+from ipamd.sim.demo.checks import ControlClient, disagreements, leaks
+from ipamd.sim.demo.node import Node
+from ipamd.sim.demo.ping import Endpoint, ping_all
+from ipamd.sim.demo.run import Worker, contradictions, look
 from ipamd.sim.runtimes.direct import direct
 from ipamd.sim.vpc import SimulatedVpc
 

@@ -7,10 +7,10 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from ipamd.sim.demo_checks import ControlClient, leaks
-from ipamd.sim.demo_node import Node
-from ipamd.sim.demo_ping import Endpoint, ping_all
-from ipamd.sim.demo_run import Worker, contradictions, look, together
+from ipamd.sim.demo.checks import ControlClient, leaks
+from ipamd.sim.demo.node import Node
+from ipamd.sim.demo.ping import Endpoint, ping_all
+from ipamd.sim.demo.run import Worker, contradictions, look, together
 from ipamd.sim.runtimes.containerd import Containerd, containerd
 
 pytestmark = pytest.mark.e2e

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ipamd.install import CONFLIST
-from ipamd.sim.demo_checks import ControlClient, leaks
-from ipamd.sim.demo_node import Node
+from ipamd.sim.demo.checks import ControlClient, leaks
+from ipamd.sim.demo.node import Node
 from ipamd.sim.runtimes import Pod, RuntimeFailure
 from ipamd.sim.runtimes.containerd import Containerd, containerd
 from tests.e2e.single_node import assert_each_has_its_way_out, run, until

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from ipamd.install import CONFLIST
 from ipamd.shell.serving import Record
-from ipamd.sim.demo_ping import Endpoint, ping_all
+from ipamd.sim.demo.ping import Endpoint, ping_all
 from ipamd.sim.runtimes.containerd import Containerd, containerd
 from tests.e2e import debian
 from tests.e2e.single_node import Box, single_node, until

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import pytest
 
-from ipamd.sim.demo_checks import ControlClient, disagreements, leaks
-from ipamd.sim.demo_node import Node
-from ipamd.sim.demo_ping import Endpoint, ping_all
+from ipamd.sim.demo.checks import ControlClient, disagreements, leaks
+from ipamd.sim.demo.node import Node
+from ipamd.sim.demo.ping import Endpoint, ping_all
 from ipamd.sim.runtimes import Pod
 from ipamd.sim.runtimes.direct import direct
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ipamd.sim import demo
 from ipamd.sim import netns as namespaces
+from ipamd.sim.demo import command as demo
 
 pytestmark = pytest.mark.e2e
 

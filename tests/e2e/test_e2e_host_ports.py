@@ -16,8 +16,8 @@ import pytest
 
 from ipamd.install import CONFLIST
 from ipamd.sim import netns as namespaces
-from ipamd.sim.demo_checks import ControlClient, leaks
-from ipamd.sim.demo_node import Node
+from ipamd.sim.demo.checks import ControlClient, leaks
+from ipamd.sim.demo.node import Node
 from ipamd.sim.runtimes.containerd import Containerd, Pod, containerd
 from tests.e2e import debian
 from tests.e2e.single_node import run, until

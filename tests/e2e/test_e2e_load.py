@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from ipamd.sim.demo_ping import Endpoint, ping_all
+from ipamd.sim.demo.ping import Endpoint, ping_all
 from ipamd.sim.runtimes import Pod
 from ipamd.sim.runtimes.containerd import Containerd, containerd
 from tests.e2e.single_node import Box, single_node

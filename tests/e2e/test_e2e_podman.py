@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ipamd.sim.demo_checks import ControlClient, leaks
-from ipamd.sim.demo_node import Node
+from ipamd.sim.demo.checks import ControlClient, leaks
+from ipamd.sim.demo.node import Node
 from tests.e2e.podman import Podman
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("podman_with_cni")]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ipamd.install import CONFLIST
-from ipamd.sim.demo_checks import ControlClient, leaks
-from ipamd.sim.demo_node import DaemonSilent, Node
+from ipamd.sim.demo.checks import ControlClient, leaks
+from ipamd.sim.demo.node import DaemonSilent, Node
 from ipamd.sim.netns import command
 from ipamd.sim.runtimes.process import Child, inside
 from tests.e2e.podman import Podman

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ipamd.sim.demo_checks import ControlClient, host_links
+from ipamd.sim.demo.checks import ControlClient, host_links
 from ipamd.sim.fabric import PEER_HOST
 from ipamd.sim.vpc import SimulatedVpc
 from tests.e2e.booted import BIN_DIR, COMMAND, CONFLIST, Machine, machine

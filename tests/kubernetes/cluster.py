@@ -22,8 +22,8 @@ from typing import Any, Final
 import aiohttp
 import yaml
 
-from ipamd.sim.demo_checks import ControlClient
-from ipamd.sim.demo_run import together
+from ipamd.sim.demo.checks import ControlClient
+from ipamd.sim.demo.run import together
 from ipamd.sim.vpc import SimulatedVpc
 from tests.kubernetes import images
 from tests.kubernetes.control_plane import ControlPlane

@@ -16,8 +16,8 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 from rich.console import Console
 
 from ipamd.sim import preflight
-from ipamd.sim.demo_report import Reporter
-from ipamd.sim.until_signal import story, until_signal
+from ipamd.sim.demo.report import Reporter
+from ipamd.sim.demo.until_signal import story, until_signal
 from tests.kubernetes import golang
 from tests.kubernetes.demo_steps import FAILURES, Demo
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ipamd.sim.demo_ping import ping_all
-from ipamd.sim.demo_report import Reporter
+from ipamd.sim.demo.ping import ping_all
+from ipamd.sim.demo.report import Reporter
 from ipamd.sim.internet import WEB_SERVER
 from ipamd.sim.machine import MachineError
 from ipamd.sim.netns import CommandError

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ipamd.sim.demo_ping import Endpoint
+from ipamd.sim.demo.ping import Endpoint
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.demo_tables import PodLine
 

@@ -22,8 +22,8 @@ import pytest
 
 from cni_shim.names import DISCARDED_GROUP, host_ifname
 from ipamd.sim import netns
-from ipamd.sim.demo_checks import ControlClient, host_links, leaks, pod_routes
-from ipamd.sim.demo_node import Node
+from ipamd.sim.demo.checks import ControlClient, host_links, leaks, pod_routes
+from ipamd.sim.demo.node import Node
 from ipamd.sim.runtimes.direct import Direct, Outcome, direct
 from ipamd.sim.runtimes.process import Child, inside
 from ipamd.sim.vpc import SimulatedVpc

@@ -17,7 +17,7 @@ import pytest
 
 from cni_shim.names import host_ifname
 from ipamd.sim import netns
-from ipamd.sim.demo_node import Node as DaemonNode
+from ipamd.sim.demo.node import Node as DaemonNode
 from ipamd.sim.runtimes.direct import direct
 from ipamd.sim.vpc import SimulatedVpc
 from tests.netns.flows import PROTOCOLS, Flow, name_of, ping, udp

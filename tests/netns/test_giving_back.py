@@ -15,7 +15,7 @@ import pytest
 from ipamd.api.v1 import ipam_pb2
 from ipamd.api.v1.ipam_pb2_grpc import IpamStub
 from ipamd.sim import netns
-from ipamd.sim.demo_node import Node
+from ipamd.sim.demo.node import Node
 from ipamd.sim.vpc import SimulatedVpc
 
 pytestmark = pytest.mark.netns

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ipamd.sim import preflight
+from ipamd.sim.demo.until_signal import story
 from ipamd.sim.fabric import FabricError
 from ipamd.sim.netns import CommandError
-from ipamd.sim.until_signal import story
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it is about what root lacks")
 

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ipamd.sim.demo_ping import Endpoint
+from ipamd.sim.demo.ping import Endpoint
 from ipamd.sim.runtimes import Pod
 
 _ASSIGNED, _COOLING, _FREE, _ROOM = "■", "▨", "□", "·"

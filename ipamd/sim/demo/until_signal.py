@@ -6,7 +6,7 @@ import asyncio
 import signal
 from typing import Protocol
 
-from ipamd.sim.demo_report import Reporter
+from ipamd.sim.demo.report import Reporter
 
 
 class Interruptible(Protocol):

@@ -12,7 +12,7 @@ import aiohttp
 from cni_shim.names import DISCARDED_GROUP
 from ipamd.settings import HostSettings
 from ipamd.sim import netns as namespaces
-from ipamd.sim.demo_node import Node
+from ipamd.sim.demo.node import Node
 
 _HOST_LINK: Final = "ipm"  # what the names of pods' host links begin with: cni_shim.names
 _DELETION: Final = 5.0  # seconds: usually well under one

@@ -18,10 +18,10 @@ from typing import Any, Final, TypeVar
 import aiohttp
 from rich.console import Group
 
-from ipamd.sim import demo_report as report
-from ipamd.sim.demo_checks import ControlClient, disagreements, leaks
-from ipamd.sim.demo_node import DaemonFailed, Node
-from ipamd.sim.demo_ping import Endpoint, ping_all
+from ipamd.sim.demo import report
+from ipamd.sim.demo.checks import ControlClient, disagreements, leaks
+from ipamd.sim.demo.node import DaemonFailed, Node
+from ipamd.sim.demo.ping import Endpoint, ping_all
 from ipamd.sim.runtimes import Pod, RuntimeFailure
 from ipamd.sim.runtimes.containerd import Containerd, containerd
 from ipamd.sim.runtimes.direct import Direct, direct

@@ -1,6 +1,6 @@
 """`ipamd demo`: the main job on one machine, from nothing to pods that ping each other, and back to nothing.
 
-Here is the command around it; what it does stands in `demo_run`.
+Here is the command around it; what it does stands in `run`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from rich.console import Console
 from ipamd.cloud import limits
 from ipamd.install import InstallError
 from ipamd.sim import preflight
-from ipamd.sim.demo_node import DaemonFailed
-from ipamd.sim.demo_report import Reporter
-from ipamd.sim.demo_run import Demo
+from ipamd.sim.demo.node import DaemonFailed
+from ipamd.sim.demo.report import Reporter
+from ipamd.sim.demo.run import Demo
+from ipamd.sim.demo.until_signal import story, until_signal
 from ipamd.sim.fabric import FabricError
 from ipamd.sim.netns import CommandError
 from ipamd.sim.runtimes import RuntimeFailure
-from ipamd.sim.until_signal import story, until_signal
 from ipamd.sim.vpc import SpecError
 
 _FAILURES = (SpecError, FabricError, CommandError, RuntimeFailure, DaemonFailed, InstallError, OSError)
