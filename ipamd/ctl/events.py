@@ -5,21 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from ipamd.api.v1 import introspection_pb2 as pb
-from ipamd.api.v1.introspection_pb2_grpc import IntrospectionStub
 from ipamd.ctl.command import DONE, USAGE, Failed, manual
-from ipamd.ctl.connection import TIMEOUT, Unavailable, introspection
+from ipamd.ctl.connection import introspection
 from ipamd.ctl.event import datum, line
+from ipamd.ctl.following import Numbers, follow
 
 LEVELS = ("info", "warning", "error")
 _LAST = 30
-_ALL = 2**32 - 1
-# Seconds between two looks for a daemon that went away.
-_RETRY = 0.5
 
 
 def set_up(parser: argparse.ArgumentParser) -> None:
@@ -77,45 +73,6 @@ def _run(args: argparse.Namespace) -> int:
     return DONE
 
 
-class Numbers:
-    """Finds gaps in the daemon's count of its events."""
-
-    def __init__(self) -> None:
-        self._last = 0
-
-    def lost_before(self, number: int) -> int:
-        """A number that is not above the last one is a new daemon's, which counts from 1 again."""
-        lost = number - self._last - 1 if 0 < self._last < number else 0
-        self._last = number
-        return lost
-
-
 def _kept(socket: Path, args: argparse.Namespace) -> Iterator[pb.Event]:
     with introspection(socket) as stub:
         yield from stub.WatchEvents(pb.WatchEventsRequest(last=args.last, level=args.level))
-
-
-def follow(
-    socket: Path, last: int, level: str = "info", connected: Callable[[IntrospectionStub], None] = lambda _: None
-) -> Iterator[pb.Event]:
-    """The last ones, and then what happens, without an end. Raises `Failed` when there is no daemon at the beginning;
-    one that goes away later is waited for, and its successor's events are told from its start. `connected` is called
-    once a daemon's first event is here: from then on none is missed."""
-    with introspection(socket) as stub:
-        stub.GetNode(pb.GetNodeRequest(), timeout=TIMEOUT)
-    told = False
-    while True:
-        try:
-            with introspection(socket) as stub:
-                first = True
-                for event in stub.WatchEvents(pb.WatchEventsRequest(last=last, follow=True, level=level)):
-                    if first:
-                        connected(stub)
-                        first = told = False
-                    yield event
-        except Unavailable:
-            pass
-        if not told:
-            print("ipamctl: the daemon has gone; waiting for the next one", file=sys.stderr)
-        last, told = _ALL, True
-        time.sleep(_RETRY)

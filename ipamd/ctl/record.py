@@ -15,7 +15,7 @@ from ipamd.ctl import times
 from ipamd.ctl.command import DONE, Failed
 from ipamd.ctl.connection import TIMEOUT, introspection
 from ipamd.ctl.event import fields
-from ipamd.ctl.events import Numbers, follow
+from ipamd.ctl.following import Numbers, follow
 from ipamd.workload.trace import Kind, TraceEvent, writing
 
 _GRANTED = "attachment.granted"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ipamd.ctl.event import line
-from ipamd.ctl.events import Numbers
+from ipamd.ctl.following import Numbers
 from tests.unit.ctl_daemon import event, ipamctl, serving
 
 
