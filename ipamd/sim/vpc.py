@@ -30,10 +30,11 @@ from typing import Final
 
 from ipamd.cloud import limits
 from ipamd.sim import internet
-from ipamd.sim.ec2 import CloudServers, Delays, Fault, Lags, SimulatedCloud, Throttle, new_id
+from ipamd.sim.ec2 import Delays, Fault, Lags, SimulatedCloud, Throttle, new_id
 from ipamd.sim.fabric import EC2_ADDRESS, IMDS_ADDRESS, Fabric
 from ipamd.sim.imds import DEFAULT_HOP_LIMIT, MOST_HOPS
 from ipamd.sim.machine import Machine
+from ipamd.sim.servers import CloudServers
 
 EC2_URL: Final = f"http://{EC2_ADDRESS}"
 IMDS_URL: Final = f"http://{IMDS_ADDRESS}"

@@ -19,8 +19,8 @@ from ipamd.settings import Ec2Settings, ImdsSettings
 from ipamd.sim.ec2 import Delays, SimulatedCloud, actions
 from ipamd.sim.ec2.cloud import SimulatedCloud as Cloud
 from ipamd.sim.ec2.faults import Fault
-from ipamd.sim.ec2.servers import CloudServers, serve_on_loopback
 from ipamd.sim.ec2.wire import service_model
+from ipamd.sim.servers import CloudServers, serve_on_loopback
 
 # All but those that were called in earnest before, that another one covers, and that have no DryRun.
 ASKED = (

@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 
 from ipamd.pool.model import Limits
-from ipamd.sim.ec2 import CloudServers, Delays, SimulatedCloud, serve_on_loopback
+from ipamd.sim.ec2 import Delays, SimulatedCloud
+from ipamd.sim.servers import CloudServers, serve_on_loopback
 
 AT_ONCE = Delays(create=0, attach=0, detach=0, assign=0, link=0, imds_lag=0)
 

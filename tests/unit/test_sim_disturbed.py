@@ -21,13 +21,14 @@ from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 from types_aiobotocore_ec2 import EC2Client
 
 from ipamd.pool.model import Limits
-from ipamd.sim.ec2 import CloudServers, Delays, Ec2Error, Lags, SimulatedCloud, serve_on_loopback
+from ipamd.sim.ec2 import Delays, Ec2Error, Lags, SimulatedCloud
 from ipamd.sim.ec2.consistency import Sight
 from ipamd.sim.ec2.faults import Fault, FaultError, Faults
 from ipamd.sim.ec2.registry import Registry
 from ipamd.sim.ec2.resources import Attachment, Eni, Instance, Subnet
 from ipamd.sim.ec2.throttle import PUBLISHED, Bucket, Rate, Throttle
 from ipamd.sim.imds import INSTANCE_HEADER
+from ipamd.sim.servers import CloudServers, serve_on_loopback
 
 LIMITS = {"m5.large": Limits(3, 10)}
 AT_ONCE = Delays(create=0, attach=0, detach=0, assign=0, link=0, imds_lag=0)

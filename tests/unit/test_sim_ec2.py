@@ -17,11 +17,12 @@ from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutE
 from types_aiobotocore_ec2 import EC2Client
 
 from ipamd.pool.model import Limits
-from ipamd.sim.ec2 import CloudServers, Delays, Ec2Error, SimulatedCloud, serve_on_loopback
+from ipamd.sim.ec2 import Delays, Ec2Error, SimulatedCloud
 from ipamd.sim.ec2.actions import ACTIONS
 from ipamd.sim.ec2.credentials import Credentials
 from ipamd.sim.ec2.faults import Fault
 from ipamd.sim.ec2.resources import Eni, Instance, Subnet
+from ipamd.sim.servers import CloudServers, serve_on_loopback
 
 LIMITS = {"m5.large": Limits(3, 10), "t3.nano": Limits(2, 2)}
 AT_ONCE = Delays(create=0, attach=0, detach=0, assign=0, link=0, imds_lag=0, terminate=0)

@@ -14,10 +14,11 @@ from aiobotocore.session import AioSession  # type: ignore[import-untyped]
 from aiobotocore.utils import AioInstanceMetadataFetcher  # type: ignore[import-untyped]
 
 from ipamd.pool.model import Limits
-from ipamd.sim.ec2 import CloudServers, Delays, SimulatedCloud, serve_on_loopback
+from ipamd.sim.ec2 import Delays, SimulatedCloud
 from ipamd.sim.ec2.faults import Fault
 from ipamd.sim.ec2.resources import EniMetadata, Instance, Lagging, Subnet
 from ipamd.sim.imds import INSTANCE_HEADER, ROLE
+from ipamd.sim.servers import CloudServers, serve_on_loopback
 
 TTL = "X-aws-ec2-metadata-token-ttl-seconds"
 TOKEN = "X-aws-ec2-metadata-token"

@@ -3,7 +3,7 @@
 moto answers the same calls without limits, delays, ClientToken or unique addresses, so an allocator that is wrong
 passes there. From the rules outwards: `cloud` (state and rules), `consistency` (what is seen of it how late),
 `actions` and `views` (calls and replies), `wire` (the Query protocol), `throttle` and `faults` (what else befalls a
-call), `api` (HTTP), `servers` (together with instance metadata and control).
+call), `api` (HTTP). `sim/servers.py` serves it together with instance metadata and control.
 """
 
 from ipamd.sim.ec2.cloud import SimulatedCloud
@@ -11,11 +11,9 @@ from ipamd.sim.ec2.consistency import Lags
 from ipamd.sim.ec2.errors import Ec2Error
 from ipamd.sim.ec2.faults import Fault
 from ipamd.sim.ec2.resources import Delays, new_id
-from ipamd.sim.ec2.servers import CloudServers, serve_on_loopback
 from ipamd.sim.ec2.throttle import Throttle
 
 __all__ = [
-    "CloudServers",
     "Delays",
     "Ec2Error",
     "Fault",
@@ -23,5 +21,4 @@ __all__ = [
     "SimulatedCloud",
     "Throttle",
     "new_id",
-    "serve_on_loopback",
 ]
