@@ -17,6 +17,7 @@ ALLOWED = {
         "ipamd.cloud",
         "ipamd.telemetry.conditions",
         "ipamd.telemetry.histogram",
+        "ipamd.pool.cidrs",
         "ipamd.pool.model",
         "ipamd.pool.quoting",
         "ipamd.settings",
