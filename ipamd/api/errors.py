@@ -19,7 +19,8 @@ DOMAIN = "ipamd"
 # its deadline: the daemon is only going away for a moment.
 CNI_ERROR = "ipamd-cni-error"
 
-_CODES = {
+# A reason -> the status of the call that it refuses.
+CODES = {
     Reason.SUBNET_EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.ENI_LIMIT: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.ADDRESS_LIMIT: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -53,7 +54,7 @@ async def abort_refused(
 ) -> NoReturn:
     if refusal.reason is Reason.DRAINING:
         cni_error = None
-    code = _CODES[refusal.reason]
+    code = CODES[refusal.reason]
     await abort(context, code, refusal.reason, refusal.message, metadata(refusal), request_id, cni_error)
 
 

@@ -75,3 +75,9 @@ def test_the_page_has_every_metric() -> None:
         assert name.startswith("ipamd_") and metric.meaning.endswith("."), name
         assert name.endswith("_total") == (metric.kind == "counter"), name
         assert (metric.kind != "histogram") or name.endswith("_seconds")
+
+
+def test_every_metric_of_the_catalogue_is_exported() -> None:
+    sources = [file for file in (ROOT / "ipamd").rglob("*.py") if file.name != "catalogue.py"]
+    exporting = "".join(file.read_text() for file in sources)
+    assert [name for name in METRICS if f'"{name}"' not in exporting] == []
