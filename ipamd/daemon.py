@@ -50,6 +50,9 @@ from ipamd.process.start import Phase, Start
 from ipamd.process.supervision import keep, keep_running
 from ipamd.process.surroundings import Surroundings
 from ipamd.settings import Ec2Settings, HostSettings, PoolSettings
+from ipamd.shell import assembly
+from ipamd.shell.assembly import Shell
+from ipamd.shell.readings import Readings
 from ipamd.shell.serving import Record, Serving
 from ipamd.shell.turn import Clock, PoolRunner
 from ipamd.telemetry.conditions import Conditions
@@ -117,11 +120,11 @@ async def _serve(live: LiveSettings, history: History, conditions: Conditions, s
     doors = Doors(around)
     async with asyncio.TaskGroup() as tasks:
         world = await _learn(around, doors, stack, tasks)
-        runner = _build(around, world, stack)
-        gone = settle(ledger, spool, runner.clock())
-        await _restore(runner, ledger, world)
-        enforcement = policy.begin(around, world.identity, runner, gone, stack, tasks)
-        await _open(around, doors, world, runner, spool, enforcement, stack, tasks)
+        shell = _build(around, world, stack)
+        gone = settle(ledger, spool, clock())
+        await _restore(shell.runner, ledger, world)
+        enforcement = policy.begin(around, world.identity, shell.runner, gone, stack, tasks)
+        await _open(around, doors, world, shell, spool, enforcement, stack, tasks)
 
 
 async def _learn(around: Surroundings, doors: Doors, stack: AsyncExitStack, tasks: asyncio.TaskGroup) -> _World:
@@ -159,7 +162,7 @@ async def _take(settings: HostSettings, network: HostNetwork, conditions: Condit
     await clashes.refuse(settings, network, conditions)
 
 
-def _build(around: Surroundings, world: _World, stack: AsyncExitStack) -> PoolRunner:
+def _build(around: Surroundings, world: _World, stack: AsyncExitStack) -> Shell:
     settings, identity = around.live.loaded.settings, world.identity
     clock = around.clock
     around.start.enter(Phase.HOST)
@@ -171,10 +174,10 @@ def _build(around: Surroundings, world: _World, stack: AsyncExitStack) -> PoolRu
     groups = _groups(settings.ec2, identity)
     on_change = around.changed.set
     vpc = Vpc(identity, partial(world.imds.vpc_cidrs, identity.primary_mac), around.conditions, clock)
-    runner = PoolRunner(pool, around.ledger, world.cloud, world.network, vpc, groups, clock, on_change, tracer)
-    stack.push_async_callback(runner.stop, STOP_GRACE)
+    shell = assembly.around(pool, around.ledger, world.cloud, world.network, vpc, groups, clock, on_change, tracer)
+    stack.push_async_callback(shell.runner.stop, STOP_GRACE)
     stack.callback(world.budget.close)  # before that: what has not been sent yet is not waited for
-    return runner
+    return shell
 
 
 def _tracer(around: Surroundings, identity: Identity) -> Tracer:
@@ -230,7 +233,7 @@ async def _open(
     around: Surroundings,
     doors: Doors,
     world: _World,
-    runner: PoolRunner,
+    shell: Shell,
     spool: Spool,
     enforcement: Enforcement | None,
     stack: AsyncExitStack,
@@ -243,14 +246,22 @@ async def _open(
     from ipamd.api.server import Services
 
     settings, conditions, identity = around.live.loaded.settings, around.conditions, world.identity
+    runner = shell.runner
     permissions = Permissions()
-    serving = Serving(runner, Record(settings.api.socket), conditions, around.changed)
+    serving = Serving(runner, shell.reconciler, Record(settings.api.socket), conditions, around.changed)
     releases = SpooledReleases(spool, runner, conditions)
     ipam = IpamService(
-        runner, world.network, settings.host, serving, releases.before_grant, doors.refusals, enforcement
+        runner,
+        world.network,
+        settings.host,
+        serving,
+        releases.before_grant,
+        doors.refusals,
+        shell.tracer,
+        enforcement,
     )
     introspection = IntrospectionService(
-        runner,
+        shell,
         world.network,
         identity,
         around.live,
@@ -261,20 +272,20 @@ async def _open(
         around.start,
         serving,
     )
-    sources = Sources(runner, ipam, world.cloud, world.budget, identity, serving, runner.clock())
-    doors.hand_over(Services(ipam, introspection, AdministrationService(runner)), sources)
+    sources = Sources(runner, shell.reconciler, ipam, world.cloud, world.budget, identity, serving, runner.clock())
+    doors.hand_over(Services(ipam, introspection, AdministrationService(runner, shell.inspection)), sources)
     # First of all whoever waits is told to ask the successor, while the server can still say it.
     stack.callback(runner.feed, on.DrainRequested())
     stack.callback(around.history.close)
 
     tasks.create_task(_watch(runner))
     tasks.create_task(
-        keep_running(conditions, "host.not_watched", runner.reconciler.run, "repairing the node's network")
+        keep_running(conditions, "host.not_watched", shell.reconciler.run, "repairing the node's network")
     )
-    strays = Strays(world.network, settings.host, runner.attached_links, runner.clock)
+    strays = Strays(world.network, settings.host, shell.wanted.attached_links, runner.clock)
     remove = partial(_remove_links, world.network, strays)
     tasks.create_task(keep_running(conditions, "host.links_left", remove, "removing the interfaces of gone pods"))
-    tasks.create_task(_look_at_vpc(around.live, runner))
+    tasks.create_task(_look_at_vpc(around.live, shell.readings))
     tasks.create_task(clashes.follow(settings.host, world.network, conditions))
     tasks.create_task(keep(conditions, "spool.unusable", releases.run, "reading the spool"))
     follow = partial(_follow, around.live, runner)
@@ -307,11 +318,11 @@ async def _watch(runner: PoolRunner) -> None:
     await asyncio.shield(runner.failed)
 
 
-async def _look_at_vpc(live: LiveSettings, runner: PoolRunner) -> None:
+async def _look_at_vpc(live: LiveSettings, readings: Readings) -> None:
     """With each SIGHUP: an operator may have given the VPC another CIDR."""
     while True:
         await live.hung_up()
-        await runner.look_at_vpc()
+        await readings.look_at_vpc()
 
 
 async def _follow(live: LiveSettings, runner: PoolRunner) -> None:

@@ -19,6 +19,7 @@ from ipamd.host.discarded import discard
 from ipamd.host.veth import host_link
 from ipamd.pool.model import Attachment, AttachmentKey
 from ipamd.pool.quoting import cut
+from ipamd.shell.inspection import Inspection
 from ipamd.shell.turn import PoolRunner, Refused
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ _numbers = count(1)
 
 
 class AdministrationService(administration_pb2_grpc.AdministrationServicer):
-    def __init__(self, runner: PoolRunner) -> None:
+    def __init__(self, runner: PoolRunner, inspection: Inspection) -> None:
         self._runner = runner
+        self._inspection = inspection
 
     async def ReleaseAttachment(
         self, request: pb.ReleaseAttachmentRequest, context: Context
@@ -49,7 +51,7 @@ class AdministrationService(administration_pb2_grpc.AdministrationServicer):
 
     async def CollectVanished(self, request: pb.CollectVanishedRequest, context: Context) -> pb.CollectVanishedReply:
         async with _told(context):
-            gone = await self._runner.vanished()
+            gone = await self._inspection.vanished()
             if not request.only_look:
                 gone = [released for attachment in gone if (released := await self._release(attachment.key))]
         return pb.CollectVanishedReply(released=[_released(attachment) for attachment in gone])

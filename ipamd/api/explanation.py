@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ipamd.cloud.budget import RateBudget
-from ipamd.host import HostError, HostNetwork
+from ipamd.host import HostError, HostNetwork, Reconciler
 from ipamd.host.veth import host_link
 from ipamd.pool.explain import Explanation, explain_attachment, explain_pool, explain_waiting
 from ipamd.pool.explain_address import explain_address
@@ -24,8 +24,16 @@ _HOLDERS = 5
 
 
 class Explainer:
-    def __init__(self, runner: PoolRunner, network: HostNetwork, budget: RateBudget, history: History) -> None:
+    def __init__(
+        self,
+        runner: PoolRunner,
+        reconciler: Reconciler,
+        network: HostNetwork,
+        budget: RateBudget,
+        history: History,
+    ) -> None:
         self._runner = runner
+        self._reconciler = reconciler
         self._network = network
         self._budget = budget
         self._history = history
@@ -33,7 +41,7 @@ class Explainer:
     def pool(self) -> Explanation:
         explanation = explain_pool(self._runner.pool, self._runner.clock(), str(self._runner.unrecorded or ""))
         explanation.because += self._in_the_budget()
-        if broken := self._runner.reconciler.health().error:
+        if broken := self._reconciler.health().error:
             explanation.because.append(f"This node's network is not in order: {broken}.")
             explanation.advice.append("ipamctl doctor looks for what is in the way.")
         return explanation

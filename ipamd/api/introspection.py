@@ -25,8 +25,8 @@ from ipamd.pool.subnets import Subnet
 from ipamd.pool.trouble import trouble_of, troubles
 from ipamd.process.reload import LiveSettings
 from ipamd.process.start import Start
+from ipamd.shell.assembly import Shell
 from ipamd.shell.serving import Serving
-from ipamd.shell.turn import PoolRunner
 from ipamd.telemetry.conditions import Conditions
 from ipamd.telemetry.history import History
 
@@ -51,7 +51,7 @@ AUDIT_LASTS = 5.0
 class IntrospectionService(StandingService):
     def __init__(
         self,
-        runner: PoolRunner,
+        shell: Shell,
         network: HostNetwork,
         identity: Identity,
         live: LiveSettings,
@@ -64,9 +64,11 @@ class IntrospectionService(StandingService):
     ) -> None:
         super().__init__(live, history, conditions, start)
         self._serving = serving
-        self._runner = runner
+        self._runner = runner = shell.runner
+        self._reconciler = shell.reconciler
+        self._inspection = shell.inspection
         self._permissions = permissions
-        self._explainer = Explainer(runner, network, budget, history)
+        self._explainer = Explainer(runner, shell.reconciler, network, budget, history)
         self._auditing = asyncio.Lock()
         self._audited: pb.AuditReply | None = None
         self._audited_at = 0.0
@@ -127,7 +129,7 @@ class IntrospectionService(StandingService):
                 for backoff in pool.backoffs.all_active(now)
             ],
             budget=[_bucket(bucket) for bucket in self._budget.view()],
-            host=_host(self._runner.reconciler.health()),
+            host=_host(self._reconciler.health()),
             troubles=self._troubles(),
             subnets=[_subnet(pool.subnets[subnet_id]) for subnet_id in pool.subnets.ids],
             drained=None if pool.drained is None else timestamp(pool.drained),
@@ -220,7 +222,7 @@ class IntrospectionService(StandingService):
             if self._audited is not None and now - self._audited_at < AUDIT_LASTS:
                 return self._audited
             try:
-                compared = await self._runner.compare()
+                compared = await self._inspection.compare()
             except (CloudError, HostError, LedgerError) as error:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, cut(f"not all could be read: {error}"))
             self._audited_at = self._runner.clock()

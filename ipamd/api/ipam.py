@@ -25,7 +25,7 @@ from ipamd.pool.model import Attachment, AttachmentKey, Reason, Refusal
 from ipamd.settings import HostSettings
 from ipamd.shell.serving import Serving
 from ipamd.shell.turn import PoolRunner, Refused
-from ipamd.telemetry.tracing import Facts
+from ipamd.telemetry.tracing import Facts, Tracer
 
 if TYPE_CHECKING:
     from ipamd.policy.enforcement import Enforcement
@@ -64,6 +64,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         serving: Serving,
         before_grant: BeforeGrant,
         refusals: Counter[Reason],
+        tracer: Tracer,
         enforcement: Enforcement | None = None,
     ) -> None:
         self._runner = runner
@@ -73,11 +74,12 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         self._before_grant = before_grant
         self.first_tries = FirstTries()
         self._refusals = refusals
+        self._tracer = tracer
         self._enforcement = enforcement
 
     async def Allocate(self, request: ipam_pb2.AllocateRequest, context: Context) -> ipam_pb2.AllocateReply:
         request_id = new_request_id()
-        with self._runner.tracer.request("Allocate", request_id) as facts:
+        with self._tracer.request("Allocate", request_id) as facts:
             return await self._allocate(request, context, request_id, facts)
 
     async def _allocate(

@@ -129,7 +129,7 @@ class _PoolFamilies:
         yield _family("ipamd_ec2_budget_wait_seconds_total", ((labels, b.waits[p].total) for b, p, labels in each))
 
     def _host(self) -> Iterator[Family]:
-        health = self._of.runner.reconciler.health()
+        health = self._of.reconciler.health()
         yield _single("ipamd_host_repairs_total", health.repairs)
         yield _single("ipamd_host_disputes", len(health.disputes))
         yield _single("ipamd_host_in_order", not health.error)

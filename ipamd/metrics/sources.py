@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ipamd.cloud.budget import RateBudget
     from ipamd.cloud.ec2 import Ec2
     from ipamd.cloud.port import Identity
+    from ipamd.host import Reconciler
     from ipamd.ledger import Ledger
     from ipamd.pool.model import Reason
     from ipamd.process.start import Start
@@ -38,6 +39,7 @@ class Sources:
     """There once the pool is."""
 
     runner: PoolRunner
+    reconciler: Reconciler
     service: IpamService
     cloud: Ec2
     budget: RateBudget

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cni_shim.names import served_record
 from cni_shim.served import since_boot
+from ipamd.host import Reconciler
 from ipamd.ledger.place import boot_id
 from ipamd.pool.serving import NotServing, not_serving
 from ipamd.shell.turn import PoolRunner
@@ -53,8 +54,16 @@ class Record:
 class Serving:
     """`changed` is set whenever the answer may be another one. For the thread of the event loop alone."""
 
-    def __init__(self, runner: PoolRunner, record: Record, conditions: Conditions, changed: asyncio.Event) -> None:
+    def __init__(
+        self,
+        runner: PoolRunner,
+        reconciler: Reconciler,
+        record: Record,
+        conditions: Conditions,
+        changed: asyncio.Event,
+    ) -> None:
         self._runner = runner
+        self._reconciler = reconciler
         self._record = record
         self._conditions = conditions
         self._changed = changed
@@ -63,7 +72,7 @@ class Serving:
     def obstacle(self) -> NotServing | None:
         """Why it can't; None when it can."""
         runner = self._runner
-        found = not_serving(runner.pool, self._served, runner.reconciler.broken, runner.clock())
+        found = not_serving(runner.pool, self._served, self._reconciler.broken, runner.clock())
         self._served = self._served or found is None
         return found
 

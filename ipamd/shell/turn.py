@@ -1,34 +1,21 @@
-"""The shell around the pool: carries its effects out and feeds the outcomes back.
+"""Feeds events to the pool, records what it decides, and then carries it out.
 
 All events of one turn of the event loop share one ledger transaction. The order within a turn is the promise that
 everything else rests on: first the records are committed, then answers leave and EC2 calls are sent.
-
-An EC2 call may wait in the node's rate budget before it is sent. Whom it is for decides how long, and what the kernel
-has to say about it is asked after that wait.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import replace
-from functools import partial
-from ipaddress import IPv4Network
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
 
-from ipamd.cloud.port import Cloud, CloudError, Priority
-from ipamd.cloud.vpc import Vpc
-from ipamd.host import EniNetwork, HostError, HostNetwork, NodeNetwork, PodNetwork, Reconciler
-from ipamd.host.veth import host_link
 from ipamd.ledger import Ledger, LedgerError
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
-from ipamd.pool.inventory import Eni
 from ipamd.pool.model import (
     Attachment,
     AttachmentKey,
@@ -36,33 +23,20 @@ from ipamd.pool.model import (
     CloudFailure,
     DropAttachment,
     DropCooling,
-    EniState,
-    ObservedEni,
     Owner,
     PutAttachment,
     Reason,
     Record,
     Refusal,
-    Use,
-    Uses,
 )
 from ipamd.pool.outlook import would_refuse
-from ipamd.pool.pool import COLLECT_MINIMUM_AGE, Pool
-from ipamd.shell.comparison import Compared, compare
-from ipamd.shell.urgency import priority_of
+from ipamd.pool.pool import Pool
 from ipamd.telemetry.histogram import MILLISECONDS, Histogram
-from ipamd.telemetry.tracing import NoTraces, Tracer
 
 log = structlog.get_logger("ipamd.pool")
 
-# A Nitro instance shows the device within a second or two of the attachment; past this it is worth an alarm.
-LINK_TIMEOUT = 60.0
-
 # Seconds between tries to write what is owed to a ledger that refused it.
 LEDGER_RETRY = 1.0
-
-# Seconds between the two looks of an audit: longer than a change takes to show everywhere, as a rule.
-SECOND_LOOK = 2.0
 
 GIVEN_UP = Refusal(
     Reason.DRAINING, "the daemon met a fault of its own and starts again; its log has the details", 1.0
@@ -88,8 +62,10 @@ class Clock:
 
 
 class PoolRunner:
-    """Owns the pool, its timers and the EC2 and host operations under way.
+    """Owns the pool, its timers and the operations under way.
 
+    `perform` carries an operation out and answers with what came of it. `catch_up` has the kernel's news of addresses
+    in use told before it returns. `on_change` is called at the end of each turn.
     `failed` gets an exception when the pool or this shell contradicts itself. What they hold in memory is not
     trusted any further then; the records are, and a new process starts from them.
     """
@@ -98,24 +74,18 @@ class PoolRunner:
         self,
         pool: Pool,
         ledger: Ledger,
-        cloud: Cloud,
-        network: HostNetwork,
-        vpc: Vpc,
-        security_groups: tuple[str, ...],
         clock: Clock,
+        perform: Callable[[do.Operation], Awaitable[on.Event]],
+        catch_up: Callable[[], None],
         on_change: Callable[[], None],
-        tracer: Tracer | None = None,
     ) -> None:
         self.pool = pool
         self.clock = clock
         self._ledger = ledger
-        self._cloud = cloud
-        self._network = network
-        self._vpc = vpc
-        self._security_groups = security_groups
+        self._perform = perform
+        self._catch_up = catch_up
         self._on_change = on_change
         self._dropped: Callable[[AttachmentKey], None] | None = None
-        self.tracer = tracer or NoTraces()
         self.lag = Histogram(MILLISECONDS)  # how late the loop came to what was due
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._answers: dict[str, asyncio.Future[Any]] = {}
@@ -125,11 +95,8 @@ class PoolRunner:
         self._turns = 0
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        network.uses.listen(self)
-        self.reconciler = Reconciler(network, self._node_network, self._pod_at, self._device_gone, clock, on_change)
         self.unrecorded: LedgerError | None = None  # why the ledger refuses records, while it does
         self._retry: asyncio.TimerHandle | None = None  # set as long
-        self._cluster_unread = False  # what gone nodes have left could not be read the last time
 
     def on_dropped(self, tell: Callable[[AttachmentKey], None]) -> None:
         """From now on `tell` is called with each attachment that ends, in whatever way, once that is on record."""
@@ -186,31 +153,6 @@ class PoolRunner:
         """What an ADD that came now would be told; None when it would get an address."""
         return would_refuse(self.pool, self.clock(), "" if self.unrecorded is None else str(self.unrecorded))
 
-    async def vanished(self) -> list[Attachment]:
-        """Attachments that have left no trace, and are old enough not to be in the middle of their ADD. Raises
-        `HostError`."""
-        gone = await self._gone()
-        held = (self.pool.inventory.attachments.get(key) for key in gone)
-        return [a for a in held if a is not None and self.clock() - a.since > COLLECT_MINIMUM_AGE]
-
-    async def compare(self) -> Compared:
-        """What EC2, the ledger and the kernel say differently, in each of two looks. Raises `CloudError`, `HostError`
-        or `LedgerError`."""
-        first, _ = await self._compare_once()
-        if not first.mismatches:
-            return first
-        await asyncio.sleep(SECOND_LOOK)
-        second, seen = await self._compare_once()
-        before = {(mismatch.kind, mismatch.subject) for mismatch in first.mismatches}
-        lasting = tuple(m for m in second.mismatches if (m.kind, m.subject) in before)
-        # What an operator has found is the pool's knowledge from now on, too.
-        self.feed(on.Inspected(seen.enis, frozenset(m.subject for m in lasting if m.kind == "address_missing")))
-        return replace(second, mismatches=lasting)
-
-    async def _compare_once(self) -> tuple[Compared, on.Audited]:
-        seen = await self._read_all(self._cloud.at(Priority.WARM))
-        return compare(self.pool, self._ledger.load().attachments, seen, self.clock()), seen
-
     async def _ask(self, request: str, event: on.Event) -> Any:
         if self.failed.done():
             raise Refused(GIVEN_UP)
@@ -242,10 +184,11 @@ class PoolRunner:
         """
         if self.failed.done():
             return
-        self._network.catch_up()
-        self._tell_pool(event)
+        self._catch_up()
+        self.tell(event)
 
-    def _tell_pool(self, event: on.Event) -> None:
+    def tell(self, event: on.Event) -> None:
+        """As `feed`, for what the kernel itself has shown."""
         try:
             effects = self.pool.handle(event, self.clock())
         except Exception as error:
@@ -257,19 +200,6 @@ class PoolRunner:
         if not self._flush_scheduled:
             self._flush_scheduled = True
             asyncio.get_running_loop().call_soon(self._flush_in_turn, time.monotonic())
-
-    # What the kernel tells of addresses in use
-
-    def use_seen(self, network: IPv4Network, use: Use) -> None:
-        if self._vpc.overlaps(network):
-            self._tell_pool(on.UseSeen(network, use))
-
-    def pod_route_seen(self, ip: str, link: str) -> None:
-        self._tell_pool(on.PodRouteSeen(ip, link))
-
-    def uses_read(self, uses: Uses, routed: dict[str, str]) -> None:
-        networks = {network: use for network, use in uses.networks.items() if self._vpc.overlaps(network)}
-        self._tell_pool(on.UsesRead(Uses(uses.hosts, networks), tuple(routed.items())))
 
     def _flush_in_turn(self, due: float) -> None:
         self.lag.observe(time.monotonic() - due)
@@ -394,179 +324,8 @@ class PoolRunner:
             delay = max(at - self.clock(), 0) + 0.001
             self._wake = asyncio.get_running_loop().call_later(delay, self.feed, on.TimePassed())
 
-    # Operations
-
     async def _operate(self, effect: do.Operation) -> None:
-        try:
-            with self.tracer.operation(effect.action, self.pool.waiting):
-                event = await self._perform(effect)
-        except CloudError as error:
-            event = on.OperationFailed(effect.op, error.failure)
-        except HostError as error:
-            event = on.LinkFailed(effect.op, str(error))
-            if not isinstance(effect, do.ConfigureLink):
-                failure = CloudFailure(CloudErrorKind.TRANSIENT, effect.action, "HostError", str(error))
-                event = on.OperationFailed(effect.op, failure)
-        except Exception as error:
-            log.exception("operation.crashed", effect=type(effect).__name__)
-            failure = CloudFailure(
-                CloudErrorKind.UNKNOWN_OUTCOME, effect.action, type(error).__name__, f"{error} (see the log)"
-            )
-            event = on.OperationFailed(effect.op, failure)
-        self.feed(event)
-
-    async def _perform(self, effect: do.Operation) -> on.Event:
-        priority = priority_of(effect, bool(self.pool.waiting))
-        cloud = self._cloud.at(priority)
-        match effect:
-            case do.CreateEni(op, token, subnet_id, count):
-                groups = self._security_groups
-                eni = await cloud.create_eni(
-                    token=token, subnet_id=subnet_id, security_groups=groups, address_count=count
-                )
-                return on.EniCreated(op, eni)
-            case do.AttachEni(op, eni_id, device_index):
-                return on.EniAttached(op, await cloud.attach_eni(eni_id, device_index))
-            case do.SetDeleteOnTermination(op, eni_id, attachment_id):
-                await cloud.set_delete_on_termination(eni_id, attachment_id)
-                return on.OperationDone(op)
-            case do.DescribeEni(op, eni_id):
-                return on.EniObserved(op, await cloud.describe_eni(eni_id))
-            case do.AssignAddresses(op, eni_id, count):
-                return on.AddressesAssigned(op, await cloud.assign_addresses(eni_id, count))
-            case do.UnassignAddresses(op, eni_id, addresses):
-                check = partial(self._check_unrouted, effect.action, addresses)
-                await self._cloud.at(priority, check).unassign_addresses(eni_id, addresses)
-                return on.OperationDone(op)
-            case do.DetachEni(op, _, attachment_id):
-                await self._cloud.at(priority, partial(self._stop_serving, effect)).detach_eni(attachment_id)
-                return on.OperationDone(op)
-            case do.DeleteEni(op, eni_id):
-                await cloud.delete_eni(eni_id)
-                return on.OperationDone(op)
-            case do.ConfigureLink():
-                link = await self._configure_link(effect)
-                subnet = IPv4Network(self._vpc.subnets[effect.subnet_id])
-                self._network.uses.read()
-                return on.LinkReady(effect.op, link, subnet)
-            case do.DescribeSubnets(op, subnet_ids):
-                available = await cloud.available_addresses(subnet_ids)
-                return on.SubnetsObserved(op, tuple(available.items()))
-            case do.Audit(op):
-                return await self._audit(op, cloud)
-            case do.ForgetFlows(op, addresses):
-                await self._network.forget_flows(addresses)
-                return on.OperationDone(op)
-            case do.SeekAttachments(op):
-                return on.AttachmentsSought(op, await self._gone())
-
-    async def _audit(self, op: int, cloud: Cloud) -> on.Audited:
-        abandoned = await self._abandoned(cloud)
-        return replace(await self._read_all(cloud, abandoned, self.pool.subnets.ids), op=op)
-
-    async def _read_all(
-        self, cloud: Cloud, abandoned: Iterable[ObservedEni] = (), subnets: tuple[str, ...] = ()
-    ) -> on.Audited:
-        await self.look_at_vpc()
-        enis = await cloud.describe_enis()
-        available = await self._available(cloud, subnets) if subnets else ()
-        # The kernel last: an address that a pod has by now must not look unused.
-        _, routed = self._network.uses.read()
-        deaf = await self._network.not_forwarding()
-        return on.Audited(0, tuple(enis), tuple(abandoned), tuple(routed.items()), available, deaf)
-
-    async def look_at_vpc(self) -> None:
-        """Whether the VPC has got a CIDR, or lost one, since the last look."""
-        if await self._vpc.look():
-            with suppress(HostError):  # told already, and tried again
-                await self.reconciler.apply()
-
-    async def _available(self, cloud: Cloud, subnets: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
-        """What is left in the subnets, for whoever watches them: growth itself asks only when it has to know."""
-        try:
-            return tuple((await cloud.available_addresses(subnets)).items())
-        except CloudError as error:
-            log.debug("audit.subnets_unread", code=error.failure.code, error=error.failure.message)
-            return ()
-
-    async def _abandoned(self, cloud: Cloud) -> list[ObservedEni]:
-        """What gone nodes of the cluster have left. It takes a permission more than this node's own ENIs do, so the
-        audit goes on without it."""
-        try:
-            found = await cloud.describe_abandoned()
-        except CloudError as error:
-            failure = error.failure
-            if not self._cluster_unread:
-                log.warning("audit.cluster_unread", action=failure.action, code=failure.code, error=failure.message)
-            self._cluster_unread = True
-            return []
-        self._cluster_unread = False
-        return found
-
-    async def _gone(self) -> frozenset[AttachmentKey]:
-        """The attachments that have left no trace."""
-        attachments = tuple(self.pool.inventory.attachments.values())
-        links = await self._network.host_links()
-        linkless = [attachment for attachment in attachments if host_link(attachment.key) not in links]
-        return await asyncio.to_thread(_without_netns, linkless)
-
-    def _node_network(self) -> NodeNetwork:
-        """All ENIs on the node, also those that are yet to be configured: after a restart none of them may be taken
-        for one that is gone."""
-        enis = [
-            EniNetwork(
-                eni.id, eni.mac, eni.device_index, eni.primary, eni.primary_ip, self._vpc.subnets[eni.subnet_id]
-            )
-            for eni in self._served()
-            if eni.subnet_id in self._vpc.subnets
-        ]
-        pods = [pod for address in self.pool.inventory.holders if (pod := self._pod_at(address))]
-        return NodeNetwork(tuple(enis), self._vpc.networks, tuple(pods))
-
-    def _served(self) -> list[Eni]:
-        states = (EniState.CONFIGURING, EniState.READY, EniState.DRAINING)
-        return [eni for eni in self.pool.inventory.enis.values() if eni.state in states]
-
-    async def _learn_subnets(self) -> None:
-        """Before the network is touched, so that nothing of it waits for EC2. Raises `CloudError`."""
-        for eni in self._served():
-            if eni.subnet_id not in self._vpc.subnets:
-                self._vpc.learn(eni.subnet_id, await self._cloud.subnet_cidr(eni.subnet_id))
-
-    def attached_links(self) -> frozenset[str]:
-        """The host's ends of all attachments, also of those whose address no ENI has any more."""
-        return frozenset(host_link(key) for key in self.pool.inventory.attachments)
-
-    def _pod_at(self, address: str) -> PodNetwork | None:
-        """None for an address that nobody has, or that no ENI of the node has any more."""
-        inventory = self.pool.inventory
-        key, held = inventory.holders.get(address), inventory.addresses.get(address)
-        if key is None or held is None:
-            return None
-        return PodNetwork(address, host_link(key), held.eni.device_index)
-
-    def _device_gone(self, eni_id: str) -> None:
-        self.feed(on.DeviceGone(eni_id))
-
-    async def _configure_link(self, effect: do.ConfigureLink) -> str:
-        link = await self._network.wait_for_link(effect.mac, LINK_TIMEOUT)
-        await self._learn_subnets()
-        await self.reconciler.apply(effect.eni_id)
-        return link.name
-
-    async def _check_unrouted(self, action: str, addresses: tuple[str, ...]) -> None:
-        """The kernel's word before anything is removed: nobody may be reached by one of these addresses."""
-        uses, routed = self._network.uses.read()
-        used = sorted(set(addresses) & (routed.keys() | uses.hosts.keys()))
-        if used:
-            message = f"something on this host still leads to {', '.join(used)}"
-            raise CloudError(CloudFailure(CloudErrorKind.IN_USE, action, "RouteExists", message))
-
-    async def _stop_serving(self, effect: do.DetachEni) -> None:
-        """Take down what the host does for the ENI, if nobody needs it; nobody may have come to meanwhile."""
-        await self._check_unrouted(effect.action, effect.addresses)
-        await self.reconciler.apply(effect.eni_id)  # the pool no longer counts it among those that serve
-        await self._check_unrouted(effect.action, effect.addresses)
+        self.feed(await self._perform(effect))
 
     async def stop(self, grace: float) -> None:
         """Give EC2 calls under way `grace` seconds to end; their intents cover the rest. Feed nothing after this."""
@@ -579,20 +338,3 @@ class PoolRunner:
         self._set_alarm(None)
         if self._retry is not None:
             self._retry.cancel()
-
-
-def _without_netns(attachments: Iterable[Attachment]) -> frozenset[AttachmentKey]:
-    """Those whose network namespace is not there. It looks into the file system, which may take its time."""
-    return frozenset(a.key for a in attachments if not a.owner.netns or _is_gone(a.owner.netns))
-
-
-def _is_gone(path: str) -> bool:
-    """Only what is known to be gone: a path that may not be looked at is there. What it leads to is not asked, as
-    the kernel tells that of /proc/<pid>/ns/net only to those who may trace the process (ptrace(2))."""
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False

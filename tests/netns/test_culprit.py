@@ -47,5 +47,5 @@ def test_a_namespace_that_may_not_be_looked_at_is_there() -> None:
     """A runtime may name a pod's network namespace by a process, to which the link leads only who may trace it."""
     own = f"/proc/{os.getpid()}"
     paths = [f"{own}/ns/net", "/run/netns/no-such-pod", f"{own}/comm/net"]
-    program = "import json; from ipamd.shell.turn import _is_gone\n"
+    program = "import json; from ipamd.shell.readings import _is_gone\n"
     assert powerless(program + f"print(json.dumps([_is_gone(path) for path in {paths}]))") == [False, True, True]

@@ -50,7 +50,7 @@ async def before_grant(key: AttachmentKey) -> None:
 def service(runner: Runner, obstacle: NotServing | None = None) -> Any:
     network, serving = SimpleNamespace(mtu=lambda mac: 9001), SimpleNamespace(obstacle=lambda: obstacle)
     return IpamService(
-        cast(Any, runner), cast(Any, network), HostSettings(), cast(Any, serving), before_grant, Counter()
+        cast(Any, runner), cast(Any, network), HostSettings(), cast(Any, serving), before_grant, Counter(), NoTraces()
     )
 
 

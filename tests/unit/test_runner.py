@@ -45,8 +45,10 @@ from ipamd.pool.model import (
 )
 from ipamd.pool.pool import Pool
 from ipamd.shell import turn as runner_module
+from ipamd.shell.assembly import around
 from ipamd.shell.turn import Clock, PoolRunner, Refused
 from ipamd.telemetry.conditions import Conditions
+from ipamd.telemetry.tracing import NoTraces
 
 IDENTITY = Identity(
     "i-1", "m5.large", "eu-west-1", "eu-west-1a", "02:eni-0", "eni-0", "10.0.0.4", "subnet-1", "10.0.0.0/24", "vpc-1",
@@ -297,10 +299,9 @@ async def build(tmp_path: Path) -> Any:
         wanted = Targets(**{"warm_ips": 0, "slack": 0, "coalesce": 0.0, "cooldown": 30.0, **targets})
         pool = Puppet(wanted, Limits(3, 10), ("subnet-1",), Random(1), lambda: next(tokens))
         vpc = Vpc(IDENTITY, network.vpc_cidrs, Conditions(), Clock())
-        runner = PoolRunner(
-            pool, ledger, cast(Any, cloud), cast(HostNetwork, network), vpc, ("sg-1",), Clock(), lambda: None
-        )
-        nodes.append(Node(runner, ledger, cloud, network, pool))
+        host = cast(HostNetwork, network)
+        shell = around(pool, ledger, cast(Any, cloud), host, vpc, ("sg-1",), Clock(), lambda: None, NoTraces())
+        nodes.append(Node(shell.runner, ledger, cloud, network, pool))
         return nodes[-1]
 
     yield make

@@ -106,7 +106,8 @@ class Daemon:
         self.reconciler = SimpleNamespace(broken="")
         self.changed = asyncio.Event()
         self.conditions = Conditions()
-        self.serving = Serving(cast(Any, self), Record(socket), self.conditions, self.changed)
+        reconciler = cast(Any, self.reconciler)
+        self.serving = Serving(cast(Any, self), reconciler, Record(socket), self.conditions, self.changed)
 
     def clock(self) -> float:
         return 0.0

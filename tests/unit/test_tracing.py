@@ -36,7 +36,7 @@ def test_an_operation_is_linked_to_the_requests_that_wait_for_it() -> None:
 
 def test_off_costs_no_import() -> None:
     check = (
-        "import sys, ipamd.telemetry.tracing, ipamd.shell.turn; "
+        "import sys, ipamd.telemetry.tracing, ipamd.shell.assembly; "
         "sys.exit(any(m.startswith('opentelemetry') for m in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
