@@ -1,11 +1,12 @@
-"""One cluster for all scenarios: to build one takes longer than most of them."""
+"""The cluster of all scenarios."""
 
 from __future__ import annotations
 
 import secrets
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest_asyncio
 
 from tests.kubernetes import golang, observing
 from tests.kubernetes.cluster import Cluster
+from tests.kubernetes.sharing import REPORT, Shared, failed
 from tests.kubernetes.worker import Worker
 
 # One of each line of containerd, at least one of each packaging and of each mode of kube-proxy. The kubelets take
@@ -29,8 +31,18 @@ def say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def up() -> AsyncIterator[Cluster]:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if call.when == "call":
+        item.stash[REPORT] = report
+    return report
+
+
+@asynccontextmanager
+async def three_workers() -> AsyncIterator[Cluster]:
     with tempfile.TemporaryDirectory(prefix="ipk-") as folder:
         try:
             async with Cluster.up(Path(folder), f"ks{secrets.token_hex(2)}", WORKERS, say=say) as cluster:
@@ -39,11 +51,20 @@ async def up() -> AsyncIterator[Cluster]:
             pytest.skip(str(why))
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def scenarios() -> AsyncIterator[Shared]:
+    sharing = Shared(three_workers)
+    yield sharing
+    await sharing.end()
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def cluster(up: Cluster) -> AsyncIterator[Cluster]:
+async def cluster(scenarios: Shared, request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
     """Afterwards the cluster, the daemons, the kernels and EC2 agree, on each node."""
-    yield up
-    await observing.agree(up)
+    async with scenarios.lent(request.node) as lent:
+        yield lent
+        if not failed(request.node):
+            await observing.agree(lent)
 
 
 @pytest_asyncio.fixture(loop_scope="session")

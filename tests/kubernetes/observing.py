@@ -17,13 +17,21 @@ _POLL = 0.5
 
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout: float = 120.0) -> None:
-    """Raises AssertionError with `what` when it is not so within `timeout` seconds."""
+    """Raises AssertionError when it is not so within `timeout` seconds. A condition that raises `ClusterError` is not
+    met; the AssertionError has `what` and the last such error."""
+    last = ""
     try:
         async with asyncio.timeout(timeout):
-            while not await condition():  # noqa: ASYNC110
+            while True:
+                try:
+                    if await condition():
+                        return
+                    last = ""
+                except ClusterError as error:
+                    last = f": {error}"
                 await asyncio.sleep(_POLL)
     except TimeoutError:
-        raise AssertionError(f"{what}: not within {timeout:g} s") from None
+        raise AssertionError(f"{what}: not within {timeout:g} s{last}") from None
 
 
 @dataclass

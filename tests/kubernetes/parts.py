@@ -68,7 +68,7 @@ class Part:
         if self._process is not None and (code := self._process.exit_code) is not None:
             raise ClusterError(f"{self._machine.name}: {self.name} ended with {code}: {self.last_words()}")
 
-    def last_words(self) -> str:
+    def last_words(self, lines: int = 12) -> str:
         """The end of its log, and where the rest is."""
-        text = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join([*text[-12:], f"(all of it: {self.log})"])
+        text = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
+        return "\n".join([*text[-lines:], f"(all of it: {self.log})"])

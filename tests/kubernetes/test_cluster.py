@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from tests.kubernetes import golang, images
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.observing import until
 from tests.kubernetes.parts import ClusterError
+from tests.kubernetes.sharing import Shared
 from tests.kubernetes.worker import Node, Worker
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -93,8 +95,9 @@ def traces(prefix: str) -> list[str]:
     return [*map(str, paths), *commands]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster() -> AsyncIterator[Cluster]:
+@asynccontextmanager
+async def serving() -> AsyncIterator[Cluster]:
+    """A cluster with the web servers, of which nothing may be left."""
     prefix = f"kc{secrets.token_hex(2)}"
     with tempfile.TemporaryDirectory(prefix=prefix) as folder:
         try:
@@ -108,6 +111,19 @@ async def cluster() -> AsyncIterator[Cluster]:
         mounted = Path("/proc/self/mountinfo").read_text()
         assert folder not in mounted
     assert traces(prefix) == []
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared() -> AsyncIterator[Shared]:
+    sharing = Shared(serving)
+    yield sharing
+    await sharing.end()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def cluster(shared: Shared, request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
+    async with shared.lent(request.node) as lent:
+        yield lent
 
 
 async def pods(cluster: Cluster) -> list[dict[str, Any]]:
@@ -136,20 +152,15 @@ async def assert_as_before(cluster: Cluster) -> None:
 
 
 async def is_entered(cluster: Cluster, pod: str) -> bool:
-    """The API calls a node ready for a while whose kubelet has just been started, and knows no pod yet."""
-    try:
-        await cluster.kubectl("exec", pod, "--", "/bin/true")
-    except ClusterError:
-        return False
+    """The API calls a node ready for a while whose kubelet has just been started, and knows no pod yet. Raises
+    `ClusterError`."""
+    await cluster.kubectl("exec", pod, "--", "/bin/true")
     return True
 
 
 async def agrees(node: Node) -> bool:
-    """False while a change is under way, too."""
-    try:
-        await node.ipamctl("audit")
-    except ClusterError:
-        return False
+    """Raises `ClusterError`, while a change is under way, too."""
+    await node.ipamctl("audit")
     return True
 
 

@@ -8,6 +8,7 @@ import secrets
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ import pytest_asyncio
 from ipamd.sim.runtimes.process import inside
 from tests.kubernetes import golang, images
 from tests.kubernetes.cluster import ROOT, Cluster
+from tests.kubernetes.sharing import Shared
 from tests.kubernetes.worker import Worker
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -65,21 +67,32 @@ class Operator:
         return Said(process.returncode or 0, out.decode(), err.decode())
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def operator() -> AsyncIterator[Operator]:
+@asynccontextmanager
+async def one_pod_each() -> AsyncIterator[Cluster]:
     prefix = f"ko{secrets.token_hex(2)}"
     with tempfile.TemporaryDirectory(prefix=prefix) as folder:
-        bin_dir = Path(folder, "operator")
-        bin_dir.mkdir()
-        (bin_dir / PLUGIN.name).symlink_to(PLUGIN)
         try:
             async with Cluster.up(Path(folder), prefix, WORKERS, dns=False) as cluster:
                 for worker in WORKERS:
                     await cluster.apply(pod(f"on-{worker.name}", worker.name))
                 await cluster.kubectl("wait", "--for=condition=Ready", "--timeout=120s", "pod", "--all")
-                yield Operator(cluster, bin_dir)
+                yield cluster
         except golang.Unbuilt as why:
             pytest.skip(str(why))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared() -> AsyncIterator[Shared]:
+    sharing = Shared(one_pod_each)
+    yield sharing
+    await sharing.end()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def operator(shared: Shared, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Operator]:
+    (tmp_path / PLUGIN.name).symlink_to(PLUGIN)
+    async with shared.lent(request.node) as cluster:
+        yield Operator(cluster, tmp_path)
 
 
 async def address(operator: Operator, name: str) -> str:
