@@ -5,12 +5,17 @@ What the pod waits for is in its events; it starts by itself once there is room.
 
 from __future__ import annotations
 
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 
 from tests.kubernetes import observing, workloads
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.conftest import ADDRESSES, WORKERS
 from tests.kubernetes.observing import nodes_stay_ready, number_running, until
+from tests.kubernetes.worker import Node
 from tests.netns.boxed import control
 
 pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="session")]
@@ -51,11 +56,30 @@ async def test_a_node_filled_beyond_its_last_address(cluster: Cluster, space: st
         await cluster.rolled_out("deployment/more", space)
 
 
+@asynccontextmanager
+async def few_addresses(node: Node) -> AsyncIterator[None]:
+    """The daemon of the node, which is on its host, keeps what it wants and no more, whatever ran there before."""
+    before = node.spec.config.read_text()
+    node.spec.config.write_text(f"{before}\n[pool]\nslack = 0\nrelease_delay = 1.0\n")
+
+    async def given_back() -> bool:
+        status = json.loads(await node.ipamctl("status", "--output=json"))
+        beyond: int = status["total"] - status["assigned"] - status["targets"]["warm_ips"]
+        return beyond <= 0
+
+    try:
+        await until(given_back, f"{node.name} has given back what it does not need")
+        yield
+    finally:
+        node.spec.config.write_text(before)
+
+
 @pytest.mark.slow
 async def test_a_subnet_without_addresses(cluster: Cluster, space: str) -> None:
     [subnet] = (await control(cluster.vpc, "state"))["subnets"]
-    spec = workloads.pod_spec("w2")
-    async with nodes_stay_ready(cluster):
+    node = cluster.nodes["w16"]
+    spec = workloads.pod_spec(node.name)
+    async with nodes_stay_ready(cluster), few_addresses(node):
         await cluster.apply(workloads.deployment("before", space, 3, spec))
         await cluster.rolled_out("deployment/before", space)
         await control(cluster.vpc, "subnets", {"subnet_id": subnet["id"], "others": subnet["available"]})
