@@ -20,6 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+# Before grpc is imported: its fork handlers would slow down and endanger every subprocess.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 from tests.kubernetes import ginkgo, page
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.junit import Result

@@ -1,13 +1,17 @@
-"""The cluster of all scenarios."""
+"""The cluster of all scenarios, and whether a test on a cluster has failed."""
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+# Before grpc is imported: its fork handlers would slow down and endanger every subprocess.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import pytest
 import pytest_asyncio

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import secrets
 import statistics
@@ -28,6 +29,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
+
+# Before grpc is imported: its fork handlers would slow down and endanger every subprocess.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from ipamd.sim import netns
 from ipamd.sim.runtimes.process import inside

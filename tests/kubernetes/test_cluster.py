@@ -146,14 +146,15 @@ async def assert_as_before(cluster: Cluster) -> None:
     await cluster.rolled_out("deployment/web")
     for node in cluster.nodes.values():
         pod = await a_pod_on(cluster, node.name)
-        await until(functools.partial(is_entered, cluster, pod), f"the kubelet of {node.name} knows {pod}")
+        await until(functools.partial(is_entered, cluster, node, pod), f"the kubelet of {node.name} knows {pod}")
         assert await backends(cluster, pod) > 1
         await until(functools.partial(agrees, node), f"the audit of {node.name}")
 
 
-async def is_entered(cluster: Cluster, pod: str) -> bool:
+async def is_entered(cluster: Cluster, node: Node, pod: str) -> bool:
     """The API calls a node ready for a while whose kubelet has just been started, and knows no pod yet. Raises
     `ClusterError`."""
+    node.kubelet.check()
     await cluster.kubectl("exec", pod, "--", "/bin/true")
     return True
 

@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+import grpc
+
 from ipamd.sim import netns
 from ipamd.sim.machine import Machine
+from ipamd.sim.runtimes.cri import cri_pb2 as cri
 from ipamd.sim.vpc import SimulatedNode, SimulatedVpc
 from tests.e2e import debian
 from tests.kubernetes import node_files as files
@@ -115,16 +118,17 @@ class Node:
             await self.daemon.start()
 
     async def start_containerd(self) -> None:
-        """Returns when it serves. Raises `ClusterError`, `MachineError` and OSError."""
-        self.machine.path(files.CONTAINERD_SOCKET).unlink(missing_ok=True)  # of one that was killed
+        """Returns when it answers a kubelet. Raises `ClusterError`, `MachineError` and OSError."""
+        listens = self.machine.path(files.CONTAINERD_SOCKET)
+        listens.unlink(missing_ok=True)  # of one that was killed
         await self.containerd.start()
         try:
             async with asyncio.timeout(_PATIENCE):
-                while not self.machine.path(files.CONTAINERD_SOCKET).exists():
+                while not await _serves_cri(listens):
                     self.containerd.check()
                     await asyncio.sleep(_POLL)
         except TimeoutError:
-            raise ClusterError(f"{self.name}: containerd made no socket: {self.containerd.last_words()}") from None
+            raise ClusterError(f"{self.name}: containerd does not serve: {self.containerd.last_words()}") from None
 
     async def _import(self, archive: Path) -> None:
         # containerd 2 would read the archive itself, and needs a service more for that.
@@ -230,6 +234,25 @@ class Daemon:
                 asyncio.get_running_loop().remove_reader(descriptor)
         finally:
             os.close(descriptor)
+
+
+async def _serves_cri(listens: Path) -> bool:
+    """containerd listens before it has found its pods again, and refuses all calls of the CRI until then. A kubelet
+    that is refused this one ends (validateServiceConnection in k8s.io/cri-client)."""
+    options = [
+        ("grpc.use_local_subchannel_pool", 1)
+    ]  # a new connection each time, without gRPC's pauses between them
+    async with grpc.aio.insecure_channel(f"unix:{listens}", options=options) as channel:
+        version = channel.unary_unary(
+            "/runtime.v1.RuntimeService/Version",
+            request_serializer=cri.VersionRequest.SerializeToString,
+            response_deserializer=cri.VersionResponse.FromString,
+        )
+        try:
+            await version(cri.VersionRequest(), timeout=5.0)
+        except grpc.aio.AioRpcError:
+            return False
+    return True
 
 
 def containerd_folder(release: Release) -> Path | None:
