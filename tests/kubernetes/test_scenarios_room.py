@@ -56,6 +56,20 @@ async def test_a_node_filled_beyond_its_last_address(cluster: Cluster, space: st
         await cluster.rolled_out("deployment/more", space)
 
 
+@pytest.mark.parametrize("name", [worker.name for worker in WORKERS])
+async def test_a_rolling_restart_on_a_full_node(cluster: Cluster, space: str, name: str) -> None:
+    """A new pod's ADD comes before its address does, and waits for the end of an old pod."""
+    node = cluster.nodes[name]
+    others = len(json.loads(await node.ipamctl("pods", "-o", "json")))  # DNS may be on this node
+    await cluster.apply(workloads.deployment("web", space, ADDRESSES - others, workloads.pod_spec(name)))
+    await cluster.rolled_out("deployment/web", space)
+    async with nodes_stay_ready(cluster):
+        await cluster.kubectl("rollout", "restart", "deployment/web", f"--namespace={space}")
+        await cluster.rolled_out("deployment/web", space, timeout="300s")
+    failed = await observing.events(cluster, "FailedCreatePodSandBox", space)
+    assert [event["message"] for event in failed] == []
+
+
 @asynccontextmanager
 async def few_addresses(node: Node) -> AsyncIterator[None]:
     """The daemon of the node, which is on its host, keeps what it wants and no more, whatever ran there before."""
