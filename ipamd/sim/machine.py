@@ -9,6 +9,7 @@ programs above all, it shares with the machine that it runs on. Its folders surv
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -48,7 +49,7 @@ class MachineProcess:
     def signal(self, number: signal.Signals) -> None:
         """Nothing happens when it is over."""
         if self.exit_code is None:
-            os.kill(self.pid, number)  # it can't be another's yet: nsenter has not seen its end
+            _signal(self.pid, number)
 
     async def wait(self) -> int:
         return await self._entering.wait()
@@ -158,7 +159,7 @@ class Machine:
         assert unshare.stdin is not None
         unshare.stdin.close()
         if init:
-            os.kill(init, signal.SIGKILL)
+            _signal(init, signal.SIGKILL)
         try:
             async with asyncio.timeout(_END_PATIENCE):
                 await unshare.wait()
@@ -181,6 +182,12 @@ class Machine:
 def inside(pid: int, *argv: str | Path) -> list[str]:
     """The command line that runs `argv` in the namespaces of a machine whose first process is `pid`."""
     return ["nsenter", f"--target={pid}", "--mount", "--uts", "--ipc", "--net", "--pid", *map(str, argv)]
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    """To a process whose parent still runs, as far as is known here: the parent may have reaped it a moment ago."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _children(pid: int) -> list[int]:
