@@ -18,7 +18,8 @@ from ipamd.cloud.permissions import Permissions
 from ipamd.cloud.port import CloudError, Identity, Priority
 from ipamd.host import Health, HostError, HostNetwork
 from ipamd.ledger import LedgerError
-from ipamd.pool.inventory import Eni
+from ipamd.pool.eni import Eni
+from ipamd.pool.model import EniState
 from ipamd.pool.queue import waits
 from ipamd.pool.quoting import cut
 from ipamd.pool.subnets import Subnet
@@ -244,7 +245,7 @@ def _subnet(subnet: Subnet) -> pb.Subnet:
 
 def _eni(eni: Eni) -> pb.Eni:
     return pb.Eni(
-        id="" if eni.id == eni.token else eni.id,
+        id="" if eni.state is EniState.CREATING else eni.id,
         device_index=max(eni.device_index, 0),
         primary=eni.primary,
         state=eni.state,

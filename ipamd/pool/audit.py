@@ -30,8 +30,9 @@ from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.backoff import SLOTS, action_scope
 from ipamd.pool.belief import shown
+from ipamd.pool.eni import Eni
 from ipamd.pool.growth import Growth
-from ipamd.pool.inventory import Eni
+from ipamd.pool.life.states import Attaching, Deleting
 from ipamd.pool.model import (
     AddressState,
     AttachmentKey,
@@ -284,14 +285,14 @@ class Audits(Growth):
     def _find_leaked(self, observed: ObservedEni, now: float) -> None:
         if not self.inventory.holders.keys().isdisjoint(observed.addresses):
             # Pods have its addresses: it was detached behind our back, and is wanted.
-            eni = adopt(self, observed, EniState.ATTACHING, self.free_index(), now)
+            eni = adopt(self, observed, Attaching(), self.free_index(), now)
             eni.created_at = now
             for ip in observed.addresses:
                 self.inventory.add(ip, eni, now)
             self._write(PutIntent(attach_intent(eni, now)))
             self._note("eni.found_detached", "warning", eni=eni.id)
             return
-        eni = adopt(self, observed, EniState.DELETING, -1, now)
+        eni = adopt(self, observed, Deleting(), -1, now)
         self._note("eni.leaked", "warning", eni=eni.id)
 
     def _miss_eni(self, eni: Eni, now: float) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
-from ipamd.pool.inventory import Address, Eni, Inventory
+from ipamd.pool.eni import Address, Eni
+from ipamd.pool.inventory import Inventory
 from ipamd.pool.model import AddressState, ObservedEni
 
 # The first four addresses of a subnet and the last are EC2's ("Subnet CIDR blocks" in the Amazon VPC User Guide).

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from ipamd.pool.eni import Address, Eni
 from ipamd.pool.explain import Explanation
-from ipamd.pool.inventory import Address, Eni
 from ipamd.pool.model import AddressState
 from ipamd.pool.pool import Pool
 from ipamd.pool.words import span

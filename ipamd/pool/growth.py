@@ -5,8 +5,9 @@ from __future__ import annotations
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.backoff import action_scope, subnet_scope
+from ipamd.pool.eni import Eni
 from ipamd.pool.in_use import InUse
-from ipamd.pool.inventory import Eni
+from ipamd.pool.life.states import Creating, Ready
 from ipamd.pool.model import CloudErrorKind, CloudFailure, EniState, Intent, PutIntent
 from ipamd.pool.slots import ARRIVING, portion
 from ipamd.pool.state import ASSIGN, CREATE, CREATION, Setup
@@ -39,7 +40,8 @@ class Growth(InUse):
                 continue
             if eni.state in (EniState.READY, EniState.DRAINING) and not eni.unsure:
                 self.inventory.stay(eni, now)
-                eni.enter(EniState.READY, now)
+                if eni.state is EniState.DRAINING:
+                    eni.become(Ready(), now)
                 self._recount()
 
     def _grow(self, now: float) -> None:
@@ -106,12 +108,11 @@ class Growth(InUse):
                 count = min(count + along, capacity)
             count = self.subnets.portion(subnet_id, count + 1) - 1  # an ENI takes one for itself
             token = self._new_token()
-            eni = Eni(token, EniState.CREATING, self.free_index(), self.limits.secondary_per_eni, subnet_id, now)
-            eni.token, eni.pending = token, count
-            eni.busy = self._next_op()
+            eni = Eni(token, Creating(token), self.free_index(), self.limits.secondary_per_eni, subnet_id, now)
+            eni.pending, eni.busy = count, self._next_op()
             self.inventory.add_eni(eni)
             self._write(PutIntent(Intent(token, CREATE, now, subnet_id=subnet_id, count=count)))
-            self._send(do.CreateEni(eni.busy, token, subnet_id, count), eni, now, count)
+            self._send(do.CreateEni(eni.busy, token, subnet_id, count), eni, now, count, token)
             self.subnets.asked(subnet_id, count + 1)
             if self.backoffs.attempts(*CREATION, subnet_scope(subnet_id)):
                 return  # it failed the last time: one is enough to find out

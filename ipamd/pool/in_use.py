@@ -16,7 +16,8 @@ A route of ipamd's own to an address of nobody is a pod's whose record is lost: 
 from __future__ import annotations
 
 from ipamd.pool import events as on
-from ipamd.pool.inventory import Address
+from ipamd.pool.eni import Address
+from ipamd.pool.life.states import Configuring
 from ipamd.pool.model import AddressState, Attachment, AttachmentKey, EniState, Use
 from ipamd.pool.reuse import Reuse
 from ipamd.pool.state import Setup
@@ -64,7 +65,7 @@ class InUse(Reuse):
                 eni = address.eni
                 inventory.stay(eni, now)
                 if eni.state is EniState.DRAINING:
-                    eni.enter(EniState.CONFIGURING, now)
+                    eni.become(Configuring(), now)
             case AddressState.FOREIGN if use is None and not address.theirs:
                 self._end_use(address, now)
             case AddressState.ASSIGNED:

@@ -5,36 +5,18 @@ Only bookkeeping: which address is in which state on which ENI. Why it changes i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from ipaddress import IPv4Network
+from dataclasses import dataclass
 
+from ipamd.pool.eni import Address, Eni
 from ipamd.pool.model import (
     AddressState,
     Attachment,
     AttachmentKey,
-    DropIntent,
     EniState,
-    Intent,
-    OwnAddresses,
-    Record,
     Use,
     Uses,
 )
-
-
-@dataclass(slots=True)
-class Address:
-    """`last_key` is the attachment that released it last, while this daemon ran. `theirs`: somebody else had EC2 put
-    it on the ENI. One that is foreign and not theirs is used by somebody in the kernel."""
-
-    ip: str
-    eni: Eni
-    state: AddressState
-    since: float
-    last_key: AttachmentKey | None = None
-    theirs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,124 +25,6 @@ class Lost:
 
     at: float
     cause: str
-
-
-@dataclass(slots=True, eq=False)
-class Eni:
-    """`id` is EC2's id, or the ClientToken while the ENI is being created. `pending` counts addresses that were
-    asked for and have not come. `addresses` are all that are on it; of them, `free` keeps the order in which they
-    became free, longest first, and `leaving` are those on their way back to EC2. `since` is when it entered its
-    state. `capacity` is how many slots the instance type gives it, its own address not counted; a /28 prefix that
-    somebody put on it takes one as well."""
-
-    id: str
-    state: EniState
-    device_index: int
-    capacity: int
-    subnet_id: str
-    since: float = 0.0
-    primary: bool = False
-    card: int = 0  # the network card, which has device indexes of its own
-    mac: str = ""
-    primary_ip: str = ""
-    subnet: IPv4Network | None = None  # None: not known yet
-    read_at: float = -math.inf  # when EC2 last showed it
-    attachment_id: str = ""
-    link: str = ""
-    token: str = ""
-    pending: int = 0
-    addresses: dict[str, Address] = field(default_factory=dict)
-    free: dict[str, Address] = field(default_factory=dict)
-    assigned: int = 0
-    cooling: int = 0
-    foreign: int = 0
-    prefixes: tuple[str, ...] = ()
-    # The least number of slots in use that EC2 refused, though `capacity` allows it, and since when that is known.
-    refused: int | None = None
-    refused_at: float = 0.0
-    asked_too_much: int = 0  # EC2 refused so many addresses, and it is not known yet what fills the ENI
-    leaving: dict[str, Address] = field(default_factory=dict)
-    # Addresses on it that EC2 has named on another ENI, and that one's id: until it is read again.
-    contradicted: dict[str, str] = field(default_factory=dict)
-    # Assignments whose answer never came: they may have brought so many addresses more.
-    unaccounted: dict[str, Intent] = field(default_factory=dict)
-    # The one operation of its life cycle that is under way (0: none) and when it may be tried again.
-    busy: int = 0
-    retry_at: float = 0.0
-    unsure: bool = False  # a call's outcome is unknown: describe before anything else is done to it
-    unfulfilled: bool = False  # its link could not be set up: don't count on its addresses
-    keep_on_termination: bool = False  # DeleteOnTermination is still to be set
-    modifying: int = 0
-    modify_at: float = 0.0
-    created_at: float = 0.0  # not before; 0: long ago
-    link_failures: int = 0
-    # Its interface vanished: when it last did, how often in short order, and the last operation of before.
-    device_gone_at: float = -math.inf
-    device_losses: int = 0
-    last_op_before_loss: int = 0
-    verified: bool = False  # a fresh read agreed that what is leaving may go
-    detached: bool = False  # EC2 accepted to detach it
-    in_limbo: bool = False  # a call that gives it, or what is leaving, back may have its effect yet
-
-    @property
-    def releasing(self) -> int:
-        return len(self.leaving)
-
-    @property
-    def at_rest(self) -> bool:
-        """Nothing is to be done about it."""
-        if self.state is EniState.READY:
-            return not (self.leaving or self.unsure or self.keep_on_termination)
-        return self.state is EniState.FOREIGN
-
-    @property
-    def held(self) -> int:
-        """Somebody else's addresses included: they take room as well."""
-        return len(self.addresses)
-
-    @property
-    def occupied(self) -> int:
-        """Slots in use, by anybody."""
-        return len(self.addresses) + len(self.prefixes)
-
-    @property
-    def withheld(self) -> int:
-        """Slots that EC2 does not give, though the type has them and nothing that it shows takes them."""
-        return 0 if self.refused is None else self.capacity - self.refused + 1
-
-    @property
-    def room(self) -> int:
-        """How many more addresses fit, as far as is known."""
-        return max(self.capacity - self.withheld - self.occupied - self.pending, 0)
-
-    def enter(self, state: EniState, now: float) -> None:
-        self.state, self.since = state, now
-
-    def explain(self, count: int) -> list[Record] | None:
-        """What to record if calls of unknown outcome have brought exactly so many addresses; None if they can't have.
-
-        EC2 assigns all that a call asks for, or none.
-        """
-        sums: dict[int, tuple[str, ...]] = {0: ()}
-        for token, intent in self.unaccounted.items():
-            for total, tokens in list(sums.items()):
-                sums.setdefault(total + intent.count, (*tokens, token))
-        if count not in sums:
-            return None
-        for token in sums[count]:
-            del self.unaccounted[token]
-        return [DropIntent(token) for token in sums[count]]
-
-    def explain_no_more(self, asked_before: float) -> list[Record]:
-        """What to record once a reading has not shown what was asked for so long ago: it will never be there."""
-        late = [token for token, intent in self.unaccounted.items() if intent.at <= asked_before]
-        for token in late:
-            del self.unaccounted[token]
-        return [DropIntent(token) for token in late]
-
-    def own(self) -> OwnAddresses:
-        foreign = [ip for ip, address in self.addresses.items() if address.theirs]
-        return OwnAddresses(self.id, tuple(ip for ip in self.addresses if ip not in foreign), tuple(foreign))
 
 
 class Inventory:
@@ -236,9 +100,12 @@ class Inventory:
         return self.uses.of(address.ip, address.eni.subnet)
 
     def _let_go(self, address: Address, now: float) -> None:
-        """Nobody has it any more: it is free, unless it is used all the same."""
+        """Nobody has it any more: it is free, unless it is used all the same, or goes back with its ENI."""
         use = self.use_of(address)
-        if use is None:
+        if use is None and address.eni.state is EniState.DELETING:
+            address.state, address.since = AddressState.RELEASING, now
+            address.eni.leaving[address.ip] = address
+        elif use is None:
             address.state, address.since = AddressState.FREE, now
             address.eni.free[address.ip] = address
         else:
@@ -365,6 +232,10 @@ class Inventory:
             address.eni.cooling -= 1
         self._let_go(address, now)
 
+    def leave_all(self, eni: Eni, now: float) -> None:
+        """Mark all that is free on it for giving back."""
+        self.leave_these(eni, tuple(eni.free), now)
+
     def leave(self, eni: Eni, count: int, now: float) -> None:
         """Mark free addresses for giving back: those that became free last, as they would be granted last."""
         self.leave_these(eni, list(eni.free)[len(eni.free) - count :], now)
@@ -377,17 +248,18 @@ class Inventory:
             eni.leaving[ip] = address
 
     def stay(self, eni: Eni, now: float) -> None:
-        """Take back what was leaving."""
-        eni.verified = False
-        for address in eni.leaving.values():
+        """Take back what was leaving; of an ENI that is being deleted, only what is used all the same."""
+        eni.unverify()
+        leaving, eni.leaving = eni.leaving, {}
+        for address in leaving.values():
             self._let_go(address, now)
-        eni.leaving.clear()
 
     def gone(self, eni: Eni, ips: list[str]) -> None:
         """EC2 has taken these leaving addresses back."""
         for ip in ips:
             self.lose(eni.leaving[ip])
-        eni.verified = eni.verified and bool(eni.leaving)
+        if not eni.leaving:
+            eni.unverify()
 
     def _hold(self, attachment: Attachment) -> None:
         self.attachments[attachment.key] = attachment

@@ -7,7 +7,8 @@ from ipaddress import IPv4Network
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.belief import is_usable
-from ipamd.pool.inventory import Eni
+from ipamd.pool.eni import Eni
+from ipamd.pool.life.states import Configuring, Ready
 from ipamd.pool.model import EniState
 from ipamd.pool.underway import TAKES_EFFECT, UnderWay
 
@@ -32,7 +33,7 @@ class Links(UnderWay):
                 pause = min(LINK_RETRY * 2.0 ** (eni.device_losses - 1), LINK_RETRY_CAP)
                 eni.retry_at = max(eni.retry_at, now + pause)
             eni.device_gone_at = now
-            eni.enter(EniState.CONFIGURING, now)
+            eni.become(Configuring(), now)
             self._note("eni.device_gone", "warning", eni=eni.id, link=eni.link)
         elif eni.state is not EniState.CONFIGURING or not self._seeks_link(eni):
             return
@@ -49,8 +50,8 @@ class Links(UnderWay):
         if event.op <= eni.last_op_before_loss:
             eni.busy, eni.retry_at = 0, now + self._link_pause(eni)
             return  # it has vanished since
-        eni.enter(EniState.READY, now)
-        eni.busy, eni.unfulfilled, eni.link_failures = 0, False, 0
+        eni.become(Ready(), now)
+        eni.busy, eni.link_failures = 0, 0
         if eni.in_limbo:
             eni.retry_at = now + TAKES_EFFECT
         if eni.unaccounted:

@@ -1,7 +1,6 @@
 """What the pool learns from the outcome of each operation that it asked of EC2.
 
-    an ENI        creating -> attaching -> configuring -> ready -> draining -> detaching -> deleting -> gone
-                  a failed attach: -> deleting -> gone
+The states of an ENI and the transitions between them stand in life/states.py.
 
 Whenever an outcome shows that EC2 and the pool disagree about an ENI, the ENI is `unsure`: it is read before anything
 else is done to it.
@@ -24,7 +23,8 @@ from ipamd.pool.backoff import (
     scope_of,
     subnet_scope,
 )
-from ipamd.pool.inventory import Eni
+from ipamd.pool.eni import Eni
+from ipamd.pool.life.states import Attaching, Configuring, Deleting, Detached, Draining, Ready
 from ipamd.pool.links import LINK_RETRY
 from ipamd.pool.model import (
     AddressState,
@@ -98,7 +98,7 @@ class Operations(Replies):
     def _eni_created(self, event: on.EniCreated, now: float) -> None:
         operation = self._operations.pop(event.op)
         eni, created = operation.eni, event.eni
-        self._write(DropIntent(eni.token))
+        self._write(DropIntent(operation.token))
         self.backoffs.succeeded(action_scope(CREATE), NEW_ENI, subnet_scope(eni.subnet_id))
         self.subnets.gave(eni.subnet_id)
         known = self.inventory.enis.get(created.id)
@@ -107,7 +107,7 @@ class Operations(Replies):
             self.inventory.remove_eni(eni)
             return
         self.inventory.name_eni(eni, created.id)
-        eni.enter(EniState.ATTACHING, now)
+        eni.become(Attaching(), now)
         eni.busy, eni.pending, eni.unsure = 0, 0, False
         eni.mac, eni.created_at, eni.read_at = created.mac, now, now
         self._own_address(eni, created.primary_ip, now)
@@ -130,8 +130,8 @@ class Operations(Replies):
     def _attached(self, eni: Eni, attachment_id: str, now: float) -> None:
         self._write(DropIntent(attach_token(eni.id)))
         self.backoffs.succeeded(action_scope(ATTACH), SLOTS)
-        eni.enter(EniState.CONFIGURING, now)
-        eni.busy, eni.unsure, eni.detached, eni.unfulfilled = 0, False, False, False
+        eni.become(Configuring(), now)
+        eni.busy, eni.unsure, eni.unfulfilled = 0, False, False
         eni.attachment_id = attachment_id
         self.inventory.stay(eni, now)
         eni.keep_on_termination = True
@@ -168,7 +168,8 @@ class Operations(Replies):
         ):
             eni.retry_at = now + DETACH_TIME
         elif eni.state is EniState.DELETING and observed.device_index is None:
-            eni.detached = False  # its slot is free, whatever becomes of it
+            if eni.detached:
+                eni.become(Deleting(), now)  # its slot is free, whatever becomes of it
         elif eni.state in (EniState.ATTACHING, EniState.DELETING) and observed.device_index is not None:
             eni.device_index = observed.device_index
             self._attached(eni, observed.attachment_id, now)
@@ -181,8 +182,7 @@ class Operations(Replies):
             # Somebody detached it. It is ours, and pods may hold its addresses: take it back.
             self.inventory.gone(eni, [ip for ip in eni.leaving if ip not in observed.addresses])
             self.inventory.stay(eni, now)
-            eni.enter(EniState.ATTACHING, now)
-            eni.attachment_id, eni.keep_on_termination = "", False
+            eni.become(Attaching(), now)
             self._write(PutIntent(attach_intent(eni, now)))
             self._note("eni.found_detached", "warning", eni=eni.id)
         elif eni.state is EniState.READY:
@@ -195,7 +195,8 @@ class Operations(Replies):
                 self._close_accounts(eni, now - APPEARS_WITHIN)
                 self._learn_room(eni, now)
             self.inventory.gone(eni, [ip for ip in eni.leaving if ip not in observed.addresses])
-            eni.verified = bool(eni.leaving)
+            if isinstance(eni.life, Ready):
+                eni.life.verified = bool(eni.leaving)
         elif eni.state is EniState.DRAINING and (
             (others := set(observed.addresses) - set(eni.leaving)) or observed.prefixes
         ):
@@ -205,8 +206,8 @@ class Operations(Replies):
             for ip in sorted(others - eni.addresses.keys()):
                 self._find_foreign(ip, eni, now)
             self.backoffs.failed(release_scope(eni.id), _SHARED, now)
-        elif eni.state is EniState.DRAINING:
-            eni.verified = True
+        elif isinstance(eni.life, Draining):
+            eni.life.verified = True
         elif eni.state is EniState.DETACHING:
             if observed.device_index is None or observed.attachment_status == "detaching":
                 self._detached(eni, now)
@@ -238,7 +239,8 @@ class Operations(Replies):
     def _stay(self, eni: Eni, now: float) -> None:
         """An ENI that was to go stays; its host set-up may have been taken down and is made again."""
         self.inventory.stay(eni, now)
-        eni.enter(EniState.CONFIGURING, now)
+        if eni.state is not EniState.CONFIGURING:
+            eni.become(Configuring(), now)
 
     def _addresses_assigned(self, event: on.AddressesAssigned, now: float) -> None:
         operation = self._operations.pop(event.op)
@@ -257,7 +259,8 @@ class Operations(Replies):
         eni = operation.eni
         match operation.effect:
             case do.SetDeleteOnTermination():
-                eni.modifying, eni.keep_on_termination = 0, False
+                if eni.modifying == event.op:  # else it was for an attachment that has ended since
+                    eni.modifying, eni.keep_on_termination = 0, False
                 self.backoffs.succeeded(action_scope(operation.effect.action))
             case do.UnassignAddresses(addresses=addresses):
                 self._given_back(operation)
@@ -276,9 +279,8 @@ class Operations(Replies):
         self.backoffs.succeeded(action_scope(operation.effect.action), release_scope(operation.eni.id))
 
     def _detached(self, eni: Eni, now: float) -> None:
-        eni.enter(EniState.DELETING, now)
-        eni.detached, eni.retry_at = True, now + DETACH_TIME
-        eni.attachment_id = ""
+        eni.become(Detached(), now)
+        eni.retry_at = now + DETACH_TIME
         self._note("eni.detached", "info", eni=eni.id)
 
     def _deleted(self, eni: Eni) -> None:
@@ -326,33 +328,33 @@ class Operations(Replies):
                 eni.unfulfilled = POLICIES[kind].lasting or now > eni.since + ARRIVES_WITHIN
                 eni.unsure = eni.unsure or kind is CloudErrorKind.UNKNOWN_OUTCOME
                 if not eni.unsure or kind not in SAYS_NOTHING_OF_EARLIER_TRIES:
-                    self._write(DropIntent(eni.token))
+                    self._write(DropIntent(operation.token))
                     self.inventory.remove_eni(eni)
             case do.AttachEni():
                 eni.busy, eni.retry_at = 0, retry_at
                 eni.unfulfilled = now > eni.since + ARRIVES_WITHIN
                 if now > eni.since + GIVEN_UP_AFTER and not eni.assigned:
-                    eni.enter(EniState.DELETING, now)
-                    self._write(DropIntent(attach_token(eni.id)))
+                    self._give_up(eni, now)
                 elif kind in ATTACH_DOUBTFUL:
                     eni.unsure = True
                     if kind is CloudErrorKind.INCORRECT_STATE:
                         eni.device_index = self.other_index(eni)
                         self._write(PutIntent(attach_intent(eni, now)))
                 elif kind not in ATTACH_AGAIN and not eni.assigned:  # what pods hold is never deleted
-                    eni.enter(EniState.DELETING, now)
+                    self._give_up(eni, now)
                     eni.retry_at = now
-                    self._write(DropIntent(attach_token(eni.id)))
                 if kind is CloudErrorKind.ATTACHMENT_LIMIT:
                     self.limit_met, self.audit_at = True, now
             case do.SetDeleteOnTermination():
-                eni.modifying, eni.modify_at = 0, retry_at
+                if eni.modifying == event.op:
+                    eni.modifying, eni.modify_at = 0, retry_at
             case do.DeleteEni():
                 # Attached after all: its attachment was not to be seen yet when this process started.
                 eni.busy, eni.retry_at = 0, retry_at
                 eni.unsure = kind is CloudErrorKind.INCORRECT_STATE or eni.detached
             case do.UnassignAddresses() | do.DetachEni():
-                eni.busy, eni.verified = 0, False
+                eni.busy = 0
+                eni.unverify()
                 if kind is CloudErrorKind.UNKNOWN_OUTCOME:
                     eni.unsure = eni.in_limbo = True
                     eni.retry_at = max(retry_at, now + TAKES_EFFECT)
@@ -370,9 +372,15 @@ class Operations(Replies):
             case _:
                 eni.busy, eni.retry_at = 0, retry_at
 
+    def _give_up(self, eni: Eni, now: float) -> None:
+        """It can't be attached: it is deleted, with all that is on it. No pod has an address of it."""
+        self._write(DropIntent(attach_token(eni.id)))
+        self.inventory.leave_all(eni, now)
+        eni.become(Deleting(), now)
+
     def _back_off(self, operation: Operation, failure: CloudFailure, now: float) -> float:
         eni = operation.eni
-        scope = scope_of(failure, subnet_id=eni.subnet_id, eni_id="" if eni.id == eni.token else eni.id)
+        scope = scope_of(failure, subnet_id=eni.subnet_id, eni_id="" if eni.state is EniState.CREATING else eni.id)
         return self._failed(scope, failure, now, operation.requests).until
 
     def _failed(self, scope: str, failure: CloudFailure, now: float, requests: str = "") -> Backoff:

@@ -212,7 +212,7 @@ def _growable(state: State, counts: Counts, now: float) -> int:
             found += len(eni.free) + eni.room  # its interface may still come
     if _creation_blocked(state, now) is None:
         # A slot that an ENI is about to leave is as good as a free one.
-        leaving = sum(eni.detached or eni.state is EniState.DETACHING for eni in state.enis_of_card())
+        leaving = sum(eni.state is EniState.DETACHING or eni.detached for eni in state.enis_of_card())
         found += max(state.eni_slots() + leaving, 0) * state.addresses_of_new_eni
     return max(min(found, state.allowance(counts)), 0)
 

@@ -4,7 +4,7 @@ Events go in, effects come out, and nothing else happens: `handle(event, now)` r
 the same object runs in the daemon, under Hypothesis and in a simulator in virtual time.
 
     an address    free -> assigned -> cooling -> free
-    an ENI        see operations.py
+    an ENI        see life/states.py
 
 After each event the pool settles: free addresses go to whoever waits longest, those that have cooled are made ready
 for others (reuse.py), the deficit is met (growth.py), requests that nothing can serve are refused (outlook.py), what
@@ -28,12 +28,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
+from typing import assert_never
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool import outlook, shrink
 from ipamd.pool.audit import Audits
-from ipamd.pool.inventory import Address
+from ipamd.pool.eni import Address, Eni
+from ipamd.pool.life.states import Detaching, Draining
+from ipamd.pool.life.steps import Step, next_step, termination_step
 from ipamd.pool.model import (
     AddressState,
     Attachment,
@@ -284,42 +287,32 @@ class Pool(Audits):
         return held
 
     def _drive(self, now: float) -> None:
-        """Each ENI takes the next step of its life cycle."""
+        """Each ENI takes the next step of its life."""
         for eni in self.inventory.enis.values():
             if eni.at_rest:
                 continue
-            serving = eni.state in (EniState.CONFIGURING, EniState.READY)
-            if eni.keep_on_termination and serving and not eni.modifying and now >= eni.modify_at:
-                eni.modifying = op = self._next_op()
-                self._send(do.SetDeleteOnTermination(op, eni.id, eni.attachment_id), eni, now)
-            if eni.busy or now < eni.retry_at or (eni.state is EniState.READY and eni.unsure and eni.pending):
-                continue
-            op = self._next_op()
-            match eni.state:
-                case EniState.CREATING:
-                    self._send(do.CreateEni(op, eni.token, eni.subnet_id, eni.pending), eni, now, eni.pending)
-                case EniState.ATTACHING | EniState.CONFIGURING | EniState.READY | EniState.DELETING if eni.unsure:
-                    self._send(do.DescribeEni(op, eni.id), eni, now)
-                case EniState.READY if eni.leaving and eni.verified:
-                    self._write(PutIntent(release_intent(eni, UNASSIGN, now)))
-                    self._send(do.UnassignAddresses(op, eni.id, tuple(eni.leaving)), eni, now)
-                case EniState.DRAINING if eni.verified:
-                    eni.enter(EniState.DETACHING, now)
-                    self._write(PutIntent(release_intent(eni, DETACH, now)))
-                    self._send(do.DetachEni(op, eni.id, eni.attachment_id, tuple(eni.leaving)), eni, now)
-                case EniState.READY if eni.leaving:
-                    self._send(do.DescribeEni(op, eni.id), eni, now)
-                case EniState.DRAINING | EniState.DETACHING:
-                    self._send(do.DescribeEni(op, eni.id), eni, now)
-                case EniState.ATTACHING:
-                    self._send(do.AttachEni(op, eni.id, eni.device_index), eni, now)
-                case EniState.CONFIGURING:
-                    self._send(do.ConfigureLink(op, eni.id, eni.mac, eni.device_index, eni.subnet_id), eni, now)
-                case EniState.DELETING if eni.detached or not self._creation_pending():
-                    self._send(do.DeleteEni(op, eni.id), eni, now)
-                case _:
-                    continue
-            eni.busy = op
+            if (setting := termination_step(eni, self._last_op + 1, now)) is not None:
+                eni.modifying = self._next_op()
+                self._send(setting, eni, now)
+            if (step := next_step(eni, self._last_op + 1, self._creation_pending(), now)) is not None:
+                eni.busy = self._next_op()
+                self._take_step(eni, step, now)
+
+    def _take_step(self, eni: Eni, step: Step, now: float) -> None:
+        match step:
+            case do.CreateEni(token=token, count=count):
+                self._send(step, eni, now, count, token)
+                return
+            case do.UnassignAddresses():
+                self._write(PutIntent(release_intent(eni, UNASSIGN, now)))
+            case do.DetachEni():
+                eni.become(Detaching(), now)
+                self._write(PutIntent(release_intent(eni, DETACH, now)))
+            case do.AttachEni() | do.ConfigureLink() | do.DescribeEni() | do.DeleteEni():
+                pass
+            case _:
+                assert_never(step)
+        self._send(step, eni, now)
 
     def _creation_pending(self) -> bool:
         """While a creation may still turn out to have made one of the ENIs that nobody remembers, none of those
@@ -339,8 +332,8 @@ class Pool(Audits):
         whole, parts = shrink.plan(self, self._excess.least, now)
         self._excess = None if whole or parts else _Excess(now + SHRINK_RETRY, excess)
         for eni in whole:
-            self.inventory.leave(eni, len(eni.free), now)
-            eni.enter(EniState.DRAINING, now)
+            self.inventory.leave_all(eni, now)
+            eni.become(Draining(), now)
             eni.retry_at = now
         for eni, count in parts:
             self.inventory.leave(eni, count, now)

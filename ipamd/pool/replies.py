@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ipamd.pool.belief import brought, is_address, is_usable, shown
-from ipamd.pool.inventory import Address, Eni, Lost
+from ipamd.pool.eni import Address, Eni
+from ipamd.pool.inventory import Lost
+from ipamd.pool.life.states import Configuring
 from ipamd.pool.links import Links
 from ipamd.pool.model import (
     AddressState,
@@ -34,7 +36,7 @@ class Replies(Links):
             self.inventory.add(ip, eni, now)
         missing = operation.count - len(reply.believed)
         if missing:
-            token = operation.token or eni.token
+            token = operation.token
             eni.unaccounted[token] = Intent(token, ASSIGN, now, eni.id, count=missing)
             self._write(PutIntent(eni.unaccounted[token]))
         for address in reply.contradicted:
@@ -124,7 +126,7 @@ class Replies(Links):
             self._note("address.found_again", "info", eni=eni.id, ip=ip)
         self.inventory.add(ip, eni, now)
         if eni.state is EniState.READY:
-            eni.enter(EniState.CONFIGURING, now)
+            eni.become(Configuring(), now)
 
     def _cools_no_more(self, ip: str) -> None:
         """For the ledger; what becomes of the address instead is the caller's to say."""

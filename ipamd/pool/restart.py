@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.belief import shown
+from ipamd.pool.eni import Eni
 from ipamd.pool.in_use import recovered
-from ipamd.pool.inventory import Eni, Lost
+from ipamd.pool.inventory import Lost
+from ipamd.pool.life.states import Attaching, Configuring, Creating, Deleting, Detaching, Foreign, Life
 from ipamd.pool.model import (
     Attachment,
     DropCooling,
@@ -58,12 +60,12 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
             eni = adopt_attached(state, observed, now)
         elif observed.owned and (observed.id in attaching or in_use.intersection(observed.addresses)):
             # Cut off between creation and attachment; or somebody detached it while pods have its addresses.
-            eni = adopt(state, observed, EniState.ATTACHING, -1, now)
+            eni = adopt(state, observed, Attaching(), -1, now)
             eni.created_at = now  # perhaps young: EC2 is given time to know it everywhere
         elif observed.owned:
             # Created but never attached, and nobody remembers why: undo. A creation that is still on record
             # below gets its ENI back by its token, which cancels this.
-            eni = adopt(state, observed, EniState.DELETING, -1, now)
+            eni = adopt(state, observed, Deleting(), -1, now)
         else:
             continue
         if eni.state is not EniState.FOREIGN:
@@ -91,8 +93,8 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
             _write(effects, PutIntent(attach_intent(eni, now)))
     for intent in creating:
         capacity = state.limits.secondary_per_eni
-        eni = Eni(intent.token, EniState.CREATING, state.free_index(), capacity, intent.subnet_id, now)
-        eni.token, eni.pending, eni.unsure = intent.token, intent.count, True
+        eni = Eni(intent.token, Creating(intent.token), state.free_index(), capacity, intent.subnet_id, now)
+        eni.pending, eni.unsure = intent.count, True
         state.inventory.add_eni(eni)
     _restore_stranded(state, effects, kept, now)
     state.unflushed = dict.fromkeys(state.inventory.cooling)
@@ -139,22 +141,22 @@ def _go_on_giving_back(state: State, effects: list[do.Effect], intent: Intent, n
     eni.in_limbo = True
     state.inventory.leave_these(eni, leaving, now)
     if intent.action == DETACH and len(leaving) == eni.held:
-        eni.enter(EniState.DETACHING, now)
+        eni.become(Detaching(), now)
         eni.retry_at = now + TAKES_EFFECT
 
 
 def adopt_attached(state: State, observed: ObservedEni, now: float) -> Eni:
     ours = observed.owned or observed.primary
     assert observed.device_index is not None
-    eni = adopt(state, observed, EniState.CONFIGURING if ours else EniState.FOREIGN, observed.device_index, now)
+    eni = adopt(state, observed, Configuring() if ours else Foreign(), observed.device_index, now)
     eni.primary = observed.primary
     eni.keep_on_termination = ours and not observed.primary and not observed.delete_on_termination
     return eni
 
 
-def adopt(state: State, observed: ObservedEni, eni_state: EniState, device_index: int, now: float) -> Eni:
-    capacity = 0 if eni_state is EniState.FOREIGN else state.limits.secondary_per_eni
-    eni = Eni(observed.id, eni_state, device_index, capacity, observed.subnet_id, now)
+def adopt(state: State, observed: ObservedEni, life: Life, device_index: int, now: float) -> Eni:
+    capacity = 0 if isinstance(life, Foreign) else state.limits.secondary_per_eni
+    eni = Eni(observed.id, life, device_index, capacity, observed.subnet_id, now)
     eni.card, eni.prefixes = observed.network_card, observed.prefixes
     eni.mac, eni.primary_ip, eni.attachment_id = observed.mac, observed.primary_ip, observed.attachment_id
     eni.read_at = now

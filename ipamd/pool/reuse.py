@@ -27,7 +27,7 @@ import math
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.backoff import action_scope
-from ipamd.pool.inventory import Address
+from ipamd.pool.eni import Address
 from ipamd.pool.model import Attachment, Cooling, DropAttachment, DropCooling, PutAttachment, PutCooling
 from ipamd.pool.operations import Operations
 from ipamd.pool.state import FORGET, Setup

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ipamd.pool.backoff import action_scope, release_scope
 from ipamd.pool.effects import DescribeEni, DetachEni, UnassignAddresses
-from ipamd.pool.inventory import Eni
+from ipamd.pool.eni import Eni
 from ipamd.pool.state import State
 
 

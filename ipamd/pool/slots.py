@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import math
 
-from ipamd.pool.inventory import Eni, Inventory
+from ipamd.pool.eni import Eni
+from ipamd.pool.inventory import Inventory
 from ipamd.pool.model import EniState, LearntLimit, Limits, Targets
 
 # An ENI in one of these states will bring its addresses soon.
 ARRIVING = (EniState.CREATING, EniState.ATTACHING, EniState.CONFIGURING)
 UNATTACHED = (EniState.CREATING, EniState.ATTACHING, EniState.DELETING)
+# An ENI in one of these states takes its addresses away with it.
+GOING = (EniState.DETACHING, EniState.DELETING)
 
 # The network card that pods' ENIs are on: the one of the primary ENI.
 CARD = 0
@@ -54,7 +57,7 @@ class Slots:
 
     def attached(self) -> int:
         """ENIs that hold a slot of the instance, somebody else's included."""
-        return sum(eni.detached or eni.state not in UNATTACHED for eni in self.enis_of_card())
+        return sum(eni.state not in UNATTACHED or eni.detached for eni in self.enis_of_card())
 
     def eni_slots(self) -> int:
         """How many more ENIs the instance takes, below 0 when it has more than it is allowed. One that was never
@@ -84,10 +87,11 @@ class Slots:
 
     def obtainable(self) -> int:
         """How many more addresses there is room for, on the ENIs that are there or coming and on further ones. What
-        is about to be given back counts: its room will be there, and it can be taken back."""
+        is about to be given back counts: its room will be there, and it can be taken back. What goes with its ENI
+        does not: the slot of that ENI counts."""
         room = 0
         for eni in self.inventory.enis.values():
-            room += eni.releasing
+            room += eni.releasing if eni.state not in GOING else 0
             if eni.state is EniState.READY or (eni.state in ARRIVING and not eni.unfulfilled):
                 room += eni.room
         return room + self._eni_slots_to_come() * self.addresses_of_new_eni
@@ -111,7 +115,7 @@ class Slots:
 
     def _eni_slots_to_come(self) -> int:
         """Free ones, and those that ENIs are about to leave."""
-        leaving = sum(eni.detached or eni.state is EniState.DETACHING for eni in self.enis_of_card())
+        leaving = sum(eni.state is EniState.DETACHING or eni.detached for eni in self.enis_of_card())
         return max(self.eni_slots() + leaving, 0)
 
     @property

@@ -10,7 +10,7 @@ from random import Random
 
 from ipamd.pool import effects as do
 from ipamd.pool.backoff import NEW_ENI, SLOTS, Backoff, Backoffs, action_scope, eni_scope, subnet_scope
-from ipamd.pool.inventory import Eni
+from ipamd.pool.eni import Eni
 from ipamd.pool.model import AttachmentKey, Counts, EniState, Intent, Limits, Owner, Targets
 from ipamd.pool.slots import ARRIVING, Slots
 from ipamd.pool.subnets import Subnets

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from ipamd.pool.eni import Eni
 from ipamd.pool.in_use import InUse
-from ipamd.pool.inventory import Eni
 from ipamd.pool.model import Attachment, EniState
 
 _NOT_ATTACHED = (EniState.ATTACHING, EniState.DETACHING, EniState.DELETING)

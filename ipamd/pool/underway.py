@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from ipamd.pool import effects as do
-from ipamd.pool.inventory import Eni
+from ipamd.pool.eni import Eni
 from ipamd.pool.model import Record
 from ipamd.pool.state import Setup, State
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ipamd.host.veth import host_link
+from ipamd.pool.eni import Address, Eni
 from ipamd.pool.events import Audited
-from ipamd.pool.inventory import Address, Eni
 from ipamd.pool.model import AddressState, Attachment, EniState, ObservedEni, Use
 from ipamd.pool.pool import Pool
 from ipamd.pool.trouble import troubles

@@ -7,7 +7,7 @@ from ipamd.cloud.port import Cloud
 from ipamd.cloud.vpc import Vpc
 from ipamd.host import EniNetwork, NodeNetwork, PodNetwork
 from ipamd.host.veth import host_link
-from ipamd.pool.inventory import Eni
+from ipamd.pool.eni import Eni
 from ipamd.pool.model import EniState
 from ipamd.pool.pool import Pool
 

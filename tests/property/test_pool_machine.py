@@ -25,6 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.backoff import action_scope
+from ipamd.pool.life.states import ARRIVING, ATTACHED, GONE_WITH_ENI, LEAVING, Configuring, Creating, Foreign, Ready
 from ipamd.pool.model import (
     AddressState,
     Attachment,
@@ -875,6 +876,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert states.count("assigned") == eni.assigned
             assert states.count("cooling") == eni.cooling
             assert states.count("foreign") == eni.foreign and len(states) == len(eni.addresses)
+            assert states.count("releasing") == len(eni.leaving)
             assert eni.pending >= 0 and eni.held + eni.pending <= eni.capacity + eni.foreign
         counts = self.pool.counts()
         assert counts == self.pool._count()
@@ -884,6 +886,18 @@ class PoolMachine(RuleBasedStateMachine):
         attached = [eni for eni in inventory.enis.values() if eni.state in serving]
         assert len(attached) <= self.limits.max_enis
         assert len({eni.device_index for eni in attached}) == len(attached)
+
+    @invariant()
+    def no_state_has_the_data_of_another(self) -> None:
+        for eni in self.pool.inventory.enis.values():
+            if not isinstance(eni.life, (*ATTACHED, Foreign)):
+                assert not (eni.attachment_id or eni.keep_on_termination or eni.modifying or eni.in_limbo)
+            assert not eni.leaving or isinstance(eni.life, LEAVING)
+            assert not eni.free or not isinstance(eni.life, GONE_WITH_ENI)
+            assert not eni.unfulfilled or isinstance(eni.life, ARRIVING)
+            assert not eni.pending or isinstance(eni.life, Creating | Configuring | Ready)
+            if isinstance(eni.life, Ready):
+                assert not eni.life.verified or eni.leaving
 
     @invariant()
     def memory_and_ledger_agree(self) -> None:
