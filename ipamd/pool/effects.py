@@ -178,7 +178,8 @@ class Note:
     fields: tuple[tuple[str, str | int | float], ...]
 
 
-Operation = (
+# Those on one ENI, and all the others.
+EniOperation = (
     CreateEni
     | AttachEni
     | SetDeleteOnTermination
@@ -188,11 +189,9 @@ Operation = (
     | UnassignAddresses
     | DetachEni
     | DeleteEni
-    | DescribeSubnets
-    | Audit
-    | ForgetFlows
-    | SeekAttachments
 )
+UnboundOperation = DescribeSubnets | Audit | ForgetFlows | SeekAttachments
+Operation = EniOperation | UnboundOperation
 # Sent only after an intent of the same batch was committed.
 RECORDED = (CreateEni, AttachEni, AssignAddresses, UnassignAddresses, DetachEni)
 Effect = Write | Grant | Refuse | Released | Collected | Operation | Wake | Note

@@ -20,7 +20,7 @@ REQUESTS_NAMED = 5
 
 @dataclass(slots=True)
 class Operation:
-    effect: do.Operation
+    effect: do.EniOperation
     eni: Eni
     since: float
     count: int = 0
@@ -32,7 +32,7 @@ class UnderWay(State):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self._operations: dict[int, Operation] = {}
-        self._unbound: dict[int, do.Operation] = {}  # those that concern no single ENI
+        self._unbound: dict[int, do.UnboundOperation] = {}  # those that concern no single ENI
         self._last_op = 0
         self._effects: list[do.Effect] = []
 
@@ -40,13 +40,13 @@ class UnderWay(State):
         self._last_op += 1
         return self._last_op
 
-    def _send(self, effect: do.Operation, eni: Eni, now: float, count: int = 0, token: str = "") -> None:
+    def _send(self, effect: do.EniOperation, eni: Eni, now: float, count: int = 0, token: str = "") -> None:
         bringing = isinstance(effect, do.CreateEni | do.AssignAddresses)
         requests = self._who_waits() if bringing else ""
         self._operations[effect.op] = Operation(effect, eni, now, count, token, requests)
         self._effects.append(effect)
 
-    def _send_unbound(self, effect: do.Operation) -> None:
+    def _send_unbound(self, effect: do.UnboundOperation) -> None:
         self._unbound[effect.op] = effect
         self._effects.append(effect)
 
@@ -54,7 +54,7 @@ class UnderWay(State):
         """The operations on ENIs that have not been answered yet."""
         return tuple(self._operations.values())
 
-    def _under_way(self, kind: type[do.Operation]) -> bool:
+    def _under_way(self, kind: type[do.UnboundOperation]) -> bool:
         """Whether one of this kind, that concerns no single ENI, has not been answered yet."""
         return any(isinstance(effect, kind) for effect in self._unbound.values())
 

@@ -13,6 +13,7 @@ import pytest
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.eni import Address, Eni
+from ipamd.pool.failures import GIVEN_UP_AFTER
 from ipamd.pool.life.states import (
     TRANSITIONS,
     Attaching,
@@ -27,7 +28,6 @@ from ipamd.pool.life.states import (
     Ready,
 )
 from ipamd.pool.model import AddressState, CloudErrorKind, CreatedEni, EniState, Limits
-from ipamd.pool.operations import GIVEN_UP_AFTER
 from tests.unit.story import Story, addresses, observed, warm
 
 ROOT = Path(__file__).resolve().parents[2]

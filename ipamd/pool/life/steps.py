@@ -38,46 +38,51 @@ def next_step(eni: Eni, op: int, creating: bool, now: float) -> Step | None:
     """
     if eni.busy or now < eni.retry_at:
         return None
+    if _to_be_read(eni):
+        return DescribeEni(op, eni.id)
     life = eni.life
     match life:
         case Creating(token):
             return CreateEni(op, token, eni.subnet_id, eni.pending)
         case Attaching():
-            return DescribeEni(op, eni.id) if eni.unsure else AttachEni(op, eni.id, eni.device_index)
+            return AttachEni(op, eni.id, eni.device_index)
         case Configuring():
-            return DescribeEni(op, eni.id) if eni.unsure else _configure(eni, op)
+            return ConfigureLink(op, eni.id, eni.mac, eni.device_index, eni.subnet_id)
         case Ready():
-            return _step_of_ready(eni, life, op)
-        case Draining(verified=True) if not eni.unsure:
+            return UnassignAddresses(op, eni.id, tuple(eni.leaving)) if _may_give_back(eni, life) else None
+        case Draining():
             return DetachEni(op, eni.id, eni.attachment_id, tuple(eni.leaving))
-        case Draining() | Detaching():
-            return DescribeEni(op, eni.id)
         case Detached():
-            return DescribeEni(op, eni.id) if eni.unsure else DeleteEni(op, eni.id)
+            return DeleteEni(op, eni.id)
         case Deleting():
-            if eni.unsure:
-                return DescribeEni(op, eni.id)
             return None if creating else DeleteEni(op, eni.id)
-        case Foreign():
+        case Detaching() | Foreign():
             return None
         case _:
             assert_never(life)
 
 
-def _step_of_ready(eni: Eni, ready: Ready, op: int) -> Step | None:
-    """What it is asked for at this moment has to be answered before it is read: only then can it be told whose an
-    address is."""
-    if eni.unsure:
-        return None if eni.pending else DescribeEni(op, eni.id)
-    if not eni.leaving:
-        return None
-    if ready.verified:
-        return UnassignAddresses(op, eni.id, tuple(eni.leaving))
-    return DescribeEni(op, eni.id)
+def _to_be_read(eni: Eni) -> bool:
+    """Whether EC2 has to be asked what there is before anything else can be done. What a ready ENI is asked for at
+    this moment has to be answered first: only then can it be told whose an address is."""
+    life = eni.life
+    match life:
+        case Ready():
+            return not eni.pending if eni.unsure else bool(eni.leaving) and not life.verified
+        case Draining():
+            return eni.unsure or not life.verified
+        case Detaching():
+            return True
+        case Attaching() | Configuring() | Detached() | Deleting():
+            return eni.unsure
+        case Creating() | Foreign():
+            return False
+        case _:
+            assert_never(life)
 
 
-def _configure(eni: Eni, op: int) -> ConfigureLink:
-    return ConfigureLink(op, eni.id, eni.mac, eni.device_index, eni.subnet_id)
+def _may_give_back(eni: Eni, ready: Ready) -> bool:
+    return ready.verified and bool(eni.leaving) and not eni.unsure
 
 
 def termination_step(eni: Eni, op: int, now: float) -> SetDeleteOnTermination | None:

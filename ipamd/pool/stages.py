@@ -1,0 +1,75 @@
+"""The records, notes and back-offs that go with a change of an ENI's state.
+
+Why it changes is decided by what a reading shows (readings.py) and how a call ends (failures.py, operations.py).
+"""
+
+from __future__ import annotations
+
+import math
+
+from ipamd.pool.backoff import SLOTS, Backoff, action_scope, eni_scope, release_scope
+from ipamd.pool.eni import Eni
+from ipamd.pool.life.states import Configuring, Deleting, Detached
+from ipamd.pool.model import CloudFailure, DropCooling, DropIntent, DropOwn, EniState
+from ipamd.pool.replies import Replies
+from ipamd.pool.state import ATTACH, attach_token
+
+# A detached ENI can be deleted after this many seconds, as a rule; sooner, EC2 calls it in use.
+DETACH_TIME = 3.0
+
+
+class Stages(Replies):
+    def _attached(self, eni: Eni, attachment_id: str, now: float) -> None:
+        self._write(DropIntent(attach_token(eni.id)))
+        self.backoffs.succeeded(action_scope(ATTACH), SLOTS)
+        eni.become(Configuring(), now)
+        eni.busy, eni.unsure, eni.unfulfilled = 0, False, False
+        eni.attachment_id = attachment_id
+        self.inventory.stay(eni, now)
+        eni.keep_on_termination = True
+        self._note("eni.attached", "info", eni=eni.id, device_index=eni.device_index)
+
+    def _stay(self, eni: Eni, now: float) -> None:
+        """An ENI that was to go stays; its host set-up may have been taken down and is made again."""
+        self.inventory.stay(eni, now)
+        if eni.state is not EniState.CONFIGURING:
+            eni.become(Configuring(), now)
+
+    def _give_up(self, eni: Eni, now: float) -> None:
+        """It can't be attached: it is deleted, with all that is on it. No pod has an address of it."""
+        self._write(DropIntent(attach_token(eni.id)))
+        self.inventory.leave_all(eni, now)
+        eni.become(Deleting(), now)
+
+    def _detached(self, eni: Eni, now: float) -> None:
+        eni.become(Detached(), now)
+        eni.retry_at = now + DETACH_TIME
+        self._note("eni.detached", "info", eni=eni.id)
+
+    def _deleted(self, eni: Eni) -> None:
+        self._forget(eni)
+        self._note("eni.deleted", "info", eni=eni.id)
+
+    def _forget(self, eni: Eni) -> None:
+        """EC2 has it no more."""
+        for ip in self.inventory.remove_eni(eni):
+            self._write(DropCooling(ip))
+        self._write(DropOwn(eni.id))
+        self._close_accounts(eni, math.inf)
+        self.backoffs.succeeded(eni_scope(eni.id), release_scope(eni.id))
+
+    def _failed(self, scope: str, failure: CloudFailure, now: float, requests: str = "") -> Backoff:
+        backoff = self.backoffs.failed(scope, failure, now)
+        self._note(
+            "ec2.failed",
+            "error" if backoff.policy.lasting else "warning",
+            action=failure.action,
+            code=failure.code,
+            kind=failure.kind.value,
+            scope=scope,
+            error=failure.message,
+            ec2_request=failure.ec2_request,
+            requests=requests,
+            retry_in=round(backoff.until - now, 1),
+        )
+        return backoff
