@@ -29,13 +29,13 @@ def cells(verdict: Failed) -> set[tuple[type[do.EniOperation], CloudErrorKind]]:
     return {cell for cell, found in FAILED.items() if found is verdict}
 
 
-def test_only_a_call_that_changes_something_leaves_an_open_question() -> None:
+def test_only_calls_that_change_something_can_stay_open() -> None:
     """Deleting and DeleteOnTermination can be repeated without harm, so they ask none."""
     changing = (do.CreateEni, do.AttachEni, do.AssignAddresses, *GIVING_BACK)
     assert cells(Failed.UNANSWERED) == {(call, Kind.UNKNOWN_OUTCOME) for call in changing}
 
 
-def test_a_creation_is_unsaid_for_causes_checked_before_its_token() -> None:
+def test_creation_is_unsaid_for_causes_checked_before_its_token() -> None:
     kinds = (Kind.THROTTLED, Kind.TRANSIENT, Kind.NOT_AUTHORIZED, Kind.UNRECORDED)
     assert cells(Failed.UNSAID) == {(do.CreateEni, kind) for kind in kinds}
 
@@ -66,7 +66,7 @@ def test_an_attachment_is_repeated_only_for_passing_causes() -> None:
     assert {kind for kind in CloudErrorKind if FAILED[do.AttachEni, kind] is Failed.AGAIN} == passing
 
 
-def test_what_could_not_be_given_back_stays_in_service_by_default() -> None:
+def test_what_could_not_be_given_back_stays_in_service() -> None:
     for call in GIVING_BACK:
         stays = {kind for kind in CloudErrorKind if FAILED[call, kind] is Failed.REFUSED}
         assert stays == set(CloudErrorKind) - {

@@ -115,7 +115,7 @@ def test_an_eni_that_is_never_read_has_no_cell(kind: type[Life]) -> None:
 # What follows, where no story elsewhere tells it
 
 
-def test_an_eni_to_be_deleted_that_is_being_detached_is_not_served() -> None:
+def test_eni_to_be_deleted_is_not_served_while_it_is_detached() -> None:
     """Somebody detaches the ENI that a restart wants to delete: it is deleted after that, not attached anew."""
     story = Story(warm(0))
     story.start(observed("eni-0", 0), observed("eni-1", None, *addresses(2), owned=True))
