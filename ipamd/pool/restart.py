@@ -7,14 +7,14 @@ them and which calls were under way, and the kernel says which addresses lead to
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.belief import shown
 from ipamd.pool.eni import Eni
 from ipamd.pool.in_use import recovered
-from ipamd.pool.inventory import Lost
+from ipamd.pool.inventory import Inventory, Lost
 from ipamd.pool.life.states import Attaching, Configuring, Creating, Deleting, Detaching, Foreign, Life
 from ipamd.pool.model import (
     Attachment,
@@ -36,113 +36,227 @@ from ipamd.pool.underway import TAKES_EFFECT
 def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
     """Fill the empty state; returns the records and notes that follow."""
     state.started = True
-    state.learnt_limit = event.limit
-    state.drained = event.drained
-    effects: list[do.Effect] = []
-    # What lies in the future was timed by a clock that has been set back since.
-    attachments = {a.address: replace(a, since=min(a.since, now)) for a in event.attachments}
-    for attachment in event.attachments:
-        if attachment.since > now:
-            _write(effects, PutAttachment(attachments[attachment.address]))
-    cooling = {c.address: min(c.released_at, now) for c in event.cooling}
-    in_use = attachments.keys() | dict(event.routed).keys()
-    attaching = {i.eni_id for i in event.intents if i.action == ATTACH}
-    creating = [i for i in event.intents if i.action == CREATE]
-    kept = _Kept(attachments, cooling, dict(event.routed), {own.eni_id: own for own in event.own})
+    state.learnt_limit, state.drained = event.limit, event.drained
     state.inventory.uses, state.inventory.routed = event.uses, dict(event.routed)
-    releasing = [i for i in event.intents if i.action in (UNASSIGN, DETACH)]
-    assigning = [i for i in event.intents if i.action == ASSIGN]
-    for intent in event.intents:
-        if intent.action not in (CREATE, ASSIGN, UNASSIGN, DETACH):
-            _write(effects, DropIntent(intent.token))
+    restart = _Restart(state, event, _kept(event, now), now)
+    restart.correct_times()
+    restart.drop_other_intents()
     for observed in event.enis:
+        restart.adopt(observed)
+    restart.go_on_giving_back()
+    restart.forget_records_of_gone_enis()
+    restart.go_on_attaching()
+    restart.go_on_creating()
+    restart.restore_stranded()
+    restart.forget_what_cools_elsewhere()
+    return restart.effects
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What ledger and kernel say of addresses. What lies in the future was timed by a clock that has been set back
+    since."""
+
+    attachments: dict[str, Attachment]
+    cooling: dict[str, float]
+    routed: dict[str, str]
+    own: dict[str, OwnAddresses]
+
+    def in_use(self, addresses: tuple[str, ...]) -> bool:
+        return any(ip in self.attachments or ip in self.routed for ip in addresses)
+
+
+def _kept(event: on.Started, now: float) -> _Kept:
+    return _Kept(
+        {a.address: replace(a, since=min(a.since, now)) for a in event.attachments},
+        {c.address: min(c.released_at, now) for c in event.cooling},
+        dict(event.routed),
+        {own.eni_id: own for own in event.own},
+    )
+
+
+@dataclass(slots=True)
+class _Restart:
+    """The steps of `restore`, in its order, over what it has been given."""
+
+    state: State
+    event: on.Started
+    kept: _Kept
+    now: float
+    effects: list[do.Effect] = field(default_factory=list)
+
+    @property
+    def _inventory(self) -> Inventory:
+        return self.state.inventory
+
+    def _write(self, record: Record) -> None:
+        self.effects.append(do.Write(record))
+
+    def _note(self, event: str, level: str, **fields: str | int) -> None:
+        self.effects.append(do.Note(event, level, tuple(fields.items())))
+
+    def _intents(self, *actions: str) -> list[Intent]:
+        return [intent for intent in self.event.intents if intent.action in actions]
+
+    def drop_other_intents(self) -> None:
+        """An attachment that was under way shows at its ENI; whatever else is on record means nothing today."""
+        for intent in self.event.intents:
+            if intent.action not in (CREATE, ASSIGN, UNASSIGN, DETACH):
+                self._write(DropIntent(intent.token))
+
+    def correct_times(self) -> None:
+        for attachment in self.event.attachments:
+            if attachment.since > self.now:
+                self._write(PutAttachment(self.kept.attachments[attachment.address]))
+
+    # ENIs that EC2 shows
+
+    def adopt(self, observed: ObservedEni) -> None:
+        eni = self._adopted(observed)
+        if eni is None or eni.state is EniState.FOREIGN:
+            return
+        if eni.prefixes:
+            self._note("eni.prefixes", "info", eni=eni.id, prefixes=len(eni.prefixes), room=eni.room)
+        assigning = [intent for intent in self._intents(ASSIGN) if intent.eni_id == eni.id]
+        eni.unaccounted = {intent.token: replace(intent, at=self.now) for intent in assigning}
+        seen = shown(observed, eni, self._inventory)
+        if seen.doubts:
+            self._note("ec2.reply_doubted", "warning", eni=eni.id, doubts=seen.doubted)
+        new = tuple(ip for ip in seen.believed if ip not in self._inventory.addresses)
+        eni.unsure = eni.unsure or len(new) < len(observed.addresses)  # two ENIs can't have the same
+        self._restore_addresses(eni, new)
+        self._inventory.altered[eni.id] = eni  # on record from now on, also with no address
+
+    def _adopted(self, observed: ObservedEni) -> Eni | None:
+        """None: it is unattached and not ours."""
         if observed.device_index is not None:
-            eni = adopt_attached(state, observed, now)
-        elif observed.owned and (observed.id in attaching or in_use.intersection(observed.addresses)):
-            # Cut off between creation and attachment; or somebody detached it while pods have its addresses.
-            eni = adopt(state, observed, Attaching(), -1, now)
-            eni.created_at = now  # perhaps young: EC2 is given time to know it everywhere
-        elif observed.owned:
-            # Created but never attached, and nobody remembers why: undo. A creation that is still on record
-            # below gets its ENI back by its token, which cancels this.
-            eni = adopt(state, observed, Deleting(), -1, now)
-        else:
-            continue
-        if eni.state is not EniState.FOREIGN:
-            if eni.prefixes:
-                _note(effects, "eni.prefixes", "info", eni=eni.id, prefixes=len(eni.prefixes), room=eni.room)
-            eni.unaccounted = {i.token: replace(i, at=now) for i in assigning if i.eni_id == eni.id}
-            seen = shown(observed, eni, state.inventory)
-            if seen.doubts:
-                _note(effects, "ec2.reply_doubted", "warning", eni=eni.id, doubts=seen.doubted)
-            new = tuple(ip for ip in seen.believed if ip not in state.inventory.addresses)
-            eni.unsure = eni.unsure or len(new) < len(observed.addresses)  # two ENIs can't have the same
-            _restore_addresses(state, effects, eni, new, kept, now)
-            state.inventory.altered[eni.id] = eni  # on record from now on, also with no address
-    for intent in releasing:
-        _go_on_giving_back(state, effects, intent, now)
-    for intent in assigning:
-        if intent.eni_id not in state.inventory.enis:
-            _write(effects, DropIntent(intent.token))
-    for own in event.own:
-        if own.eni_id not in state.inventory.enis:
-            _write(effects, DropOwn(own.eni_id))
-    for eni in state.inventory.enis.values():
-        if eni.state is EniState.ATTACHING:
-            eni.device_index = state.free_index()
-            _write(effects, PutIntent(attach_intent(eni, now)))
-    for intent in creating:
-        capacity = state.limits.secondary_per_eni
-        eni = Eni(intent.token, Creating(intent.token), state.free_index(), capacity, intent.subnet_id, now)
-        eni.pending, eni.unsure = intent.count, True
-        state.inventory.add_eni(eni)
-    _restore_stranded(state, effects, kept, now)
-    state.unflushed = dict.fromkeys(state.inventory.cooling)
-    for address in cooling:
-        if address not in state.inventory.cooling:
-            _write(effects, DropCooling(address))
-    return effects
+            return adopt_attached(self.state, observed, self.now)
+        if not observed.owned:
+            return None
+        attaching = any(intent.eni_id == observed.id for intent in self._intents(ATTACH))
+        if not (attaching or self.kept.in_use(observed.addresses)):
+            # Created but never attached, and nobody remembers why: undo. A creation that is still on record gets its
+            # ENI back by its token, which cancels this.
+            return adopt(self.state, observed, Deleting(), -1, self.now)
+        # Cut off between creation and attachment; or somebody detached it while pods have its addresses.
+        eni = adopt(self.state, observed, Attaching(), -1, self.now)
+        eni.created_at = self.now  # perhaps young: EC2 is given time to know it everywhere
+        return eni
 
+    def _restore_addresses(self, eni: Eni, addresses: tuple[str, ...]) -> None:
+        foreign = self._foreign(eni, addresses)
+        for ip in addresses:
+            if ip in self.kept.attachments:
+                self._restore_attachment(ip, eni)
+            elif ip in self.kept.routed:
+                self._recover(ip, eni)
+            elif ip in foreign:
+                self._inventory.add_foreign(ip, eni, self.now)
+                self._note("address.foreign", "warning", eni=eni.id, ip=ip, cause="unknown")
+            elif ip in self.kept.cooling:  # also when that is over: its flows have to be forgotten first
+                self._inventory.add_cooling(ip, eni, self.kept.cooling[ip])
+            else:
+                self._inventory.add(ip, eni, self.now)
+        # Restored out of order: expiry relies on the order of release.
+        self._inventory.cooling = dict(sorted(self._inventory.cooling.items(), key=lambda item: item[1]))
 
-def _restore_stranded(state: State, effects: list[do.Effect], kept: _Kept, now: float) -> None:
-    """Pods whose address no ENI of ours has: on record, or told by their route alone where the record is lost."""
-    stranded = [a for a in kept.attachments.values() if a.key not in state.inventory.attachments]
-    known = {*state.inventory.attachments, *(a.key for a in stranded)}
-    for ip, link in kept.routed.items():
-        attachment = recovered(ip, link, "", now)
-        if ip in kept.attachments or ip in state.inventory.addresses or attachment.key in known:
-            continue
-        known.add(attachment.key)
-        stranded.append(attachment)
-        _write(effects, PutAttachment(attachment))
-        _note(effects, "attachment.recovered", "warning", ip=ip, link=link)
-    for attachment in stranded:
-        state.inventory.add_stranded(attachment)
-        state.inventory.lost[attachment.address] = Lost(now, _whereabouts(state, attachment.address))
-        _note(effects, "attachment.address_missing", "error", ip=attachment.address, key=str(attachment.key))
+    def _foreign(self, eni: Eni, addresses: tuple[str, ...]) -> set[str]:
+        """Those that somebody else put there. Of an ENI without a record all are ours, as far as we can know."""
+        own = self.kept.own.get(eni.id)
+        if own is None:
+            for record in eni.explain_no_more(math.inf):
+                self._write(record)
+            return set()
+        unknown = set(addresses).difference(own.addresses, own.foreign)
+        explained = eni.explain(len(unknown))
+        for record in explained or ():
+            self._write(record)
+        return {*own.foreign, *unknown} if explained is None else set(own.foreign)
 
+    def _restore_attachment(self, ip: str, eni: Eni) -> None:
+        attachment = replace(self.kept.attachments[ip], eni_id=eni.id)
+        if attachment != self.kept.attachments[ip]:  # it was moved, or the record was damaged
+            self._write(PutAttachment(attachment))
+        self._inventory.add_assigned(attachment, eni)
 
-def _whereabouts(state: State, ip: str) -> str:
-    """Of a pod's address that is not among those for pods."""
-    owner = next((eni.id for eni in state.inventory.enis.values() if eni.primary_ip == ip), "")
-    if owner:
-        return f"EC2 has given {ip} to {owner} as its own address"
-    return f"EC2 shows {ip} on no ENI of this node"
+    def _recover(self, ip: str, eni: Eni) -> None:
+        link = self.kept.routed[ip]
+        attachment = recovered(ip, link, eni.id, self.now)
+        self._write(PutAttachment(attachment))
+        self._inventory.add_assigned(attachment, eni)
+        self._note("attachment.recovered", "warning", ip=ip, link=link)
 
+    # Calls that were under way
 
-def _go_on_giving_back(state: State, effects: list[do.Effect], intent: Intent, now: float) -> None:
-    """The call may have its effect yet, and what EC2 showed of it may be old: nobody gets what it takes away before
-    another look."""
-    eni = state.inventory.enis.get(intent.eni_id)
-    leaving = [ip for ip in intent.addresses if eni is not None and ip in eni.free]
-    if eni is None or eni.state is not EniState.CONFIGURING or not leaving:
-        _write(effects, DropIntent(intent.token))
-        return
-    eni.in_limbo = True
-    state.inventory.leave_these(eni, leaving, now)
-    if intent.action == DETACH and len(leaving) == eni.held:
-        eni.become(Detaching(), now)
-        eni.retry_at = now + TAKES_EFFECT
+    def go_on_giving_back(self) -> None:
+        """Such a call may have its effect yet, and what EC2 showed of it may be old: nobody gets what it takes away
+        before another look."""
+        for intent in self._intents(UNASSIGN, DETACH):
+            eni = self._inventory.enis.get(intent.eni_id)
+            leaving = [ip for ip in intent.addresses if eni is not None and ip in eni.free]
+            if eni is None or not leaving or eni.state is not EniState.CONFIGURING:
+                self._write(DropIntent(intent.token))
+                continue
+            eni.in_limbo = True
+            self._inventory.leave_these(eni, leaving, self.now)
+            if intent.action == DETACH and len(leaving) == eni.held:
+                eni.become(Detaching(), self.now)
+                eni.retry_at = self.now + TAKES_EFFECT
+
+    def forget_records_of_gone_enis(self) -> None:
+        for intent in self._intents(ASSIGN):
+            if intent.eni_id not in self._inventory.enis:
+                self._write(DropIntent(intent.token))
+        for own in self.event.own:
+            if own.eni_id not in self._inventory.enis:
+                self._write(DropOwn(own.eni_id))
+
+    def go_on_attaching(self) -> None:
+        for eni in self._inventory.enis.values():
+            if eni.state is EniState.ATTACHING:
+                eni.device_index = self.state.free_index()
+                self._write(PutIntent(attach_intent(eni, self.now)))
+
+    def go_on_creating(self) -> None:
+        capacity = self.state.limits.secondary_per_eni
+        for intent in self._intents(CREATE):
+            index = self.state.free_index()
+            eni = Eni(intent.token, Creating(intent.token), index, capacity, intent.subnet_id, self.now)
+            eni.pending, eni.unsure = intent.count, True
+            self._inventory.add_eni(eni)
+
+    # Addresses that no ENI has
+
+    def restore_stranded(self) -> None:
+        """Pods whose address no ENI of ours has: on record, or told by their route alone where the record is lost."""
+        held = self._inventory.attachments
+        stranded = [a for a in self.kept.attachments.values() if a.key not in held]
+        known = {*held, *(a.key for a in stranded)}
+        for ip, link in self.kept.routed.items():
+            attachment = recovered(ip, link, "", self.now)
+            if ip in self.kept.attachments or ip in self._inventory.addresses or attachment.key in known:
+                continue
+            known.add(attachment.key)
+            stranded.append(attachment)
+            self._write(PutAttachment(attachment))
+            self._note("attachment.recovered", "warning", ip=ip, link=link)
+        for attachment in stranded:
+            self._inventory.add_stranded(attachment)
+            self._inventory.lost[attachment.address] = Lost(self.now, self._whereabouts(attachment.address))
+            self._note("attachment.address_missing", "error", ip=attachment.address, key=str(attachment.key))
+
+    def _whereabouts(self, ip: str) -> str:
+        """Of a pod's address that is not among those for pods."""
+        owner = next((eni.id for eni in self._inventory.enis.values() if eni.primary_ip == ip), "")
+        if owner:
+            return f"EC2 has given {ip} to {owner} as its own address"
+        return f"EC2 shows {ip} on no ENI of this node"
+
+    def forget_what_cools_elsewhere(self) -> None:
+        self.state.unflushed = dict.fromkeys(self._inventory.cooling)
+        for address in self.kept.cooling:
+            if address not in self._inventory.cooling:
+                self._write(DropCooling(address))
 
 
 def adopt_attached(state: State, observed: ObservedEni, now: float) -> Eni:
@@ -162,60 +276,3 @@ def adopt(state: State, observed: ObservedEni, life: Life, device_index: int, no
     eni.read_at = now
     state.inventory.add_eni(eni)
     return eni
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """What the other two witnesses say of addresses."""
-
-    attachments: dict[str, Attachment]
-    cooling: dict[str, float]
-    routed: dict[str, str]
-    own: dict[str, OwnAddresses]
-
-    def foreign(self, effects: list[do.Effect], eni: Eni, addresses: tuple[str, ...]) -> set[str]:
-        """Those that somebody else put there. Of an ENI without a record all are ours, as far as we can know."""
-        own = self.own.get(eni.id)
-        others = set(own.foreign if own else ())
-        unknown = set(addresses) - set(own.addresses if own else ()) - others
-        if own is None:
-            explained: list[Record] | None = eni.explain_no_more(math.inf)
-        else:
-            explained = eni.explain(len(unknown))
-        for record in explained or ():
-            _write(effects, record)
-        return others | unknown if explained is None else others
-
-
-def _restore_addresses(
-    state: State, effects: list[do.Effect], eni: Eni, addresses: tuple[str, ...], kept: _Kept, now: float
-) -> None:
-    foreign = kept.foreign(effects, eni, addresses)
-    for ip in addresses:
-        if ip in kept.attachments:
-            attachment = replace(kept.attachments[ip], eni_id=eni.id)
-            if attachment != kept.attachments[ip]:  # it was moved, or the record was damaged
-                _write(effects, PutAttachment(attachment))
-            state.inventory.add_assigned(attachment, eni)
-        elif ip in kept.routed:
-            attachment = recovered(ip, kept.routed[ip], eni.id, now)
-            _write(effects, PutAttachment(attachment))
-            state.inventory.add_assigned(attachment, eni)
-            _note(effects, "attachment.recovered", "warning", ip=ip, link=kept.routed[ip])
-        elif ip in foreign:
-            state.inventory.add_foreign(ip, eni, now)
-            _note(effects, "address.foreign", "warning", eni=eni.id, ip=ip, cause="unknown")
-        elif ip in kept.cooling:  # also when that is over: its flows have to be forgotten first
-            state.inventory.add_cooling(ip, eni, kept.cooling[ip])
-        else:
-            state.inventory.add(ip, eni, now)
-    # Restored out of order: expiry relies on the order of release.
-    state.inventory.cooling = dict(sorted(state.inventory.cooling.items(), key=lambda item: item[1]))
-
-
-def _write(effects: list[do.Effect], record: Record) -> None:
-    effects.append(do.Write(record))
-
-
-def _note(effects: list[do.Effect], event: str, level: str, **fields: str | int) -> None:
-    effects.append(do.Note(event, level, tuple(fields.items())))

@@ -57,7 +57,6 @@ FROZEN_COMPLEXITY: dict[str, int] = {
     "pool/audit.Audits._inspected": 16,
     "pool/growth.Growth._fill_enis": 19,
     "pool/pool.Pool.handle": 21,
-    "pool/restart.restore": 40,
     "pool/shrink.plan": 23,
     "property/test_ec2_replies.usable": 16,
     "property/test_pool_machine.Cloud.carry_out": 33,
@@ -73,7 +72,6 @@ FROZEN_FUNCTION_LINES: dict[str, int] = {
     "e2e/test_e2e_systemd.test_the_sandbox_permits_the_daemons_work_and_nothing_else": 61,
     "ipamd/daemon._open": 77,
     "netns/test_daemon.test_check_collect_ready_and_what_can_not_be_understood": 69,
-    "pool/restart.restore": 69,
     "property/test_pool_machine.Cloud.carry_out": 91,
     "sim/simulate.add_parser": 93,
 }
