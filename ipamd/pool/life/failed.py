@@ -6,7 +6,7 @@ The scope of a failure, who is left alone after it and for how long, is another 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum, auto
+from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
@@ -15,19 +15,20 @@ from ipamd.pool.model import CloudErrorKind
 
 
 class Failed(Enum):
-    AGAIN = auto()  # it says nothing of the ENI: the same step is taken again once the back-off ends
-    READ = auto()  # it had no effect, since EC2 and the pool disagree about the ENI: that is read first
-    UNANSWERED = auto()  # it may have had its effect: its record stays until a reading tells
-    REFUSED = auto()  # it had no effect and will have none
-    # Of CreateEni alone: it had no effect, but an earlier try with the same ClientToken and no answer may have had
-    # one. EC2 checks this cause for any call, and a cause of REFUSED only for a token that it has not seen.
-    UNSAID = auto()
-    # Of AttachEni alone: refused and of no use here, like REFUSED, because the instance takes no more ENIs; or, like
-    # READ, because something may sit at its device index.
-    NO_SLOT = auto()
-    INDEX_TAKEN = auto()
-    # Of DeleteEni alone: EC2 does not have it.
-    GONE = auto()
+    """The values are the meanings, as docs/life.md shows them.
+
+    UNSAID is about a ClientToken: EC2 checks some causes for any call, and those of REFUSED only for a token that it
+    has not seen.
+    """
+
+    AGAIN = "it says nothing of the ENI: repeat the call after the back-off"
+    READ = "it had no effect, since EC2 and the pool disagree about the ENI: read it first"
+    UNANSWERED = "it may have had its effect: keep the record, and read the ENI first"
+    REFUSED = "it had no effect and will have none"
+    UNSAID = "it had no effect, but an earlier try with the same ClientToken may have had one: then repeat it"
+    NO_SLOT = "refused, since the instance takes no more ENIs: find out who has the slots"
+    INDEX_TAKEN = "something may sit at its device index: read it, and try another one"
+    GONE = "EC2 does not have it: forget it, unless it is young"
 
 
 _AGAIN, _READ, _REFUSED, _UNSAID = Failed.AGAIN, Failed.READ, Failed.REFUSED, Failed.UNSAID

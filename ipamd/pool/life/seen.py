@@ -7,7 +7,7 @@ ENI has been in its state: "early" is within `APPEARS_WITHIN`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum, auto
+from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
@@ -30,30 +30,34 @@ APPEARS_WITHIN = 60.0
 
 
 class Sighting(Enum):
-    ABSENT_EARLY = auto()  # EC2 does not show a young ENI, or the primary one, which can't be gone
-    ABSENT = auto()
-    NOT_OURS = auto()  # without our tag: attached to another instance, or another program's now
-    UNATTACHED_EARLY = auto()
-    UNATTACHED = auto()
-    DETACHING = auto()
-    ATTACHED_EARLY = auto()
-    ATTACHED = auto()
+    """The values are the meanings, as docs/life.md shows them."""
+
+    ABSENT_EARLY = "EC2 does not show it, and it is young, or the primary ENI, which can't be gone"
+    ABSENT = "EC2 does not show it"
+    NOT_OURS = "without our tag: attached to another instance, or another program's now"
+    UNATTACHED_EARLY = "not attached, and its state began within the last minute"
+    UNATTACHED = "not attached"
+    DETACHING = "attached, and being detached"
+    ATTACHED_EARLY = "attached, and its state began within the last minute"
+    ATTACHED = "attached"
 
 
 class Seen(Enum):
-    AS_EXPECTED = auto()  # nothing follows; the next step of the state does
-    NOT_YET = auto()  # EC2 does not know it everywhere yet: another reading, the later the older the ENI is
-    READ_AGAIN = auto()  # the reading is probably older than the ENI's last step: another one
-    FORGET = auto()  # EC2 no longer has it, or it is no longer ours
-    ATTACHED = auto()  # set the host up for it
-    ATTACH = auto()  # somebody detached it; it is ours, and pods may hold its addresses: take it back
-    NO_INTERFACE = auto()  # it is being detached, so it has no interface, and can't be attached yet
-    SERVING = auto()  # compare what is on it; what is leaving may go
-    MAY_GO = auto()  # it may go if nothing is on it but what is leaving
-    STAYS = auto()  # it is not being detached: back into service
-    DETACHED = auto()
-    SLOT_HELD = auto()  # it is being detached: it can't be deleted yet
-    SLOT_FREE = auto()
+    """The values are the meanings, as docs/life.md shows them."""
+
+    AS_EXPECTED = "nothing follows; the state has its next step"
+    NOT_YET = "EC2 does not know it everywhere yet: read it again, the later the older it is"
+    READ_AGAIN = "the reading is probably older than the last step: read it again"
+    FORGET = "EC2 no longer has it, or it is no longer ours: forget it, and name the pods that are cut off"
+    ATTACHED = "it is attached: set the host up for it"
+    ATTACH = "somebody detached it; pods may hold its addresses: attach it again"
+    NO_INTERFACE = "it has lost its interface and can't be attached yet: read it again"
+    SERVING = "compare what is on it with the records; the addresses that are leaving may go"
+    MAY_GO = "it may go if nothing is on it but the addresses that are leaving; else it stays"
+    STAYS = "it is not being detached: back into service"
+    DETACHED = "it is detached: delete it"
+    SLOT_HELD = "it is being detached: delete it once that is over"
+    SLOT_FREE = "its slot is free; delete it"
 
 
 _FIRST: Final = (Sighting.ABSENT_EARLY, Sighting.ABSENT, Sighting.NOT_OURS)
