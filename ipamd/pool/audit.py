@@ -215,11 +215,9 @@ class Audits(Growth):
         seen = {eni.id: eni for eni in event.enis}
         for observed in event.enis:
             eni = known.get(observed.id)
-            if eni is None and observed.device_index is not None:  # ours, or it would be known
-                yield _Finding("unknown ENI", observed.id, partial(self._find_eni, observed, event, now))
-            elif eni is None and observed.owned and not self._too_young(observed, now):
-                yield self._leak(observed, now)
-            elif eni is not None and eni.state is EniState.READY and not (eni.busy or eni.pending or eni.unsure):
+            if eni is None:
+                yield from self._unknown_eni(observed, event, now)
+            elif eni.quiet:
                 yield from self._address_findings(eni, observed, event, now)
         for observed in event.abandoned:
             if observed.id not in known and not self._too_young(observed, now):
@@ -230,6 +228,12 @@ class Audits(Growth):
                 continue
             if eni.state is EniState.READY and not eni.busy:
                 yield _Finding("missing ENI", eni.id, partial(self._miss_eni, eni, now))
+
+    def _unknown_eni(self, observed: ObservedEni, event: on.Audited, now: float) -> Iterator[_Finding]:
+        if observed.device_index is not None:  # ours, or it would be known
+            yield _Finding("unknown ENI", observed.id, partial(self._find_eni, observed, event, now))
+        elif observed.owned and not self._too_young(observed, now):
+            yield self._leak(observed, now)
 
     def _address_findings(self, eni: Eni, seen: ObservedEni, event: on.Audited, now: float) -> Iterator[_Finding]:
         routed, observed = dict(event.routed), self._believe(eni, seen, now)
@@ -250,7 +254,7 @@ class Audits(Growth):
         """That a pod is cut off, or no longer is, counts at once; all else is left to our own audits."""
         seen = {eni.id: eni for eni in event.enis}
         for eni in list(self.inventory.enis.values()):
-            if eni.state is not EniState.READY or eni.busy or eni.pending or eni.unsure or eni.leaving:
+            if not eni.quiet or eni.leaving:
                 continue
             there = seen.get(eni.id)
             if there is None or there.device_index is None:

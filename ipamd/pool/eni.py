@@ -143,6 +143,11 @@ class Eni:
         return self.state is EniState.FOREIGN
 
     @property
+    def quiet(self) -> bool:
+        """It serves pods, and nothing is under way or in doubt about it."""
+        return self.state is EniState.READY and not (self.busy or self.pending or self.unsure)
+
+    @property
     def held(self) -> int:
         """Somebody else's addresses included: they take room as well."""
         return len(self.addresses)

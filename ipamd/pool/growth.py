@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
-from ipamd.pool.backoff import action_scope, subnet_scope
+from ipamd.pool.backoff import Backoff, action_scope, subnet_scope
 from ipamd.pool.eni import Eni
 from ipamd.pool.in_use import InUse
 from ipamd.pool.life.states import Creating, Ready
 from ipamd.pool.model import CloudErrorKind, CloudFailure, EniState, Intent, PutIntent
-from ipamd.pool.slots import ARRIVING, portion
+from ipamd.pool.slots import is_coming, portion
 from ipamd.pool.state import ASSIGN, CREATE, CREATION, Setup
 
 # After so many failures in a row an ENI's room is looked for elsewhere.
@@ -70,31 +70,41 @@ class Growth(InUse):
             if deficit <= 0:
                 break
             count = min(deficit, eni.room)
-            if count == 0 or eni.unfulfilled or (eni.state is not EniState.READY and eni.state not in ARRIVING):
+            if count == 0 or not is_coming(eni):
                 continue
-            backoff = self.assign_backoff(eni, now)
-            if backoff is None and eni.unsure:
-                backoff = self.backoffs.active(now, action_scope(do.DescribeEni.action))
+            backoff = self._growth_backoff(eni, now)
             if backoff is not None and (backoff.policy.lasting or backoff.attempts > PATIENCE):
                 continue
-            deficit -= count
-            if eni.state is not EniState.READY or eni.unsure or backoff is not None:
-                continue  # its room is worth waiting for: cheaper than another ENI
-            if self._gives_back(eni) or eni.in_limbo:
-                continue  # EC2 may hand out what is just being taken away: nobody could tell it from what was there
-            if self.subnets[eni.subnet_id].in_doubt:
-                continue  # it is being read
+            deficit -= count  # its room is worth waiting for: cheaper than another ENI
+            if backoff is not None or not self._can_be_asked(eni):
+                continue
             if deficit == 0:
                 more = min(along, eni.room - count)
                 count, along = count + more, along - more
-            count = self.subnets.portion(eni.subnet_id, portion(eni, count))
-            token = self._new_token()
-            eni.pending += count
-            op = self._next_op()
-            self._write(PutIntent(Intent(token, ASSIGN, now, eni_id=eni.id, count=count)))
-            self._send(do.AssignAddresses(op, eni.id, count), eni, now, count, token)
-            self.subnets.asked(eni.subnet_id, count)
+            self._ask(eni, self.subnets.portion(eni.subnet_id, portion(eni, count)), now)
         return deficit, along
+
+    def _growth_backoff(self, eni: Eni, now: float) -> Backoff | None:
+        """What holds further addresses of this ENI back."""
+        backoff = self.assign_backoff(eni, now)
+        if backoff is None and eni.unsure:
+            return self.backoffs.active(now, action_scope(do.DescribeEni.action))
+        return backoff
+
+    def _can_be_asked(self, eni: Eni) -> bool:
+        """Not while its subnet is being read, nor while EC2 may hand out what is just being taken away: nobody could
+        tell such an address from what was there."""
+        if eni.state is not EniState.READY or eni.unsure:
+            return False
+        return not (self._gives_back(eni) or eni.in_limbo or self.subnets[eni.subnet_id].in_doubt)
+
+    def _ask(self, eni: Eni, count: int, now: float) -> None:
+        token = self._new_token()
+        eni.pending += count
+        op = self._next_op()
+        self._write(PutIntent(Intent(token, ASSIGN, now, eni_id=eni.id, count=count)))
+        self._send(do.AssignAddresses(op, eni.id, count), eni, now, count, token)
+        self.subnets.asked(eni.subnet_id, count)
 
     def _add_enis(self, deficit: int, along: int, now: float) -> None:
         capacity = self.addresses_of_new_eni

@@ -16,25 +16,29 @@ def plan(state: State, excess: int, now: float) -> tuple[list[Eni], list[tuple[E
     """(ENIs to give back whole, how many addresses of which others)."""
     if state.backoffs.active(now, action_scope(DescribeEni.action)):
         return [], []
-    candidates = [
-        eni
-        for eni in state.inventory.ready()
-        if (eni.free or not eni.addresses)
-        and not (eni.busy or eni.unsure or eni.leaving or eni.pending or eni.modifying)
-        if not state.backoffs.active(now, release_scope(eni.id))
-    ]
+    candidates = [eni for eni in state.inventory.ready() if _is_candidate(eni, state, now)]
     candidates.sort(key=lambda eni: (eni.primary, eni.assigned + eni.cooling, len(eni.free)))
-    whole, parts = [], []
-    detach_held_back = state.backoffs.active(now, action_scope(DetachEni.action)) is not None
-    unassign_held_back = state.backoffs.active(now, action_scope(UnassignAddresses.action)) is not None
-    for eni in candidates:
-        idle = not (eni.primary or eni.assigned or eni.cooling or eni.foreign or eni.prefixes)
-        if idle and len(eni.free) <= excess and not detach_held_back:
-            whole.append(eni)
-            excess -= len(eni.free)
-    for eni in candidates:
-        count = min(excess, len(eni.free))
-        if eni not in whole and count and not unassign_held_back:
-            parts.append((eni, count))
-            excess -= count
+    whole: list[Eni] = []
+    if not state.backoffs.active(now, action_scope(DetachEni.action)):
+        for eni in filter(_is_idle, candidates):
+            if len(eni.free) <= excess:
+                whole.append(eni)
+                excess -= len(eni.free)
+    parts: list[tuple[Eni, int]] = []
+    if not state.backoffs.active(now, action_scope(UnassignAddresses.action)):
+        for eni in candidates:
+            if eni not in whole and (count := min(excess, len(eni.free))):
+                parts.append((eni, count))
+                excess -= count
     return whole, parts
+
+
+def _is_candidate(eni: Eni, state: State, now: float) -> bool:
+    """Whether anything of it can be given back now."""
+    has_some = bool(eni.free) or not eni.addresses
+    undisturbed = eni.quiet and not (eni.leaving or eni.modifying)
+    return has_some and undisturbed and not state.backoffs.active(now, release_scope(eni.id))
+
+
+def _is_idle(eni: Eni) -> bool:
+    return not (eni.primary or eni.assigned or eni.cooling or eni.foreign or eni.prefixes)

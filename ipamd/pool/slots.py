@@ -92,7 +92,7 @@ class Slots:
         room = 0
         for eni in self.inventory.enis.values():
             room += eni.releasing if eni.state not in GOING else 0
-            if eni.state is EniState.READY or (eni.state in ARRIVING and not eni.unfulfilled):
+            if is_coming(eni):
                 room += eni.room
         return room + self._eni_slots_to_come() * self.addresses_of_new_eni
 
@@ -131,6 +131,11 @@ class Slots:
 
 # More pods than any kubelet runs.
 UNLIMITED = 1_000_000
+
+
+def is_coming(eni: Eni) -> bool:
+    """Whether its addresses are there, or will be soon."""
+    return eni.state is EniState.READY or (eni.state in ARRIVING and not eni.unfulfilled)
 
 
 def portion(eni: Eni, wanted: int) -> int:

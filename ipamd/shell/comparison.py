@@ -201,11 +201,7 @@ def _deaf(subject: str, meaning: str, link: str) -> Mismatch:
 
 
 def _settled(pool: Pool) -> list[Eni]:
-    return [
-        eni
-        for eni in pool.inventory.enis.values()
-        if eni.state is EniState.READY and not (eni.busy or eni.pending or eni.unsure or eni.leaving)
-    ]
+    return [eni for eni in pool.inventory.enis.values() if eni.quiet and not eni.leaving]
 
 
 def _link(eni: Eni) -> str:
