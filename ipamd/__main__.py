@@ -71,10 +71,10 @@ def _run(args: argparse.Namespace) -> int:
     with quick_imports():
         import structlog
 
-        from ipamd import daemon
         from ipamd.api.place import SocketUnusable
         from ipamd.config.error import SettingsError
         from ipamd.config.load import load
+        from ipamd.daemon.run import run as serve
         from ipamd.host import HostError
         from ipamd.ledger import LedgerError
         from ipamd.process.descriptors import raise_limit
@@ -104,7 +104,7 @@ def _run(args: argparse.Namespace) -> int:
 
     try:
         with asyncio.Runner(loop_factory=EventLoop) as runner:
-            runner.run(daemon.run(live, history, conditions))
+            runner.run(serve(live, history, conditions))
     except (LedgerError, HostError, SocketUnusable) as error:
         return config_command.fail(str(error))
     return 0

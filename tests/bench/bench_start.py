@@ -65,7 +65,7 @@ IMPORTS = f"""{WITHOUT_RICH}
 import ipamd.__main__
 from ipamd.process.startup import quick_imports
 with quick_imports():
-    import ipamd.daemon, ipamd.api.server, ipamd.process.reload
+    import ipamd.daemon.run, ipamd.api.server, ipamd.process.reload
 """
 
 # What is imported one after the other, each as (what it is called, Python's words).
@@ -84,7 +84,7 @@ STEPS = (
         "import ipamd.api.v1.ipam_pb2_grpc, ipamd.api.v1.administration_pb2_grpc\n"
         "import grpc_health.v1.health, grpc_reflection.v1alpha.reflection",
     ),
-    ("ipamd", "import ipamd.daemon, ipamd.api.server"),
+    ("ipamd", "import ipamd.daemon.run, ipamd.api.server"),
     ("metrics", "import ipamd.metrics.server"),
     (
         "client of EC2, its model cut",

@@ -37,8 +37,6 @@ ALLOWED = {
     ),
     "ipamd/config": ("ipamd.neighbours.chain", "ipamd.config", "ipamd.pool.quoting", "ipamd.settings"),
     "ipamd/policy": (
-        "ipamd.api.listening",
-        "ipamd.api.place",
         "ipamd.cloud.port",
         "ipamd.telemetry.conditions",
         "ipamd.host",

@@ -13,10 +13,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from ipamd.api.spool import Spool
+from ipamd.daemon.releases import SpooledReleases, settle
 from ipamd.host.veth import host_link, recovered_key
 from ipamd.ledger import Ledger, LedgerCause, LedgerError
 from ipamd.pool.model import Attachment, AttachmentKey, Owner, PutAttachment
-from ipamd.process.releases import SpooledReleases, settle
 from ipamd.shell.turn import GIVEN_UP, Refused
 from ipamd.telemetry.conditions import Conditions
 from tests.unit.test_spool import leave
@@ -130,7 +130,7 @@ async def test_del_that_was_read_before_is_not_applied_after_new_grant(folder: P
 async def test_what_comes_is_applied_and_trouble_is_a_condition(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ipamd.process.releases.INTERVAL", 0.01)
+    monkeypatch.setattr("ipamd.daemon.releases.INTERVAL", 0.01)
     conditions = Conditions()
     runner = Runner(KEY)
     folder.write_text("a file where the folder should be")

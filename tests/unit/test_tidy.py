@@ -66,7 +66,6 @@ FROZEN_FUNCTION_LINES: dict[str, int] = {
     "api/introspection.IntrospectionService.GetNode": 74,
     "cloud/iam.statements": 62,
     "e2e/test_e2e_systemd.test_the_sandbox_permits_the_daemons_work_and_nothing_else": 61,
-    "ipamd/daemon._open": 77,
     "netns/test_daemon.test_check_collect_ready_and_what_can_not_be_understood": 69,
     "property/test_pool_machine.Cloud.carry_out": 91,
     "sim/simulate.add_parser": 93,

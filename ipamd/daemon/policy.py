@@ -10,9 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ipamd.cloud.port import Identity
+from ipamd.daemon.surroundings import Surroundings
 from ipamd.pool.model import Attachment
 from ipamd.process.supervision import keep, keep_running
-from ipamd.process.surroundings import Surroundings
 from ipamd.shell.turn import PoolRunner
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def begin(
     settings, conditions = around.live.loaded.settings.policy, around.conditions
     if settings.mode == "off":
         return None
-    from ipamd.policy import door
+    from ipamd.api import policy_door as door
     from ipamd.policy.agent import Agent
     from ipamd.policy.enforcement import NOT_ENFORCED, Enforcement
 

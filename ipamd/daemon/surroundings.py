@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+from ipamd.api.spool import Spool
 from ipamd.ledger import Ledger
 from ipamd.process.reload import LiveSettings
 from ipamd.process.service_manager import ServiceManager
@@ -13,6 +14,9 @@ from ipamd.process.start import Start
 from ipamd.shell.turn import Clock
 from ipamd.telemetry.conditions import Conditions
 from ipamd.telemetry.history import History
+
+# Seconds that answers and EC2 calls under way get at the end; systemd's TimeoutStopSec is longer.
+STOP_GRACE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,7 @@ class Surroundings:
     live: LiveSettings
     history: History
     ledger: Ledger
+    spool: Spool
     clock: Clock
     conditions: Conditions
     manager: ServiceManager

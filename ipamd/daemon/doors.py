@@ -14,9 +14,9 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ipamd.daemon.surroundings import Surroundings
 from ipamd.pool.model import Reason
 from ipamd.process.supervision import keep
-from ipamd.process.surroundings import Surroundings
 from ipamd.shell.serving import Record
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from ipamd.cloud.port import Identity
+from ipamd.daemon.surroundings import Surroundings
 from ipamd.process.conflist import Conflist
 from ipamd.process.service_manager import ServiceManager
 from ipamd.process.startup import give_back
 from ipamd.process.supervision import keep, keep_running
-from ipamd.process.surroundings import Surroundings
 from ipamd.shell.serving import Serving
 from ipamd.shell.turn import PoolRunner
 from ipamd.telemetry.conditions import Conditions
