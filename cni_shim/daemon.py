@@ -48,7 +48,7 @@ def insist(
 def release_or_spool(
     call: bytes, name: str, deadline: float, strict: bool = False, meanwhile: "Callable[[], None] | None" = None
 ) -> bool:
-    """Give the address back, now or by a file in the spool. Whether the daemon was told.
+    """Give the address back, now or by a file in the spool. Returns whether the daemon took it.
 
     `strict`: a request that the daemon can't understand is an error (a DEL with a broken configuration).
     `meanwhile` uses the time that the daemon takes.
@@ -71,7 +71,7 @@ def release_or_spool(
     except OSError as error:
         raise CniError(
             errors.IO_FAILURE,
-            "the release could neither be told to ipamd nor kept in %s: %s" % (installed.SPOOL_DIR, error.strerror),
+            "the release could neither be sent to ipamd nor kept in %s: %s" % (installed.SPOOL_DIR, error.strerror),
             "%s: %s; DEL has to be repeated" % (installed.SOCKET, failure),
         ) from None
     return False

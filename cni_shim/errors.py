@@ -17,7 +17,7 @@ LONGEST = 1024  # characters of a message
 
 
 class CniError(Exception):
-    """A failure that the runtime is told of: `message` for one line, `details` for cause and remedy."""
+    """A failure to report to the runtime: `message` is one line, `details` has cause and remedy."""
 
     def __init__(self, code: int, message: str, details: str = "") -> None:
         Exception.__init__(self, message)

@@ -141,7 +141,7 @@ class _Call:
         self.block_ends_stream = False
         self.reply = bytearray()
         self.ended = False
-        self.broken = False  # the peer reads no more; what it wrote before may still hold the answer
+        self.broken = False  # the peer has stopped reading; what it wrote before may still hold the answer
 
     def run(self, method: bytes, request: bytes, meanwhile: "Callable[[], object] | None") -> bytes:
         message = b"\0" + len(request).to_bytes(4, "big") + request  # not compressed

@@ -1,4 +1,4 @@
-"""The plugin's log, for whoever looks for a fault: off unless `ipamd install --plugin-log FILE` switched it on.
+"""The plugin's log, for the search for a fault: off unless `ipamd install --plugin-log FILE` switched it on.
 
 One line of JSON for each run. Standard error stays silent: some runtimes take it for the reason of a failure.
 """

@@ -74,7 +74,7 @@ class Step:
         self.body = body
 
     def encode(self, sequence: int, acknowledged: bool) -> bytes:
-        """An error comes back in any case, and success only when it is to be acknowledged."""
+        """The kernel always reports an error; it reports success only if `acknowledged`."""
         flags = NLM_F_REQUEST | self.flags | (NLM_F_ACK if acknowledged else 0)
         return pack("=IHHII", 16 + len(self.body), self.kind, flags, sequence, 0) + self.body
 
@@ -357,8 +357,8 @@ def _failure(errno: int, explanation: str) -> Outcome:
 
 
 def _read_answers(data: bytes, waiting: dict[int, Outcome]) -> None:
-    """Give the messages of one datagram to the outcomes that wait for them, by sequence number; one that is
-    acknowledged waits no more. What makes no sense is passed over."""
+    """Give the messages of one datagram to the outcomes that wait for them, by sequence number. An
+    acknowledgement ends the wait. Malformed messages are skipped."""
     at = 0
     while at + 16 <= len(data):
         length, kind, flags, sequence = unpack_from("=IHHI", data, at)

@@ -92,7 +92,7 @@ def decode(data: bytes) -> dict[int, int | bytes]:
     return fields
 
 
-# PolicyMode: whether the daemon is to be asked to have network policies enforced, and whether the ADD depends on it.
+# PolicyMode: whether to ask the daemon for network policies, and whether the ADD fails without them.
 POLICY_NONE, POLICY_STANDARD, POLICY_STRICT = 0, 1, 2
 
 

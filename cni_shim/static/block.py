@@ -1,7 +1,7 @@
 """The settings inside the static executable: the marked block that `ipamd install` fills in.
 
 `struct settings` in main.c has the same layout. Between magic and settings stand the layout's number and the digest
-of the modules' sources, so that an executable of another version is told apart before it is installed.
+of the modules' sources, so that an executable of another version is recognised before it is installed.
 """
 
 import hashlib

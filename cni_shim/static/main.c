@@ -5,11 +5,11 @@
  * the interpreter's variables and its heap (heap.c). build.py puts that into the executable in place of the section's
  * first content, and what comes out is the second executable: the kernel maps it with everything in its place, and
  * the plugin's first function can be called. (Emacs was built so for thirty years.) It needs fixed addresses, hence
- * -no-pie, and no pointer into the C library's own data, of which the interpreter keeps none. What belongs to the
+ * -no-pie, and no pointer into the C library's own data (the interpreter keeps none). What belongs to the
  * process comes anew (resume()): the thread, the environment, the settings in the file.
  *
  * The start that is recorded is a short one: Py_InitializeFromConfig() is stopped after its core phase (types,
- * builtins, sys). The rest is for modules in files, of which there are none here. So `import` is replaced: it knows
+ * builtins, sys). The rest is for modules in files, and there are none here. So `import` is replaced: it knows
  * the C modules in _PyImport_Inittab and the plugin's own, which build.py compiles into frozen.h.
  *
  * What such an interpreter lacks: codecs other than UTF-8, ASCII and Latin-1 (those three are part of str and bytes),

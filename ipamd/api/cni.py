@@ -2,7 +2,7 @@
 
 The plugin hands over CNI_* variables and standard input as they came; nothing of it is trusted. The facts are those
 of the CNI specification (containernetworking/cni SPEC.md 1.1.0, sections 1 and 2) and of CONVENTIONS.md beside it,
-which says what runtimeConfig, args and CNI_ARGS may hold. What it is told is spelled by `cni_answer`.
+which says what runtimeConfig, args and CNI_ARGS may hold. `cni_answer` writes the answers.
 """
 
 from __future__ import annotations

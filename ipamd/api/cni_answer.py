@@ -1,4 +1,4 @@
-"""What a container runtime is told, spelled as the CNI version that it speaks wants it.
+"""Results and errors for the container runtime, in the form of the CNI version that it speaks.
 
 CNI specification (containernetworking/cni SPEC.md 1.1.0), section 5 "Result types".
 """

@@ -70,8 +70,8 @@ RESULT = {
 
 
 def fault(value: Any, shape: Any, where: str) -> str:
-    """What can't be decoded, in words that begin with `where`; empty: all can. `shape` is `DNS` or `RESULT`. JSON's
-    null stands for everything, but for an object in a list."""
+    """The first part that can't be decoded, in words that begin with `where`; empty if all can. `shape` is `DNS` or
+    `RESULT`. JSON's null is accepted for everything except an object in a list."""
     if value is None:
         return ""
     if isinstance(shape, _Leaf):

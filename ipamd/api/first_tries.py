@@ -12,8 +12,8 @@ from collections import OrderedDict
 from ipamd.pool.model import AttachmentKey, Owner
 from ipamd.telemetry.histogram import SECONDS, Histogram
 
-# Pods that are remembered while they have no address; with more, the oldest are forgotten. So are those that gave up:
-# whoever comes back after an hour has begun anew.
+# Most pods to remember while they have no address; beyond it the oldest are forgotten. A pod that comes back after an
+# hour counts as new.
 REMEMBERED = 1000
 FORGOTTEN_AFTER = 3600.0
 

@@ -45,7 +45,7 @@ _NO_SUCH_ADDRESS = (
     "(aws ec2 describe-network-interfaces --filters Name=addresses.private-ip-address,Values={})"
 )
 
-# Seconds for which an audit's answer serves whoever asks next: each costs calls of EC2.
+# Seconds for which further callers get the answer of the last audit: each audit costs EC2 calls.
 AUDIT_LASTS = 5.0
 
 

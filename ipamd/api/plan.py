@@ -1,4 +1,4 @@
-"""The plan that the plugin carries out: names and numbers of one pod's veth pair and routes (design, section 6)."""
+"""The plan that the plugin carries out: names and numbers of one pod's veth pair and routes (docs/network.md)."""
 
 from __future__ import annotations
 

@@ -279,7 +279,7 @@ class RateBudget:
         """Around one EC2 call: waits for its token, and learns from how the call ends.
 
         A `CloudError` that passes through and says THROTTLED lowers the rate; no exception is a success; anything
-        else says nothing about the rate. Whoever is cancelled while waiting costs nothing.
+        else says nothing about the rate. A call that is cancelled while it waits costs nothing.
         """
         bucket = self._buckets.get(action)
         if bucket is None:
@@ -303,7 +303,7 @@ class RateBudget:
         return [bucket.view(now) for _, bucket in sorted(self._buckets.items())]
 
     def close(self) -> None:
-        """Send nothing more: whoever waits for a token is cancelled, and so is whoever asks for one from now on."""
+        """Send nothing more: calls that wait for a token are cancelled, and so is each later call."""
         self._closed = True
         for answer in self._answers.values():
             answer.cancel()

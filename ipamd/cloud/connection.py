@@ -97,7 +97,7 @@ class Connection:
         return client
 
     def _proxies(self) -> dict[str, str] | None:
-        """None: botocore's own choice, which is the same but for networks in NO_PROXY."""
+        """None leaves the choice to botocore, which differs only in that it ignores networks in NO_PROXY."""
         endpoint = self._settings.endpoint
         return None if not endpoint or proxy_for(endpoint) else {}
 

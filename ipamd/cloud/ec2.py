@@ -190,7 +190,7 @@ class Ec2:
             [{"Name": f"tag:{CLUSTER_TAG}", "Values": [cluster]}, {"Name": "status", "Values": ["available"]}]
         )
         others = [(eni, maker) for eni in unattached if (maker := replies.tags_of(eni).get(INSTANCE_TAG, own)) != own]
-        # Asked after the ENIs: who made one of them was there before, so whoever is missing now is gone.
+        # Asked after the ENIs: the instance that made an ENI existed before, so one that is missing now is gone.
         there = await self._instances(sorted({maker for _, maker in others if maker}))
         return self._sightings.of_others(eni for eni, maker in others if maker and maker not in there)
 
@@ -265,7 +265,7 @@ class Ec2:
         return created
 
     async def _created(self, item: Item) -> CreatedEni:
-        """By the reply; or, if that can't be read but for the id, as EC2 shows it. Raises `UnreadableReply`."""
+        """Read the reply; if only its id can be read, describe the ENI. Raises `UnreadableReply`."""
         eni_id = replies.id_of(item, "NetworkInterfaceId")
         try:
             new = replies.read(replies.NewInterface, item, eni_id or "the new interface")
@@ -337,8 +337,8 @@ class Ec2:
 
     async def dry_run(self, action: str, parameters: Mapping[str, object]) -> None:
         """Ask whether the call is allowed, without making it. EC2 always answers with an error: raises `CloudError`
-        with the code DryRunOperation if it would have been carried out. To return is to have done it: whoever does
-        not know DryRun is not EC2."""
+        with the code DryRunOperation if it would have been carried out. Returning normally means that the endpoint
+        ignored DryRun and performed the call: it is not EC2."""
         method = xform_name(action)
         await self._call(action, lambda ec2: getattr(ec2, method)(DryRun=True, **parameters), replies.Anything)
 

@@ -61,7 +61,7 @@ USES: Final[Mapping[str, Use]] = {
     ),
     "CreateTags": Use(
         "mark a new interface as ipamd's, in the call that creates it",
-        "no interface can be created: an unmarked one could never be told from somebody else's",
+        "no interface can be created: ipamd could not recognise an unmarked one as its own",
         needed=True,
     ),
     "AttachNetworkInterface": Use(

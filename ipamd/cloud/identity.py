@@ -59,8 +59,8 @@ _DOCUMENT = {
 
 
 def networks(texts: Iterable[str]) -> tuple[str, ...]:
-    """The CIDRs of a VPC, of which there is at least one, with 16 to 28 bits each ("VPC CIDR blocks" in the Amazon
-    VPC User Guide). Raises ValueError."""
+    """The CIDRs of a VPC: at least one, with 16 to 28 bits each ("VPC CIDR blocks" in the Amazon VPC User Guide).
+    Raises ValueError."""
     found = tuple(IPv4Network(text) for text in texts)
     for each in found:
         if not 16 <= each.prefixlen <= 28:

@@ -74,7 +74,7 @@ class Permissions:
             except CloudError as error:
                 self._learn(action, error, node)
             else:
-                # The first question is a read. Whoever answers it may carry out the next ones.
+                # The first question is a read. An endpoint that answers it might carry out the next ones.
                 log.warning("iam.not_checked", action=action, why="the endpoint does not know DryRun")
                 return
         log.info("iam.checked", allowed=self.allowed, unknown=self.unknown)

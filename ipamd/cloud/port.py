@@ -15,7 +15,7 @@ from ipamd.pool.model import CloudFailure, CreatedEni, Limits, ObservedEni
 
 
 class Priority(IntEnum):
-    """For whom a call is made; the lowest value goes first."""
+    """The purpose of a call; the lowest value goes first."""
 
     POD = 0
     WARM = 1

@@ -164,7 +164,7 @@ def _routes(settings: HostSettings, found: Found, names: Mapping[int, str]) -> I
         link = names.get(first.index, "")
         more = f" and {len(routes) - 1} more" if len(routes) > 1 else ""
         yield Clash(
-            f"{first}{f' dev {link}' if link else ''}{more} in a table that is to be ours",
+            f"{first}{f' dev {link}' if link else ''}{more} in a table that ipamd needs",
             owners.of_route(table, first.protocol, link),
             "host.table",
             f"set host.table so that none of the tables host.table to host.table + {MOST_ENIS} is in use "
@@ -182,7 +182,7 @@ def _rules(settings: HostSettings, found: Found) -> Iterator[Clash]:
             remedy = (
                 f"set host.table to another number, or remove the rule if nothing needs it (now {settings.table})"
             )
-            yield Clash(f"{rule} looks up a table that is to be ours", owner, "host.table", remedy)
+            yield Clash(f"{rule} looks up a table that ipamd needs", owner, "host.table", remedy)
         elif key:
             # The kernel keeps both. Who removes a rule by its priority alone may hit ours, which is put back.
             remedy = f"set {key} so that no rule of others has the same priority"
@@ -268,7 +268,7 @@ def _marks(settings: HostSettings, found: Found) -> Iterator[Clash]:
 def _reached_from(
     found: Found, chains: Mapping[tuple[str, str, str], AnyChain], start: tuple[str, str, str]
 ) -> set[AnyChain | None]:
-    """The chains at hooks from which packets come to this one; None where that can't be told."""
+    """The chains at hooks from which packets come to this one; None where that is unknown."""
     family, table, _ = start
     ends: set[AnyChain | None] = set()
     seen, ahead = set(), [start]

@@ -43,8 +43,8 @@ _COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 
 # A dump comes in datagrams of up to 32 KiB, when there is room for them.
 RECEIVE = 1 << 16
-# Deletions in one datagram: their acknowledgements, for each of which the kernel books about 800 bytes, must fit
-# the socket's receive buffer together.
+# Deletions in one datagram: their acknowledgements must fit the socket's receive buffer together. The kernel
+# books about 800 bytes for each.
 BATCH = 64
 # Seconds for one answer of the kernel.
 TIMEOUT = 10.0

@@ -1,4 +1,4 @@
-"""Which process is behind a change of the kernel's tables, as well as that can be told afterwards.
+"""Finds the process behind a change of the kernel's tables, as far as it can be found afterwards.
 
 A netlink event carries the port of the socket that asked for the change. While that socket is open,
 /proc/net/netlink (netlink(7)) knows its inode, and one process has it among its files. A command such as ip(8) has

@@ -1,6 +1,6 @@
 """What the node's kernel should hold, as plain data: computed, never read.
 
-The layout (design, section 6) has one host route per pod and a constant number of rules per ENI. With i the ENI's
+The layout has one host route per pod and a constant number of rules per ENI (docs/network.md). With i the ENI's
 device index:
 
     table 1500         a route to each pod, on the host's end of its veth
@@ -242,7 +242,7 @@ def desired(settings: HostSettings, node: NodeNetwork, links: LinkTable) -> Desi
             routes.add(Route(number, link.index, destination=router, family=family))
             routes.add(Route(number, link.index, gateway=router, family=family))
     if AF_INET6 in families:
-        # After those of the ENIs: a router that does not heed advertisements yet drops its default route.
+        # After those of the ENIs: a router that does not accept advertisements yet drops its default route.
         sysctls.append(Sysctl("ipv6/conf/all/forwarding", "1"))
     for pod in node.pods:
         veth = links.by_name(pod.link)
@@ -283,7 +283,7 @@ def _eni_sysctls(eni: EniNetwork, link: Link) -> list[Sysctl]:
     sysctls = [Sysctl(f"ipv4/conf/{link.name}/{name}", value) for name, value in _ENI_SYSCTLS.items()]
     sysctls.append(forwarding(link))
     if eni.primary_ip6:
-        # A router heeds advertisements only when told to (2), and the primary's default route comes from one. A
+        # A router accepts advertisements only with accept_ra 2, and the primary's default route comes from one. A
         # secondary's would become a second default route of the host.
         sysctls.append(Sysctl(f"ipv6/conf/{link.name}/disable_ipv6", "0"))
         sysctls.append(Sysctl(f"ipv6/conf/{link.name}/accept_ra", "2" if eni.primary else "0"))

@@ -103,7 +103,7 @@ Step = SetSysctl | SetLink | AddAddress | AddRoute | AddRule | LoadTable | Delet
 
 
 def difference(wish: Desired, found: Found) -> Iterator[Step]:
-    """The steps, in the order in which they are to be taken."""
+    """The steps, in the order in which the kernel must get them."""
     turned_on = found.sysctls.get(FORWARDING) != "1"
     for sysctl in wish.sysctls:
         if sysctl.forwards and turned_on:

@@ -1,10 +1,10 @@
 """How often an object is repaired that somebody else keeps changing.
 
-The first repairs come at once: a wiped rule set must not cost pods a second. Who changes the same object again and
-again is another program with another opinion, and repairing as fast as it undoes would only burn both their time: the
-repairs become rarer, the operator is told, and it is forgotten when nobody has touched the object for a while.
+The first repairs come at once: a wiped rule set must not cost pods a second. If the same object changes again and
+again, another program wants it otherwise, and an immediate repair each time would only burn CPU time of both. So the
+repairs become rarer and an event names the program. The dispute ends when the object has stayed unchanged for a while.
 
-Pure: the time is told.
+Pure: the time is an argument.
 """
 
 from __future__ import annotations

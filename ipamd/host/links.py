@@ -51,9 +51,9 @@ class Link:
 
 
 class Links:
-    """Open it in the network namespace that is to be watched; close it in the end. `on_change` is told of each link
-    what it was and what it is: None for one that was not, or is no longer, there. `on_loss` is told when events were
-    lost and the links have been read anew: what happened in between nobody knows."""
+    """Call `open` in the network namespace to watch, and `close` at the end. `on_change(before, after)` is called for
+    each change of a link; `before` is None for a new link, `after` is None for a deleted one. `on_loss` is called when
+    events were lost and the links were read again: changes in between are unknown."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Links:
             raise
 
     def close(self) -> None:
-        """Whoever still waits for a link gets a `LinkTimeout`."""
+        """Callers that still wait for a link get a `LinkTimeout`."""
         if self._retry is not None:
             self._retry.cancel()
         if self._socket is not None:
@@ -247,7 +247,7 @@ class Links:
         if self._on_change is None or before == link:
             return
         if before is not None and before.mac != link.mac:
-            self._on_change(before, None)  # whoever knows links by their MAC has lost this one
+            self._on_change(before, None)  # listeners that know links by their MAC have lost this one
             before = None
         self._on_change(before, link)
 

@@ -49,7 +49,7 @@ class MarkUse:
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """`source`: PACKET, CONNECTION, or empty for what is no mark. `flip` None: can't be told."""
+    """`source`: PACKET, CONNECTION, or empty for a value that is no mark. `flip` None: unknown."""
 
     source: str = ""
     keep: int = 0
@@ -161,7 +161,7 @@ def _follow(expressions: bytes) -> Iterator[tuple[str, int, int, int]]:
         elif name == "bitwise":
             old = registers.get(_be32(fields.get(1)), _Value())
             registers[_be32(fields.get(2))] = _bitwise(old, fields)
-        elif name == "byteorder":  # for a comparison by size, of which all bits are part
+        elif name == "byteorder":  # for a comparison by size, which reads all bits
             registers[_be32(fields.get(2))] = _Value(registers.get(_be32(fields.get(1)), _Value()).source)
         elif name in ("cmp", "range"):
             yield from _tested(registers.get(_be32(fields.get(1))))

@@ -61,9 +61,11 @@ log = structlog.get_logger("ipamd.host")
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """Somebody changed what should be: `what` in the words of a step, `by` whom if that is known already, else `port`
-    is the netlink port of whoever asked the kernel for it. `eni` is the id of an ENI whose device went. What `passed`
-    says of by the time it is looked into needs no look."""
+    """A change by another program that contradicts the desired state.
+
+    `what`: the change in the words of a step. `by`: the program if known already; else `port` is the netlink port of
+    the socket that asked for the change. `eni`: the id of an ENI whose device disappeared. If `passed()` is true when
+    the reconciler gets to it, the change has resolved itself."""
 
     what: str
     by: str = ""
@@ -106,8 +108,8 @@ class HostNetwork:
     def listen(
         self, on_disturbance: Callable[[Disturbance], None], pod_at: Callable[[str], PodNetwork | None]
     ) -> None:
-        """`on_disturbance` is told of every change that is against what was brought about last. `pod_at` knows who
-        has an address: pods come and go in between."""
+        """`on_disturbance` is called for each change that contradicts what was applied last. `pod_at` finds the pod
+        that holds an address now: pods come and go between two calls of `apply`."""
         self._on_disturbance, self._pod_at = on_disturbance, pod_at
 
     async def open(self) -> None:
@@ -170,8 +172,8 @@ class HostNetwork:
     # Bringing about
 
     async def apply(self, node: NodeNetwork, withheld: Callable[[Step], bool] = lambda step: False) -> Applied:
-        """Make the kernel serve these ENIs and pods; what is ours and belongs to none of them goes, but for routes of
-        pods.
+        """Make the kernel serve these ENIs and pods. Objects of ours that belong to none of them are removed, except
+        routes of pods.
 
         A secondary ENI whose device is not on the node is passed over, and so is a pod without a veth. A step that
         the kernel refuses keeps none of the others, and the next call tries it again. Raises `HostError` without the

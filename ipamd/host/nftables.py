@@ -147,7 +147,7 @@ class Table:
         )
 
     def _bits(self, where: str, value: int) -> str:
-        # Our bits cleared, but for those that are set right after: how nft itself spells it.
+        # Clears our bits except those that are set right after: nft spells it this way.
         return f"{where} mark & {~self.bits & 0xFFFFFFFF | value:#010x} | {value:#010x}"
 
 

@@ -1,6 +1,6 @@
-"""What everybody has in the kernel's tables, not just we: each rule, route, link and nftables table.
+"""All rules, routes, links and nftables tables of the host, ours and those of other programs.
 
-The reconciler reads only its own kind of rules and routes; whoever looks for what is in its way needs all of them.
+The reconciler reads only its own kind of rules and routes; the search for clashes needs all of them.
 Formats: linux/fib_rules.h, linux/rtnetlink.h, linux/if_link.h, linux/netfilter/nf_tables.h.
 """
 

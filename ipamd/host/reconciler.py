@@ -1,4 +1,4 @@
-"""Keeps the kernel as it should be, whoever changes it.
+"""Keeps the kernel in the desired state when other programs change it.
 
 Three things lead to a look at the kernel: the pool wants something else (at once), the kernel tells that somebody
 changed what was right (a moment later, so that one repair covers the whole of it), and, every ten minutes, nothing at
@@ -38,9 +38,8 @@ UNKNOWN = "somebody unknown"
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How the node's network fares. `repairs` counts objects put right since the start, the last of them at
-    `last_repair` by the reconciler's clock (None: none yet); `error` is why the last look could not do what it
-    should, empty when it could."""
+    """State of the node's network. `repairs` counts the objects repaired since the start, the last one at `last_repair`
+    by the reconciler's clock (None: none yet). `error`: why the last look at the kernel failed; empty if it did not."""
 
     repairs: int
     last_repair: float | None
@@ -51,8 +50,8 @@ class Health:
 
 
 class Reconciler:
-    """`node` tells what the node should serve, `on_device_gone` is told the id of an ENI whose device vanished, and
-    `on_look` is called after each look at the kernel."""
+    """`node()` returns what the node should serve. `on_device_gone(eni_id)` is called when an ENI's device disappeared,
+    `on_look()` after each look at the kernel."""
 
     def __init__(
         self,
@@ -164,7 +163,7 @@ class Reconciler:
         if self._retry_at is None or now >= self._retry_at:
             self._retry_after = min(max(self._retry_after * 2, FIRST_RETRY), LONGEST_RETRY)
             self._retry_at = now + self._retry_after
-            self._wake.set()  # whoever waits for the next look has another time to wait for
+            self._wake.set()  # the waiting task must wait for another time
         if str(error) != self._error:
             log.error("host.unrepaired", error=str(error), retry_in=self._retry_after)
         self._error = str(error)

@@ -101,7 +101,7 @@ class Neighbour:
 @dataclass(frozen=True, slots=True)
 class Netconf:
     """Settings of a link, or a change of them; `index` -1: of all links, -2: of links to come. `forwarding` is None
-    where it is not told."""
+    if the message does not have it."""
 
     index: int
     family: int
@@ -124,7 +124,7 @@ def routes(family: int, protocol: int = 0, table: int = 0) -> frozenset[FoundRou
 
 
 def addresses(family: int) -> dict[Address, int]:
-    """Every address on a link, whoever set it, and its prefix length. Raises `HostError`."""
+    """Every address on a link and its prefix length, no matter which program set it. Raises `HostError`."""
     return dict(_dump(RTM_GETADDR, IFADDR.pack(family, 0, 0, 0, 0), RTM_NEWADDR, read_address))
 
 

@@ -1,7 +1,7 @@
-"""Who else on this node uses an address, as far as the host's kernel shows it.
+"""Addresses that other software on this node uses, as far as the host's kernel shows it.
 
-An address that somebody's route, rule, static neighbour or link leads to must not be given to a pod, whoever made
-it: the pods of another CNI, a bridge, an administrator. All of it is read once and then followed event by event, so
+An address that a foreign route, rule, static neighbour or link leads to must not be given to a pod. It may belong to
+a pod of another CNI plugin, to a bridge or to an administrator. All of it is read once and then followed event by event, so
 that looking an address up costs nothing. What is removed is not followed: one object may stand behind another, and
 the kernel tells nothing of IPv4 routes that go with their link. Whenever something that counts may have gone, all is
 read again a moment later.
@@ -84,7 +84,7 @@ class KernelUses:
         return found
 
     def seen(self, claim: Claim, gone: bool) -> None:
-        """The kernel has told of a change."""
+        """The kernel has reported a change."""
         listener = self._listener
         if isinstance(claim, FoundRoute) and self._is_pods(claim):
             ip, index = claim.route.destination, claim.route.index

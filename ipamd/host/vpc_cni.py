@@ -34,7 +34,7 @@ CHAIN = re.compile(r"AWS-(SNAT|CONNMARK)-CHAIN-\d+")
 VETH = re.compile(r"eni[0-9a-f]{11}")
 BRANCH = re.compile(r"vlan\.eth\.\d+|vlan[0-9a-f]{11}")
 NFT_TABLE, NFT_CHAINS = "aws-cni", {"nat-prerouting", "snat-mark"}
-# (table, chain, comment) of its rules in chains that are not its own, but for jumps to its chains.
+# (table, chain, comment) of its rules in chains that are not its own, except jumps to its chains.
 MARKING = {
     ("nat", "PREROUTING", "AWS, CONNMARK"),
     ("mangle", "PREROUTING", "AWS, primary ENI"),

@@ -1,7 +1,7 @@
-"""What the kernel tells of changes to rules, routes, addresses, settings of links and nftables, as it happens.
+"""Follows changes to rules, routes, addresses, settings of links and nftables as the kernel reports them.
 
-Nothing is judged here: whoever listens knows what should be. Reading by hand keeps a burst of pods cheap, each of
-which makes several of these events.
+This module judges nothing: its listener knows the desired state. Messages are read by hand because each pod of a
+burst causes several of them.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ class Seen:
 
 
 class Watch:
-    """Open it in the network namespace that is to be watched; close it in the end.
+    """Call `open` in the network namespace to watch, and `close` at the end.
 
-    `on_change` is told of every change, `on_loss` that some were lost because this process was slow.
+    `on_change` is called for every change, `on_loss` when events were lost because this process was slow.
     """
 
     def __init__(self, on_change: Callable[[Seen], None], on_loss: Callable[[], None]) -> None:
@@ -97,7 +97,7 @@ class Watch:
         self._sockets: list[socket.socket] = []
         self._follows_ipv6 = False
         self._reading = False
-        self._touched: set[str] = set()  # tables in the nftables transaction that is being told
+        self._touched: set[str] = set()  # tables in the nftables transaction that is being reported
 
     def open(self) -> None:
         """Raises `HostError`."""
