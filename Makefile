@@ -74,7 +74,7 @@ image:
 image-check: setup
 	$(PYTHON) deploy/image/check.py $(IMAGE)
 
-# The stubs live in the rooms that use them: protoc is told that the .proto files stand there.
+# The stubs live in the rooms that use them: -I maps the .proto files there.
 proto: setup
 	$(PYTHON) -m grpc_tools.protoc -I ipamd/api/v1=proto/ipamd/v1 --python_out=. --pyi_out=. --grpc_python_out=. \
 	    ipamd/api/v1/ipam.proto ipamd/api/v1/introspection.proto ipamd/api/v1/administration.proto

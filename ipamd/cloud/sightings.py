@@ -1,7 +1,7 @@
 """Network interfaces as DescribeNetworkInterfaces shows them: read one by one, so that a strange one hides no other.
 
-A foreign interface that can't be read is left out, and a condition names it while it exists. One of ours is never left
-out: a list without it would say that it is gone.
+A foreign interface that can't be read is left out, and a condition names it while it exists. One of ours is never
+left out: a list without it would say that it is gone.
 """
 
 from __future__ import annotations

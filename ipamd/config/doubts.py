@@ -26,8 +26,8 @@ def doubts(settings: Settings) -> Iterator[str]:
         yield "nothing is kept warm: every pod waits for EC2, a second or more"
     if pool.cooldown < 10:
         yield (
-            f"pool.cooldown {pool.cooldown:g}: whoever still sends to a pod that is gone, such as a load balancer "
-            "that has not noticed, reaches the next one"
+            f"pool.cooldown {pool.cooldown:g}: a peer that still sends to a pod that is gone, such as a load "
+            "balancer that has not noticed, reaches the next pod with that address"
         )
     if pool.release_delay < 60:
         yield f"pool.release_delay {pool.release_delay:g}: each lull gives back what is soon asked for again"

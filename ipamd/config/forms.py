@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 LONGEST_SOCKET_PATH = 107
 LONGEST_PATH = 4095  # PATH_MAX, without its final zero
 
-# Tags of one resource: 50, of which ipamd sets up to five (docs.aws.amazon.com, "Tag your Amazon EC2 resources").
+# A resource takes 50 tags, and ipamd sets up to five itself (docs.aws.amazon.com, "Tag your Amazon EC2 resources").
 MOST_TAGS = 45
 _LONGEST_TAG_KEY, _LONGEST_TAG_VALUE = 128, 256
 # By these it knows its ENIs, and those that it finds left over (amazon-vpc-cni-k8s, pkg/awsutils).

@@ -25,7 +25,7 @@ from ipamd.config.text import Unreadable, read
 from ipamd.pool.quoting import cut
 from ipamd.settings import DEFAULT_PATH, ENVIRONMENT_PREFIX, Settings, contradictions
 
-# A ConfigMap holds no more; and a daemon that reads the file while it serves must not take seconds for it.
+# The size limit of a ConfigMap. A daemon that reads the file while it serves must not take seconds for it.
 MOST_BYTES = 1 << 20
 
 

@@ -96,7 +96,7 @@ _Loader.add_multi_constructor("!", _untagged)
 
 def _documents(text: str) -> list[Any]:
     with suppress(ValueError, RecursionError):
-        return [json.loads(text)]  # YAML takes JSON as well, but for characters that JSON writes as two
+        return [json.loads(text)]  # YAML includes JSON, except for characters that JSON writes as surrogate pairs
     try:
         return list(yaml.load_all(text, _Loader))
     except (yaml.YAMLError, ValueError, RecursionError) as error:

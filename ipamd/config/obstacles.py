@@ -52,7 +52,7 @@ def obstacles(settings: Settings) -> Iterator[Obstacle]:
 
 
 def _at(key: str, path: Path, wanted: str, ends_the_start: bool) -> Iterator[Obstacle]:
-    """The nearest thing that is there: the path itself, or the folder that it is to be made in."""
+    """Check the nearest thing that exists: the path itself, or the folder in which it will be made."""
     place = path
     while (found := _kind(place)) is None and place != place.parent:
         place, wanted = place.parent, "a folder"

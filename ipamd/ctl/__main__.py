@@ -67,7 +67,7 @@ exit codes:
   1  not done: the daemon is not there or refused; audit: a mismatch; doctor: something fails
   2  wrong command line
   3  done, and it calls for attention: status, doctor, explain
-  4  audit: it could not be told"""
+  4  audit: unknown"""
 
 
 def main(argv: list[str] | None = None) -> int:

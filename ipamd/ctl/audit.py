@@ -21,13 +21,13 @@ def set_up(parser: argparse.ArgumentParser) -> None:
         "Each of the three may be wrong: somebody may unassign an address by hand, or remove a route. It costs an "
         "EC2 call or two, so the same answer is given again when it is asked for within seconds.",
         examples={
-            "ipamctl audit": "what differs, what follows for whom, and what to do",
+            "ipamctl audit": "what differs, what that means for pods, and what to do",
             "ipamctl audit -o json | jq .mismatches": "the same for programs",
         },
         codes={
             DONE: "all three say the same",
             NOT_DONE: "they differ",
-            UNKNOWN: "it could not be told: no daemon, or EC2 or the kernel did not answer",
+            UNKNOWN: "unknown: no daemon, or EC2 or the kernel did not answer",
         },
     )
     parser.set_defaults(run=_run)

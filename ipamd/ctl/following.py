@@ -32,9 +32,9 @@ class Numbers:
 def follow(
     socket: Path, last: int, level: str = "info", connected: Callable[[IntrospectionStub], None] = lambda _: None
 ) -> Iterator[pb.Event]:
-    """The last ones, and then what happens, without an end. Raises `Failed` when there is no daemon at the beginning;
-    one that goes away later is waited for, and its successor's events are told from its start. `connected` is called
-    once a daemon's first event is here: from then on none is missed."""
+    """The kept events, then each new one, without end. Raises `Failed` if there is no daemon at the beginning. If it
+    goes away later, this waits for the next daemon and continues with its first event. `connected` is called when a
+    daemon's first event has arrived: from then on none is missed."""
     with introspection(socket) as stub:
         stub.GetNode(pb.GetNodeRequest(), timeout=TIMEOUT)
     told = False

@@ -61,8 +61,8 @@ SYSCTLS = (
 )
 # Files in a CNI directory that are configurations; others, such as a plugin's kubeconfig, hold secrets.
 _CNI_SUFFIXES = (".conf", ".conflist", ".json")
-# Of a process's environment, what ipamd, the AWS SDK, gRPC and HTTP clients heed. Of these, settings that are tags
-# are left out as a whole.
+# The variables of a process that ipamd, the AWS SDK, gRPC and HTTP clients read. Settings that hold tags are left out
+# as a whole.
 _VARIABLES = ("IPAMD_", "AWS_", "GRPC_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy")
 _TAGS = "IPAMD_EC2_TAGS"
 
@@ -166,7 +166,7 @@ def _versions() -> bytes:
 
 
 def _config(path: Path | None) -> bytes:
-    """Raises OSError, `tomllib.TOMLDecodeError`: in what is no TOML the tags can't be told from the rest."""
+    """Raises OSError, and `tomllib.TOMLDecodeError`: the tags can't be found in a file that is no TOML."""
     text = (path or DEFAULT_PATH).read_text()
     tags = tomllib.loads(text).get("ec2", {}).get("tags", {})
     for value in tags.values() if isinstance(tags, dict) else [tags]:

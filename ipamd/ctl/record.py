@@ -27,7 +27,7 @@ _ID = 12
 
 
 class Recorder:
-    """What is to be written, from the moment `began`, in seconds since the epoch.
+    """Collects trace events from `began` on, in seconds since the epoch.
 
     An add stands where the pod asked, which is before the event that it was granted. As lines are in the order of
     time, it moves up to the line before it.

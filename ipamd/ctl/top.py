@@ -1,8 +1,8 @@
 """`ipamctl top`: the node live, on a terminal.
 
-A thread asks the daemon, so that keys and a new size are answered at once even while the daemon is not. What the
-terminal is told is ECMA-48 and xterm's alternate screen, which every terminal of the last decades and tmux take; it
-is put back as it was however the command ends.
+A thread asks the daemon, so that keys and a new size take effect at once even if the daemon does not answer. The
+control sequences are ECMA-48 and xterm's alternate screen, which every terminal of the last decades and tmux support.
+The terminal is restored however the command ends.
 """
 
 from __future__ import annotations

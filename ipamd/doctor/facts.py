@@ -84,7 +84,7 @@ class Facts:
 
     @property
     def primary(self) -> str:
-        """The name of the primary ENI's link; a word to be replaced if it can't be told."""
+        """The name of the primary ENI's link; if unknown, a placeholder for the reader to replace."""
         return next((eni.link.name for eni in self.enis if eni.primary), "PRIMARY")
 
 

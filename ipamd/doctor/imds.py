@@ -25,7 +25,7 @@ _OUTGOING = 4  # PACKET_OUTGOING, linux/if_packet.h
 @dataclass(frozen=True, slots=True)
 class Answer:
     """`status` of the PUT, 0 without an answer, and then `error` says why. `ttl` of the answer as it came in, None
-    if it could not be told. `macs` of the instance's ENIs, empty if they could not be read. `skew`: seconds by which
+    if unknown. `macs` of the instance's ENIs, empty if they could not be read. `skew`: seconds by which
     this host's clock is ahead of the service's, None if that gave no date."""
 
     status: int = 0

@@ -1,4 +1,4 @@
-"""Managers of the host's network that take rules, routes and links for theirs unless they are told not to."""
+"""Network managers that claim foreign rules, routes and links unless configured otherwise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POD = AnyLink(0, "ipm0123456789a", "", 1500, 0, "veth")
 
 
 def networkd_foreign(facts: Facts) -> Iterator[Finding]:
-    """systemd-networkd removes rules and routes of others whenever it configures a link, unless it is told not to."""
+    """systemd-networkd removes foreign rules and routes when it configures a link, unless configured otherwise."""
     check = "networkd: rules and routes of others"
     using = _networkd(facts)
     if not using:
@@ -192,8 +192,8 @@ def _network_for(facts: Facts, link: AnyLink, driver: str) -> tuple[Path, Sectio
 
 
 def _matches(sections: Sections, link: AnyLink, driver: str) -> bool:
-    """systemd.network(5), section [Match]. What can't be told here (Path=, Property= and the like) counts as given:
-    a false alarm is better than none."""
+    """systemd.network(5), section [Match]. Conditions that can't be checked here (Path=, Property= and the like)
+    count as met: a false alarm is better than none."""
     conditions = sections.get("Match", [])
     facts = {
         "Name": {link.name, *link.alternative_names},

@@ -63,8 +63,8 @@ def other_networks(facts: Facts) -> Iterator[Finding]:
 
 
 def vpc_cni(facts: Facts) -> Iterator[Finding]:
-    """It believes that the primary ENI and each ENI that it is not told to leave are its own, as ipamd does: with
-    both on a node, one address comes to have two pods."""
+    """Both the AWS VPC CNI and ipamd claim the primary ENI and every ENI that they are not configured to leave: with
+    both on a node, two pods get one address."""
     check = VPC_CNI
     own = {str(facts.settings.policy.socket)} if facts.settings.policy.mode != "off" else set()
     sockets = facts.sockets - own  # which is AWS's network policy agent's to ask at

@@ -23,7 +23,7 @@ class NodeFacts:
     """`daemon`: the process id of who serves `api.socket`, None if nobody does. `port_owner`: who listens at
     `metrics.listen`, as "name (pid 12)", empty if nobody does; `port_is_ours`: it is that daemon. `plugin`: None if
     there is no file; `plugin_path`: where it is or should be, None where no folder for plugins is seen.
-    `ledger_free`: bytes on the file system of `ledger.path`, None if it can't be told; `ledger_read_only`: it takes
+    `ledger_free`: bytes on the file system of `ledger.path`, None if unknown; `ledger_read_only`: it takes
     no writes. `tracked`: connections and their limit, None without the module;
     `hosting`: where the daemon runs."""
 
@@ -66,7 +66,7 @@ def _plugin(settings: Settings, root: Path) -> Path | None:
 
 
 def _listener(listen: str) -> int | None:
-    """The process id of who listens at the port of "address:port", in this network namespace; 0: it can't be told."""
+    """The id of the process that listens at the port of "address:port" in this network namespace; 0 if unknown."""
     port = listen.rpartition(":")[2]
     if not port.isdigit():
         return None

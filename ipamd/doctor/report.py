@@ -19,7 +19,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`remedy` names the file and the lines to write, or the command; empty where nothing is to be done."""
+    """`remedy` names the file and the lines to write, or the command; empty if there is nothing to do."""
 
     check: str
     state: State

@@ -2,7 +2,7 @@
 
 The first repairs come at once: a wiped rule set must not cost pods a second. If the same object changes again and
 again, another program wants it otherwise, and an immediate repair each time would only burn CPU time of both. So the
-repairs become rarer and an event names the program. The dispute ends when the object has stayed unchanged for a while.
+repairs become rarer and an event names the program. The dispute ends when the object has stayed the same for a while.
 
 Pure: the time is an argument.
 """

@@ -52,8 +52,8 @@ class Link:
 
 class Links:
     """Call `open` in the network namespace to watch, and `close` at the end. `on_change(before, after)` is called for
-    each change of a link; `before` is None for a new link, `after` is None for a deleted one. `on_loss` is called when
-    events were lost and the links were read again: changes in between are unknown."""
+    each change of a link; `before` is None for a new link, `after` for a deleted one. `on_loss` is called when events
+    were lost and the links were read again: changes in between are unknown."""
 
     def __init__(
         self,

@@ -61,11 +61,9 @@ log = structlog.get_logger("ipamd.host")
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """A change by another program that contradicts the desired state.
-
-    `what`: the change in the words of a step. `by`: the program if known already; else `port` is the netlink port of
-    the socket that asked for the change. `eni`: the id of an ENI whose device disappeared. If `passed()` is true when
-    the reconciler gets to it, the change has resolved itself."""
+    """A change by another program that contradicts the desired state. `what`: in the words of a step. `by`: the program
+    if known already; else `port` is that of the netlink socket that asked for it. `eni`: the id of an ENI whose device
+    is gone. If `passed()` is true when the reconciler gets to it, the change has resolved itself."""
 
     what: str
     by: str = ""

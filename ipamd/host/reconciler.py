@@ -38,8 +38,8 @@ UNKNOWN = "somebody unknown"
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """State of the node's network. `repairs` counts the objects repaired since the start, the last one at `last_repair`
-    by the reconciler's clock (None: none yet). `error`: why the last look at the kernel failed; empty if it did not."""
+    """State of the node's network. `repairs` counts objects repaired since the start; `last_repair` is the time of
+    the last one by the reconciler's clock (None: none yet). `error`: why the last look failed, or ""."""
 
     repairs: int
     last_repair: float | None
@@ -50,7 +50,7 @@ class Health:
 
 
 class Reconciler:
-    """`node()` returns what the node should serve. `on_device_gone(eni_id)` is called when an ENI's device disappeared,
+    """`node()` returns what the node should serve. `on_device_gone(eni_id)` is called when an ENI's device goes,
     `on_look()` after each look at the kernel."""
 
     def __init__(

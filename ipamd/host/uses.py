@@ -1,9 +1,9 @@
 """Addresses that other software on this node uses, as far as the host's kernel shows it.
 
 An address that a foreign route, rule, static neighbour or link leads to must not be given to a pod. It may belong to
-a pod of another CNI plugin, to a bridge or to an administrator. All of it is read once and then followed event by event, so
-that looking an address up costs nothing. What is removed is not followed: one object may stand behind another, and
-the kernel tells nothing of IPv4 routes that go with their link. Whenever something that counts may have gone, all is
+a pod of another CNI plugin, to a bridge or to an administrator. All uses are read once and then followed event by
+event, so that a look-up costs nothing. Removals are not followed: one object may stand behind another, and the
+kernel does not report IPv4 routes that go with their link. Whenever something that counts may have gone, all is
 read again a moment later.
 
 Not to be seen here: addresses in other network namespaces that no route of the host leads to (macvlan, ipvlan), and

@@ -181,7 +181,7 @@ def _install_drop_ins(root: Path) -> None:
         _say(f"drop-ins in {etc}: as they should be")
     elif booted(root):
         # While it runs with its old settings it removes our rules with the next link that it configures.
-        _say("         in force once whoever reads them has: before pods run, and where it is active,")
+        _say("         in force once their readers are restarted: before pods run, where active,")
         _say("next     systemctl restart systemd-networkd; systemctl reload NetworkManager; udevadm control --reload")
 
 

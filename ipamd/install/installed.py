@@ -13,8 +13,8 @@ from ipamd.install.launcher import STAMP, folder_of_versions
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """`settings` as `ipamd install` fixed them, None if they can't be told. `current`: it is of the sources that are
-    here; None: it can't be told. `problem`: why it can't run at all, to follow its path in a sentence."""
+    """`settings` as `ipamd install` fixed them, None if unknown. `current`: it was built from the sources that are
+    here; None if unknown. `problem`: why it can't run at all, to follow its path in a sentence."""
 
     settings: block.Settings | None = None
     current: bool | None = None

@@ -1,4 +1,4 @@
-"""The systemd that runs, told of what was installed or is about to go."""
+"""Reloads the running systemd after units were installed, and stops them before their removal."""
 
 from __future__ import annotations
 

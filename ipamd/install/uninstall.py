@@ -1,6 +1,6 @@
-"""`ipamd uninstall`: takes away what `ipamd install` and the daemon have put on the node, and nothing that pods use.
+"""`ipamd uninstall`: removes what `ipamd install` and the daemon have put on the node, and nothing that pods use.
 
-But for the plugin, without which the runtime can't take a pod down: how many pods there are is told.
+The plugin stays while pods exist, since the runtime needs it for DEL; the number of pods is printed.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _record(bin_dir: Path) -> Path:
-    """That this node has served, beside the socket that the plugin calls: without ipamd it serves no more."""
+    """The record that this node has served, beside the plugin's socket. A node without ipamd has none."""
     found = installed(bin_dir / PLUGIN)
     socket = str(SOCKET) if found is None or found.settings is None else found.settings.socket
     return Path(served_record(socket))

@@ -305,7 +305,7 @@ def explain(kubectl: Kubectl, args: argparse.Namespace) -> int:
     subject = args.subject
     if subject == "pool":
         if args.name is None:
-            raise Failed("say of which node: kubectl ipamd explain pool NODE", USAGE)
+            raise Failed("name the node: kubectl ipamd explain pool NODE", USAGE)
         words = ["explain", "pool", *_format(args)]
         return show(kubectl, daemon_on(kubectl, args.name, words), words)
     if subject == "pod":

@@ -1,4 +1,4 @@
-"""Every metric that is told: its name, kind, labels and meaning. docs/metrics.md is made from this."""
+"""Every exported metric: its name, kind, labels and meaning. docs/metrics.md is made from this."""
 
 from __future__ import annotations
 
@@ -301,8 +301,8 @@ _ALL = (
     ),
 )
 
-# Events (name, level) that alerts wait for. They are told from the start, as 0: to `increase()` a series that begins
-# with 1 has never risen.
+# Events (name, level) that alerts wait for. They are exported as 0 from the start: `increase()` does not count a
+# series that begins with 1.
 ALERTED = (
     ("attachment.collected", "warning"),
     ("attachment.recovered", "warning"),

@@ -1,6 +1,6 @@
 """The daemon's state in Prometheus' words, read when somebody scrapes.
 
-No label has a pod's name or an address: what is told does not grow with pods.
+No label has a pod's name or an address: cardinality does not grow with the number of pods.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class _PoolFamilies:
         yield _single("ipamd_addresses_withheld", len(pool.inventory.withheld()))
         yield _single("ipamd_ready", self._of.serving.obstacle() is None)
         refusal = self._of.runner.would_refuse()
-        told = None if refusal is None else refusal.reason
-        yield _family("ipamd_would_refuse", (((str(reason),), reason is told) for reason in Reason))
+        reported = None if refusal is None else refusal.reason
+        yield _family("ipamd_would_refuse", (((str(reason),), reason is reported) for reason in Reason))
         yield _single("ipamd_drained", pool.drained is not None)
         reasons = Counter(str(backoff.policy.reason) for backoff in pool.backoffs.all_active(now))
         yield _family("ipamd_backoffs", (((reason,), count) for reason, count in reasons.items()))

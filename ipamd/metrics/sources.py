@@ -1,4 +1,4 @@
-"""The parts of the daemon that keep what is told. None of them is imported for it: most are slow to come."""
+"""Where the metrics come from. Imported for type checking only, because most of these modules are slow to import."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Enforcement:
         self._conditions = conditions
         self._pods: dict[AttachmentKey, Pod] = {}
         self._holders: dict[Pod, AttachmentKey] = {}
-        # What the agent has to be told: the attachment that is the pod now; None: the pod is gone.
+        # Calls that the agent must still get: the attachment that is the pod now; None: the pod is gone.
         self._owed: dict[Pod, AttachmentKey | None] = {}
         self._turns: WeakValueDictionary[Pod, asyncio.Lock] = WeakValueDictionary()
         self._telling: set[asyncio.Task[str]] = set()

@@ -1,8 +1,8 @@
 """What the daemon does about a table, priority, mark bit or name of ours that somebody else holds (`host.clashes`).
 
-An empty node whose pods would lack a network is better off without us, and the operator learns of it at once. Where
-pods are running, an end helps nobody: they have the clash with or without a daemon, and lose whoever repairs what is
-theirs. So the daemon goes on there and keeps saying what is wrong.
+On an empty node the daemon ends: pods would have no network, and the operator learns of it at once. On a node with
+pods an end would help nobody: the clash is there with or without a daemon, and without one nothing repairs the pods'
+network. There the daemon goes on, and a condition says what is wrong.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PAUSE, SHARE = 30.0, 100
 
 
 async def refuse(settings: HostSettings, network: HostNetwork, conditions: Conditions) -> None:
-    """Before anything is written. Raises `HostError` when something of somebody else is where ours is to be."""
+    """Call this before anything is written. Raises `HostError` if a foreign object is in the place of one of ours."""
     clashes = await find_clashes(settings)
     ends = ending(clashes, pods=bool(clashes) and bool(await network.pod_routes()))
     for clash in ends:

@@ -3,8 +3,8 @@
 The loop runs this task. The pool takes an event and the turn that the event is in comes to its end, which is the way
 of every request. The ledger begins a transaction and ends it, as with every grant.
 
-What a restart would not mend is no reason for one. A ledger that refuses records (full, not writable, held by
-somebody else, a failing device) is told in the log and in each refusal, and the runner goes on without it and tries
+A fault that a restart would not mend does not cause one. If the ledger refuses records (full, not writable, held by
+another process, a failing device), the log and each refusal say so, and the runner goes on without it and tries
 again; one whose file is damaged or gone is written anew from memory, and the transaction here is what notices it on a
 node where nothing changes. It writes nothing, so it needs no room. EC2, the metadata service and the kernel are not
 asked: they have deadlines and retries of their own. And nothing here has a deadline: on a machine that is merely busy

@@ -54,8 +54,8 @@ async def keep(
 ) -> None:
     """Run `work` until it returns, again and again while it fails; `name` is the condition meanwhile.
 
-    `work` calls its argument each time that all is well, which ends the condition. It raises `Unserved` for what it
-    foresees; any other exception is told with `what`, the task in a few words.
+    `work` calls its argument each time that all is well, which ends the condition. It raises `Unserved` for a
+    foreseen fault; any other exception is logged with `what`, the task in a few words.
     """
     pause = FIRST_PAUSE
     said = ""

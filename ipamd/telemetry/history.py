@@ -79,7 +79,7 @@ class History:
             del self._followers[changed]
 
     def close(self) -> None:
-        """Let go of whoever follows."""
+        """End all followers."""
         self._closed = True
         self._wake()
 

@@ -102,7 +102,7 @@ def _watched(stream: TextIO) -> select.poll | None:
 
 
 def bounded(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """An event with fields that are no longer than a line can be, whoever chose them: what is kept and written."""
+    """Cut the fields of an event to what fits into a line, before it is kept and written."""
     for name, value in event.items():
         event[name] = cut_end(value) if name == "exception" else _bounded(value, NESTED)
     return event

@@ -175,7 +175,7 @@ def test_the_pool_of_a_node_is_explained(kubectl: FakeKubectl, capsys: pytest.Ca
     kubectl.answers("exec", "explain", out="steady\n")
     assert main(["explain", "pool", "n1"]) == DONE
     assert execs(kubectl) == [["ipamd-n1", "explain", "pool"]]
-    assert main(["explain", "pool"]) == USAGE and "of which node" in capsys.readouterr().err
+    assert main(["explain", "pool"]) == USAGE and "name the node" in capsys.readouterr().err
     assert main(["explain", "pod"]) == USAGE and main(["explain", "a", "b"]) == USAGE
 
 

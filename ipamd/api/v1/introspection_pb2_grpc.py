@@ -125,7 +125,7 @@ class IntrospectionServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchEvents(self, request, context):
-        """What happened, oldest first: the lines of the log since the daemon's start, of which it keeps the last ones.
+        """What happened, oldest first: the last lines of the log since the daemon's start.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
