@@ -97,6 +97,10 @@ def not_executed(node: ast.AST) -> Iterator[ast.AST]:
                 yield from ast.walk(part)
         case ast.AnnAssign():
             yield from ast.walk(node.annotation)
+        case ast.ClassDef(decorator_list=decorators):
+            for part in decorators:
+                yield from ast.walk(part)
+    match node:
         case ast.ClassDef() | ast.Module():
             for statement in node.body:
                 if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -213,7 +217,8 @@ def diff(made: Mutant) -> str:
 
 
 def tests_of_the_pool() -> list[str]:
-    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "unit").glob("test_pool*.py"))
+    unit = ROOT / "tests" / "unit"
+    return [str(path.relative_to(ROOT)) for path in (*sorted(unit.glob("test_pool*.py")), unit / "test_plan.py")]
 
 
 def main() -> int:
@@ -222,7 +227,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=7, help="of the sample (default: 7)")
     parser.add_argument("--folder", type=Path, default=ROOT / "ipamd" / "pool", help="what is changed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
-    parser.add_argument("tests", nargs="*", help="files of tests (default: tests/unit/test_pool*.py)")
+    parser.add_argument(
+        "tests", nargs="*", help="files of tests (default: tests/unit/test_pool*.py and test_plan.py)"
+    )
     args = parser.parse_args()
     tests = args.tests or tests_of_the_pool()
     mutants = sample(args.folder.resolve(), args.count, args.seed)

@@ -61,8 +61,8 @@ log = structlog.get_logger("ipamd.host")
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """A change by another program that contradicts the desired state. `what`: in the words of a step. `by`: the program
-    if known already; else `port` is that of the netlink socket that asked for it. `eni`: the id of an ENI whose device
+    """A change by another program that contradicts the desired state. `what`: in the words of a step. `by`: the
+    program if known already; else `port` is that of the netlink socket that asked for it. `eni`: the ENI whose device
     is gone. If `passed()` is true when the reconciler gets to it, the change has resolved itself."""
 
     what: str

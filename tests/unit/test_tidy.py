@@ -75,7 +75,6 @@ FROZEN_FILE_LINES: dict[str, int] = {
     "ipamd/host/network.py": 413,
     "ipamd/kubectl/plugin.py": 442,
     "ipamd/ledger/ledger.py": 415,
-    "ipamd/pool/pool.py": 402,
     "ipamd/sim/ec2/cloud.py": 434,
     "ipamd/sim/fabric.py": 405,
 }
