@@ -1,8 +1,13 @@
-"""Dependencies point one way (design, section 3): the rooms may import only what stands here."""
+"""Which room may import which: an allow list for every room, and the README's table of rooms beside it.
+
+A room is a package below `ipamd`, or a module of its root. The list is ordered from the bottom up: a room imports
+only rooms that stand above it in the list, so they form no circle. `ipamd/settings.py` and `ipamd/config/` are one.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -10,111 +15,274 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Room -> the project's modules that it may import. A prefix stands for everything below it.
-ALLOWED = {
-    "ipamd/pool": ("ipamd.pool",),
-    "ipamd/cloud": (
-        "ipamd.cloud",
-        "ipamd.telemetry.conditions",
-        "ipamd.telemetry.histogram",
-        "ipamd.pool.cidrs",
-        "ipamd.pool.model",
-        "ipamd.pool.quoting",
-        "ipamd.settings",
-    ),
-    "ipamd/host": ("cni_shim.names", "ipamd.host", "ipamd.neighbours.peer", "ipamd.pool.model", "ipamd.settings"),
-    "ipamd/doctor": (
+# Room -> what it may import of the project: rooms, or modules of rooms. A prefix stands for everything below it, and
+# "ipamd" for the version alone. Each room may import itself.
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "cni_shim": (),
+    "kubectl": (),
+    "cli": (),
+    "neighbours": (),
+    "workload": (),
+    "pool": (),
+    "config": ("neighbours.chain", "pool.quoting"),
+    "telemetry": ("config", "ipamd", "pool.quoting"),
+    "cloud": ("config", "pool.cidrs", "pool.model", "pool.quoting", "telemetry"),
+    "ledger": ("pool.model", "telemetry"),
+    "host": ("cni_shim.names", "config", "neighbours", "pool.model"),
+    "install": ("cni_shim", "neighbours"),
+    "doctor": ("cloud", "cni_shim.names", "config", "host", "install", "neighbours"),
+    "shell": (
+        "cloud",
         "cni_shim.names",
-        "ipamd.neighbours.chain",
-        "ipamd.cloud",
-        "ipamd.doctor",
-        "ipamd.host",
-        "ipamd.install.hosting",
-        "ipamd.install",
-        "ipamd.neighbours.kubelet",
-        "ipamd.settings",
-        "ipamd.neighbours.peer",
+        "cni_shim.served",
+        "host",
+        "ledger",
+        "pool.effects",
+        "pool.events",
+        "pool.eni",
+        "pool.model",
+        "pool.outlook",
+        "pool.pool",
+        "pool.serving",
+        "pool.trouble",
+        "telemetry",
     ),
-    "ipamd/config": ("ipamd.neighbours.chain", "ipamd.config", "ipamd.pool.quoting", "ipamd.settings"),
-    "ipamd/policy": (
-        "ipamd.cloud.port",
-        "ipamd.telemetry.conditions",
-        "ipamd.host",
-        "ipamd.policy",
-        "ipamd.pool.model",
-        "ipamd.pool.quoting",
-        "ipamd.process.supervision",
-        "ipamd.settings",
-        "ipamd.host.veth",
+    "policy": ("host", "pool.model", "pool.quoting", "telemetry"),
+    "process": (
+        "cloud.port",
+        "config",
+        "host",
+        "install",
+        "ledger",
+        "neighbours",
+        "pool.model",
+        "shell",
+        "telemetry",
     ),
-    "ipamd/process": ("ipamd",),
-    "ipamd/ledger": ("ipamd.telemetry.histogram", "ipamd.ledger", "ipamd.pool.model"),
-    "ipamd/api": ("ipamd", "cni_shim.names"),
-    "ipamd/ctl": ("ipamd", "ipamd.ctl", "ipamd.api.v1"),
-    "ipamd/kubectl": (),
-    "cni_shim": ("cni_shim",),
+    "api": (
+        "cloud",
+        "config",
+        "host",
+        "ipamd",
+        "ledger",
+        "policy",
+        "pool.explain",
+        "pool.explain_address",
+        "pool.eni",
+        "pool.model",
+        "pool.queue",
+        "pool.quoting",
+        "pool.state",
+        "pool.subnets",
+        "pool.trouble",
+        "pool.words",
+        "process",
+        "shell",
+        "telemetry",
+    ),
+    "metrics": (
+        "api",
+        "cloud",
+        "host",
+        "ipamd",
+        "ledger",
+        "pool.model",
+        "pool.outlook",
+        "pool.queue",
+        "pool.trouble",
+        "process",
+        "shell",
+        "telemetry",
+    ),
+    "daemon": (
+        "api",
+        "cloud",
+        "cni_shim.names",
+        "config",
+        "host",
+        "ipamd",
+        "ledger",
+        "metrics",
+        "policy",
+        "pool.events",
+        "pool.model",
+        "pool.pool",
+        "process",
+        "shell",
+        "telemetry",
+    ),
+    "ctl": (
+        "api.v1",
+        "cli",
+        "cloud",
+        "config",
+        "doctor",
+        "host",
+        "install",
+        "ipamd",
+        "neighbours",
+        "pool.footprint",
+        "pool.model",
+        "workload",
+    ),
+    "sim/netns.py": (),
+    "sim/wiring.py": (),
+    "sim/runtimes": ("sim.netns",),
+    "sim/ec2": ("cloud.limits", "pool.model", "sim.wiring"),
+    "sim/virtual": ("cloud", "pool", "shell.urgency"),
+    "sim/policy": ("cloud.limits", "config", "pool.model", "sim.virtual", "workload"),
+    "sim": ("cloud.limits", "sim"),
+    "sim/demo": ("api.v1", "cloud.limits", "cni_shim.names", "config", "ctl", "install", "sim"),
+    "__main__.py": (
+        "api.place",
+        "cli",
+        "config",
+        "daemon",
+        "host",
+        "install",
+        "ipamd",
+        "ledger",
+        "process",
+        "sim",
+        "telemetry",
+    ),
 }
-# Nothing that runs on a real instance may lean on the simulator.
-NOT_BELOW_SIM = (
-    "ipamd/api",
-    "ipamd/ctl",
-    "ipamd/cloud",
-    "ipamd/doctor",
-    "ipamd/host",
-    "ipamd/ledger",
-    "ipamd/policy",
-    "ipamd/pool",
-    "ipamd/process",
-    "cni_shim",
-)
+ONE_ROOM = {"settings": "config"}
+
+# Only what is part of the language, and no input or output, clock or chance of its own, belongs into the pool.
+PURE = {
+    "__future__",
+    "bisect",
+    "collections",
+    "dataclasses",
+    "enum",
+    "functools",
+    "heapq",
+    "ipaddress",
+    "itertools",
+    "math",
+    "random",  # the class Random: its instance comes from outside
+    "re",
+    "types",
+    "typing",
+}
+
+
+def files_of(place: str) -> list[Path]:
+    return sorted(file for file in (ROOT / place).rglob("*.py") if "_pb2" not in file.name)
+
+
+def dotted(file: Path) -> str:
+    """`ipamd/host/veth.py` as "host.veth", `ipamd/__init__.py` as "ipamd", others by their whole name."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    parts = parts[:-1] if parts[-1] == "__init__" else parts
+    return ".".join(parts[1:]) if parts[0] == "ipamd" and len(parts) > 1 else ".".join(parts)
+
+
+FILES = [*files_of("ipamd"), *files_of("cni_shim")]
+MODULES = {dotted(file) for file in FILES}
 
 
 def imports(file: Path) -> set[str]:
+    """The modules that a file imports, the project's as `dotted` names them, wherever in the file it does."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
-            module = node.module or ""
-            # `from ipamd.pool import effects` names a module or a value: judge by both.
-            found |= {f"{module}.{alias.name}" for alias in node.names}
-    return found
+            # `from ipamd.pool import effects` names a module or a value.
+            found |= {_module(node.module or "", alias.name) for alias in node.names}
+    return {name.removeprefix("ipamd.") for name in found}
 
 
-def modules(room: str) -> list[Path]:
-    files = sorted((ROOT / room).rglob("*.py"))
-    assert files, room
-    return files
+def _module(package: str, name: str) -> str:
+    whole = f"{package}.{name}"
+    generated = re.search(r"\.(v1|aws|cri)$", package) is not None
+    return whole if generated or whole.removeprefix("ipamd.") in MODULES else package
+
+
+def ours(module: str) -> bool:
+    return module == "ipamd" or module in MODULES or within(module, ("api.v1", "policy.aws", "sim.runtimes.cri"))
 
 
 def within(module: str, prefixes: tuple[str, ...]) -> bool:
     return any(module == prefix or module.startswith(prefix + ".") for prefix in prefixes)
 
 
+def room_of(module: str) -> str:
+    """The narrowest room of the list; "" for the package `ipamd` itself."""
+    path = module.replace(".", "/")
+    path = ONE_ROOM.get(path, path)
+    rooms = [room for room in ALLOWED if path == room.removesuffix(".py") or path.startswith(f"{room}/")]
+    return max(rooms, key=len, default="" if module == "ipamd" else f"no room of the list: {module}")
+
+
+def of_the_room(room: str) -> list[Path]:
+    return [file for file in FILES if room_of(dotted(file)) == room]
+
+
 @pytest.mark.parametrize("room", ALLOWED)
-def test_a_room_imports_only_what_it_may(room: str) -> None:
-    for file in modules(room):
-        for module in imports(file):
-            if within(module, ("ipamd", "cni_shim")):
-                assert within(module, ALLOWED[room]), f"{file.relative_to(ROOT)} imports {module}"
+def test_room_imports_only_what_the_list_allows(room: str) -> None:
+    files = of_the_room(room)
+    assert files, "no such room"
+    for file in files:
+        for module in filter(ours, imports(file)):
+            allowed = room_of(module) == room or within(module, ALLOWED[room]) or room_of(module) in ALLOWED[room]
+            assert allowed, f"{file.relative_to(ROOT)} imports {module}"
 
 
-@pytest.mark.parametrize("room", NOT_BELOW_SIM)
-def test_nothing_real_leans_on_the_simulator(room: str) -> None:
-    for file in modules(room):
-        assert not any(within(module, ("ipamd.sim",)) for module in imports(file)), file
+def test_each_module_belongs_to_a_room_of_the_list() -> None:
+    modules = MODULES - {"ipamd"}
+    assert {room_of(module) for module in modules} == set(ALLOWED)
 
 
-def test_the_pool_is_pure() -> None:
-    impure = ("asyncio", "time", "datetime", "os", "socket", "threading", "subprocess", "structlog", "uuid")
-    for file in modules("ipamd/pool"):
-        assert not any(within(module, impure) for module in imports(file)), file
+@pytest.mark.parametrize("room", ALLOWED)
+def test_list_allows_nothing_that_nobody_imports(room: str) -> None:
+    used = {module for file in of_the_room(room) for module in filter(ours, imports(file))}
+    rooms = {room_of(module) for module in used}
+    idle = [p for p in ALLOWED[room] if p not in rooms and not any(within(module, (p,)) for module in used)]
+    assert not idle, "take it off the list"
 
 
-@pytest.mark.parametrize("room", ["cni_shim", "ipamd/kubectl"])
+def test_rooms_import_only_rooms_above_them_in_the_list() -> None:
+    order = {room: place for place, room in enumerate(ALLOWED)}
+    for room in ALLOWED:
+        used = {room_of(module) for file in of_the_room(room) for module in filter(ours, imports(file))}
+        upwards = {other for other in used - {room, ""} if order[other] > order[room]}
+        assert not upwards, f"{room} imports {upwards}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    arrows = {dotted(file): imports(file) & MODULES - {dotted(file)} for file in FILES}
+    while leaves := [module for module, targets in arrows.items() if not targets & arrows.keys()]:
+        for module in leaves:
+            del arrows[module]
+    assert not arrows, "these form a circle, or import one"
+
+
+def test_the_pool_uses_only_pure_modules_of_the_language() -> None:
+    for file in of_the_room("pool"):
+        others = {module.split(".")[0] for module in imports(file) if not ours(module)}
+        assert others <= PURE, file
+
+
+@pytest.mark.parametrize("room", ["cni_shim", "kubectl"])
 def test_what_is_copied_elsewhere_needs_only_the_stdlib(room: str) -> None:
-    for file in modules(room):
-        for module in imports(file):
-            top = module.split(".")[0]
-            assert top == room or top in sys.stdlib_module_names, f"{file}: {module}"
+    for file in of_the_room(room):
+        foreign = {module.split(".")[0] for module in imports(file) if not ours(module)} - sys.stdlib_module_names
+        assert not foreign, file
+
+
+def test_readme_names_each_room_and_no_other() -> None:
+    table = re.search(r"^\| where \| what \|\n\|---\|---\|\n((?:\|.*\n)+)", (ROOT / "README.md").read_text(), re.M)
+    assert table
+    named = {path for row in table[1].splitlines() for path in re.findall(r"`([^`]+)`", row.split("|")[1])}
+    rooms = {room.split("/")[0] for room in ALLOWED if not room.endswith(".py")} | set(ONE_ROOM)
+    paths = {
+        f"{room}/" if room == "cni_shim" else f"ipamd/{room}.py" if room in ONE_ROOM else f"ipamd/{room}/"
+        for room in rooms
+    }
+    beside = {"proto/", "systemd/", "deploy/", "tests/"}
+    assert named - beside == paths
+    assert all((ROOT / path).exists() for path in named)
