@@ -48,8 +48,8 @@ from ipamd.sim.ec2 import actions, wire
 from ipamd.sim.ec2.cloud import SimulatedCloud
 from ipamd.sim.ec2.consistency import Lags
 from ipamd.sim.ec2.credentials import OPERATOR
-from ipamd.sim.ec2.errors import Ec2Error
 from ipamd.sim.ec2.faults import CallLog, Fault, FaultError, Faults
+from ipamd.sim.ec2.rules import Ec2Error
 from ipamd.sim.ec2.throttle import BARE_READ, CHANGE, READ, Rate, Throttle
 
 _LONGEST: Final = 3600.0  # seconds

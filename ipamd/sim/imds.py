@@ -21,7 +21,8 @@ from ipamd.sim.ec2 import views
 from ipamd.sim.ec2.cloud import ACCOUNT, SimulatedCloud
 from ipamd.sim.ec2.credentials import Credentials
 from ipamd.sim.ec2.faults import IMDS, Answered, Faults, NoAnswer
-from ipamd.sim.ec2.resources import EniMetadata, Instance
+from ipamd.sim.ec2.metadata import EniMetadata
+from ipamd.sim.ec2.rules import Instance
 
 INSTANCE_HEADER: Final = "X-Ipamd-Sim-Instance"
 ROLE: Final = "ipamd-node"
@@ -105,17 +106,17 @@ class Imds:
 
     def _tree(self, instance: Instance, omitted: set[str]) -> Tree:
         """`omitted` as in `Faults.omissions`."""
-        enis = instance.metadata.read(time.monotonic())
+        enis = self._cloud.metadata(instance)
         primary = next(eni for eni in enis if eni.primary)
         shown = [eni for eni in enis if eni.id not in omitted and (eni is primary or "" not in omitted)]
-        zone, region = primary.subnet.zone, self._cloud.region
+        zone, region = primary.subnet.zone, self._cloud.rules.region
         identity = {
             "accountId": ACCOUNT,
             "architecture": "x86_64",
             "availabilityZone": zone,
             "instanceId": instance.id,
             "instanceType": instance.type,
-            "pendingTime": _timestamp(instance.launched),
+            "pendingTime": _timestamp(datetime.fromtimestamp(instance.launched, UTC)),
             "privateIp": primary.addresses[0],
             "region": region,
             "version": "2017-09-30",
@@ -138,7 +139,7 @@ class Imds:
         }
 
     def _eni(self, eni: EniMetadata) -> Tree:
-        vpc_cidr = str(self._cloud.vpc_cidr)
+        vpc_cidr = str(self._cloud.rules.vpc_cidr)
         return {
             **({"network-card": str(eni.network_card)} if eni.network_card else {}),
             **({"ipv4-prefix": "\n".join(eni.prefixes)} if eni.prefixes else {}),
@@ -152,7 +153,7 @@ class Imds:
             "security-groups": "\n".join(group.name for group in eni.groups),
             "subnet-id": eni.subnet.id,
             "subnet-ipv4-cidr-block": str(eni.subnet.network),
-            "vpc-id": self._cloud.vpc_id,
+            "vpc-id": self._cloud.rules.vpc_id,
             "vpc-ipv4-cidr-block": vpc_cidr,
             "vpc-ipv4-cidr-blocks": "\n".join([vpc_cidr, *map(str, self._cloud.further_cidrs)]),
         }

@@ -31,6 +31,7 @@ from typing import Final
 from ipamd.cloud import limits
 from ipamd.sim import internet
 from ipamd.sim.ec2 import Delays, Fault, Lags, SimulatedCloud, Throttle, new_id
+from ipamd.sim.ec2.rules import RESERVED
 from ipamd.sim.fabric import EC2_ADDRESS, IMDS_ADDRESS, Fabric
 from ipamd.sim.imds import DEFAULT_HOP_LIMIT, MOST_HOPS
 from ipamd.sim.machine import Machine
@@ -44,7 +45,6 @@ _NODE_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 _LONGEST_SOCKET_PATH: Final = 107  # sun_path of unix(7), without its final NUL
 _VPC_PREFIX: Final = 16  # a VPC and a subnet have /16 to /28: AWS, "VPC CIDR blocks", "Subnet sizing for IPv4"
 _LONGEST_PREFIX: Final = 28
-_RESERVED: Final = 5  # addresses of each subnet that EC2 keeps: the first four and the last
 
 
 class SpecError(ValueError):
@@ -209,7 +209,7 @@ def _check_nodes(
         raise SpecError(f"each node and host needs a name of its own: {', '.join((*nodes, *hosts))}")
     for index, subnet in enumerate(subnets):
         wanted = len(range(index, len(types), len(subnets)))
-        room = subnet.num_addresses - _RESERVED
+        room = subnet.num_addresses - RESERVED
         if wanted > room:
             raise SpecError(f"subnet {subnet} has room for {room} addresses, but {wanted} nodes; take a larger one")
     return types

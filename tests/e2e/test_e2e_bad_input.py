@@ -288,7 +288,7 @@ async def test_an_unknown_instance_type(vpc: SimulatedVpc, cold_nodes: list[Node
     assert line["action"] == "DescribeInstanceTypes"
     assert "x9.mystery" in line["error"]
     # A type that is younger than the table: EC2's answer will do.
-    vpc.cloud.limits = {**vpc.cloud.limits, "x9.mystery": Limits(2, 4)}
+    vpc.cloud.rules.limits = {**vpc.cloud.rules.limits, "x9.mystery": Limits(2, 4)}
     await node.wait_until_ready()
     assert (await node.status())["limits"] == {"enis": 2, "addresses_per_eni": 3}
     assert "DescribeInstanceTypes" in {call["action"] for call in await control.calls()}

@@ -11,16 +11,19 @@ from ipamd.sim.demo.checks import ControlClient, disagreements, leaks
 from ipamd.sim.demo.node import Node
 from ipamd.sim.demo.ping import Endpoint, ping_all
 from ipamd.sim.demo.run import Worker, contradictions, look
+from ipamd.sim.ec2.rules import Ask
 from ipamd.sim.runtimes.direct import direct
 from ipamd.sim.vpc import SimulatedVpc
 
 pytestmark = pytest.mark.e2e
 
+NOBODY = "10.0.0.3"  # EC2 keeps it, so no ENI has it
+
 
 async def test_a_ping_without_an_answer_is_noticed(vpc: SimulatedVpc) -> None:
     n1, n2 = (Endpoint(node.name, node.name, node.primary_ip, node.netns) for node in vpc.nodes)
     assert await ping_all([n1, n2]) == []
-    nobody = Endpoint("nobody", "n2", "10.0.0.250", n2.netns)  # no ENI has this address
+    nobody = Endpoint("nobody", "n2", NOBODY, n2.netns)
     assert await ping_all([n1, nobody], wait=0.3) == [(n1, nobody)]  # the other way works: it is n2 that asks
     elsewhere = Endpoint("elsewhere", "n2", "198.18.0.1", n2.netns)
     assert await ping_all([n1, elsewhere], wait=0.3) == [(n1, elsewhere)]
@@ -54,7 +57,7 @@ class TestOneNode:
         await node.wait_until_settled()
         assert await disagreements(node, control) == []
         [(eni, addresses)] = (await control.enis(node.spec.instance_id)).items()
-        [more] = await vpc.cloud.assign_addresses(eni, 1)
+        [more] = await vpc.cloud.assign(eni, Ask(1))
         await vpc.cloud.unassign_addresses(eni, [addresses[-1]])
         unknown, gone = await disagreements(node, control)
         assert "unknown to the daemon" in unknown and more in unknown
@@ -64,7 +67,7 @@ class TestOneNode:
         async with direct(node.spec.netns, node.bin_dir, node.conf_dir) as runtime:
             pod = await runtime.run_pod("honest")
             assert contradictions(await look([Worker(node, runtime, [pod])], control)) == []
-            liar = replace(pod, ip="10.0.0.250")
+            liar = replace(pod, ip=NOBODY)
             assert len(contradictions(await look([Worker(node, runtime, [liar])], control))) == 1
             assert len(contradictions(await look([Worker(node, runtime, [])], control))) == 1
             stranger = replace(pod, id="0" * 64)

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import grpc
@@ -27,6 +28,7 @@ from ipamd.sim.runtimes.process import Child, inside
 from ipamd.sim.vpc import SimulatedNode, SimulatedVpc
 
 QUICK = Delays(create=0, attach=0.05, detach=0.05, assign=0, link=0.05, imds_lag=0)
+NOBODY = "10.0.0.3"  # EC2 keeps it, so no ENI has it
 CONFIG = b'{"cniVersion":"1.1.0","name":"ipamd","type":"ipamd-cni"}'
 
 
@@ -156,6 +158,19 @@ async def box(
             await daemon.stop()
         finally:
             await daemon.kill()
+
+
+class _Newest(Random):
+    """Chooses of several what came last."""
+
+    def randrange(self, start: int, stop: int | None = None, step: int = 1) -> int:
+        return start - 1
+
+
+def give_the_newest_address_first(vpc: SimulatedVpc) -> None:
+    """From now on the next address that EC2 gives is the one that it got back last: the worst of its choices."""
+    for subnet in vpc.cloud.subnets:
+        subnet.random = _Newest()
 
 
 def text(packed: bytes) -> str:

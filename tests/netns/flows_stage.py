@@ -29,6 +29,7 @@ from ipamd.pool.model import Attachment, AttachmentKey
 from ipamd.settings import HostSettings
 from ipamd.sim import netns
 from ipamd.sim.ec2 import Delays
+from ipamd.sim.ec2.rules import Ask
 from ipamd.sim.fabric import INTERNET_HOSTS, MTU, PEER_HOST
 from ipamd.sim.vpc import SimulatedNode, SimulatedVpc
 from tests.netns.flows import Place
@@ -174,7 +175,7 @@ async def _attach_enis(vpc: SimulatedVpc, spec: SimulatedNode) -> list[EniNetwor
     subnet = cloud.instances.get(spec.instance_id).primary.subnet
     for index in range(1, ENIS):
         eni = await cloud.create_eni(subnet.id)
-        await cloud.attach_eni(eni.id, spec.instance_id, index)
+        cloud.attach_eni(eni.id, spec.instance_id, index)
         await cloud.settle([eni])
     return served_enis(vpc, spec)
 
@@ -183,7 +184,7 @@ def served_enis(vpc: SimulatedVpc, spec: SimulatedNode) -> list[EniNetwork]:
     """All ENIs of the node, in the order of their index."""
     enis = [
         EniNetwork(eni.id, eni.mac, index, index == 0, eni.addresses[0], str(eni.subnet.network))
-        for eni in vpc.cloud.enis_of(spec.instance_id)
+        for eni in vpc.cloud.instances.get(spec.instance_id).enis.values()
         if eni.attachment is not None
         for index in (eni.attachment.device_index,)
     ]
@@ -193,7 +194,7 @@ def served_enis(vpc: SimulatedVpc, spec: SimulatedNode) -> list[EniNetwork]:
 def _add_pod(stack: ExitStack, stage: Stage, node: Node, name: str) -> Pod:
     index = int(name[0])
     eni = node.enis[index]
-    (address,) = stage.call(stage.vpc.cloud.assign_addresses(eni.eni_id, 1))
+    (address,) = stage.call(stage.vpc.cloud.assign(eni.eni_id, Ask(1)))
     space = f"{node.spec.netns}.{name}"
     subprocess.run(["ip", "netns", "add", space], check=True)
     stack.callback(subprocess.run, ["ip", "netns", "delete", space], check=True)

@@ -27,7 +27,7 @@ from ipamd.sim.demo.node import Node
 from ipamd.sim.runtimes.direct import Direct, Outcome, direct
 from ipamd.sim.runtimes.process import Child, inside
 from ipamd.sim.vpc import SimulatedVpc
-from tests.netns.boxed import QUICK, until
+from tests.netns.boxed import NOBODY, QUICK, until
 
 pytestmark = pytest.mark.netns
 
@@ -281,7 +281,7 @@ async def test_an_address_that_is_asked_for(stage: Stage) -> None:
     pod, other = await stage.container(), await stage.container()
     address = await pod.add()
     await pod.delete()
-    for wanted in (address, "10.0.0.250"):  # cooling after another container's use; none of the node's
+    for wanted in (address, NOBODY):  # cooling after another container's use; none of the node's
         outcome = await other.call("ADD", args={"cni": {"ips": [wanted]}})
         error = json.loads(outcome.out)
         assert (outcome.exit_code, error["code"]) == (1, 7) and wanted in error["msg"]
@@ -316,9 +316,9 @@ async def test_check_compares_with_what_the_runtime_believes(stage: Stage) -> No
     pod = await stage.container()
     await pod.add()
     assert (await pod.call("CHECK", prevResult=pod.result)).exit_code == 0
-    other = {"cniVersion": "1.1.0", "ips": [{"address": "10.0.0.250/32"}]}
+    other = {"cniVersion": "1.1.0", "ips": [{"address": f"{NOBODY}/32"}]}
     error = json.loads((await pod.call("CHECK", prevResult=other)).out)
-    assert error["code"] == 100 and "10.0.0.250" in error["msg"]
+    assert error["code"] == 100 and NOBODY in error["msg"]
     await pod.delete()
     error = json.loads((await pod.call("CHECK", prevResult=pod.result)).out)
     assert error["code"] == 3

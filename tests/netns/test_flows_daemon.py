@@ -58,7 +58,7 @@ async def _start(stack: AsyncExitStack, stage: Stage, node: DaemonNode) -> None:
     enis = served_enis(stage.vpc, node.spec)
     stage.nodes[node.name] = made = Node(node.spec, enis)
     holders = {eni.eni_id: eni for eni in enis}
-    for eni in stage.vpc.cloud.enis_of(node.spec.instance_id):
+    for eni in stage.vpc.cloud.instances.get(node.spec.instance_id).enis.values():
         for pod in pods:
             if pod.ip in eni.addresses:
                 index = holders[eni.id].device_index

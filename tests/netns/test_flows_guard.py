@@ -48,10 +48,10 @@ def symmetric(stage: Stage) -> Iterator[None]:
 
 
 def foreign_sources(stage: Stage, attacker: str) -> list[str]:
-    """Of pods here and there, of nodes, from outside, nobody's, and loopback."""
+    """Of pods here and there, of nodes, from outside, nobody's (EC2 reserves it), and loopback."""
     names = ("n1.0", "n1.1", "n1.1b", "n1.2", "n2.1", "n1", "n1:eth1", "n1:eth2", "n2", "internet", "peer")
     others = [stage.place(name).address for name in names if name != attacker]
-    return [*others, "10.0.0.250", "192.0.2.77", "127.0.0.1"]
+    return [*others, "10.0.0.3", "192.0.2.77", "127.0.0.1"]
 
 
 @pytest.mark.parametrize("victim", ["n1.1b", "n1.2", "n1", "n2.1", "n2"])

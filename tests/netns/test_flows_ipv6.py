@@ -85,7 +85,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DualStage]:
         dual = DualStage(made.vpc, made.loop)
         for number, (name, node) in enumerate(made.nodes.items(), 1):
             dual.nodes[name] = at = DualNode(node, number)
-            for eni in made.vpc.cloud.enis_of(node.spec.instance_id):
+            for eni in made.vpc.cloud.instances.get(node.spec.instance_id).enis.values():
                 addresses = (*eni.addresses, *at.delivered()[eni.id])
                 dual.call(made.vpc.fabric.deliver(eni.id, addresses))
             for pod_name, pod in node.pods.items():

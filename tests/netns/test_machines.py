@@ -112,7 +112,7 @@ async def test_a_power_cut_ends_all_and_leaves_what_is_kept(tmp_path: Path, pref
             await on(node, "touch", f"{folder}/mark")
         for words in (
             "ip link add pod0 type veth peer name pod1",
-            "ip rule add from 10.0.0.99 lookup 99",
+            "ip rule add from 10.0.0.3 lookup 99",
             "nft add table inet left",
         ):
             await on(node, *words.split())
@@ -157,7 +157,7 @@ async def test_enis_stay_attached_over_a_power_cut(tmp_path: Path, prefix: str) 
     async with machines(tmp_path, prefix) as vpc:
         node, other = vpc.nodes
         eni = await vpc.cloud.create_eni(next(iter(vpc.cloud.subnets)).id, secondary_count=1)
-        attachment = await vpc.cloud.attach_eni(eni.id, node.instance_id, 1)
+        attachment = vpc.cloud.attach_eni(eni.id, node.instance_id, 1)
         await vpc.cloud.settle()
         await machine_of(node).power_cut()
         await vpc.boot(node)
@@ -173,7 +173,7 @@ async def test_enis_stay_attached_over_a_power_cut(tmp_path: Path, prefix: str) 
         ):
             await on(node, "ip", *words.split())
         await on(other, *f"ping -n -q -c 1 -W 5 {pod}".split())
-        await vpc.cloud.detach_eni(attachment.id)
+        vpc.cloud.detach_eni(attachment.id)
         await vpc.cloud.settle()
         assert await on(node, "ls", "/sys/class/net") == "eth0\nlo"
 

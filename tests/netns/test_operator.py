@@ -17,7 +17,7 @@ from ipamd.api.v1 import administration_pb2 as admin
 from ipamd.api.v1 import administration_pb2_grpc, introspection_pb2_grpc, ipam_pb2, ipam_pb2_grpc
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.sim import netns
-from tests.netns.boxed import Daemon, add_route, box, cni_call, control, ec2, plain, refused, until
+from tests.netns.boxed import NOBODY, Daemon, add_route, box, cni_call, control, ec2, plain, refused, until
 
 pytestmark = pytest.mark.netns
 
@@ -173,12 +173,12 @@ async def test_an_audit_finds_what_differs_and_nothing_else(tmp_path: Path, pref
             if ip not in (eni.primary_ip, address)
         )
         await ec2(vpc, "UnassignPrivateIpAddresses", NetworkInterfaceId=eni.id, PrivateIpAddresses=[free])
-        await netns.ip_batch(daemon.node.netns, ["route add 10.0.0.250 dev eth0 table 1500 proto 158"])
+        await netns.ip_batch(daemon.node.netns, [f"route add {NOBODY} dev eth0 table 1500 proto 158"])
         await asyncio.sleep(5.5)  # an answer is given again for so long
         kinds = {mismatch.kind: mismatch for mismatch in (await audit(daemon)).mismatches}
         assert set(kinds) == {"address_missing", "route_of_nobody"}, kinds
         assert kinds["address_missing"].subject == free and kinds["address_missing"].ledger == "free"
-        assert kinds["route_of_nobody"].subject == "10.0.0.250" and "eth0" in kinds["route_of_nobody"].kernel
+        assert kinds["route_of_nobody"].subject == NOBODY and "eth0" in kinds["route_of_nobody"].kernel
 
 
 async def test_releasing_by_hand_cuts_the_container_off_first(tmp_path: Path, prefix: str) -> None:

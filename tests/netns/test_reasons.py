@@ -139,9 +139,9 @@ async def somebody_elses_eni_has_the_last_place(daemon: Daemon, vpc: SimulatedVp
 async def the_account_has_no_enis_left(daemon: Daemon, vpc: SimulatedVpc) -> AsyncIterator[Meanwhile | None]:
     await daemon.ready()
     await daemon.allocate("a")
-    vpc.cloud.eni_quota = len(vpc.cloud.enis)
+    vpc.cloud.rules.eni_quota = len(vpc.cloud.enis)
     yield None
-    vpc.cloud.eni_quota += 1
+    vpc.cloud.rules.eni_quota += 1
 
 
 @case(StatusCode.RESOURCE_EXHAUSTED, "ADDRESS_LIMIT", numbers={"assigned": 0, "free": 0}, POOL_MAX_ENIS=1)
@@ -214,9 +214,9 @@ async def the_security_group_of_the_settings_is_gone(
     daemon.settings["IPAMD_EC2_SECURITY_GROUPS"] = f'["{group.id}"]'
     await daemon.ready()
     await daemon.allocate("a")
-    vpc.cloud.groups.remove(group.id)
+    vpc.cloud.rules.groups.remove(group.id)
     yield None
-    vpc.cloud.groups.add(group.id, group)
+    vpc.cloud.rules.groups.add(group.id, group)
 
 
 @case(

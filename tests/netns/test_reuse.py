@@ -27,7 +27,7 @@ ONE_ADDRESS = {"POOL_MAX_ENIS": 1, "POOL_WARM_IPS": 0}
 NEVER = 600  # seconds
 
 GATEWAY, OUTSIDE, SERVICE = "10.0.0.1", "192.0.2.1", "10.96.0.10"
-CLIENT = "10.0.0.200"
+CLIENT = "10.0.0.3"  # one that EC2 reserves, so no pod has it
 
 # A walk through the kernel's table appends a byte to this file, beside the daemon's log.
 WALKS = "walks"

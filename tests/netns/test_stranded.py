@@ -12,7 +12,7 @@ import pytest
 
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.sim.vpc import SimulatedVpc
-from tests.netns.boxed import Daemon, add_route, box, cloud_enis, ec2, until
+from tests.netns.boxed import Daemon, add_route, box, cloud_enis, ec2, give_the_newest_address_first, until
 from tests.netns.test_metrics import scrape, value
 
 pytestmark = pytest.mark.netns
@@ -89,7 +89,8 @@ async def test_an_address_that_a_new_eni_gets_cuts_its_pod_off_at_once(tmp_path:
         held = [await daemon.address(name) for name in ("a", "b", "c")]  # all that fit the primary ENI
         await add_route(daemon.node, "a", held[0])
         await take_away(vpc, held[0])
-        await daemon.address("d")  # EC2 gives the lowest address there is, to the new ENI itself
+        give_the_newest_address_first(vpc)
+        await daemon.address("d")
         enis = await cloud_enis(vpc)
         assert held[0] in {each["primary_ip"] for each in enis.values()}
         (trouble,) = (await node(daemon)).attachment_troubles
@@ -107,7 +108,7 @@ async def test_a_pod_is_back_once_ec2_has_its_address_again(tmp_path: Path, pref
         eni = await take_away(vpc, address)
         await daemon.introspection.Audit(pb.AuditRequest(), timeout=30)
         assert (await node(daemon)).attachment_troubles
-        # EC2 gives the lowest address there is.
+        give_the_newest_address_first(vpc)
         await ec2(vpc, "AssignPrivateIpAddresses", NetworkInterfaceId=eni, SecondaryPrivateIpAddressCount=1)
         await asyncio.sleep(5.1)
         await daemon.introspection.Audit(pb.AuditRequest(), timeout=30)

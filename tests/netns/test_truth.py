@@ -27,7 +27,20 @@ from ipamd.sim.ec2 import new_id
 from ipamd.sim.runtimes import Pod
 from ipamd.sim.runtimes.direct import direct
 from ipamd.sim.vpc import SimulatedVpc
-from tests.netns.boxed import Daemon, add_route, box, cloud_enis, control, ec2, plain, refused, secondary, text, until
+from tests.netns.boxed import (
+    Daemon,
+    add_route,
+    box,
+    cloud_enis,
+    control,
+    ec2,
+    give_the_newest_address_first,
+    plain,
+    refused,
+    secondary,
+    text,
+    until,
+)
 
 pytestmark = pytest.mark.netns
 
@@ -202,9 +215,12 @@ async def test_removed_address_is_forgotten_once_no_pod_holds_it(tmp_path: Path,
         [eni] = await known_enis(daemon)
         [free] = [ip for ip, state in (await states(daemon)).items() if state == "free"]
 
+        give_the_newest_address_first(vpc)
+
         async def take_away(address: str) -> None:
+            """EC2 gives it to somebody else."""
             await ec2(vpc, "UnassignPrivateIpAddresses", NetworkInterfaceId=eni, PrivateIpAddresses=[address])
-            await new_eni(vpc)  # this has the address now: EC2 gives the lowest one
+            await new_eni(vpc)
             assert address not in secondary(await cloud_enis(vpc))
 
         await take_away(free)

@@ -21,6 +21,7 @@ from ipamd.pool.model import CloudErrorKind as Kind
 from ipamd.pool.model import CreatedEni, Limits, ObservedEni
 from ipamd.settings import Ec2Settings, ImdsSettings
 from ipamd.sim.ec2 import Delays, SimulatedCloud, actions, wire
+from ipamd.sim.ec2.rules import Ask
 from ipamd.telemetry.conditions import Conditions
 
 AT_ONCE = Delays(create=0, attach=0, detach=0, assign=0, link=0, imds_lag=0)
@@ -73,13 +74,13 @@ async def double(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Double]:
     cloud = SimulatedCloud("10.0.0.0/16", limits={"m5.large": Limits(3, 10), NEW_TYPE: Limits(5, 7)}, delays=AT_ONCE)
     subnet = cloud.add_subnet("10.0.0.0/26")
     instance = await cloud.add_instance("n1", "m5.large", subnet.id)
-    eni = await cloud.create_eni(subnet.id, secondary_count=2, tags={INSTANCE_TAG: instance.id})
-    attachment = await cloud.attach_eni(eni.id, instance.id, 1)
+    eni = await cloud.create_eni(subnet.id, Ask(2), tags={INSTANCE_TAG: instance.id})
+    attachment = cloud.attach_eni(eni.id, instance.id, 1)
     await cloud.settle()
     primary = instance.primary
     identity = Identity(
-        instance.id, "m5.large", cloud.region, "a", primary.mac, primary.id, primary.addresses[0], subnet.id,
-        "10.0.0.0/26", cloud.vpc_id, ("10.0.0.0/16",), (),
+        instance.id, "m5.large", cloud.rules.region, "a", primary.mac, primary.id, primary.addresses[0], subnet.id,
+        "10.0.0.0/26", cloud.rules.vpc_id, ("10.0.0.0/16",), (),
     )  # fmt: skip
     budget = RateBudget(share=lambda action: Share(1e6, 1e6, floor=1e6, ceiling=1e6, increase=1))
     answers = Wire()
@@ -245,7 +246,7 @@ async def test_an_attachment_with_an_odd_reply_is_in_doubt_or_usable(double: Dou
 async def with_foreign(double: Double) -> tuple[Element, Element, Element]:
     """DescribeNetworkInterfaces' reply, in it the interface of the pool, and one of somebody else."""
     foreign = await double.cloud.create_eni(double.subnet)
-    await double.cloud.attach_eni(foreign.id, double.cloud.instances.get(double.ec2._identity.instance_id).id, 2)
+    double.cloud.attach_eni(foreign.id, double.cloud.instances.get(double.ec2._identity.instance_id).id, 2)
     await double.cloud.settle()
     reply = await double.reply("DescribeNetworkInterfaces")
     found = {

@@ -23,7 +23,7 @@ from tests.unit.cloud_world import World
 async def acquaintance(world: World, identity: Identity, by_region: bool = False) -> AsyncIterator[Acquaintance]:
     def client(who: Identity) -> Ec2:
         elsewhere = Ec2Settings(endpoint="http://127.0.0.1:1")
-        settings = elsewhere if by_region and who.region != world.cloud.region else world.settings
+        settings = elsewhere if by_region and who.region != world.cloud.rules.region else world.settings
         return Ec2(settings, world.imds_settings, who, RateBudget())
 
     async with Imds(world.imds_settings.endpoint) as imds, Acquaintance(imds, identity, client) as made:

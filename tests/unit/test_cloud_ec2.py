@@ -22,6 +22,7 @@ from ipamd.pool.model import CloudErrorKind as Kind
 from ipamd.pool.model import CreatedEni, Limits
 from ipamd.settings import Ec2Settings, ImdsSettings
 from ipamd.sim.ec2.faults import Fault
+from ipamd.sim.ec2.rules import Ask
 from ipamd.sim.ec2.throttle import BARE_READ, Rate
 from tests.unit.cloud_world import LIMITS, SUBNET, World, kind_of
 
@@ -51,7 +52,7 @@ async def test_a_fresh_instance_has_its_primary_eni(world: World) -> None:
     assert primary.id == world.identity.primary_eni_id
     assert primary.mac == world.identity.primary_mac
     assert primary.subnet_id == world.subnet.id
-    assert primary.primary_ip == world.identity.primary_ip == "10.0.0.4"
+    assert primary.primary_ip == world.identity.primary_ip
     assert (primary.device_index, primary.attachment_status) == (0, "attached")
     assert primary.primary and not primary.owned
     assert primary.addresses == ()
@@ -60,12 +61,12 @@ async def test_a_fresh_instance_has_its_primary_eni(world: World) -> None:
 async def test_attached_and_left_over_enis_are_found_and_nobody_elses(world: World) -> None:
     mine, _ = await world.attached()
     left_over = await world.create(1, token="left over")
-    foreign = await world.cloud.create_eni(world.subnet.id, secondary_count=1)
-    await world.cloud.attach_eni(foreign.id, world.instance.id, 2)
+    foreign = await world.cloud.create_eni(world.subnet.id, Ask(1))
+    world.cloud.attach_eni(foreign.id, world.instance.id, 2)
     await world.cloud.create_eni(world.subnet.id)
     other = await world.cloud.add_instance("n2", "m5.large", world.subnet.id)
     stolen = await world.create(0, token="stolen")
-    await world.cloud.attach_eni(stolen.id, other.id, 1)
+    world.cloud.attach_eni(stolen.id, other.id, 1)
     await world.cloud.settle()
     enis = {eni.id: eni for eni in await world.ec2.describe_enis()}
     assert enis.keys() == {world.identity.primary_eni_id, mine.id, left_over.id, foreign.id}
@@ -79,11 +80,11 @@ async def test_attached_and_left_over_enis_are_found_and_nobody_elses(world: Wor
 
 async def test_cards_and_prefixes_are_read_and_other_cards_excluded(world: World) -> None:
     limits = {**LIMITS, "p5.48xlarge": Limits(2, 50)}
-    world.cloud.limits = limits
+    world.cloud.rules.limits = limits
     world.instance.limits, world.instance.cards = limits["p5.48xlarge"], 32
     other = await world.cloud.create_eni(world.subnet.id, tags={INSTANCE_TAG: world.instance.id})
-    await world.cloud.attach_eni(other.id, world.instance.id, 0, 3)
-    (prefix,) = await world.cloud.assign_prefixes(world.instance.primary.id, 1)
+    world.cloud.attach_eni(other.id, world.instance.id, 0, 3)
+    (prefix,) = await world.cloud.assign(world.instance.primary.id, Ask(prefixes=1))
     found = {eni.id: eni for eni in await world.ec2.describe_enis()}
     primary, far = found[world.instance.primary.id], found[other.id]
     assert (primary.prefixes, primary.network_card, primary.primary) == ((prefix,), 0, True)
@@ -148,7 +149,7 @@ async def test_enis_are_abandoned_when_their_instance_is_gone(world: World) -> N
     await world.left_behind(world.instance.id)
     await world.cloud.create_eni(world.subnet.id, tags={CLUSTER_TAG: "prod"})
     attached = await world.left_behind(forgotten)
-    await world.cloud.attach_eni(attached, alive.id, 1)
+    world.cloud.attach_eni(attached, alive.id, 1)
     await world.cloud.settle()
     async with world.adapter(cluster="prod") as ec2:
         world.calls.clear()
@@ -281,7 +282,7 @@ async def test_the_life_of_an_eni(world: World) -> None:
 
 async def test_a_full_subnet(world: World) -> None:
     tiny = world.cloud.add_subnet("10.0.1.0/28")
-    await world.cloud.create_eni(tiny.id, secondary_count=5)
+    await world.cloud.create_eni(tiny.id, Ask(5))
     create = world.ec2.create_eni(token="t", subnet_id=tiny.id, security_groups=(), address_count=5)
     assert await kind_of(create) is Kind.SUBNET_FULL
 
@@ -299,7 +300,7 @@ async def test_an_instance_takes_no_more_enis(world: World) -> None:
 
 
 async def test_the_account_takes_no_more_enis(world: World) -> None:
-    world.cloud.eni_quota = 1
+    world.cloud.rules.eni_quota = 1
     assert await kind_of(world.create()) is Kind.ACCOUNT_ENI_LIMIT
 
 

@@ -29,9 +29,8 @@ from ipamd.settings import Ec2Settings, ImdsSettings
 from ipamd.sim.ec2 import Delays, SimulatedCloud, wire
 from ipamd.sim.ec2.api import Ec2Api
 from ipamd.sim.ec2.cloud import ACCOUNT
-from ipamd.sim.ec2.errors import Ec2Error
 from ipamd.sim.ec2.faults import CallLog, Faults
-from ipamd.sim.ec2.resources import Eni
+from ipamd.sim.ec2.rules import Ec2Error, Eni
 from tests.unit.iam_judges import allows, findings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,7 +139,7 @@ class Guarded:
         self.asked: list[Asked] = []
         limits = {"m5.large": Limits(3, 10), "new9.large": Limits(5, 7)}
         self.cloud = SimulatedCloud("10.0.0.0/16", limits=limits, delays=AT_ONCE, region=REGION)
-        self.cloud.vpc_id = "vpc-0123456789abcdef0"
+        self.cloud.rules.vpc_id = "vpc-0123456789abcdef0"
         self.subnet = self.cloud.add_subnet("10.0.0.0/24")
         application = Ec2Api(self.cloud, Faults(), CallLog()).application()
         application.middlewares.append(self._guard)
@@ -173,7 +172,7 @@ class Guarded:
                 yield self._ask("CreateTags", "network-interface/*", {**requested, "ec2:CreateAction": action})
         else:
             if action == "DetachNetworkInterface":
-                eni, attachment = self.cloud.attachments().get(p["AttachmentId"])
+                eni, attachment = self.cloud.rules.attachment(p["AttachmentId"])
                 instance = attachment.instance_id
             else:
                 eni = self.cloud.enis.get(p["NetworkInterfaceId"])
@@ -185,7 +184,7 @@ class Guarded:
 
     @property
     def _vpc(self) -> dict[str, str]:
-        return {"ec2:Vpc": f"arn:aws:ec2:{REGION}:{ACCOUNT}:vpc/{self.cloud.vpc_id}"}
+        return {"ec2:Vpc": f"arn:aws:ec2:{REGION}:{ACCOUNT}:vpc/{self.cloud.rules.vpc_id}"}
 
     def _ask(self, action: str, resource: str, context: dict[str, str]) -> Asked:
         arn = resource if resource == "*" else f"arn:aws:ec2:{REGION}:{ACCOUNT}:{resource}"
@@ -201,7 +200,7 @@ class Node:
     async def foreign(self, **tags: str) -> Eni:
         """Somebody else's interface, attached to this instance."""
         eni = await self.guarded.cloud.create_eni(self.guarded.subnet.id, tags=tags)
-        await self.guarded.cloud.attach_eni(eni.id, self.identity.instance_id, 2)
+        self.guarded.cloud.attach_eni(eni.id, self.identity.instance_id, 2)
         await self.guarded.cloud.settle()
         return eni
 
@@ -247,7 +246,8 @@ async def node(scope: Scope, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[N
     primary = instance.primary
     identity = Identity(
         instance.id, "m5.large", REGION, f"{REGION}a", primary.mac, primary.id, primary.addresses[0],
-        guarded.subnet.id, "10.0.0.0/25", guarded.cloud.vpc_id, ("10.0.0.0/16",), (guarded.cloud.default_group.id,),
+        guarded.subnet.id, "10.0.0.0/25", guarded.cloud.rules.vpc_id, ("10.0.0.0/16",),
+        (guarded.cloud.rules.default_group.id,),
     )  # fmt: skip
     async with guarded.server:
         settings = Ec2Settings(endpoint=str(guarded.server.make_url("")), cluster=scope.cluster)
@@ -300,7 +300,7 @@ async def test_somebody_elses_interface_is_out_of_reach(name: str, monkeypatch: 
 
 async def test_another_vpc_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     async with node(SCOPES["all"], monkeypatch) as here:
-        here.guarded.cloud.vpc_id = "vpc-00000000000000000"
+        here.guarded.cloud.rules.vpc_id = "vpc-00000000000000000"
         with pytest.raises(CloudError) as caught:
             await here.ec2.assign_addresses(here.identity.primary_eni_id, 1)
         assert caught.value.failure.kind is CloudErrorKind.NOT_AUTHORIZED

@@ -40,7 +40,7 @@ class Stage:
         """There is an interface of ipamd's own."""
         cloud = self.servers.cloud
         eni = await cloud.create_eni(self.identity.subnet_id, tags={INSTANCE_TAG: self.identity.instance_id})
-        await cloud.attach_eni(eni.id, self.identity.instance_id, 1)
+        cloud.attach_eni(eni.id, self.identity.instance_id, 1)
         await cloud.settle()
         return eni.id
 
@@ -82,8 +82,8 @@ async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", cloud.keyring.operator.secret_key)
     primary = instance.primary
     identity = Identity(
-        instance.id, "m5.large", cloud.region, "a", primary.mac, primary.id, primary.addresses[0], subnet.id,
-        "10.0.0.0/24", cloud.vpc_id, ("10.0.0.0/16",), (cloud.default_group.id,),
+        instance.id, "m5.large", cloud.rules.region, "a", primary.mac, primary.id, primary.addresses[0], subnet.id,
+        "10.0.0.0/24", cloud.rules.vpc_id, ("10.0.0.0/16",), (cloud.rules.default_group.id,),
     )  # fmt: skip
     budget = RateBudget()
     async with (
@@ -154,7 +154,7 @@ async def test_another_answer_is_no_alarm(stage: Stage) -> None:
     )
     attachment = stage.servers.cloud.enis.get(eni).attachment
     assert attachment is not None
-    await stage.servers.cloud.detach_eni(attachment.id)
+    stage.servers.cloud.detach_eni(attachment.id)
     await stage.servers.cloud.settle()
     await stage.permissions.examine(stage.ec2, node)
     assert stage.permissions.denied == ()

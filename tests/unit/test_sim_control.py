@@ -12,6 +12,7 @@ import pytest
 
 from ipamd.pool.model import Limits
 from ipamd.sim.ec2 import Delays, SimulatedCloud
+from ipamd.sim.ec2.rules import Ask
 from ipamd.sim.servers import CloudServers, serve_on_loopback
 
 AT_ONCE = Delays(create=0, attach=0, detach=0, assign=0, link=0, imds_lag=0)
@@ -57,7 +58,7 @@ async def test_the_state_shows_everything(cloud: SimulatedCloud, control: aiohtt
     assert await get(control, "state") == {"enis": [], "subnets": [], "instances": []}
     subnet = cloud.add_subnet("10.0.0.0/24")
     instance = await cloud.add_instance("n1", "m5.large", subnet.id)
-    loose = await cloud.create_eni(subnet.id, secondary_count=2, tags={"k": "v"})
+    loose = await cloud.create_eni(subnet.id, Ask(2), tags={"k": "v"})
     state = await get(control, "state")
     assert state["subnets"] == [
         {"id": subnet.id, "cidr": "10.0.0.0/24", "zone": "eu-central-1a", "available": 247, "others": 0}
@@ -81,7 +82,7 @@ async def test_the_state_shows_everything(cloud: SimulatedCloud, control: aiohtt
         "prefixes": [],
         "mac": loose.mac,
         "subnet_id": subnet.id,
-        "security_groups": [cloud.default_group.id],
+        "security_groups": [cloud.rules.default_group.id],
         "tags": {"k": "v"},
     }
 

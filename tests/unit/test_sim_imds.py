@@ -16,7 +16,8 @@ from aiobotocore.utils import AioInstanceMetadataFetcher  # type: ignore[import-
 from ipamd.pool.model import Limits
 from ipamd.sim.ec2 import Delays, SimulatedCloud
 from ipamd.sim.ec2.faults import Fault
-from ipamd.sim.ec2.resources import EniMetadata, Instance, Lagging, Subnet
+from ipamd.sim.ec2.metadata import EniMetadata, Lagging
+from ipamd.sim.ec2.rules import Ask, Instance, Subnet
 from ipamd.sim.imds import INSTANCE_HEADER, ROLE
 from ipamd.sim.servers import CloudServers, serve_on_loopback
 
@@ -84,8 +85,8 @@ async def test_an_instance_reads_who_and_where_it_is(node: Node) -> None:
 
 
 async def test_every_eni_is_a_directory_under_its_mac(node: Node) -> None:
-    eni = await node.cloud.create_eni(node.subnet.id, secondary_count=2)
-    await node.cloud.attach_eni(eni.id, node.instance.id, 1)
+    eni = await node.cloud.create_eni(node.subnet.id, Ask(2))
+    node.cloud.attach_eni(eni.id, node.instance.id, 1)
     await node.cloud.settle()
     macs = "meta-data/network/interfaces/macs"
     assert await node.text(macs) == f"{node.instance.primary.mac}/\n{eni.mac}/"
@@ -95,9 +96,9 @@ async def test_every_eni_is_a_directory_under_its_mac(node: Node) -> None:
         "local-ipv4s": "\n".join(eni.addresses),
         "subnet-id": node.subnet.id,
         "subnet-ipv4-cidr-block": "10.0.0.0/24",
-        "vpc-id": node.cloud.vpc_id,
+        "vpc-id": node.cloud.rules.vpc_id,
         "vpc-ipv4-cidr-blocks": "10.0.0.0/16",
-        "security-group-ids": node.cloud.default_group.id,
+        "security-group-ids": node.cloud.rules.default_group.id,
     }
     for name, value in facts.items():
         assert await node.text(f"{macs}/{eni.mac}/{name}") == value
@@ -152,9 +153,9 @@ async def test_only_running_instances_are_told_anything(node: Node) -> None:
 
 
 async def test_any_address_of_an_instance_tells_which_it_is(node: Node) -> None:
-    eni = await node.cloud.create_eni(node.subnet.id, secondary_count=1)
+    eni = await node.cloud.create_eni(node.subnet.id, Ask(1))
     assert node.cloud.instance_at(eni.addresses[1]) is None
-    await node.cloud.attach_eni(eni.id, node.instance.id, 1)
+    node.cloud.attach_eni(eni.id, node.instance.id, 1)
     for address in (*node.instance.primary.addresses, *eni.addresses):
         assert node.cloud.instance_at(address) is node.instance
     assert node.cloud.instance_at("10.0.0.99") is None
@@ -164,11 +165,11 @@ async def test_metadata_is_behind_ec2() -> None:
     async with running(Delays(create=0, attach=0, detach=0, assign=0, link=0, imds_lag=3600)) as node:
         path = f"meta-data/network/interfaces/macs/{node.instance.primary.mac}/local-ipv4s"
         first = await node.text(path)
-        await node.cloud.assign_addresses(node.instance.primary.id, 2)
+        await node.cloud.assign(node.instance.primary.id, Ask(2))
         assert await node.text(path) == first == node.instance.primary.addresses[0]
     async with running() as node:
         path = f"meta-data/network/interfaces/macs/{node.instance.primary.mac}/local-ipv4s"
-        await node.cloud.assign_addresses(node.instance.primary.id, 2)
+        await node.cloud.assign(node.instance.primary.id, Ask(2))
         assert (await node.text(path)).split("\n") == node.instance.primary.addresses
 
 
@@ -187,11 +188,11 @@ def test_each_change_shows_after_the_lag() -> None:
 async def test_eni_shows_once_it_is_attached_and_no_longer_than_that(node: Node) -> None:
     macs = "meta-data/network/interfaces/macs"
     eni = await node.cloud.create_eni(node.subnet.id)
-    attachment = await node.cloud.attach_eni(eni.id, node.instance.id, 1)
+    attachment = node.cloud.attach_eni(eni.id, node.instance.id, 1)
     assert eni.mac not in await node.text(macs) or attachment.status == "attached"
     await node.cloud.settle()
     assert eni.mac in await node.text(macs)
-    await node.cloud.detach_eni(attachment.id)
+    node.cloud.detach_eni(attachment.id)
     await node.cloud.settle()
     assert eni.mac not in await node.text(macs)
 

@@ -18,6 +18,7 @@ from moto import mock_aws
 from ipamd.pool.model import Limits
 from ipamd.sim.ec2 import Delays, Ec2Error, SimulatedCloud, wire
 from ipamd.sim.ec2.actions import ACTIONS
+from ipamd.sim.ec2.rules import Ask
 
 TEXT = st.text(st.characters(min_codepoint=0x20, exclude_categories=["Cs", "Cc", "Cn"]), min_size=1, max_size=8)
 MOMENTS = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)).map(lambda m: m.replace(microsecond=0, tzinfo=UTC))
@@ -170,8 +171,8 @@ async def here() -> dict[str, Any]:
     cloud = SimulatedCloud("10.0.0.0/16", limits={"m5.large": Limits(3, 10)}, delays=delays)
     subnet = cloud.add_subnet("10.0.0.0/24")
     instance = await cloud.add_instance("n1", "m5.large", subnet.id)
-    eni = await cloud.create_eni(subnet.id, secondary_count=3, description="d", tags={"k": "v"})
-    await cloud.attach_eni(eni.id, instance.id, 1)
+    eni = await cloud.create_eni(subnet.id, Ask(3), description="d", tags={"k": "v"})
+    cloud.attach_eni(eni.id, instance.id, 1)
     await cloud.settle()
 
     async def ask(action: str, parameters: dict[str, Any]) -> Any:

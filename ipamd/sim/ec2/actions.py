@@ -6,15 +6,14 @@ a test can't pass because the double overlooked what was asked of it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from ipamd.sim.ec2 import views
 from ipamd.sim.ec2.cloud import ACCOUNT, SimulatedCloud
-from ipamd.sim.ec2.errors import Ec2Error
 from ipamd.sim.ec2.filters import page, select
-from ipamd.sim.ec2.registry import Registry
+from ipamd.sim.ec2.rules import Ask, Ec2Error, Registry
 
 T = TypeVar("T")
 Parameters = dict[str, Any]
@@ -61,7 +60,7 @@ async def perform(found: Action, cloud: SimulatedCloud, parameters: Parameters) 
         ("NetworkInterfaceId", cloud.enis),
         ("SubnetId", cloud.subnets),
         ("InstanceId", cloud.instances),
-        ("AttachmentId", cloud.attachments()),
+        ("AttachmentId", cloud.rules.attached),
     ):
         if key in parameters:
             registry.get(parameters[key])
@@ -101,9 +100,9 @@ async def describe_subnets(cloud: SimulatedCloud, p: Parameters) -> Result:
 @action("GroupIds", "Filters", "MaxResults", "NextToken")
 async def describe_security_groups(cloud: SimulatedCloud, p: Parameters) -> Result:
     for id in p.get("GroupIds", ()):
-        if id not in cloud.groups:
+        if id not in cloud.rules.groups:
             raise Ec2Error("InvalidGroup.NotFound", f"The security group '{id}' does not exist")
-    groups = _named(cloud.groups, p, "GroupIds")
+    groups = _named(cloud.rules.groups, p, "GroupIds")
     chosen = select(groups, p.get("Filters", ()), views.group_fields(cloud), lambda _: {})
     part, token = page(chosen, p.get("MaxResults"), p.get("NextToken", ""))
     return {"SecurityGroups": [views.group(cloud, group) for group in part], "NextToken": token}
@@ -117,12 +116,12 @@ async def terminate_instances(cloud: SimulatedCloud, p: Parameters) -> Result:
 
 @action("InstanceTypes", "Filters", "MaxResults", "NextToken")
 async def describe_instance_types(cloud: SimulatedCloud, p: Parameters) -> Result:
-    wanted = p.get("InstanceTypes") or list(cloud.limits)
-    if unknown := [name for name in wanted if name not in cloud.limits]:
+    wanted = p.get("InstanceTypes") or list(cloud.rules.limits)
+    if unknown := [name for name in wanted if name not in cloud.rules.limits]:
         raise Ec2Error(
             "InvalidInstanceType", f"The following supplied instance types do not exist: [{', '.join(unknown)}]"
         )
-    types = [(name, cloud.limits[name]) for name in wanted]
+    types = [(name, cloud.rules.limits[name]) for name in wanted]
     chosen = select(types, p.get("Filters", ()), views.instance_type_fields())
     part, token = page(chosen, p.get("MaxResults", 100), p.get("NextToken", ""))
     return {"InstanceTypes": [views.instance_type(*item) for item in part], "NextToken": token}
@@ -140,9 +139,7 @@ async def create_network_interface(cloud: SimulatedCloud, p: Parameters) -> Resu
         tags |= _tags(specification.get("Tags", ()))
     eni = await cloud.create_eni(
         p["SubnetId"],
-        secondary_count=p.get("SecondaryPrivateIpAddressCount", 0),
-        prefix_count=p.get("Ipv4PrefixCount", 0),
-        prefixes=[prefix.get("Ipv4Prefix", "") for prefix in p.get("Ipv4Prefixes", ())],
+        _ask(p, [prefix.get("Ipv4Prefix", "") for prefix in p.get("Ipv4Prefixes", ())]),
         group_ids=p.get("Groups", ()),
         description=p.get("Description", ""),
         tags=tags,
@@ -154,13 +151,13 @@ async def create_network_interface(cloud: SimulatedCloud, p: Parameters) -> Resu
 @action("NetworkInterfaceId", "InstanceId", "DeviceIndex", "NetworkCardIndex")
 async def attach_network_interface(cloud: SimulatedCloud, p: Parameters) -> Result:
     card = p.get("NetworkCardIndex", 0)
-    attachment = await cloud.attach_eni(p["NetworkInterfaceId"], p["InstanceId"], p["DeviceIndex"], card)
+    attachment = cloud.attach_eni(p["NetworkInterfaceId"], p["InstanceId"], p["DeviceIndex"], card)
     return {"AttachmentId": attachment.id, "NetworkCardIndex": attachment.network_card}
 
 
 @action("AttachmentId", "Force")
 async def detach_network_interface(cloud: SimulatedCloud, p: Parameters) -> Result:
-    await cloud.detach_eni(p["AttachmentId"], force=p.get("Force", False))
+    cloud.detach_eni(p["AttachmentId"], force=p.get("Force", False))
     return None
 
 
@@ -194,19 +191,12 @@ async def assign_private_ip_addresses(cloud: SimulatedCloud, p: Parameters) -> R
         raise Ec2Error("MissingParameter", "The request must contain the parameter SecondaryPrivateIpAddressCount")
     if len(wanted) > 1:  # whether EC2 takes addresses and prefixes in one request is not documented
         raise Ec2Error("InvalidParameterCombination", f"{' and '.join(wanted)} can't be used in the same request")
-    if wanted != ["SecondaryPrivateIpAddressCount"]:
-        prefixes = await cloud.assign_prefixes(
-            p["NetworkInterfaceId"], p.get("Ipv4PrefixCount", 0), p.get("Ipv4Prefixes", ())
-        )
-        return {
-            "NetworkInterfaceId": p["NetworkInterfaceId"],
-            "AssignedIpv4Prefixes": [{"Ipv4Prefix": prefix} for prefix in prefixes],
-        }
-    new = await cloud.assign_addresses(p["NetworkInterfaceId"], p["SecondaryPrivateIpAddressCount"])
-    return {
-        "NetworkInterfaceId": p["NetworkInterfaceId"],
-        "AssignedPrivateIpAddresses": [{"PrivateIpAddress": address} for address in new],
-    }
+    new = await cloud.assign(p["NetworkInterfaceId"], _ask(p, p.get("Ipv4Prefixes", ())))
+    if wanted == ["SecondaryPrivateIpAddressCount"]:
+        given = {"AssignedPrivateIpAddresses": [{"PrivateIpAddress": address} for address in new]}
+    else:
+        given = {"AssignedIpv4Prefixes": [{"Ipv4Prefix": prefix} for prefix in new]}
+    return {"NetworkInterfaceId": p["NetworkInterfaceId"], **given}
 
 
 @action("NetworkInterfaceId", "PrivateIpAddresses", "Ipv4Prefixes")
@@ -214,7 +204,7 @@ async def unassign_private_ip_addresses(cloud: SimulatedCloud, p: Parameters) ->
     addresses, prefixes = p.get("PrivateIpAddresses", ()), p.get("Ipv4Prefixes", ())
     if not (addresses or prefixes):
         raise Ec2Error("MissingParameter", "The request must contain the parameter PrivateIpAddress")
-    await cloud.unassign_addresses(p["NetworkInterfaceId"], addresses, prefixes)
+    await cloud.unassign(p["NetworkInterfaceId"], addresses, prefixes)
     return None
 
 
@@ -231,6 +221,10 @@ def _named(registry: Registry[T], p: Parameters, key: str) -> list[T]:
     if "MaxResults" in p or "NextToken" in p:
         raise Ec2Error("InvalidParameterCombination", f"The parameter MaxResults cannot be used with {key}")
     return registry.get_all(p[key])
+
+
+def _ask(p: Parameters, named_prefixes: Iterable[str]) -> Ask:
+    return Ask(p.get("SecondaryPrivateIpAddressCount", 0), p.get("Ipv4PrefixCount", 0), tuple(named_prefixes))
 
 
 def _tags(tags: Sequence[Mapping[str, str]]) -> dict[str, str]:

@@ -12,7 +12,6 @@ from aiohttp import web
 
 from ipamd.sim.ec2 import actions, wire
 from ipamd.sim.ec2.cloud import SimulatedCloud
-from ipamd.sim.ec2.errors import Ec2Error
 from ipamd.sim.ec2.faults import (
     ANSWER,
     LACKS,
@@ -25,6 +24,7 @@ from ipamd.sim.ec2.faults import (
     Faults,
     NoAnswer,
 )
+from ipamd.sim.ec2.rules import Ec2Error
 from ipamd.sim.ec2.throttle import Throttle
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ipamd.sim.ec2.resources import Attachment, Eni
+from ipamd.sim.ec2.rules import Attachment, Eni
 from ipamd.sim.wiring import Wiring
 
 # More than any card has device indexes.

@@ -6,7 +6,7 @@ immediately visible to all subsequent commands". On record: an ENI whose id is n
 (hashicorp/terraform-provider-aws#35568, aws/aws-sdk#301), and addresses that a Describe does not show for minutes
 after they were assigned (Netflix/titus-executor#145). Changes act on the truth all the same.
 
-Times are in seconds of the monotonic clock.
+Times are in seconds of the clock of `SimulatedCloud`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import astuple, dataclass, replace
 
-from ipamd.sim.ec2.registry import Registry
-from ipamd.sim.ec2.resources import Attachment, Eni
+from ipamd.sim.ec2.rules import Attachment, Eni, Registry
 
 
 @dataclass(frozen=True, slots=True)

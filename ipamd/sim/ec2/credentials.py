@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from ipamd.sim.ec2.errors import Ec2Error
+from ipamd.sim.ec2.rules import Ec2Error
 
 OPERATOR: Final = "operator"  # who calls with `Keyring.operator`: tests and people, not an instance
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from ipamd.sim.ec2.errors import Ec2Error
+from ipamd.sim.ec2.rules import Ec2Error
 
 T = TypeVar("T")
 Fields = Mapping[str, Callable[[T], Iterable[str]]]  # filter name -> the values of an item, any of which may match

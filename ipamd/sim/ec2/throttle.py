@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ipamd.sim.ec2.errors import Ec2Error
+from ipamd.sim.ec2.rules import Ec2Error
 
 READ: Final = "non-mutating"
 BARE_READ: Final = "unfiltered"  # a read with neither filter nor page

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from ipamd.cloud.limits import network_cards
 from ipamd.pool.model import Limits
 from ipamd.sim.ec2.cloud import ACCOUNT, SimulatedCloud
 from ipamd.sim.ec2.filters import Fields
-from ipamd.sim.ec2.resources import Attachment, Eni, Instance, SecurityGroup, Subnet
+from ipamd.sim.ec2.rules import Attachment, Eni, Instance, SecurityGroup, Subnet
 
 _STATE_CODES: Final = {"running": 16, "shutting-down": 32, "terminated": 48}  # EC2's InstanceState
 
@@ -19,7 +20,7 @@ def eni(cloud: SimulatedCloud, item: Eni) -> dict[str, Any]:
     return {
         "NetworkInterfaceId": item.id,
         "SubnetId": item.subnet.id,
-        "VpcId": cloud.vpc_id,
+        "VpcId": cloud.rules.vpc_id,
         "AvailabilityZone": item.subnet.zone,
         "Description": item.description,
         "OwnerId": ACCOUNT,
@@ -53,7 +54,7 @@ def _attachment(item: Attachment) -> dict[str, Any]:
         "DeviceIndex": item.device_index,
         "NetworkCardIndex": item.network_card,
         "Status": item.status,
-        "AttachTime": item.since,
+        "AttachTime": _time(item.since),
         "DeleteOnTermination": item.delete_on_termination,
     }
 
@@ -65,12 +66,12 @@ def instance(cloud: SimulatedCloud, item: Instance) -> dict[str, Any]:
         "InstanceId": item.id,
         "InstanceType": item.type,
         "State": _instance_state(item.state),
-        "LaunchTime": item.launched,
+        "LaunchTime": _time(item.launched),
         "Placement": {"AvailabilityZone": item.primary.subnet.zone, "Tenancy": "default"},
         "PrivateIpAddress": None if gone else item.primary.addresses[0],
         "PrivateDnsName": "" if gone else private_dns_name(cloud, item.primary.addresses[0]),
         "SubnetId": None if gone else item.primary.subnet.id,
-        "VpcId": None if gone else cloud.vpc_id,
+        "VpcId": None if gone else cloud.rules.vpc_id,
         "SourceDestCheck": True,
         "SecurityGroups": [] if gone else _groups(item.primary.groups),
         "Tags": _tags({"Name": item.name}),
@@ -107,8 +108,8 @@ def subnet(cloud: SimulatedCloud, item: Subnet) -> dict[str, Any]:
     """Subnet."""
     return {
         "SubnetId": item.id,
-        "SubnetArn": f"arn:aws:ec2:{cloud.region}:{ACCOUNT}:subnet/{item.id}",
-        "VpcId": cloud.vpc_id,
+        "SubnetArn": f"arn:aws:ec2:{cloud.rules.region}:{ACCOUNT}:subnet/{item.id}",
+        "VpcId": cloud.rules.vpc_id,
         "OwnerId": ACCOUNT,
         "State": "available",
         "CidrBlock": str(item.network),
@@ -129,7 +130,7 @@ def group(cloud: SimulatedCloud, item: SecurityGroup) -> dict[str, Any]:
         "GroupName": item.name,
         "Description": item.name,
         "OwnerId": ACCOUNT,
-        "VpcId": cloud.vpc_id,
+        "VpcId": cloud.rules.vpc_id,
         "IpPermissions": [],
         "IpPermissionsEgress": [],
         "Tags": [],
@@ -154,7 +155,11 @@ def instance_type(name: str, limits: Limits) -> dict[str, Any]:
 
 
 def private_dns_name(cloud: SimulatedCloud, address: str) -> str:
-    return f"ip-{address.replace('.', '-')}.{cloud.region}.compute.internal"
+    return f"ip-{address.replace('.', '-')}.{cloud.rules.region}.compute.internal"
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _groups(groups: Iterable[SecurityGroup]) -> list[dict[str, str]]:
@@ -180,7 +185,7 @@ def eni_fields(cloud: SimulatedCloud) -> Fields[Eni]:
         "addresses.private-ip-address": lambda e: e.addresses,
         "status": lambda e: [e.status],
         "subnet-id": lambda e: [e.subnet.id],
-        "vpc-id": lambda e: [cloud.vpc_id],
+        "vpc-id": lambda e: [cloud.rules.vpc_id],
     }
 
 
@@ -192,7 +197,7 @@ def instance_fields(cloud: SimulatedCloud) -> Fields[Instance]:
         "instance-type": lambda i: [i.type],
         "private-ip-address": lambda i: i.primary.addresses[:1],
         "subnet-id": lambda i: [i.primary.subnet.id],
-        "vpc-id": lambda i: [cloud.vpc_id],
+        "vpc-id": lambda i: [cloud.rules.vpc_id],
     }
 
 
@@ -202,7 +207,7 @@ def subnet_fields(cloud: SimulatedCloud) -> Fields[Subnet]:
         "available-ip-address-count": lambda s: [str(s.available)],
         "cidr-block": lambda s: [str(s.network)],
         "subnet-id": lambda s: [s.id],
-        "vpc-id": lambda s: [cloud.vpc_id],
+        "vpc-id": lambda s: [cloud.rules.vpc_id],
     }
 
 
@@ -210,7 +215,7 @@ def group_fields(cloud: SimulatedCloud) -> Fields[SecurityGroup]:
     return {
         "group-id": lambda g: [g.id],
         "group-name": lambda g: [g.name],
-        "vpc-id": lambda g: [cloud.vpc_id],
+        "vpc-id": lambda g: [cloud.rules.vpc_id],
     }
 
 

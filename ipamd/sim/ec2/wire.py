@@ -26,7 +26,7 @@ from botocore.model import (  # type: ignore[import-untyped]
 from botocore.serialize import create_serializer  # type: ignore[import-untyped]
 from botocore.validate import ParamValidator  # type: ignore[import-untyped]
 
-from ipamd.sim.ec2.errors import Ec2Error
+from ipamd.sim.ec2.rules import Ec2Error
 
 VERSION: Final = "2016-11-15"
 _NAMESPACE: Final = f"http://ec2.amazonaws.com/doc/{VERSION}/"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Generic, TypeVar
 
-from ipamd.sim.ec2.errors import Ec2Error
+from ipamd.sim.ec2.rules.errors import Ec2Error
 
 _DIGITS: Final = re.compile(r"[0-9a-f]{8}|[0-9a-f]{17}")
 
