@@ -30,7 +30,7 @@ def at_rest(instance_type: str, targets: Targets | IncumbentTargets, pods: int) 
     fleet.clock.run_until(fleet.clock() + 4 * 3600.0)
     instance = kubelet.node.instance
     assert instance.meter.used == pods
-    enis = len(instance.enis)
+    enis = len(instance.enis())
     return instance.meter.held - (enis - 1), enis  # it also counts the addresses of further ENIs themselves
 
 

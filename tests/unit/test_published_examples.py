@@ -139,7 +139,7 @@ class World:
         ec2 = VirtualEc2(self.clock, Latencies(), Random(1))
         if isinstance(instance_type, Limits):
             self.instance = ec2.launch("m5.large", ec2.add_subnet())
-            self.instance.limits = instance_type
+            self.instance.instance.limits = instance_type
         else:
             self.instance = ec2.launch(instance_type, ec2.add_subnet())
         self.node = PoolNode(self.clock, ec2, self.instance, aims, Random(2))
@@ -167,7 +167,7 @@ class World:
     @property
     def addresses(self) -> tuple[int, ...]:
         """The secondary ones on each ENI, in order of device index, as EC2 has them: none is left unattached."""
-        enis = self.instance.enis.values()
+        enis = self.instance.describe_all()
         attached = {eni.device_index: len(eni.addresses) for eni in enis if eni.device_index is not None}
         assert len(attached) == len(enis)
         return tuple(attached[index] for index in sorted(attached))

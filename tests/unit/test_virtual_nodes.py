@@ -99,10 +99,10 @@ def test_the_books_agree_after_an_hour_of_churn(targets: Targets | IncumbentTarg
     assert sum(len(kubelet.waits) for kubelet in kubelets) > 300
     for kubelet in kubelets:
         instance = kubelet.node.instance
-        held = sum(len(eni.addresses) for eni in instance.enis.values()) + len(instance.enis) - 1
+        held = sum(len(eni.addresses) for eni in instance.enis()) - 1
         assert instance.meter.held == held >= instance.meter.used >= 0
-        assert len(instance.enis) <= instance.limits.max_enis
-    addresses = [ip for eni in fleet.ec2.enis.values() for ip in (eni.primary_ip, *eni.addresses)]
+        assert len(instance.enis()) <= instance.limits.max_enis
+    addresses = [ip for eni in fleet.ec2.rules.enis for ip in eni.addresses]
     assert len(addresses) == len(set(addresses))
 
 
@@ -231,7 +231,7 @@ def test_looks_at_the_host_cost_nothing_and_subnets_are_read() -> None:
     fleet.clock.run_until(fleet.clock() + 1.0)
     assert heard == [on.OperationDone(1), on.AttachmentsSought(2, frozenset())]
     assert node.instance.calls == before
-    small, large = fleet.ec2.subnets
+    small, large = (subnet.id for subnet in fleet.ec2.subnets)
     node._carry_out(do.DescribeSubnets(3, (small, large)))
     fleet.clock.run_until(fleet.clock() + 1.0)
     assert heard[2:] == [on.SubnetsObserved(3, ((small, 10), (large, 251)))]
@@ -245,7 +245,7 @@ def test_incumbent_boots_with_five_calls_and_a_full_primary_eni() -> None:
     kubelet = booted(fleet, IncumbentTargets())
     assert kubelet.node.instance.calls.total() == 5
     assert kubelet.node.instance.meter.held == SECONDARY
-    assert len(kubelet.node.instance.enis) == 1
+    assert len(kubelet.node.instance.enis()) == 1
 
 
 def test_incumbent_looks_for_leaked_enis_every_hour_and_bit() -> None:
@@ -263,7 +263,7 @@ def test_the_incumbent_adds_an_eni_with_six_calls_one_at_a_time() -> None:
     kubelet = booted(fleet, IncumbentTargets())
     run_pods(kubelet, 1)
     fleet.clock.run_until(fleet.clock() + 60.0)
-    assert len(kubelet.node.instance.enis) == 2  # one address in use: less than a whole ENI is free
+    assert len(kubelet.node.instance.enis()) == 2  # one address in use: less than a whole ENI is free
     assert kubelet.node.instance.calls.total() == 5 + 6
 
 
@@ -282,11 +282,11 @@ def test_the_incumbent_gives_spare_enis_back_one_per_turn() -> None:
     run_pods(kubelet, 2 * SECONDARY)
     fleet.clock.run_until(fleet.clock() + 120.0)
     instance = kubelet.node.instance
-    assert len(instance.enis) == 3
+    assert len(instance.enis()) == 3
     for pod in list(kubelet.waits):
         kubelet.stop(pod)
     fleet.clock.run_until(fleet.clock() + 120.0)
-    assert len(instance.enis) == 1
+    assert len(instance.enis()) == 1
     assert instance.meter.held == SECONDARY
     assert instance.calls["DetachNetworkInterface"] == instance.calls["DeleteNetworkInterface"] == 2
 

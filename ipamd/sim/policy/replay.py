@@ -124,7 +124,7 @@ class _Camera:
     def take(self) -> None:
         counts, instance = self._node.pool.counts(), self._node.instance
         t = self._clock() - self._start
-        attached = sum(eni.device_index is not None for eni in instance.enis.values())
+        attached = len(instance.instance.enis)
         sample = Sample(t, counts.assigned, counts.free, counts.cooling, instance.meter.held, attached)
         if self.samples and self.samples[-1].t == t:
             self.samples.pop()

@@ -224,7 +224,7 @@ class IncumbentNode:
             for count in (wanted, 1):
                 yield self._call("AssignPrivateIpAddresses")
                 try:
-                    eni.free += self._ec2.assign(eni.id, count)
+                    eni.free += self.instance.assign(eni.id, count)
                     return True
                 except CloudError as error:
                     if error.failure.kind is not CloudErrorKind.SUBNET_FULL:
@@ -236,18 +236,18 @@ class IncumbentNode:
 
     def _add_an_eni(self) -> Process:
         yield self._call("DescribeSubnets")
-        subnet_id = max(self._subnets, key=lambda id: self._ec2.subnets[id].available)
+        subnet_id = max(self._subnets, key=lambda id: self._ec2.subnets.get(id).available)
         yield self._call("CreateNetworkInterface")
-        created = self._ec2.create(self.instance, subnet_id, self._wanted())
+        created = self.instance.create("", subnet_id, (), self._wanted())
         yield self._call("DescribeInstances")
         yield self._call("AttachNetworkInterface")
-        taken = {eni.device_index for eni in self.instance.enis.values()}
+        taken = {eni.device_index for eni in self.instance.describe_all()}
         index = next(index for index in range(1, len(taken) + 1) if index not in taken)
-        self._ec2.attach(created.id, index)
+        attachment_id = self.instance.attach(created.id, index)
         attached_at = self._clock()
         yield self._call("ModifyNetworkInterfaceAttribute")
-        self._ec2.set_delete_on_termination(created.id)
-        yield self._ec2.link_delay(created.id)
+        self.instance.set_delete_on_termination(created.id, attachment_id)
+        yield self.instance.link_delay(created.id)
         yield self._call("DescribeSubnets")
         self._enis.append(_Eni(created.id, False, attached_at, list(created.addresses)))
 
@@ -266,7 +266,7 @@ class IncumbentNode:
             eni.free = [address for address in eni.free if address not in gone]
             eni.cooling = deque(item for item in eni.cooling if item[1] not in gone)
             yield self._call("UnassignPrivateIpAddresses")
-            self._ec2.unassign(eni.id, tuple(chosen))
+            self.instance.unassign(eni.id, tuple(chosen))
 
     def _may_free_an_eni(self) -> bool:
         return self._targets.by_address or self._available >= (self._targets.warm_eni + 1) * self._per_eni
@@ -276,13 +276,14 @@ class IncumbentNode:
         if eni is None:
             return
         self._enis.remove(eni)
-        attachment_id = self._ec2.enis[eni.id].attachment_id
+        attachment = self._ec2.rules.enis.get(eni.id).attachment
+        assert attachment is not None
         yield self._call("DescribeNetworkInterfaces")
         yield self._call("DetachNetworkInterface")
-        self._ec2.detach(attachment_id)
+        self.instance.detach(attachment.id)
         yield max(_DETACH_PAUSE, self._ec2.latencies.detach * (1 + self._ec2.latencies.jitter))
         yield self._call("DeleteNetworkInterface")
-        self._ec2.delete(eni.id)
+        self.instance.delete(eni.id)
 
     def _deletable(self, eni: _Eni) -> bool:
         now, targets = self._clock(), self._targets

@@ -72,7 +72,11 @@ class PoolNode:
         self._known_subnets = {instance.subnet.id}
         tokens = count(1)
         self.pool = Pool(
-            targets, instance.limits, subnets or (instance.subnet.id,), random, lambda: f"token-{next(tokens)}"
+            targets,
+            instance.limits,
+            subnets or (instance.subnet.id,),
+            random,
+            lambda: f"{instance.id}-{next(tokens)}",
         )
         self._wait = targets.allocate_wait
         self._asked: dict[str, _Asked] = {}
@@ -88,7 +92,7 @@ class PoolNode:
         self._describe_all(Priority.POD, self._started)
 
     def _started(self) -> bool:
-        self._feed(on.Started(self._ec2.describe_all(self.instance)))
+        self._feed(on.Started(self.instance.describe_all()))
         return True
 
     def add(self, pod: str, answer: Callable[[bool], None]) -> None:
@@ -123,7 +127,7 @@ class PoolNode:
             case do.Wake(at):
                 self._set_alarm(at)
             case do.ConfigureLink():
-                self._clock.call_later(self._ec2.link_delay(effect.eni_id), lambda: self._link_seen(effect))
+                self._clock.call_later(self.instance.link_delay(effect.eni_id), lambda: self._link_seen(effect))
             case do.ForgetFlows() | do.SeekAttachments():
                 # Later, because the pool is not done with this event.
                 self._clock.call_later(0.0, lambda: self._feed(self._perform(effect)))
@@ -186,19 +190,19 @@ class PoolNode:
 
     def _perform(self, effect: do.Operation) -> on.Event:
         """An operation that stands in `effects` and not here is an error of the type checker, and at run time too."""
-        ec2 = self._ec2
+        ec2 = self.instance
         match effect:
-            case do.CreateEni(op, _, subnet_id, address_count):
-                return on.EniCreated(op, ec2.create(self.instance, subnet_id, address_count))
+            case do.CreateEni(op, token, subnet_id, address_count):
+                return on.EniCreated(op, ec2.create(token, subnet_id, (), address_count))
             case do.AttachEni(op, eni_id, device_index):
                 return on.EniAttached(op, ec2.attach(eni_id, device_index))
-            case do.SetDeleteOnTermination(op, eni_id, _):
-                ec2.set_delete_on_termination(eni_id)
+            case do.SetDeleteOnTermination(op, eni_id, attachment_id):
+                ec2.set_delete_on_termination(eni_id, attachment_id)
                 return on.OperationDone(op)
             case do.DescribeEni(op, eni_id):
                 return on.EniObserved(op, ec2.describe(eni_id))
             case do.ConfigureLink(op, eni_id, _, device_index, subnet_id):
-                return on.LinkReady(op, f"eth{device_index}", ec2.subnets[subnet_id].network)
+                return on.LinkReady(op, f"eth{device_index}", self._ec2.subnets.get(subnet_id).network)
             case do.AssignAddresses(op, eni_id, address_count):
                 return on.AddressesAssigned(op, ec2.assign(eni_id, address_count))
             case do.UnassignAddresses(op, eni_id, addresses):
@@ -211,11 +215,11 @@ class PoolNode:
                 ec2.delete(eni_id)
                 return on.OperationDone(op)
             case do.DescribeSubnets(op, subnet_ids):
-                return on.SubnetsObserved(op, tuple((id, ec2.subnets[id].available) for id in subnet_ids))
+                return on.SubnetsObserved(op, tuple(ec2.available(subnet_ids).items()))
             case do.Audit(op):
                 held = self.pool.inventory.attachments.values()
                 routed = tuple((attachment.address, attachment.key.container_id) for attachment in held)
-                return on.Audited(op, ec2.describe_all(self.instance), (), routed)
+                return on.Audited(op, ec2.describe_all(), (), routed)
             case do.ForgetFlows(op):
                 return on.OperationDone(op)
             case do.SeekAttachments(op):
