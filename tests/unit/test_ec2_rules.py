@@ -19,7 +19,7 @@ LIMITS = {"m5.large": Limits(3, 10), "t3.nano": Limits(2, 2), "p4d.24xlarge": Li
 def rules_of(seed: int = 1) -> Ec2Rules:
     numbers = count(1)
     return Ec2Rules(
-        "10.0.0.0/16", limits=LIMITS, random=Random(seed), ids=lambda kind: f"{kind}-{next(numbers):017x}"
+        "10.0.0.0/16", limits=LIMITS, random=Random(seed), region="r", ids=lambda kind: f"{kind}-{next(numbers):017x}"
     )
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from random import Random
 
 import aiohttp
 import pytest
@@ -175,7 +176,7 @@ async def test_metadata_is_behind_ec2() -> None:
 
 def test_each_change_shows_after_the_lag() -> None:
     def enis(count: int) -> tuple[EniMetadata, ...]:
-        subnet = Subnet("subnet-1", "10.0.0.0/24", "a")
+        subnet = Subnet("subnet-1", "10.0.0.0/24", "a", Random(1))
         return tuple(EniMetadata(f"eni-{n}", "", n, (), subnet, ()) for n in range(count))
 
     lagging = Lagging(2.0)

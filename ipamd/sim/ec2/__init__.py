@@ -7,10 +7,10 @@ Query protocol), `throttle` and `faults` (what else befalls a call), `api` (HTTP
 with instance metadata and control.
 """
 
-from ipamd.sim.ec2.cloud import Delays, SimulatedCloud
+from ipamd.sim.ec2.cloud import Delays, SimulatedCloud, new_id
 from ipamd.sim.ec2.consistency import Lags
 from ipamd.sim.ec2.faults import Fault
-from ipamd.sim.ec2.rules import Ec2Error, new_id
+from ipamd.sim.ec2.rules import Ec2Error
 from ipamd.sim.ec2.throttle import Throttle
 
 __all__ = [

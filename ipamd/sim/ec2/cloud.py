@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -49,6 +50,11 @@ class Delays:
     forget: float = 3600.0
 
 
+def new_id(prefix: str) -> str:
+    """A resource id as EC2 makes them: prefix, hyphen, 17 hexadecimal digits."""
+    return f"{prefix}-{secrets.token_hex(9)[:17]}"
+
+
 class SimulatedCloud:
     """One account, one region, one VPC. Methods that stand for an EC2 call raise `Ec2Error`.
 
@@ -63,10 +69,13 @@ class SimulatedCloud:
         wiring: Wiring | None = None,
         delays: Delays | None = None,
         lags: Lags | None = None,
+        region: str = "eu-central-1",
         seed: int = 0,
     ) -> None:
         self.delays = delays or Delays()
-        self.rules = Ec2Rules(vpc_cidr, limits=limits, random=Random(seed), forget=self.delays.forget)
+        self.rules = Ec2Rules(
+            vpc_cidr, limits=limits, random=Random(seed), ids=new_id, region=region, forget=self.delays.forget
+        )
         self.enis: Registry[Eni] = self.rules.enis
         self.subnets: Registry[Subnet] = self.rules.subnets
         self.instances: Registry[Instance] = self.rules.instances

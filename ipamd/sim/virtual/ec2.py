@@ -143,6 +143,7 @@ class VirtualEc2:
             _VPC,
             limits=table(),
             random=Random(random.random()),
+            region="virtual",
             ids=lambda kind: f"{kind}-{next(numbers):017x}",
         )
         self.subnets = self.rules.subnets

@@ -11,7 +11,7 @@ time; the property test of the pool an adversary.
 from ipamd.sim.ec2.rules.book import Ec2Rules
 from ipamd.sim.ec2.rules.errors import Ec2Error
 from ipamd.sim.ec2.rules.registry import Registry
-from ipamd.sim.ec2.rules.resources import NOTHING, Ask, Attachment, Eni, Instance, SecurityGroup, new_id
+from ipamd.sim.ec2.rules.resources import NOTHING, Ask, Attachment, Eni, Instance, SecurityGroup
 from ipamd.sim.ec2.rules.subnet import RESERVED, Subnet
 
 __all__ = [
@@ -26,5 +26,4 @@ __all__ = [
     "Registry",
     "SecurityGroup",
     "Subnet",
-    "new_id",
 ]

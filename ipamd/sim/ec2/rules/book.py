@@ -26,7 +26,6 @@ from ipamd.sim.ec2.rules.resources import (
     Instance,
     SecurityGroup,
     check_tags,
-    new_id,
 )
 from ipamd.sim.ec2.rules.subnet import Subnet
 
@@ -38,7 +37,7 @@ class Ec2Rules:
     """One account, one region, one VPC. Methods that stand for an EC2 call raise `Ec2Error`.
 
     `limits` maps instance types to what they allow; `random` chooses addresses; `ids` makes the id of a new resource
-    of a kind ("eni"); `eni_quota` is the account's "Network interfaces per Region". A terminated instance is known
+    of a kind: for "eni" that prefix, a hyphen and 17 hexadecimal digits. `eni_quota` is the account's "Network interfaces per Region". A terminated instance is known
     for `forget` more seconds: an hour, as a rule (AWS, "Terminate Amazon EC2 instances").
     """
 
@@ -48,8 +47,8 @@ class Ec2Rules:
         *,
         limits: Mapping[str, Limits],
         random: Random,
-        ids: Callable[[str], str] = new_id,
-        region: str = "eu-central-1",
+        ids: Callable[[str], str],
+        region: str,
         eni_quota: int = 5000,
         forget: float = 3600.0,
     ) -> None:

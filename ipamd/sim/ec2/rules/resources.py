@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import math
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,11 +17,6 @@ from ipamd.sim.ec2.rules.errors import Ec2Error
 from ipamd.sim.ec2.rules.subnet import Subnet
 
 _MAX_TAGS: Final = 50  # AWS, "Tag restrictions"
-
-
-def new_id(prefix: str) -> str:
-    """A resource id as EC2 makes them: prefix, hyphen, 17 hexadecimal digits."""
-    return f"{prefix}-{secrets.token_hex(9)[:17]}"
 
 
 @dataclass(frozen=True, slots=True)
