@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from ipamd.cloud.port import CloudError
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.backoff import action_scope
@@ -33,7 +34,6 @@ from ipamd.pool.model import (
     CloudErrorKind,
     CloudFailure,
     Cooling,
-    CreatedEni,
     DropAttachment,
     DropCooling,
     DropDrained,
@@ -59,43 +59,49 @@ from ipamd.pool.model import (
 )
 from ipamd.pool.pool import Pool
 from ipamd.pool.reuse import TRIES
+from ipamd.sim.ec2.caller import Caller
+from ipamd.sim.ec2.rules import Ask, Ec2Rules
 
 # These may have their effect some time before they are answered.
 TAKE_EFFECT = (do.CreateEni, do.AttachEni, do.AssignAddresses, do.UnassignAddresses, do.DetachEni, do.DescribeEni)
 
-SUBNET = IPv4Network("10.0.0.0/16")
-
 # EC2 may show a change only after this time, in seconds.
 LAG = 30.0
 
+TYPE = "m5.large"  # with limits of the test's own
+
 
 class Cloud:
-    """What EC2 holds. Every mutation is done at once; whether the pool learns of it is the test's choice.
+    """EC2's rules, and an adversary beside them. Every mutation is done at once; whether the pool learns of it is the
+    test's choice.
 
-    A read may lag: it does not show an ENI, or its attachment, that is younger than `LAG`.
+    A read may lag: it does not show an ENI, or its attachment, that is younger than `LAG`. Others have all of the
+    subnet but `spare` addresses, and `spare_prefixes`, which they assign to this node's ENIs.
     """
 
-    def __init__(self, limits: Limits, subnet_size: int) -> None:
+    def __init__(self, limits: Limits, spare: int, seed: int) -> None:
         self.limits = limits
-        self.subnet_size = subnet_size
         self.now = 0.0
-        self.enis: dict[str, dict] = {}
+        numbers = itertools.count(1)
+        self.rules = Ec2Rules(
+            "10.0.0.0/16",
+            limits={TYPE: limits},
+            random=Random(seed),
+            ids=lambda kind: f"{kind}-{next(numbers):017x}",
+            region="test",
+        )
+        self.enis = self.rules.enis
+        self.subnet = self.rules.add_subnet("10.0.0.0/24")
+        self.elsewhere = self.rules.add_subnet("10.0.9.0/24")
+        self.instance = self.rules.launch("node", TYPE, self.subnet.id, 0.0)
+        self.caller = Caller(self.rules, self.instance, lambda: self.now)
+        self.spare_prefixes = self.subnet.take_prefixes(limits.max_enis * limits.secondary_per_eni)
+        self.spare = self.subnet.take(spare)
+        self.subnet.others = self.subnet.available
+        self.subnet.give_back(self.spare)
         self.foreign: set[str] = set()
-        self.tokens: dict[str, str] = {}
-        self.names = itertools.count(1)
-        self.enis["eni-0"] = {
-            "index": 0,
-            "owned": False,
-            "primary": True,
-            "ip": "10.0.0.9",
-            "addresses": [],
-            "prefixes": [],
-            "attachment": "att-0",
-            "keep": False,
-            "created": 0.0,
-            "attached": 0.0,
-            "detached": False,
-        }
+        self.tokens: set[str] = set()
+        self.detached: set[str] = set()  # by somebody; the ENIs keep their places on the instance, for they come back
 
     def protected(self) -> set[str]:
         """Addresses that pods hold or that still cool: the machine below says which."""
@@ -104,141 +110,137 @@ class Cloud:
     def left_behind(self, addresses: list[str]) -> None:
         """They were taken from this node with their ENI; the machine's business too."""
 
-    def slots_in_use(self, eni_id: str) -> int:
-        return len(self.enis[eni_id]["addresses"]) + len(self.enis[eni_id]["prefixes"])
-
-    def available(self) -> int:
-        """What the subnet has left; a further ENI takes one for itself, somebody else's come from elsewhere."""
-        ours = sum(len(set(eni["addresses"]) - self.foreign) for eni in self.enis.values())
-        return self.subnet_size - ours - sum(eni["owned"] for eni in self.enis.values())
+    def roomy(self, eni_id: str) -> bool:
+        return self.enis.get(eni_id).slots < self.limits.addresses_per_eni
 
     def attached(self) -> int:
-        """Those that somebody detached keep their slots: they will be back."""
-        return sum(eni["index"] is not None or eni["detached"] for eni in self.enis.values())
+        return len(self.instance.enis) + len(self.detached)
 
-    def new_addresses(self, count: int, enis: int = 0) -> list[str] | None:
-        if count + enis > self.available():
-            return None
-        taken = {ip for eni in self.enis.values() for ip in eni["addresses"]}
-        free = (f"10.0.0.{n}" for n in range(10, 10 + self.subnet_size))
-        return list(itertools.islice((ip for ip in free if ip not in taken), count))
+    def delivers(self, address: str) -> bool:
+        """Whether packets to this address come to the node."""
+        return any(address in eni.addresses[1:] for eni in self.instance.enis.values())
 
     def observe(self, eni_id: str, lagging: bool = False) -> ObservedEni | None:
+        seen = self.caller.describe(eni_id)
+        if seen is None or not lagging:
+            return seen
         eni = self.enis.get(eni_id)
-        if eni is None or (lagging and self.now < eni["created"] + LAG):
+        if self.now < eni.created + LAG:
             return None
-        if lagging and self.now < eni["attached"] + LAG:
-            eni = {**eni, "index": None, "attachment": ""}
-        return ObservedEni(
-            id=eni_id,
-            mac="02:" + eni_id,
-            subnet_id="subnet-1",
-            primary_ip=eni["ip"],
-            addresses=tuple(eni["addresses"]),
-            device_index=eni["index"],
-            attachment_id=eni["attachment"],
-            attachment_status="attached" if eni["index"] is not None else "",
-            owned=eni["owned"],
-            primary=eni["primary"],
-            delete_on_termination=not eni["keep"],
-            created_at=eni["created"],
-            prefixes=tuple(eni["prefixes"]),
-        )
+        if eni.attachment and self.now < eni.attachment.since + LAG:
+            return replace(seen, device_index=None, attachment_id="", attachment_status="", primary=False)
+        return seen
 
     def observe_all(self, lagging: bool = False) -> tuple[ObservedEni, ...]:
-        return tuple(o for eni_id in self.enis if (o := self.observe(eni_id, lagging)) is not None)
+        return tuple(o for eni in self.caller.enis() if (o := self.observe(eni.id, lagging)) is not None)
+
+    # What the pool asks for
 
     def carry_out(self, effect: do.Operation) -> on.Event:
+        self.check(effect)
+        try:
+            return self.perform(effect)
+        except CloudError as error:
+            return on.OperationFailed(effect.op, error.failure)
+
+    def check(self, effect: do.Operation) -> None:
+        """What the pool must not ask for, whatever EC2 would say."""
         match effect:
-            case do.CreateEni(op, token, _, count):
-                if token in self.tokens:
-                    eni_id = self.tokens[token]
-                    if eni_id not in self.enis:
-                        return failed(effect, CloudErrorKind.INVALID)
-                else:
-                    addresses = self.new_addresses(count, enis=1)
-                    if addresses is None:
-                        return failed(effect, CloudErrorKind.SUBNET_FULL)
-                    assert 0 < count <= self.limits.secondary_per_eni
-                    eni_id = f"eni-{next(self.names)}"
-                    self.tokens[token] = eni_id
-                    self.enis[eni_id] = {
-                        "index": None,
-                        "owned": True,
-                        "primary": False,
-                        "ip": f"10.0.9.{len(self.tokens)}",
-                        "addresses": addresses,
-                        "prefixes": [],
-                        "attachment": "",
-                        "keep": True,
-                        "created": self.now,
-                        "attached": 0.0,
-                        "detached": False,
-                    }
-                eni = self.enis[eni_id]
-                created = CreatedEni(eni_id, "02:" + eni_id, "subnet-1", eni["ip"], tuple(eni["addresses"]))
+            case do.CreateEni(_, _, _, count):
+                assert 0 < count <= self.limits.secondary_per_eni
+            case do.UnassignAddresses(_, eni_id, addresses) if eni_id in self.enis:
+                if set(addresses) <= set(self.enis.get(eni_id).addresses):
+                    assert addresses and not set(addresses) & self.protected(), "unassigned while in use or cooling"
+                    assert not set(addresses) & self.foreign, "unassigned somebody else's"
+            case do.DetachEni(_, eni_id, attachment_id, addresses) if attachment_id in self.rules.attached:
+                eni, attachment = self.rules.attachment(attachment_id)
+                assert eni.id == eni_id and not attachment.primary
+                assert set(addresses) == set(eni.addresses[1:])
+                assert not set(addresses) & self.protected(), "detached while in use or cooling"
+            case do.DescribeSubnets(_, subnets):
+                assert subnets == (self.subnet.id,)
+            case do.DeleteEni(_, eni_id):
+                seen = self.caller.describe(eni_id)
+                assert seen is None or seen.owned, "deleted somebody else's"
+
+    def perform(self, effect: do.Operation) -> on.Event:
+        """Raises `CloudError`."""
+        caller = self.caller
+        match effect:
+            case do.CreateEni(op, token, subnet_id, count):
+                created = caller.create(token, subnet_id, (), count)
+                self.tokens.add(token)
                 return on.EniCreated(op, created)
             case do.AttachEni(op, eni_id, device_index):
-                if eni_id not in self.enis:
-                    return failed(effect, CloudErrorKind.NOT_FOUND)
-                attached = [eni for eni in self.enis.values() if eni["index"] is not None]
-                if self.enis[eni_id]["index"] is not None:
-                    return failed(effect, CloudErrorKind.INCORRECT_STATE)
-                if any(eni["index"] == device_index for eni in attached):
-                    return failed(effect, CloudErrorKind.INCORRECT_STATE)
-                if len(attached) >= self.limits.max_enis:
-                    return failed(effect, CloudErrorKind.ATTACHMENT_LIMIT)
-                eni = self.enis[eni_id]
-                eni.update(index=device_index, attachment="att-" + eni_id, attached=self.now, detached=False)
-                return on.EniAttached(op, "att-" + eni_id)
-            case do.SetDeleteOnTermination(op, eni_id, _):
-                self.enis[eni_id]["keep"] = False
+                attachment_id = caller.attach(eni_id, device_index)
+                self.detached.discard(eni_id)
+                return on.EniAttached(op, attachment_id)
+            case do.SetDeleteOnTermination(op, eni_id, attachment_id):
+                caller.set_delete_on_termination(eni_id, attachment_id)
                 return on.OperationDone(op)
             case do.DescribeEni(op, eni_id):
                 return on.EniObserved(op, self.observe(eni_id))
             case do.ConfigureLink(op, eni_id):
-                if eni_id not in self.enis or self.enis[eni_id]["index"] is None:
+                if eni_id not in self.instance.enis:
                     return on.LinkFailed(op, "no link")
-                return on.LinkReady(op, "eth" + eni_id, SUBNET)
+                return on.LinkReady(op, "eth" + eni_id, self.subnet.network)
             case do.AssignAddresses(op, eni_id, count):
-                held = self.enis[eni_id]["addresses"]
-                if self.slots_in_use(eni_id) + count > self.limits.secondary_per_eni:
-                    return failed(effect, CloudErrorKind.ENI_ADDRESS_LIMIT)
-                addresses = self.new_addresses(count)
-                if addresses is None:
-                    return failed(effect, CloudErrorKind.SUBNET_FULL)
-                held.extend(addresses)
-                return on.AddressesAssigned(op, tuple(addresses))
+                return on.AddressesAssigned(op, caller.assign(eni_id, count))
             case do.UnassignAddresses(op, eni_id, addresses):
-                held = self.enis[eni_id]["addresses"]
-                if not set(addresses) <= set(held):
-                    return failed(effect, CloudErrorKind.INCORRECT_STATE)
-                assert addresses and not set(addresses) & self.protected(), "unassigned while in use or cooling"
-                assert not set(addresses) & self.foreign, "unassigned somebody else's"
-                self.enis[eni_id]["addresses"] = [ip for ip in held if ip not in addresses]
+                caller.unassign(eni_id, addresses)
                 return on.OperationDone(op)
-            case do.DetachEni(op, eni_id, attachment, addresses):
-                eni = self.enis[eni_id]
-                if eni["index"] is None or eni["attachment"] != attachment:
-                    return failed(effect, CloudErrorKind.NOT_FOUND)
-                assert not eni["primary"]
-                assert set(addresses) == set(eni["addresses"])
-                assert not set(addresses) & self.protected(), "detached while in use or cooling"
-                eni.update(index=None, attachment="")
+            case do.DetachEni(op, _, attachment_id):
+                self.rules.end_detach(caller.detach(attachment_id))
                 return on.OperationDone(op)
             case do.DescribeSubnets(op, subnets):
-                assert subnets == ("subnet-1",)
-                return on.SubnetsObserved(op, (("subnet-1", self.available()),))
+                return on.SubnetsObserved(op, tuple(caller.available(subnets).items()))
             case do.DeleteEni(op, eni_id):
-                if eni_id not in self.enis:
-                    return failed(effect, CloudErrorKind.NOT_FOUND)
-                assert self.enis[eni_id]["owned"], "deleted somebody else's"
-                if self.enis[eni_id]["index"] is not None:
-                    return failed(effect, CloudErrorKind.INCORRECT_STATE)
-                self.left_behind(self.enis[eni_id]["addresses"])
-                self.foreign.difference_update(self.enis[eni_id]["addresses"])
-                del self.enis[eni_id]
+                self.delete(eni_id)
                 return on.OperationDone(op)
+            case _:
+                raise AssertionError(f"{effect} is not EC2's")
+
+    def delete(self, eni_id: str) -> None:
+        """What others had on it they keep elsewhere."""
+        had = self.enis.get(eni_id) if eni_id in self.enis else None
+        addresses, prefixes = (had.addresses[1:], had.prefixes) if had else ([], [])
+        self.caller.delete(eni_id)
+        self.left_behind(addresses)
+        self.subnet.others += len(self.foreign.intersection(addresses))
+        self.foreign.difference_update(addresses)
+        self.spare_prefixes += self.subnet.take_named_prefixes(prefixes)
+        self.detached.discard(eni_id)
+
+    # What other people do
+
+    def assign_foreign(self, eni_id: str) -> None:
+        """One more address on this ENI, which others have had until now: the subnet has as many left as before."""
+        self.subnet.others -= 1
+        self.foreign.update(self.rules.assign(eni_id, Ask(1)))
+
+    def assign_prefix(self, eni_id: str) -> None:
+        prefix = self.spare_prefixes.pop()
+        self.subnet.give_back_prefixes([prefix])
+        self.rules.assign(eni_id, Ask(named_prefixes=(prefix,)))
+
+    def give_prefixes_back(self) -> None:
+        for eni in self.enis:
+            prefixes = eni.prefixes
+            self.rules.unassign(eni.id, (), prefixes)
+            self.spare_prefixes += self.subnet.take_named_prefixes(prefixes)
+
+    def attach_foreign(self, device_index: int) -> None:
+        eni = self.rules.create(self.elsewhere.id, self.now)
+        attachment = self.rules.attach(eni.id, self.instance.id, device_index, self.now)
+        self.rules.end_attach(eni, attachment)
+        attachment.delete_on_termination = True
+
+    def detach_foreign(self, eni_id: str) -> None:
+        """Somebody detaches one of this node's ENIs."""
+        attachment = self.enis.get(eni_id).attachment
+        assert attachment is not None
+        self.rules.end_detach(self.rules.detach(attachment.id))
+        self.detached.add(eni_id)
 
 
 def failed(effect: do.Operation, kind: CloudErrorKind) -> on.OperationFailed:
@@ -294,7 +296,7 @@ class PoolMachine(RuleBasedStateMachine):
         slack=st.integers(0, 4),
         reuse_after=st.sampled_from([5.0, 30.0]),
         seed=st.integers(0, 9),
-        subnet_size=st.sampled_from([3, 5, 24]),
+        spare=st.sampled_from([3, 5, 24]),
     )
     def build(
         self,
@@ -306,7 +308,7 @@ class PoolMachine(RuleBasedStateMachine):
         slack: int,
         reuse_after: float,
         seed: int,
-        subnet_size: int,
+        spare: int,
     ) -> None:
         self.now = 1000.0
         self.limits = Limits(max_enis=3, addresses_per_eni=4)
@@ -319,7 +321,7 @@ class PoolMachine(RuleBasedStateMachine):
             coalesce=coalesce,
             reuse_cooling_after=reuse_after,
         )
-        self.cloud = Cloud(self.limits, subnet_size)
+        self.cloud = Cloud(self.limits, spare, seed)
         self.ledger = Ledger()
         self.cloud.protected = lambda: (
             {a.address for a in self.ledger.attachments.values()} | set(self.ledger.cooling)
@@ -330,7 +332,6 @@ class PoolMachine(RuleBasedStateMachine):
         self.tokens = itertools.count(1)
         self.requests = itertools.count(1)
         self.keys = itertools.count(1)
-        self.others = itertools.count(1)
         self.dead: set[AttachmentKey] = set()
         self.late: list[do.Operation] = []
         self.flows: set[str] = set()  # addresses of which the kernel tracks connections
@@ -343,7 +344,8 @@ class PoolMachine(RuleBasedStateMachine):
         """A fresh process: callers, operations under way and the wish to wake died with the old one."""
         self.disk_full = False
         self.owed: list[object] = []
-        self.pool = Pool(self.targets, self.limits, ("subnet-1",), self.random, lambda: f"t{next(self.tokens)}")
+        subnets = (self.cloud.subnet.id,)
+        self.pool = Pool(self.targets, self.limits, subnets, self.random, lambda: f"t{next(self.tokens)}")
         self.open_requests: dict[str, tuple[AttachmentKey, float, str]] = {}
         self.in_flight: list[do.Operation] = []
         self.wake_at: float | None = None
@@ -421,10 +423,7 @@ class PoolMachine(RuleBasedStateMachine):
                 if attachment not in self.granted:
                     self.granted.add(attachment)
                     assert attachment.address not in self.used, "granted what somebody uses"
-                    assert any(
-                        attachment.address in eni["addresses"] and eni["index"] is not None
-                        for eni in self.cloud.enis.values()
-                    ), "granted what EC2 does not route here"
+                    assert self.cloud.delivers(attachment.address), "granted what EC2 does not route here"
                     assert own or attachment.address not in self.flows, "inherits the flows of another"
                 if attachment.since == self.now and attachment.address in self.released_at:
                     cooled_at = self.released_at.pop(attachment.address) + self.targets.cooldown
@@ -464,9 +463,9 @@ class PoolMachine(RuleBasedStateMachine):
             case do.UnassignAddresses(_, eni_id) | do.DetachEni(_, eni_id):
                 assert any((i.action, i.eni_id) == (effect.action, eni_id) for i in intents)
             case do.DeleteEni(_, eni_id):
-                ours = self.cloud.enis.get(eni_id)
+                ours = self.cloud.enis.get(eni_id).addresses if eni_id in self.cloud.enis else []
                 holders = {a.address for a in self.ledger.attachments.values()}
-                assert ours is None or not holders.intersection(ours["addresses"]), "deletes what a pod has"
+                assert not holders.intersection(ours), "deletes what a pod has"
 
     # What callers do
 
@@ -628,8 +627,8 @@ class PoolMachine(RuleBasedStateMachine):
         effect = next(effect for effect in self.in_flight if isinstance(effect, do.DescribeEni | do.AttachEni))
         self.in_flight.remove(effect)
         self.cloud.now = self.now
-        eni = self.cloud.enis.get(effect.eni_id)
-        if eni is None or self.now >= eni["created"] + LAG or effect.op in self.done:
+        known = effect.eni_id in self.cloud.enis
+        if not known or self.now >= self.cloud.enis.get(effect.eni_id).created + LAG or effect.op in self.done:
             self.feed(self.perform(effect))
         elif isinstance(effect, do.AttachEni):
             self.feed(failed(effect, CloudErrorKind.NOT_FOUND))
@@ -669,37 +668,27 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def somebody_assigns_an_address(self, data: st.DataObject) -> None:
         ready = [eni.id for eni in self.pool.inventory.ready() if not (eni.leaving or eni.unaccounted)]
-        roomy = [i for i in ready if self.cloud.slots_in_use(i) < self.limits.secondary_per_eni]
+        roomy = [eni_id for eni_id in ready if self.cloud.roomy(eni_id)]
         if roomy and len(self.cloud.foreign) < 2:
-            ip = f"10.0.7.{next(self.others)}"
-            self.cloud.enis[data.draw(st.sampled_from(roomy))]["addresses"].append(ip)
-            self.cloud.foreign.add(ip)
+            self.cloud.assign_foreign(data.draw(st.sampled_from(roomy)))
 
     @precondition(lambda self: self.cloud.attached() < self.limits.max_enis)
     @rule(index=st.integers(1, 2))
     def somebody_attaches_an_eni(self, index: int) -> None:
-        if index in {eni["index"] for eni in self.cloud.enis.values()}:
-            return
-        eni = {**self.cloud.enis["eni-0"], "index": index, "primary": False, "addresses": [], "attachment": "other"}
-        eni["prefixes"] = []
-        self.cloud.enis[f"eni-other-{next(self.others)}"] = eni
+        if index not in {eni.attachment.device_index for eni in self.cloud.instance.enis.values() if eni.attachment}:
+            self.cloud.attach_foreign(index)
 
     @rule(data=st.data())
     def somebody_assigns_a_prefix(self, data: st.DataObject) -> None:
         """It takes a slot, of which the pool hears only when it reads."""
-        enis = [
-            eni
-            for eni_id, eni in self.cloud.enis.items()
-            if (eni["owned"] or eni["primary"]) and eni["index"] is not None
-            if self.cloud.slots_in_use(eni_id) < self.limits.secondary_per_eni
-        ]
-        if enis:
-            data.draw(st.sampled_from(enis))["prefixes"].append(f"10.9.{next(self.others)}.0/28")
+        seen = [eni for eni in self.cloud.observe_all() if eni.owned or eni.primary]
+        roomy = [eni.id for eni in seen if eni.device_index is not None and self.cloud.roomy(eni.id)]
+        if roomy:
+            self.cloud.assign_prefix(data.draw(st.sampled_from(roomy)))
 
     @rule()
     def somebody_gives_prefixes_back(self) -> None:
-        for eni in self.cloud.enis.values():
-            eni["prefixes"] = []
+        self.cloud.give_prefixes_back()
 
     @rule(data=st.data(), detached=st.booleans())
     def lose_a_device(self, data: st.DataObject, detached: bool) -> None:
@@ -711,17 +700,16 @@ class PoolMachine(RuleBasedStateMachine):
             return
         eni = data.draw(st.sampled_from(enis))
         if detached and eni.state is EniState.READY and not eni.primary:
-            self.cloud.enis[eni.id].update(index=None, attachment="", keep=True, detached=True)
+            self.cloud.detach_foreign(eni.id)
         self.feed(on.DeviceGone(eni.id))
         assert eni.state is EniState.CONFIGURING
 
     @rule()
     def leave_an_eni_behind(self) -> None:
         """Somebody, perhaps a daemon before this one, made it, and nobody remembers."""
-        if self.cloud.available() > 1 and not any(effect for effect in self.in_flight):
-            name = f"eni-left-{next(self.others)}"
-            eni = {**self.cloud.enis["eni-0"], "index": None, "owned": True, "primary": False, "attachment": ""}
-            self.cloud.enis[name] = {**eni, "addresses": [], "prefixes": [], "created": self.now}
+        if self.cloud.subnet.available > 1 and not any(effect for effect in self.in_flight):
+            self.cloud.now = self.now
+            self.cloud.caller.create("", self.cloud.subnet.id, (), 0)
 
     def uses(self) -> Uses:
         return Uses({ip: Use("route", f"route {ip}") for ip in self.used})
@@ -731,8 +719,8 @@ class PoolMachine(RuleBasedStateMachine):
         """The kernel tells of it, and no pod of ours has it."""
         inventory = self.pool.inventory
         held = {a.address for a in self.ledger.attachments.values()} | inventory.holders.keys()
-        addresses = sorted({f"10.0.0.{n}" for n in range(10, 16)} | inventory.addresses.keys() - held)
-        ip = data.draw(st.sampled_from([ip for ip in addresses if ip not in held] or ["10.0.0.99"]))
+        addresses = sorted({*self.cloud.spare[:6]} | inventory.addresses.keys() - held)
+        ip = data.draw(st.sampled_from([ip for ip in addresses if ip not in held] or ["10.0.0.3"]))
         self.used.add(ip)
         self.flows.discard(ip)  # whatever they are, they are that one's
         self.feed(on.UseSeen(IPv4Network(ip), Use("route", f"route {ip}")))
@@ -790,7 +778,7 @@ class PoolMachine(RuleBasedStateMachine):
         else:
             removing = [e for e in self.in_flight if isinstance(e, do.UnassignAddresses | do.DetachEni)]
             self.late = [e for e in removing if e.op not in self.done]
-        self.boot(lagging and all(eni["created"] + LAG < self.now for eni in self.cloud.enis.values()))
+        self.boot(lagging and all(eni.created + LAG < self.now for eni in self.cloud.enis))
 
     @precondition(lambda self: not self.owed_what_tells_apart())
     @rule(seconds=st.sampled_from([0.0, 0.1, 5.0]))
@@ -845,7 +833,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.feed(on.TimePassed())
         counts, pool = self.pool.counts(), self.pool
         roomy = any(eni.room for eni in pool.inventory.ready())
-        full = self.cloud.available() < 2 - roomy
+        full = self.cloud.subnet.available < 2 - roomy
         exhausted = pool.eni_slots() <= 0 and not roomy
         assert last_change < begun + 2 * 3600 or full, "the pool does not come to rest"
         assert not self.open_requests
@@ -854,15 +842,15 @@ class PoolMachine(RuleBasedStateMachine):
         assert enough or full or exhausted, counts
         assert pool.excess() == 0 and counts.releasing == 0
         assert self.ledger.drained is None or counts.free == 0
-        assert all(eni["index"] is not None and not eni["keep"] for eni in self.cloud.enis.values())
+        assert all(eni.attachment and eni.attachment.delete_on_termination for eni in self.cloud.enis)
         assert not self.ledger.cooling
         assert not [intent for intent in self.ledger.intents if not full]
         assert not self.dead & self.ledger.attachments.keys()
         states = {a.ip: a.state for a in pool.inventory.addresses.values()}
         found = {ip for ip, state in states.items() if state is AddressState.FOREIGN}
         assert found == self.cloud.foreign, (states, self.cloud.foreign)
-        assert set(pool.inventory.enis) == set(self.cloud.enis)
-        prefixes = {eni_id: tuple(eni["prefixes"]) for eni_id, eni in self.cloud.enis.items()}
+        assert set(pool.inventory.enis) == {eni.id for eni in self.cloud.enis}
+        prefixes = {eni.id: tuple(eni.prefixes) for eni in self.cloud.enis}
         assert {eni.id: eni.prefixes for eni in pool.inventory.enis.values()} == prefixes
 
     # What always holds
