@@ -58,7 +58,7 @@ class TestOneNode:
         assert await disagreements(node, control) == []
         [(eni, addresses)] = (await control.enis(node.spec.instance_id)).items()
         [more] = await vpc.cloud.assign(eni, Ask(1))
-        await vpc.cloud.unassign_addresses(eni, [addresses[-1]])
+        await vpc.cloud.unassign(eni, [addresses[-1]])
         unknown, gone = await disagreements(node, control)
         assert "unknown to the daemon" in unknown and more in unknown
         assert "not assigned by EC2" in gone and addresses[-1] in gone

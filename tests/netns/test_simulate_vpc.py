@@ -126,7 +126,7 @@ async def test_cloud_changes_to_an_eni_reach_the_nodes_link(tmp_path: Path, pref
         )
         ping = f"ip netns exec {two.netns} ping -n -q -c 1 -W".split()
         await netns.command(*ping, "5", pod)
-        await vpc.cloud.unassign_addresses(eni.id, [pod])
+        await vpc.cloud.unassign(eni.id, [pod])
         with pytest.raises(netns.CommandError):
             await netns.command(*ping, "0.5", pod)
 
