@@ -1,14 +1,13 @@
-"""Carries out the pool's operations on EC2 and on the host; what came of each is the pool's next event.
+"""The daemon's hands: what `interpreter` needs to carry an operation out on the real EC2 and on this host.
 
-An EC2 call may wait in the node's rate budget before it is sent. Whom it is for decides how long, and what the kernel
-has to say about it is asked after that wait.
+An EC2 call may wait in the node's rate budget before it is sent. The priority of the operation decides how long, and
+the kernel is asked about it after that wait.
 """
 
 from __future__ import annotations
 
 from functools import partial
 from ipaddress import IPv4Network
-from typing import assert_never
 
 import structlog
 
@@ -17,8 +16,9 @@ from ipamd.cloud.vpc import Vpc
 from ipamd.host import HostError, HostNetwork, Reconciler
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
-from ipamd.pool.model import CloudErrorKind, CloudFailure
+from ipamd.pool.model import AttachmentKey, CloudErrorKind, CloudFailure
 from ipamd.pool.pool import Pool
+from ipamd.shell import interpreter
 from ipamd.shell.readings import Readings
 from ipamd.shell.urgency import priority_of
 from ipamd.shell.wanted import WantedNetwork
@@ -31,7 +31,7 @@ LINK_TIMEOUT = 60.0
 
 
 class Operations:
-    """`security_groups` are those of new ENIs."""
+    """`security_groups` are those of new ENIs. It is the `Host` of the interpreter."""
 
     def __init__(
         self,
@@ -57,16 +57,12 @@ class Operations:
 
     async def perform(self, effect: do.Operation) -> on.Event:
         """Raises nothing: a failure is an event as well."""
+        bind = partial(self._cloud.at, priority_of(effect, bool(self._pool.waiting)))
         try:
             with self._tracer.operation(effect.action, self._pool.waiting):
-                return await self._perform(effect)
-        except CloudError as error:
-            return on.OperationFailed(effect.op, error.failure)
-        except HostError as error:
-            if isinstance(effect, do.ConfigureLink):
-                return on.LinkFailed(effect.op, str(error))
-            failure = CloudFailure(CloudErrorKind.TRANSIENT, effect.action, "HostError", str(error))
-            return on.OperationFailed(effect.op, failure)
+                return await interpreter.interpret(effect, bind, self, self._security_groups)
+        except (CloudError, HostError) as error:
+            return interpreter.refused(effect, error)
         except Exception as error:
             log.exception("operation.crashed", effect=type(effect).__name__)
             failure = CloudFailure(
@@ -74,70 +70,33 @@ class Operations:
             )
             return on.OperationFailed(effect.op, failure)
 
-    async def _perform(self, effect: do.Operation) -> on.Event:
-        priority = priority_of(effect, bool(self._pool.waiting))
-        cloud = self._cloud.at(priority)
-        match effect:
-            case do.CreateEni(op, token, subnet_id, count):
-                groups = self._security_groups
-                eni = await cloud.create_eni(
-                    token=token, subnet_id=subnet_id, security_groups=groups, address_count=count
-                )
-                return on.EniCreated(op, eni)
-            case do.AttachEni(op, eni_id, device_index):
-                return on.EniAttached(op, await cloud.attach_eni(eni_id, device_index))
-            case do.SetDeleteOnTermination(op, eni_id, attachment_id):
-                await cloud.set_delete_on_termination(eni_id, attachment_id)
-                return on.OperationDone(op)
-            case do.DescribeEni(op, eni_id):
-                return on.EniObserved(op, await cloud.describe_eni(eni_id))
-            case do.AssignAddresses(op, eni_id, count):
-                return on.AddressesAssigned(op, await cloud.assign_addresses(eni_id, count))
-            case do.UnassignAddresses(op, eni_id, addresses):
-                check = partial(self._check_unrouted, effect.action, addresses)
-                await self._cloud.at(priority, check).unassign_addresses(eni_id, addresses)
-                return on.OperationDone(op)
-            case do.DetachEni(op, _, attachment_id):
-                await self._cloud.at(priority, partial(self._stop_serving, effect)).detach_eni(attachment_id)
-                return on.OperationDone(op)
-            case do.DeleteEni(op, eni_id):
-                await cloud.delete_eni(eni_id)
-                return on.OperationDone(op)
-            case do.ConfigureLink():
-                link = await self._configure_link(effect)
-                subnet = IPv4Network(self._vpc.subnets[effect.subnet_id])
-                self._network.uses.read()
-                return on.LinkReady(effect.op, link, subnet)
-            case do.DescribeSubnets(op, subnet_ids):
-                available = await cloud.available_addresses(subnet_ids)
-                return on.SubnetsObserved(op, tuple(available.items()))
-            case do.Audit(op):
-                return await self._readings.audit(op, cloud, self._pool.subnets.ids)
-            case do.ForgetFlows(op, addresses):
-                await self._network.forget_flows(addresses)
-                return on.OperationDone(op)
-            case do.SeekAttachments(op):
-                attachments = tuple(self._pool.inventory.attachments.values())
-                return on.AttachmentsSought(op, await self._readings.gone(attachments))
-            case _:
-                assert_never(effect)
-
-    async def _configure_link(self, effect: do.ConfigureLink) -> str:
+    async def configure_link(self, effect: do.ConfigureLink) -> tuple[str, IPv4Network]:
         link = await self._network.wait_for_link(effect.mac, LINK_TIMEOUT)
         await self._wanted.learn_subnets(self._cloud)
         await self._reconciler.apply(effect.eni_id)
-        return link.name
+        subnet = IPv4Network(self._vpc.subnets[effect.subnet_id])
+        self._network.uses.read()
+        return link.name, subnet
 
-    async def _check_unrouted(self, action: str, addresses: tuple[str, ...]) -> None:
-        """The kernel's word before anything is removed: nobody may be reached by one of these addresses."""
+    async def check_unused(self, action: str, addresses: tuple[str, ...]) -> None:
+        """Ask the kernel before anything is removed: no route and no other use may lead to one of these addresses."""
         uses, routed = self._network.uses.read()
         used = sorted(set(addresses) & (routed.keys() | uses.hosts.keys()))
         if used:
             message = f"something on this host still leads to {', '.join(used)}"
             raise CloudError(CloudFailure(CloudErrorKind.IN_USE, action, "RouteExists", message))
 
-    async def _stop_serving(self, effect: do.DetachEni) -> None:
-        """Take down what the host does for the ENI, if nobody needs it; nobody may have come to meanwhile."""
-        await self._check_unrouted(effect.action, effect.addresses)
+    async def stop_serving(self, effect: do.DetachEni) -> None:
+        """A pod may have got one of the addresses while the host was changed, so they are checked again."""
+        await self.check_unused(effect.action, effect.addresses)
         await self._reconciler.apply(effect.eni_id)  # the pool no longer counts it among those that serve
-        await self._check_unrouted(effect.action, effect.addresses)
+        await self.check_unused(effect.action, effect.addresses)
+
+    async def audit(self, op: int, cloud: Cloud) -> on.Audited:
+        return await self._readings.audit(op, cloud, self._pool.subnets.ids)
+
+    async def forget_flows(self, addresses: tuple[str, ...]) -> None:
+        await self._network.forget_flows(addresses)
+
+    async def gone(self) -> frozenset[AttachmentKey]:
+        return await self._readings.gone(tuple(self._pool.inventory.attachments.values()))

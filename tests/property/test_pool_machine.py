@@ -13,16 +13,20 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Network
 from random import Random
+from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ipamd.cloud.port import CloudError
+from ipamd.cloud.port import Cloud as Port
+from ipamd.cloud.port import Priority
+from ipamd.host.errors import HostError
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.backoff import action_scope
@@ -34,6 +38,7 @@ from ipamd.pool.model import (
     CloudErrorKind,
     CloudFailure,
     Cooling,
+    CreatedEni,
     DropAttachment,
     DropCooling,
     DropDrained,
@@ -59,8 +64,9 @@ from ipamd.pool.model import (
 )
 from ipamd.pool.pool import Pool
 from ipamd.pool.reuse import TRIES
-from ipamd.sim.ec2.caller import Caller
-from ipamd.sim.ec2.rules import Ask, Ec2Rules
+from ipamd.shell.interpreter import perform
+from ipamd.sim.ec2.caller import Caller, CallerCloud
+from ipamd.sim.ec2.rules import Ask, Ec2Rules, Eni
 
 # These may have their effect some time before they are answered.
 TAKE_EFFECT = (do.CreateEni, do.AttachEni, do.AssignAddresses, do.UnassignAddresses, do.DetachEni, do.DescribeEni)
@@ -68,10 +74,11 @@ TAKE_EFFECT = (do.CreateEni, do.AttachEni, do.AssignAddresses, do.UnassignAddres
 # EC2 may show a change only after this time, in seconds.
 LAG = 30.0
 
+T = TypeVar("T")
 TYPE = "m5.large"  # with limits of the test's own
 
 
-class Cloud:
+class Cloud(Caller):
     """EC2's rules, and an adversary beside them. Every mutation is done at once; whether the pool learns of it is the
     test's choice.
 
@@ -83,18 +90,16 @@ class Cloud:
         self.limits = limits
         self.now = 0.0
         numbers = itertools.count(1)
-        self.rules = Ec2Rules(
+        rules = Ec2Rules(
             "10.0.0.0/16",
             limits={TYPE: limits},
             random=Random(seed),
             ids=lambda kind: f"{kind}-{next(numbers):017x}",
             region="test",
         )
-        self.enis = self.rules.enis
-        self.subnet = self.rules.add_subnet("10.0.0.0/24")
-        self.elsewhere = self.rules.add_subnet("10.0.9.0/24")
-        self.instance = self.rules.launch("node", TYPE, self.subnet.id, 0.0)
-        self.caller = Caller(self.rules, self.instance, lambda: self.now)
+        self.subnet = rules.add_subnet("10.0.0.0/24")
+        self.elsewhere = rules.add_subnet("10.0.9.0/24")
+        super().__init__(rules, rules.launch("node", TYPE, self.subnet.id, 0.0), lambda: self.now)
         self.spare_prefixes = self.subnet.take_prefixes(limits.max_enis * limits.secondary_per_eni)
         self.spare = self.subnet.take(spare)
         self.subnet.others = self.subnet.available
@@ -111,7 +116,7 @@ class Cloud:
         """They were taken from this node with their ENI; the machine's business too."""
 
     def roomy(self, eni_id: str) -> bool:
-        return self.enis.get(eni_id).slots < self.limits.addresses_per_eni
+        return self.rules.enis.get(eni_id).slots < self.limits.addresses_per_eni
 
     def attached(self) -> int:
         return len(self.instance.enis) + len(self.detached)
@@ -120,36 +125,32 @@ class Cloud:
         """Whether packets to this address come to the node."""
         return any(address in eni.addresses[1:] for eni in self.instance.enis.values())
 
-    def observe(self, eni_id: str, lagging: bool = False) -> ObservedEni | None:
-        seen = self.caller.describe(eni_id)
-        if seen is None or not lagging:
-            return seen
-        eni = self.enis.get(eni_id)
+    def observe_all(self, lagging: bool = False) -> tuple[ObservedEni, ...]:
+        seen = self.describe_all()
+        return tuple(one for eni in seen if (one := self.lagging(eni)) is not None) if lagging else seen
+
+    def lagging(self, seen: ObservedEni) -> ObservedEni | None:
+        eni = self.rules.enis.get(seen.id)
         if self.now < eni.created + LAG:
             return None
         if eni.attachment and self.now < eni.attachment.since + LAG:
             return replace(seen, device_index=None, attachment_id="", attachment_status="", primary=False)
         return seen
 
-    def observe_all(self, lagging: bool = False) -> tuple[ObservedEni, ...]:
-        return tuple(o for eni in self.caller.enis() if (o := self.observe(eni.id, lagging)) is not None)
-
     # What the pool asks for
 
-    def carry_out(self, effect: do.Operation) -> on.Event:
+    def carry_out(self, effect: do.Operation, host: Host) -> on.Event:
         self.check(effect)
-        try:
-            return self.perform(effect)
-        except CloudError as error:
-            return on.OperationFailed(effect.op, error.failure)
+        return at_once(perform(effect, partial(CallerCloud(self).at, Priority.POD), host, ()))
 
     def check(self, effect: do.Operation) -> None:
         """What the pool must not ask for, whatever EC2 would say."""
+        enis = self.rules.enis
         match effect:
             case do.CreateEni(_, _, _, count):
                 assert 0 < count <= self.limits.secondary_per_eni
-            case do.UnassignAddresses(_, eni_id, addresses) if eni_id in self.enis:
-                if set(addresses) <= set(self.enis.get(eni_id).addresses):
+            case do.UnassignAddresses(_, eni_id, addresses) if eni_id in enis:
+                if set(addresses) <= set(enis.get(eni_id).addresses):
                     assert addresses and not set(addresses) & self.protected(), "unassigned while in use or cooling"
                     assert not set(addresses) & self.foreign, "unassigned somebody else's"
             case do.DetachEni(_, eni_id, attachment_id, addresses) if attachment_id in self.rules.attached:
@@ -160,51 +161,29 @@ class Cloud:
             case do.DescribeSubnets(_, subnets):
                 assert subnets == (self.subnet.id,)
             case do.DeleteEni(_, eni_id):
-                seen = self.caller.describe(eni_id)
+                seen = self.describe(eni_id)
                 assert seen is None or seen.owned, "deleted somebody else's"
 
-    def perform(self, effect: do.Operation) -> on.Event:
-        """Raises `CloudError`."""
-        caller = self.caller
-        match effect:
-            case do.CreateEni(op, token, subnet_id, count):
-                created = caller.create(token, subnet_id, (), count)
-                self.tokens.add(token)
-                return on.EniCreated(op, created)
-            case do.AttachEni(op, eni_id, device_index):
-                attachment_id = caller.attach(eni_id, device_index)
-                self.detached.discard(eni_id)
-                return on.EniAttached(op, attachment_id)
-            case do.SetDeleteOnTermination(op, eni_id, attachment_id):
-                caller.set_delete_on_termination(eni_id, attachment_id)
-                return on.OperationDone(op)
-            case do.DescribeEni(op, eni_id):
-                return on.EniObserved(op, self.observe(eni_id))
-            case do.ConfigureLink(op, eni_id):
-                if eni_id not in self.instance.enis:
-                    return on.LinkFailed(op, "no link")
-                return on.LinkReady(op, "eth" + eni_id, self.subnet.network)
-            case do.AssignAddresses(op, eni_id, count):
-                return on.AddressesAssigned(op, caller.assign(eni_id, count))
-            case do.UnassignAddresses(op, eni_id, addresses):
-                caller.unassign(eni_id, addresses)
-                return on.OperationDone(op)
-            case do.DetachEni(op, _, attachment_id):
-                self.rules.end_detach(caller.detach(attachment_id))
-                return on.OperationDone(op)
-            case do.DescribeSubnets(op, subnets):
-                return on.SubnetsObserved(op, tuple(caller.available(subnets).items()))
-            case do.DeleteEni(op, eni_id):
-                self.delete(eni_id)
-                return on.OperationDone(op)
-            case _:
-                raise AssertionError(f"{effect} is not EC2's")
+    def create(self, token: str, subnet_id: str, groups: tuple[str, ...], count: int) -> CreatedEni:
+        created = super().create(token, subnet_id, groups, count)
+        self.tokens.add(token)
+        return created
+
+    def attach(self, eni_id: str, device_index: int) -> str:
+        attachment_id = super().attach(eni_id, device_index)
+        self.detached.discard(eni_id)
+        return attachment_id
+
+    def detach(self, attachment_id: str) -> Eni:
+        eni = super().detach(attachment_id)
+        self.rules.end_detach(eni)
+        return eni
 
     def delete(self, eni_id: str) -> None:
         """What others had on it they keep elsewhere."""
-        had = self.enis.get(eni_id) if eni_id in self.enis else None
+        had = self.rules.enis.get(eni_id) if eni_id in self.rules.enis else None
         addresses, prefixes = (had.addresses[1:], had.prefixes) if had else ([], [])
-        self.caller.delete(eni_id)
+        super().delete(eni_id)
         self.left_behind(addresses)
         self.subnet.others += len(self.foreign.intersection(addresses))
         self.foreign.difference_update(addresses)
@@ -224,7 +203,7 @@ class Cloud:
         self.rules.assign(eni_id, Ask(named_prefixes=(prefix,)))
 
     def give_prefixes_back(self) -> None:
-        for eni in self.enis:
+        for eni in self.rules.enis:
             prefixes = eni.prefixes
             self.rules.unassign(eni.id, (), prefixes)
             self.spare_prefixes += self.subnet.take_named_prefixes(prefixes)
@@ -237,10 +216,65 @@ class Cloud:
 
     def detach_foreign(self, eni_id: str) -> None:
         """Somebody detaches one of this node's ENIs."""
-        attachment = self.enis.get(eni_id).attachment
+        attachment = self.rules.enis.get(eni_id).attachment
         assert attachment is not None
         self.rules.end_detach(self.rules.detach(attachment.id))
         self.detached.add(eni_id)
+
+
+class Host:
+    """The node's kernel, and the readings of one operation."""
+
+    def __init__(self, machine: PoolMachine, effect: do.Operation, late: bool) -> None:
+        self.machine = machine
+        self.op = effect.op
+        self.late = late
+
+    async def configure_link(self, effect: do.ConfigureLink) -> tuple[str, IPv4Network]:
+        cloud = self.machine.cloud
+        if effect.eni_id not in cloud.instance.enis:
+            raise HostError("no link")
+        return "eth" + effect.eni_id, cloud.subnet.network
+
+    async def check_unused(self, action: str, addresses: tuple[str, ...]) -> None:
+        """Routes lead to nobody but pods, whose addresses the cloud below guards."""
+
+    async def stop_serving(self, effect: do.DetachEni) -> None:
+        pass
+
+    async def audit(self, op: int, cloud: Port) -> on.Audited:
+        """What was true when it began, if it is answered late."""
+        machine = self.machine
+        begun = machine.snapshots.pop(op)
+        enis = begun if self.late else machine.cloud.observe_all()
+        routed = tuple((a.address, f"veth-{key}") for key, a in machine.ledger.attachments.items())
+        return on.Audited(op, enis, (), routed)
+
+    async def forget_flows(self, addresses: tuple[str, ...]) -> None:
+        machine = self.machine
+        for ip in addresses:
+            address = machine.pool.inventory.addresses.get(ip)
+            # Its last holder may have it again: that one lost nothing but what it had ended.
+            again = machine.pool.inventory.holders.get(ip, "nobody") == machine.last_holder.get(ip)
+            held = address is not None and address.state is AddressState.ASSIGNED
+            assert again or not held, "cuts connections of its next holder"
+            released_at = machine.released_at.get(ip, math.inf)
+            if machine.flushes[self.op] >= released_at + machine.targets.reuse_cooling_after:
+                machine.reusable_at[ip] = machine.now
+        machine.flows.difference_update(addresses)
+
+    async def gone(self) -> frozenset[AttachmentKey]:
+        return frozenset(self.machine.dead & self.machine.ledger.attachments.keys())
+
+
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns that never waits."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        value: T = done.value
+        return value
+    raise AssertionError("it waits")
 
 
 def failed(effect: do.Operation, kind: CloudErrorKind) -> on.OperationFailed:
@@ -463,7 +497,7 @@ class PoolMachine(RuleBasedStateMachine):
             case do.UnassignAddresses(_, eni_id) | do.DetachEni(_, eni_id):
                 assert any((i.action, i.eni_id) == (effect.action, eni_id) for i in intents)
             case do.DeleteEni(_, eni_id):
-                ours = self.cloud.enis.get(eni_id).addresses if eni_id in self.cloud.enis else []
+                ours = self.cloud.rules.enis.get(eni_id).addresses if eni_id in self.cloud.rules.enis else []
                 holders = {a.address for a in self.ledger.attachments.values()}
                 assert not holders.intersection(ours), "deletes what a pod has"
 
@@ -597,28 +631,7 @@ class PoolMachine(RuleBasedStateMachine):
         """What the cloud or the host makes of it. An audit may be answered late, with what was true when it began."""
         if effect.op in self.done:
             return self.done.pop(effect.op)
-        match effect:
-            case do.Audit(op):
-                begun = self.snapshots.pop(op)
-                enis = begun if late else self.cloud.observe_all()
-                routed = tuple((a.address, f"veth-{key}") for key, a in self.ledger.attachments.items())
-                return on.Audited(op, enis, (), routed)
-            case do.SeekAttachments(op):
-                return on.AttachmentsSought(op, frozenset(self.dead & self.ledger.attachments.keys()))
-            case do.ForgetFlows(op, addresses):
-                for ip in addresses:
-                    address = self.pool.inventory.addresses.get(ip)
-                    # Its last holder may have it again: that one lost nothing but what it had ended.
-                    again = self.pool.inventory.holders.get(ip, "nobody") == self.last_holder.get(ip)
-                    held = address is not None and address.state is AddressState.ASSIGNED
-                    assert again or not held, "cuts connections of its next holder"
-                    released_at = self.released_at.get(ip, math.inf)
-                    if self.flushes[op] >= released_at + self.targets.reuse_cooling_after:
-                        self.reusable_at[ip] = self.now
-                self.flows.difference_update(addresses)
-                return on.OperationDone(op)
-            case _:
-                return self.cloud.carry_out(effect)
+        return self.cloud.carry_out(effect, Host(self, effect, late))
 
     @precondition(lambda self: any(isinstance(effect, do.DescribeEni | do.AttachEni) for effect in self.in_flight))
     @rule()
@@ -627,8 +640,8 @@ class PoolMachine(RuleBasedStateMachine):
         effect = next(effect for effect in self.in_flight if isinstance(effect, do.DescribeEni | do.AttachEni))
         self.in_flight.remove(effect)
         self.cloud.now = self.now
-        known = effect.eni_id in self.cloud.enis
-        if not known or self.now >= self.cloud.enis.get(effect.eni_id).created + LAG or effect.op in self.done:
+        known = effect.eni_id in self.cloud.rules.enis
+        if not known or self.now >= self.cloud.rules.enis.get(effect.eni_id).created + LAG or effect.op in self.done:
             self.feed(self.perform(effect))
         elif isinstance(effect, do.AttachEni):
             self.feed(failed(effect, CloudErrorKind.NOT_FOUND))
@@ -709,7 +722,7 @@ class PoolMachine(RuleBasedStateMachine):
         """Somebody, perhaps a daemon before this one, made it, and nobody remembers."""
         if self.cloud.subnet.available > 1 and not any(effect for effect in self.in_flight):
             self.cloud.now = self.now
-            self.cloud.caller.create("", self.cloud.subnet.id, (), 0)
+            self.cloud.create("", self.cloud.subnet.id, (), 0)
 
     def uses(self) -> Uses:
         return Uses({ip: Use("route", f"route {ip}") for ip in self.used})
@@ -763,8 +776,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.cloud.now = self.now
         while self.late:
             effect = self.late.pop()
-            if effect.eni_id in self.cloud.enis:
-                self.cloud.carry_out(effect)
+            if effect.eni_id in self.cloud.rules.enis:
+                self.perform(effect)
 
     @rule(after_sending=st.booleans(), lagging=st.booleans())
     def crash(self, after_sending: bool, lagging: bool) -> None:
@@ -778,7 +791,7 @@ class PoolMachine(RuleBasedStateMachine):
         else:
             removing = [e for e in self.in_flight if isinstance(e, do.UnassignAddresses | do.DetachEni)]
             self.late = [e for e in removing if e.op not in self.done]
-        self.boot(lagging and all(eni.created + LAG < self.now for eni in self.cloud.enis))
+        self.boot(lagging and all(eni.created + LAG < self.now for eni in self.cloud.rules.enis))
 
     @precondition(lambda self: not self.owed_what_tells_apart())
     @rule(seconds=st.sampled_from([0.0, 0.1, 5.0]))
@@ -842,15 +855,15 @@ class PoolMachine(RuleBasedStateMachine):
         assert enough or full or exhausted, counts
         assert pool.excess() == 0 and counts.releasing == 0
         assert self.ledger.drained is None or counts.free == 0
-        assert all(eni.attachment and eni.attachment.delete_on_termination for eni in self.cloud.enis)
+        assert all(eni.attachment and eni.attachment.delete_on_termination for eni in self.cloud.rules.enis)
         assert not self.ledger.cooling
         assert not [intent for intent in self.ledger.intents if not full]
         assert not self.dead & self.ledger.attachments.keys()
         states = {a.ip: a.state for a in pool.inventory.addresses.values()}
         found = {ip for ip, state in states.items() if state is AddressState.FOREIGN}
         assert found == self.cloud.foreign, (states, self.cloud.foreign)
-        assert set(pool.inventory.enis) == {eni.id for eni in self.cloud.enis}
-        prefixes = {eni.id: tuple(eni.prefixes) for eni in self.cloud.enis}
+        assert set(pool.inventory.enis) == {eni.id for eni in self.cloud.rules.enis}
+        prefixes = {eni.id: tuple(eni.prefixes) for eni in self.cloud.rules.enis}
         assert {eni.id: eni.prefixes for eni in pool.inventory.enis.values()} == prefixes
 
     # What always holds

@@ -130,7 +130,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "sim/runtimes": ("sim.netns",),
     "sim/ec2/rules": ("cloud.limits", "pool.model"),
     "sim/ec2": ("cloud", "pool.model", "sim.ec2.rules", "sim.wiring"),
-    "sim/virtual": ("cloud", "pool", "shell.urgency", "sim.ec2"),
+    "sim/virtual": ("cloud", "pool", "shell.interpreter", "shell.urgency", "sim.ec2"),
     "sim/policy": ("cloud.limits", "config", "pool.model", "sim.virtual", "workload"),
     "sim": ("cloud.limits", "sim"),
     "sim/demo": ("api.v1", "cloud.limits", "cni_shim.names", "config", "ctl", "install", "sim"),

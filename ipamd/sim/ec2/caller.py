@@ -17,6 +17,7 @@ from ipamd.pool.model import CloudFailure, CreatedEni, Limits, ObservedEni
 from ipamd.sim.ec2.rules import Ask, Ec2Error, Ec2Rules, Eni, Instance
 
 T = TypeVar("T")
+Before = Callable[[], Awaitable[None]]
 
 
 class Caller:
@@ -106,18 +107,21 @@ class Caller:
 
 
 class CallerCloud:
-    """A `Caller` behind the interface of the real adapter, `ipamd.cloud.port.Cloud`. Each call passes `_call`, where
-    a subclass lets time pass."""
+    """A `Caller` behind the interface of the real adapter, `ipamd.cloud.port.Cloud`. No call takes time, so its
+    coroutines never wait, but for `before`; a subclass may let time pass in `_call`."""
 
-    def __init__(self, caller: Caller) -> None:
+    def __init__(self, caller: Caller, before: Before | None = None) -> None:
         self.caller = caller
+        self._before = before
 
-    def at(self, priority: Priority, before: Callable[[], Awaitable[None]] | None = None) -> CallerCloud:
-        raise NotImplementedError
+    def at(self, priority: Priority, before: Before | None = None) -> CallerCloud:
+        return CallerCloud(self.caller, before)
 
     async def _call(self, action: str, change: Callable[[], T]) -> T:
         """`change` is what the call does when it reaches EC2."""
-        raise NotImplementedError
+        if self._before is not None:
+            await self._before()
+        return change()
 
     async def instance_limits(self, instance_type: str) -> Limits:
         return self.caller.instance.limits

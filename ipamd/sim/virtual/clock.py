@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from itertools import count
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
 
 
 class Timer:
@@ -22,6 +25,20 @@ class Timer:
 
 # A sequence of steps as a generator: it yields how many seconds to wait before its next step.
 Process = Generator[float, None, None]
+
+
+class Wait(Generic[T]):
+    """What a coroutine awaits in virtual time. `begin` is called with a function that is to be called once, now or
+    later, with the value that the coroutine goes on with."""
+
+    __slots__ = ("_begin",)
+
+    def __init__(self, begin: Callable[[Callable[[T], None]], object]) -> None:
+        self._begin = begin
+
+    def __await__(self) -> Generator[Callable[[Callable[[T], None]], object], T, T]:
+        value = yield self._begin
+        return value
 
 
 class VirtualClock:
@@ -53,6 +70,21 @@ class VirtualClock:
                 return
 
         self.call_later(0.0, step)
+
+    def sleep(self, seconds: float) -> Wait[None]:
+        return Wait(lambda go_on: self.call_later(seconds, lambda: go_on(None)))
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run the coroutine until it waits; it goes on when that is over. It may await nothing but a `Wait`."""
+
+        def go_on(value: Any) -> None:
+            try:
+                begin = work.send(value)
+            except StopIteration:
+                return
+            begin(go_on)
+
+        go_on(None)
 
     def run_until(self, end: float) -> None:
         """Let everything happen that is due by `end`, which then is the time."""

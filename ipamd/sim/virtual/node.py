@@ -8,19 +8,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from ipaddress import IPv4Network
 from itertools import count
 from random import Random
-from typing import Protocol, assert_never
+from typing import Protocol
 
-from ipamd.cloud.budget import Ticket
-from ipamd.cloud.port import CloudError, Priority
+from ipamd.cloud.port import Cloud
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.model import AttachmentKey, Owner, Reason, Targets
 from ipamd.pool.pool import Pool
+from ipamd.shell.interpreter import perform
 from ipamd.shell.urgency import priority_of
 from ipamd.sim.virtual.budget import VirtualBudget
 from ipamd.sim.virtual.clock import Timer, VirtualClock
+from ipamd.sim.virtual.cloud import VirtualCloud
 from ipamd.sim.virtual.ec2 import Instance, VirtualEc2
 
 _NETWORK = "virtual"
@@ -68,8 +71,7 @@ class PoolNode:
         self.refusals: Counter[Reason] = Counter()
         self.changed: Callable[[], None] = lambda: None
         self._clock = clock
-        self._ec2 = ec2
-        self._known_subnets = {instance.subnet.id}
+        self._cloud = VirtualCloud(ec2, instance, self.budget)
         tokens = count(1)
         self.pool = Pool(
             targets,
@@ -78,6 +80,7 @@ class PoolNode:
             random,
             lambda: f"{instance.id}-{next(tokens)}",
         )
+        self._host = _Host(clock, self._cloud, instance, self.pool)
         self._wait = targets.allocate_wait
         self._asked: dict[str, _Asked] = {}
         self._requests = count(1)
@@ -89,11 +92,10 @@ class PoolNode:
     def start(self, ready: Callable[[], None]) -> None:
         """As the daemon does it: read what is there, and begin."""
         self._ready = ready
-        self._describe_all(Priority.POD, self._started)
+        self._clock.start(self._begin())
 
-    def _started(self) -> bool:
-        self._feed(on.Started(self.instance.describe_all()))
-        return True
+    async def _begin(self) -> None:
+        self._feed(on.Started(tuple(await self._cloud.describe_enis())))
 
     def add(self, pod: str, answer: Callable[[bool], None]) -> None:
         request = f"{next(self._requests)}"
@@ -126,48 +128,12 @@ class PoolNode:
                 self._answer(request, False)
             case do.Wake(at):
                 self._set_alarm(at)
-            case do.ConfigureLink():
-                self._clock.call_later(self.instance.link_delay(effect.eni_id), lambda: self._link_seen(effect))
-            case do.ForgetFlows() | do.SeekAttachments():
-                # Later, because the pool is not done with this event.
-                self._clock.call_later(0.0, lambda: self._feed(self._perform(effect)))
-            case do.Audit():
-                self._describe_all(self._priority(effect), lambda: self._finish(effect))
             case _:
-                self._call(effect.action, self._priority(effect), lambda: self._finish(effect))
+                self._clock.start(self._operate(effect))
 
-    def _priority(self, effect: do.Operation) -> Priority:
-        return priority_of(effect, bool(self.pool.waiting))
-
-    def _call(self, action: str, priority: Priority, finish: Callable[[], bool]) -> None:
-        """One EC2 call, when its turn has come; `finish` applies it, and says whether EC2 carried it out."""
-
-        def send(ticket: Ticket) -> None:
-            self._clock.call_later(self._ec2.begin(self.instance, action), lambda: answered(ticket))
-
-        def answered(ticket: Ticket) -> None:
-            if finish():
-                self.budget.succeeded(action, ticket)
-
-        self.budget.admit(action, priority, send)
-
-    def _describe_all(self, priority: Priority, finish: Callable[[], bool]) -> None:
-        """The ENIs that carry our tag, then those that are attached."""
-        action = do.DescribeEni.action
-
-        def first() -> bool:
-            self._call(action, priority, finish)
-            return True
-
-        self._call(action, priority, first)
-
-    def _link_seen(self, effect: do.ConfigureLink) -> None:
-        """The host needs the subnet's CIDR, which is asked for once."""
-        if effect.subnet_id in self._known_subnets:
-            self._finish(effect)
-        else:
-            self._known_subnets.add(effect.subnet_id)
-            self._call(effect.action, self._priority(effect), lambda: self._finish(effect))
+    async def _operate(self, effect: do.Operation) -> None:
+        bind = partial(self._cloud.at, priority_of(effect, bool(self.pool.waiting)))
+        self._feed(await perform(effect, bind, self._host, ()))
 
     def _answer(self, request: str, granted: bool) -> None:
         # Later, because the caller may ask for something else at once, and the pool is not done with this event.
@@ -179,53 +145,43 @@ class PoolNode:
             self._alarm.cancel()
         self._alarm = None if at is None else self._clock.call_at(at, lambda: self._feed(on.TimePassed()))
 
-    def _finish(self, effect: do.Operation) -> bool:
-        try:
-            event = self._perform(effect)
-        except CloudError as error:
-            self._feed(on.OperationFailed(effect.op, error.failure))
-            return False
-        self._feed(event)
-        return True
 
-    def _perform(self, effect: do.Operation) -> on.Event:
-        """An operation that stands in `effects` and not here is an error of the type checker, and at run time too."""
-        ec2 = self.instance
-        match effect:
-            case do.CreateEni(op, token, subnet_id, address_count):
-                return on.EniCreated(op, ec2.create(token, subnet_id, (), address_count))
-            case do.AttachEni(op, eni_id, device_index):
-                return on.EniAttached(op, ec2.attach(eni_id, device_index))
-            case do.SetDeleteOnTermination(op, eni_id, attachment_id):
-                ec2.set_delete_on_termination(eni_id, attachment_id)
-                return on.OperationDone(op)
-            case do.DescribeEni(op, eni_id):
-                return on.EniObserved(op, ec2.describe(eni_id))
-            case do.ConfigureLink(op, eni_id, _, device_index, subnet_id):
-                return on.LinkReady(op, f"eth{device_index}", self._ec2.subnets.get(subnet_id).network)
-            case do.AssignAddresses(op, eni_id, address_count):
-                return on.AddressesAssigned(op, ec2.assign(eni_id, address_count))
-            case do.UnassignAddresses(op, eni_id, addresses):
-                ec2.unassign(eni_id, addresses)
-                return on.OperationDone(op)
-            case do.DetachEni(op, _, attachment_id):
-                ec2.detach(attachment_id)
-                return on.OperationDone(op)
-            case do.DeleteEni(op, eni_id):
-                ec2.delete(eni_id)
-                return on.OperationDone(op)
-            case do.DescribeSubnets(op, subnet_ids):
-                return on.SubnetsObserved(op, tuple(ec2.available(subnet_ids).items()))
-            case do.Audit(op):
-                held = self.pool.inventory.attachments.values()
-                routed = tuple((attachment.address, attachment.key.container_id) for attachment in held)
-                return on.Audited(op, ec2.describe_all(), (), routed)
-            case do.ForgetFlows(op):
-                return on.OperationDone(op)
-            case do.SeekAttachments(op):
-                return on.AttachmentsSought(op, frozenset())
-            case _:
-                assert_never(effect)
+class _Host:
+    """The kernel of the node. What costs no time here is done a moment later all the same: the pool may be in the
+    middle of an event."""
+
+    def __init__(self, clock: VirtualClock, cloud: VirtualCloud, instance: Instance, pool: Pool) -> None:
+        self._clock = clock
+        self._cloud = cloud
+        self._instance = instance
+        self._pool = pool
+        self._subnets = {instance.subnet.id: instance.subnet.network}
+
+    async def configure_link(self, effect: do.ConfigureLink) -> tuple[str, IPv4Network]:
+        """It needs the subnet's CIDR, which is asked for once."""
+        await self._clock.sleep(self._instance.link_delay(effect.eni_id))
+        if effect.subnet_id not in self._subnets:
+            cloud = self._cloud.at(priority_of(effect, bool(self._pool.waiting)))
+            self._subnets[effect.subnet_id] = IPv4Network(await cloud.subnet_cidr(effect.subnet_id))
+        return f"eth{effect.device_index}", self._subnets[effect.subnet_id]
+
+    async def check_unused(self, action: str, addresses: tuple[str, ...]) -> None:
+        """Nobody but the pool's pods uses an address here."""
+
+    async def stop_serving(self, effect: do.DetachEni) -> None:
+        pass
+
+    async def audit(self, op: int, cloud: Cloud) -> on.Audited:
+        enis = await cloud.describe_enis()
+        held = self._pool.inventory.attachments.values()
+        return on.Audited(op, tuple(enis), (), tuple((one.address, one.key.container_id) for one in held))
+
+    async def forget_flows(self, addresses: tuple[str, ...]) -> None:
+        await self._clock.sleep(0.0)
+
+    async def gone(self) -> frozenset[AttachmentKey]:
+        await self._clock.sleep(0.0)
+        return frozenset()
 
 
 def _key(pod: str) -> AttachmentKey:

@@ -36,9 +36,10 @@ XEN: Final = re.compile(r"(c[134]|d2|f1|h1|i[23]|m[1-4]|p3|r[34]|t[12]|x1e?)\.(?
 class Ec2Rules:
     """One account, one region, one VPC. Methods that stand for an EC2 call raise `Ec2Error`.
 
-    `limits` maps instance types to what they allow; `random` chooses addresses; `ids` makes the id of a new resource
-    of a kind: for "eni" that prefix, a hyphen and 17 hexadecimal digits. `eni_quota` is the account's "Network interfaces per Region". A terminated instance is known
-    for `forget` more seconds: an hour, as a rule (AWS, "Terminate Amazon EC2 instances").
+    `limits` maps instance types to what they allow. `random` chooses addresses. `ids` makes the id of a new resource
+    of a kind: for "eni" that prefix, a hyphen and 17 hexadecimal digits. `eni_quota` is the account's "Network
+    interfaces per Region". A terminated instance is known for `forget` more seconds: an hour, as a rule (AWS,
+    "Terminate Amazon EC2 instances").
     """
 
     def __init__(
