@@ -105,6 +105,10 @@ class Eni:
     def _enter(self, before: type[Life] | None, life: Life, now: float) -> None:
         if (before, type(life)) not in TRANSITIONS:
             raise IllegalTransition(self._told(f"can't become {type(life).__name__}"))
+        if self.leaving and not isinstance(life, LEAVING):
+            raise IllegalTransition(self._told(f"{len(self.leaving)} of its addresses are still leaving"))
+        if self.free and isinstance(life, GONE_WITH_ENI):
+            raise IllegalTransition(self._told(f"{len(self.free)} of its addresses are still free"))
         self.life, self.state, self.since = life, life.state, now
         self.story.append((now, type(life).__name__))
         if not isinstance(life, ATTACHED):
@@ -112,10 +116,6 @@ class Eni:
             self.modifying, self.modify_at = 0, 0.0
         if not isinstance(life, ARRIVING):
             self.unfulfilled = False
-        if self.leaving and not isinstance(life, LEAVING):
-            raise IllegalTransition(self._told(f"{len(self.leaving)} of its addresses are still leaving"))
-        if self.free and isinstance(life, GONE_WITH_ENI):
-            raise IllegalTransition(self._told(f"{len(self.free)} of its addresses are still free"))
 
     def _told(self, fault: str) -> str:
         states = ", ".join(f"{name} at {at:.3f}" for at, name in self.story)

@@ -24,6 +24,8 @@ _SHARED = CloudFailure(
 class Readings(Failures):
     def _eni_observed(self, event: on.EniObserved, now: float) -> None:
         eni = self._operations.pop(event.op).eni
+        if self._is_replaced(eni):
+            return
         observed = None if event.eni is None else self._believe(eni, event.eni, now)
         eni.busy, eni.unsure = 0, event.op <= eni.last_op_before_loss
         if eni.unsure:

@@ -42,11 +42,21 @@ class Stages(Replies):
         eni.become(Deleting(), now)
 
     def _detached(self, eni: Eni, now: float) -> None:
+        self.inventory.leave_all(eni, now)  # what was taken back because it is used leaves with the ENI all the same
         eni.become(Detached(), now)
         eni.retry_at = now + DETACH_TIME
         self._note("eni.detached", "info", eni=eni.id)
 
+    def _is_replaced(self, eni: Eni) -> bool:
+        """Whether a creation has brought the ENI that this is an older record of: the answers to calls that were sent
+        for that record say nothing of the ENI as it is known now."""
+        return self.inventory.enis.get(eni.id) is not eni
+
     def _deleted(self, eni: Eni) -> None:
+        if self._is_replaced(eni):
+            if (present := self.inventory.enis.get(eni.id)) is not None:
+                present.unsure = True
+            return
         self._forget(eni)
         self._note("eni.deleted", "info", eni=eni.id)
 

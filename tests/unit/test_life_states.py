@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import replace
+from ipaddress import IPv4Network
 from itertools import product
 from pathlib import Path
 from typing import get_args
@@ -27,7 +28,7 @@ from ipamd.pool.life.states import (
     Life,
     Ready,
 )
-from ipamd.pool.model import AddressState, CloudErrorKind, CreatedEni, EniState, Limits
+from ipamd.pool.model import AddressState, CloudErrorKind, CreatedEni, EniState, Intent, Limits, Use
 from tests.unit.story import Story, addresses, observed, warm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -199,3 +200,46 @@ def test_answer_for_an_ended_attachment_says_nothing_of_the_next() -> None:
     assert eni.keep_on_termination and eni.modifying == anew.op
     story.feed(on.OperationDone(anew.op))
     assert not eni.keep_on_termination
+
+
+def test_addresses_taken_back_while_detaching_leave_with_eni() -> None:
+    """Something uses one of them, so all are taken back; then EC2 turns out to have detached the ENI."""
+    story = Story(warm(0, release_delay=0.0))
+    shown = observed("eni-1", 1, *addresses(3), owned=True)
+    story.start(observed("eni-0", 0), shown)
+    story.pass_time(0)
+    story.feed(on.EniObserved(story.one(do.DescribeEni).op, shown))
+    story.fail(story.one(do.DetachEni), CloudErrorKind.UNKNOWN_OUTCOME, "DetachNetworkInterface")
+    story.feed(on.UseSeen(IPv4Network("10.0.0.10/32"), Use("route", "10.0.0.10 dev cni0", "cni0")))
+    story.pass_time(60)
+    story.feed(on.EniObserved(story.one(do.DescribeEni).op, observed("eni-1", None, *addresses(3), owned=True)))
+    eni = story.pool.inventory.enis["eni-1"]
+    assert isinstance(eni.life, Detached) and not eni.free and list(eni.leaving) == ["10.0.0.11", "10.0.0.12"]
+
+
+def test_reading_for_an_older_record_says_nothing_of_the_eni() -> None:
+    """A restart finds an ENI that nobody remembers, reads it, and learns meanwhile that a creation has brought it."""
+    story = Story(warm(3))
+    intent = Intent("token-9", do.CreateEni.action, story.now, subnet_id="subnet-1", count=2)
+    story.start(observed("eni-0", 0), observed("eni-1", None, "10.0.0.10", "x", owned=True), intents=(intent,))
+    early = story.one(do.DescribeEni)
+    created = CreatedEni("eni-1", "02:1", "subnet-1", "10.0.0.5", ("10.0.0.10", "10.0.0.11"))
+    story.feed(on.EniCreated(story.one(do.CreateEni).op, created))
+    story.effects = [effect for effect in story.effects if not isinstance(effect, do.Write)]
+    story.feed(on.EniObserved(early.op, None))
+    eni = story.pool.inventory.enis["eni-1"]
+    assert isinstance(eni.life, Attaching) and len(eni.addresses) == 2
+    assert not story.take(do.Write), "its records are those of the creation"
+
+
+def test_deletion_of_an_older_record_makes_its_eni_unsure() -> None:
+    story = Story(warm(3))
+    story.start(observed("eni-0", 0, *addresses(9, 100)), observed("eni-1", None, "10.0.0.10", owned=True))
+    delete = story.one(do.DeleteEni)
+    story.ask(*[f"p{n}" for n in range(9)])
+    created = CreatedEni("eni-1", "02:1", "subnet-1", "10.0.0.5", addresses(3))
+    story.feed(on.EniCreated(story.one(do.CreateEni).op, created))
+    story.feed(on.OperationDone(delete.op))
+    eni = story.pool.inventory.enis["eni-1"]
+    assert isinstance(eni.life, Attaching) and eni.unsure
+    assert all(address.eni is eni for address in eni.addresses.values())
