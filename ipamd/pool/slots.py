@@ -91,8 +91,9 @@ class Slots:
         does not: the slot of that ENI counts."""
         room = 0
         for eni in self.inventory.enis.values():
-            room += eni.releasing if eni.state not in GOING else 0
-            if is_coming(eni):
+            if eni.leaving and eni.state not in GOING:
+                room += eni.releasing
+            if eni.state is EniState.READY or is_coming(eni):
                 room += eni.room
         return room + self._eni_slots_to_come() * self.addresses_of_new_eni
 
