@@ -218,7 +218,8 @@ def diff(made: Mutant) -> str:
 
 def tests_of_the_pool() -> list[str]:
     unit = ROOT / "tests" / "unit"
-    return [str(path.relative_to(ROOT)) for path in (*sorted(unit.glob("test_pool*.py")), unit / "test_plan.py")]
+    files = (*sorted(unit.glob("test_pool*.py")), *sorted(unit.glob("test_life*.py")), unit / "test_plan.py")
+    return [str(path.relative_to(ROOT)) for path in files]
 
 
 def main() -> int:
@@ -228,7 +229,9 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=ROOT / "ipamd" / "pool", help="what is changed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time")
     parser.add_argument(
-        "tests", nargs="*", help="files of tests (default: tests/unit/test_pool*.py and test_plan.py)"
+        "tests",
+        nargs="*",
+        help="files of tests (default: those of the pool in tests/unit)",
     )
     args = parser.parse_args()
     tests = args.tests or tests_of_the_pool()

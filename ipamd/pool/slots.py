@@ -15,10 +15,11 @@ import math
 
 from ipamd.pool.eni import Eni
 from ipamd.pool.inventory import Inventory
+from ipamd.pool.life import states
 from ipamd.pool.model import EniState, LearntLimit, Limits, Targets
 
 # An ENI in one of these states will bring its addresses soon.
-ARRIVING = (EniState.CREATING, EniState.ATTACHING, EniState.CONFIGURING)
+ARRIVING = tuple(kind.state for kind in states.ARRIVING)
 UNATTACHED = (EniState.CREATING, EniState.ATTACHING, EniState.DELETING)
 # An ENI in one of these states takes its addresses away with it.
 GOING = (EniState.DETACHING, EniState.DELETING)
