@@ -39,7 +39,7 @@ class AdministrationService(administration_pb2_grpc.AdministrationServicer):
         self, request: pb.ReleaseAttachmentRequest, context: Context
     ) -> pb.ReleasedAttachment:
         key = AttachmentKey(request.network, request.container_id, request.ifname)
-        if key not in self._runner.pool.inventory.attachments:
+        if self._runner.view.attachment(key) is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"{cut(str(key), 300)} holds no address: see ipamctl pods")
         async with _told(context):
             # As in a DEL: nothing of the container may use the address any more when somebody else gets it.
@@ -59,9 +59,9 @@ class AdministrationService(administration_pb2_grpc.AdministrationServicer):
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainReply:
         async with _told(context):
             await self._runner.drain()
-        pool = self._runner.pool
-        since = None if pool.drained is None else timestamp(pool.drained)
-        return pb.DrainReply(since=since, attachments=len(pool.inventory.attachments))
+        view = self._runner.view
+        since = None if view.drained is None else timestamp(view.drained)
+        return pb.DrainReply(since=since, attachments=len(view.attachments()))
 
     async def Undrain(self, request: pb.UndrainRequest, context: Context) -> pb.UndrainReply:
         async with _told(context):

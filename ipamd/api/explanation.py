@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from ipamd.cloud.budget import RateBudget
 from ipamd.host import HostError, HostNetwork, Reconciler
 from ipamd.host.veth import host_link
-from ipamd.pool.explain import Explanation, explain_attachment, explain_pool, explain_waiting
-from ipamd.pool.explain_address import explain_address
+from ipamd.pool.explain import Explanation
 from ipamd.pool.model import Attachment, AttachmentKey, Owner
-from ipamd.pool.state import Waiting
+from ipamd.pool.view import WaitingView
 from ipamd.pool.words import span
 from ipamd.shell.turn import PoolRunner
 from ipamd.telemetry.history import KEPT, Event, History
@@ -33,13 +32,14 @@ class Explainer:
         history: History,
     ) -> None:
         self._runner = runner
+        self._view = runner.view
         self._reconciler = reconciler
         self._network = network
         self._budget = budget
         self._history = history
 
     def pool(self) -> Explanation:
-        explanation = explain_pool(self._runner.pool, self._runner.clock(), str(self._runner.unrecorded or ""))
+        explanation = self._view.explain_pool(self._runner.clock(), str(self._runner.unrecorded or ""))
         explanation.because += self._in_the_budget()
         if broken := self._reconciler.health().error:
             explanation.because.append(f"This node's network is not in order: {broken}.")
@@ -49,11 +49,11 @@ class Explainer:
     async def pods(self, named: str) -> list[Explanation]:
         """One for each interface that fits the name: those that wait first, then those that are attached; if there is
         none, what became of the last one. Empty: nothing is known of it."""
-        pool, now = self._runner.pool, self._runner.clock()
-        waiting = [w for w in pool.waiting.values() if fits(named, w.key, w.owner)]
+        now = self._runner.clock()
+        waiting = [w for w in self._view.waiting(now) if fits(named, w.key, w.owner)]
         attached = [
             a
-            for a in pool.inventory.attachments.values()
+            for a in self._view.attachments()
             if named in (a.address, host_link(a.key)) or fits(named, a.key, a.owner)
         ]
         found = [self._waiting(each, now) for each in waiting]
@@ -64,10 +64,10 @@ class Explainer:
         """Who has it, or what it is on this node, and who had it before. Empty: nothing is known of it."""
         found = [
             await self._attached(attachment, self._runner.clock())
-            for attachment in self._runner.pool.inventory.attachments.values()
+            for attachment in self._view.attachments()
             if attachment.address == ip
         ]
-        if not found and (explanation := explain_address(self._runner.pool, ip, self._runner.clock())) is not None:
+        if not found and (explanation := self._view.explain_address(ip, self._runner.clock())) is not None:
             found.append(explanation)
         before = [self._held(event) for event in self._history.last(KEPT) if _gave_up(event, ip)]
         if not found and before:
@@ -80,8 +80,8 @@ class Explainer:
         pod, container = _subject(event.fields)
         return f"Before, {pod or f'container {container[:12]}'} had it until {self._ago(event)} ago."
 
-    def _waiting(self, waiting: Waiting, now: float) -> Explanation:
-        explanation = explain_waiting(self._runner.pool, waiting, who(waiting.key, waiting.owner), now)
+    def _waiting(self, waiting: WaitingView, now: float) -> Explanation:
+        explanation = self._view.explain_waiting(waiting.request, who(waiting.key, waiting.owner), now)
         explanation.because += self._in_the_budget()
         if refusals := self._refusals(waiting.owner):
             last = refusals[-1]
@@ -92,7 +92,7 @@ class Explainer:
         return explanation
 
     async def _attached(self, attachment: Attachment, now: float) -> Explanation:
-        explanation = explain_attachment(self._runner.pool, attachment, who(attachment.key, attachment.owner), now)
+        explanation = self._view.explain_attachment(attachment, who(attachment.key, attachment.owner), now)
         link = host_link(attachment.key)
         try:
             via = (await self._network.pod_routes()).get(attachment.address)

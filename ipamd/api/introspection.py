@@ -18,12 +18,8 @@ from ipamd.cloud.permissions import Permissions
 from ipamd.cloud.port import CloudError, Identity, Priority
 from ipamd.host import Health, HostError, HostNetwork
 from ipamd.ledger import LedgerError
-from ipamd.pool.eni import Eni
-from ipamd.pool.model import EniState
-from ipamd.pool.queue import waits
 from ipamd.pool.quoting import cut
-from ipamd.pool.subnets import Subnet
-from ipamd.pool.trouble import trouble_of, troubles
+from ipamd.pool.view import EniView, SubnetView
 from ipamd.process.reload import LiveSettings
 from ipamd.process.start import Start
 from ipamd.shell.assembly import Shell
@@ -73,15 +69,15 @@ class IntrospectionService(StandingService):
         self._auditing = asyncio.Lock()
         self._audited: pb.AuditReply | None = None
         self._audited_at = 0.0
-        self._pool = runner.pool
+        self._view = runner.view
         self._identity = identity
         self._budget = budget
         self._started = runner.clock()
 
     async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.Node:
-        pool, now = self._pool, self._runner.clock()
-        counts, targets, limits = pool.counts(), pool.targets, pool.limits
-        withheld = pool.inventory.withheld()
+        now = self._runner.clock()
+        pool = self._view.summary(now)
+        counts, targets, limits = pool.counts, pool.targets, pool.limits
         obstacle, refusal = self._serving.obstacle(), self._runner.would_refuse()
         return pb.Node(
             instance_id=self._identity.instance_id,
@@ -110,8 +106,8 @@ class IntrospectionService(StandingService):
                 release_delay=targets.release_delay,
             ),
             slots=pb.Slots(
-                enis=pool.attached(),
-                foreign=len(pool.foreign_enis()),
+                enis=pool.attached,
+                foreign=pool.foreign_enis,
                 eni_limit=targets.max_enis,
                 pod_limit=targets.max_pods,
             ),
@@ -127,12 +123,12 @@ class IntrospectionService(StandingService):
                     message=f"{backoff.failure.action}: {backoff.failure.code}: {backoff.failure.message}",
                     until=timestamp(backoff.until),
                 )
-                for backoff in pool.backoffs.all_active(now)
+                for backoff in pool.backoffs
             ],
             budget=[_bucket(bucket) for bucket in self._budget.view()],
             host=_host(self._reconciler.health()),
             troubles=self._troubles(),
-            subnets=[_subnet(pool.subnets[subnet_id]) for subnet_id in pool.subnets.ids],
+            subnets=[_subnet(subnet) for subnet in self._view.subnets()],
             drained=None if pool.drained is None else timestamp(pool.drained),
             denied=[
                 pb.DeniedAction(action=denied.action, consequence=denied.use.without)
@@ -147,30 +143,28 @@ class IntrospectionService(StandingService):
                     cause=trouble.cause,
                     since=timestamp(trouble.since),
                 )
-                for trouble in troubles(pool)
+                for trouble in self._view.troubles()
             ],
-            withheld=len(withheld),
-            withheld_for=next((f"{ip}: {use.text}" for ip, use in withheld.items()), ""),
+            withheld=len(pool.withheld),
+            withheld_for=next((f"{ip}: {use.text}" for ip, use in pool.withheld), ""),
         )
 
     async def ListEnis(self, request: pb.ListEnisRequest, context: Context) -> pb.ListEnisReply:
-        enis = sorted(self._pool.inventory.enis.values(), key=lambda eni: (eni.card, eni.device_index))
-        return pb.ListEnisReply(enis=[_eni(eni) for eni in enis])
+        return pb.ListEnisReply(enis=[_eni(eni) for eni in self._view.enis()])
 
     async def ListAddresses(self, request: pb.ListAddressesRequest, context: Context) -> pb.ListAddressesReply:
         """Also those that pods have on record and EC2 has taken away."""
-        inventory, withheld = self._pool.inventory, self._pool.inventory.withheld()
         found = [
             pb.Address(
                 ip=a.ip,
-                eni=a.eni.id,
+                eni=a.eni_id,
                 state=a.state,
                 since=timestamp(a.since),
-                cause=withheld[a.ip].text if a.ip in withheld else "",
+                cause="" if a.withheld is None else a.withheld.text,
             )
-            for a in inventory.addresses.values()
+            for a in self._view.addresses()
         ]
-        lost = [trouble for trouble in troubles(self._pool) if trouble.kind == "lost"]
+        lost = [trouble for trouble in self._view.troubles() if trouble.kind == "lost"]
         found += [
             pb.Address(
                 ip=t.attachment.address,
@@ -185,16 +179,14 @@ class IntrospectionService(StandingService):
 
     async def ListAttachments(self, request: pb.ListAttachmentsRequest, context: Context) -> pb.ListAttachmentsReply:
         return pb.ListAttachmentsReply(
-            attachments=[
-                attachment_info(a, trouble_of(self._pool, a)) for a in self._pool.inventory.attachments.values()
-            ]
+            attachments=[attachment_info(a, self._view.trouble_of(a)) for a in self._view.attachments()]
         )
 
     async def ListWaiting(self, request: pb.ListWaitingRequest, context: Context) -> pb.ListWaitingReply:
         return pb.ListWaitingReply(
             waiting=[
-                waiting_info(w.key, w.owner, w.since, w.deadline, w.request, what)
-                for w, what in waits(self._pool, self._runner.clock())
+                waiting_info(w.key, w.owner, w.since, w.deadline, w.request, w.waits_for)
+                for w in self._view.waiting(self._runner.clock())
             ]
         )
 
@@ -238,27 +230,27 @@ class IntrospectionService(StandingService):
             return self._audited
 
 
-def _subnet(subnet: Subnet) -> pb.Subnet:
+def _subnet(subnet: SubnetView) -> pb.Subnet:
     read = subnet.available is not None
     return pb.Subnet(id=subnet.id, available=subnet.available or 0, seen=timestamp(subnet.read_at) if read else None)
 
 
-def _eni(eni: Eni) -> pb.Eni:
+def _eni(eni: EniView) -> pb.Eni:
     return pb.Eni(
-        id="" if eni.state is EniState.CREATING else eni.id,
-        device_index=max(eni.device_index, 0),
-        primary=eni.primary,
+        id=eni.id,
+        device_index=max(eni.place.device_index, 0),
+        primary=eni.place.primary,
         state=eni.state,
-        mac=eni.mac,
-        subnet_id=eni.subnet_id,
-        primary_ip=eni.primary_ip,
-        free=len(eni.free),
+        mac=eni.place.mac,
+        subnet_id=eni.place.subnet_id,
+        primary_ip=eni.place.primary_ip,
+        free=eni.free,
         assigned=eni.assigned,
         cooling=eni.cooling,
         releasing=eni.releasing,
         pending=eni.pending,
-        capacity=max(eni.capacity, eni.occupied),
-        link=eni.link,
+        capacity=eni.capacity,
+        link=eni.place.link,
         foreign=eni.foreign,
         network_card=eni.card,
         prefixes=eni.prefixes,

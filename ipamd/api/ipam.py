@@ -90,12 +90,11 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         facts.set_attribute("k8s.pod.name", call.owner.pod_name)
         facts.set_attribute("k8s.namespace.name", call.owner.pod_namespace)
         facts.set_attribute("container.id", call.key.container_id)
-        wait = self._runner.pool.targets.allocate_wait
+        wait = self._runner.view.targets.allocate_wait
         if request.deadline_ms:
             wait = min(wait, request.deadline_ms / 1000)
         what = f"no address for {_who(call)}"
-        pool = self._runner.pool
-        if call.address and pool.can_serve() and not pool.can_give(call.address, call.key):
+        if call.address and self._runner.view.can_never_give(call.address, call.key):
             message = f"{what}: {call.address} was asked for and is not free on this node; ask for none to get any"
             taken = cni.InvalidCall("INVALID_CONFIG", cni.INVALID_CONFIG, message, call.version or "")
             await abort_invalid(context, taken, request_id, for_cni=True)
@@ -111,7 +110,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             await refuse(context, call, refused.refusal, request_id, started)
         facts.set_attribute("ipamd.address", attachment.address)
         self.first_tries.granted(call.key, call.owner, time.monotonic())
-        eni = self._runner.pool.inventory.enis.get(attachment.eni_id)
+        eni = self._runner.view.place_of(attachment.eni_id)
         if eni is None:
             message = f"{attachment.address} is on no ENI of this node any more: delete the pod"
             await self._abort_broken(context, call, message, request_id)
@@ -134,7 +133,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
     async def Enforce(self, request: ipam_pb2.EnforceRequest, context: Context) -> ipam_pb2.EnforceReply:
         request_id = new_request_id()
         call = await understand(request, context, request_id, "ADD")
-        attachment = self._runner.pool.inventory.attachments.get(call.key)
+        attachment = self._runner.view.attachment(call.key)
         if attachment is None:
             await self._abort_unknown(context, call, request_id)
         if self._enforcement is not None:
@@ -169,8 +168,8 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
     async def Check(self, request: ipam_pb2.CheckRequest, context: Context) -> ipam_pb2.CheckReply:
         request_id = new_request_id()
         call = await understand(request, context, request_id, "CHECK")
-        held = self._runner.pool.inventory.attachments
-        attachment = held.get(call.key) or held.get(recovered_key(call.key))
+        view = self._runner.view
+        attachment = view.attachment(call.key) or view.attachment(recovered_key(call.key))
         if attachment is None:
             await self._abort_unknown(context, call, request_id)
         name = host_link(call.key)
@@ -184,7 +183,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             found = f"leads to {via}" if via else "is missing"
             message = f"the host route to {attachment.address} {found}, {name} is expected"
             await self._abort_broken(context, call, message, request_id)
-        eni = self._runner.pool.inventory.enis.get(attachment.eni_id)
+        eni = self._runner.view.place_of(attachment.eni_id)
         if off := sorted(deaf & {name, eni.link if eni is not None else ""}):
             message = (
                 f"the host does not forward what comes in by {', '.join(off)} (net.ipv4.conf.{off[0]}.forwarding)"
@@ -229,7 +228,7 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
             text = _cni_error(version, _STATUS_CODES[obstacle.reason], obstacle.reason, obstacle.message, request_id)
             code = grpc.StatusCode.UNAVAILABLE
             await abort(context, code, obstacle.reason, obstacle.message, {}, request_id, text)
-        return ipam_pb2.ReadyReply(free=self._runner.pool.counts().free, request_id=request_id)
+        return ipam_pb2.ReadyReply(free=self._runner.view.counts().free, request_id=request_id)
 
     async def _abort_unknown(self, context: Context, call: cni.Call, request_id: str) -> NoReturn:
         message, reason = f"{call.key} holds no address", "UNKNOWN_ATTACHMENT"

@@ -38,9 +38,9 @@ async def announce(
     async for obstacle in serving.changes():
         if obstacle is None:
             break
-        if runner.pool.started and obstacle.reason == "NOT_READY":
+        if runner.view.started and obstacle.reason == "NOT_READY":
             around.start.waits_for_address()
-    counts = runner.pool.counts()
+    counts = runner.view.counts()
     around.start.over()
     serving.record()  # before the conflist: a runtime that has seen that asks for STATUS
     cni = around.live.loaded.settings.cni

@@ -37,7 +37,7 @@ def begin(
 
     enforcement = Enforcement(settings.mode, Agent(settings.agent), conditions)
     stack.push_async_callback(enforcement.close)
-    enforcement.restore(runner.pool.inventory.attachments.values(), gone)
+    enforcement.restore(runner.view.attachments(), gone)
     runner.on_dropped(enforcement.dropped)
     serve = partial(door.serve, settings, identity)
     tasks.create_task(keep(conditions, "policy.not_served", serve, "serving AWS's network policy agent"))

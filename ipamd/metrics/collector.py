@@ -21,10 +21,8 @@ import ipamd
 from ipamd.cloud.port import Priority
 from ipamd.metrics.catalogue import ALERTED, METRICS
 from ipamd.metrics.sources import Sources, Standing
-from ipamd.pool.model import EniState, Reason
-from ipamd.pool.outlook import Supply
-from ipamd.pool.queue import WaitsFor, waits
-from ipamd.pool.trouble import troubles
+from ipamd.pool.model import Reason
+from ipamd.pool.queue import WaitsFor
 from ipamd.process.start import Phase
 from ipamd.telemetry.conditions import KINDS
 from ipamd.telemetry.histogram import Histogram
@@ -72,46 +70,46 @@ class _PoolFamilies:
         yield from self._daemon()
 
     def _pool(self) -> Iterator[Family]:
-        pool, now = self._of.runner.pool, self._of.runner.clock()
-        counts, enis = pool.counts(), pool.inventory.enis.values()
+        view, now = self._of.runner.view, self._of.runner.clock()
+        pool, enis = view.summary(now), view.enis()
+        counts = pool.counts
         states = ("free", "assigned", "cooling", "releasing")
         yield _family("ipamd_addresses", (((state,), getattr(counts, state)) for state in states))
         yield _single("ipamd_addresses_pending", counts.pending)
         yield _single("ipamd_addresses_foreign", sum(eni.foreign for eni in enis))
         yield _single("ipamd_addresses_max", pool.max_pods)
         yield _single("ipamd_addresses_wanted_free", pool.headroom)
-        yield _single("ipamd_addresses_room", max(Supply(pool, now).at_least, 0) if pool.started else 0)
+        yield _single("ipamd_addresses_room", pool.room)
         yield _single("ipamd_prefixes_foreign", sum(len(eni.prefixes) for eni in enis))
-        by_state = Counter(eni.state for eni in pool.enis_of_card())
-        yield _family("ipamd_enis", (((state.value,), by_state[state]) for state in EniState))
+        yield _family("ipamd_enis", (((state.value,), count) for state, count in pool.by_state))
         yield _single("ipamd_enis_max", pool.max_enis)
-        known = ((subnet_id, pool.subnets[subnet_id].available) for subnet_id in pool.subnets.ids)
+        known = ((subnet.id, subnet.available) for subnet in view.subnets())
         yield _family("ipamd_subnet_available_addresses", (((s,), free) for s, free in known if free is not None))
-        oldest = next(iter(pool.inventory.cooling.values()), now)
+        oldest = now if pool.oldest_cooling is None else pool.oldest_cooling
         yield _single("ipamd_cooling_oldest_seconds", now - oldest)
         yield _single("ipamd_cooling_reused_early_total", pool.reused_early)
-        yield _single("ipamd_attachments", len(pool.inventory.attachments))
-        found = list(troubles(pool))
+        yield _single("ipamd_attachments", pool.attachments)
+        found = view.troubles()
         yield _single("ipamd_attachments_stranded", sum(trouble.cut_off for trouble in found))
         yield _single("ipamd_attachments_contested", sum(not trouble.cut_off for trouble in found))
-        yield _single("ipamd_addresses_withheld", len(pool.inventory.withheld()))
+        yield _single("ipamd_addresses_withheld", len(pool.withheld))
         yield _single("ipamd_ready", self._of.serving.obstacle() is None)
         refusal = self._of.runner.would_refuse()
         reported = None if refusal is None else refusal.reason
         yield _family("ipamd_would_refuse", (((str(reason),), reason is reported) for reason in Reason))
         yield _single("ipamd_drained", pool.drained is not None)
-        reasons = Counter(str(backoff.policy.reason) for backoff in pool.backoffs.all_active(now))
+        reasons = Counter(str(backoff.policy.reason) for backoff in pool.backoffs)
         yield _family("ipamd_backoffs", (((reason,), count) for reason, count in reasons.items()))
 
     def _waits(self) -> Iterator[Family]:
-        pool, now = self._of.runner.pool, self._of.runner.clock()
-        oldest = min((waiting.since for waiting in pool.waiting.values()), default=now)
-        yield _single("ipamd_waiting", len(pool.waiting))
+        now = self._of.runner.clock()
+        queue = self._of.runner.view.waiting(now)
+        oldest = min((waiting.since for waiting in queue), default=now)
+        yield _single("ipamd_waiting", len(queue))
         yield _single("ipamd_waiting_oldest_seconds", now - oldest)
-        queue = waits(pool, now)
-        counts = Counter(what for _, what in queue)
+        counts = Counter(waiting.waits_for for waiting in queue)
         yield _family("ipamd_waiting_for", (((str(what),), counts[what]) for what in WaitsFor))
-        since = {what: min((w.since for w, of in queue if of is what), default=now) for what in WaitsFor}
+        since = {what: min((w.since for w in queue if w.waits_for is what), default=now) for what in WaitsFor}
         yield _family("ipamd_waiting_for_oldest_seconds", (((str(what),), now - at) for what, at in since.items()))
         yield _histograms("ipamd_time_to_address_seconds", {(): self._of.service.first_tries.waits})
 

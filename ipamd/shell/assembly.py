@@ -11,6 +11,7 @@ from ipamd.host import HostNetwork, Reconciler
 from ipamd.ledger import Ledger
 from ipamd.pool import events as on
 from ipamd.pool.pool import Pool
+from ipamd.pool.view import View
 from ipamd.shell.inspection import Inspection
 from ipamd.shell.operations import Operations
 from ipamd.shell.readings import Readings
@@ -46,10 +47,11 @@ def around(
     def device_gone(eni_id: str) -> None:
         runner.feed(on.DeviceGone(eni_id))
 
-    wanted = WantedNetwork(pool, vpc)
+    view = View(pool)
+    wanted = WantedNetwork(view, vpc)
     reconciler = Reconciler(network, wanted.node_network, wanted.pod_at, device_gone, clock, on_change)
     readings = Readings(network, vpc, reconciler)
-    operations = Operations(pool, cloud, network, vpc, readings, wanted, reconciler, security_groups, tracer)
+    operations = Operations(view, cloud, network, vpc, readings, wanted, reconciler, security_groups, tracer)
     runner = PoolRunner(pool, ledger, clock, operations.perform, network.catch_up, on_change)
     network.uses.listen(UsesSeen(vpc, runner.tell))
     return Shell(runner, reconciler, readings, Inspection(runner, readings, ledger, cloud), wanted, tracer)

@@ -11,11 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ipamd.host.veth import host_link
-from ipamd.pool.eni import Address, Eni
 from ipamd.pool.events import Audited
 from ipamd.pool.model import AddressState, Attachment, EniState, ObservedEni, Use
-from ipamd.pool.pool import Pool
-from ipamd.pool.trouble import troubles
+from ipamd.pool.view import AddressView, EniView, View
 
 # An ADD is on record before its route is there, and a DEL's route goes a moment after its record, in seconds.
 IN_BETWEEN = 10.0
@@ -43,27 +41,28 @@ class Compared:
     routes: int
 
 
-def compare(pool: Pool, recorded: Iterable[Attachment], seen: Audited, now: float) -> Compared:
+def compare(view: View, recorded: Iterable[Attachment], seen: Audited, now: float) -> Compared:
     """`recorded` are the attachments in the ledger, `seen` what EC2 and the kernel showed after they were read."""
     records = {attachment.address: attachment for attachment in recorded}
     routes = dict(seen.routed)
     mismatches = (
-        *_enis(pool, seen),
-        *_addresses(pool, seen),
-        *_stranded(pool, routes),
-        *_uses(pool),
-        *_records(pool, records),
-        *_routes(pool, records, routes, now),
-        *_forwarding(pool, records, seen.not_forwarding),
+        *_enis(view, seen),
+        *_addresses(view, seen),
+        *_stranded(view, routes),
+        *_uses(view),
+        *_records(view, records),
+        *_routes(view, records, routes, now),
+        *_forwarding(view, records, seen.not_forwarding),
     )
     ours = [eni for eni in seen.enis if eni.owned or eni.primary]
     addresses = sum(len(eni.addresses) for eni in ours)
     return Compared(mismatches, len(ours), addresses, len(records), len(routes))
 
 
-def _enis(pool: Pool, seen: Audited) -> Iterator[Mismatch]:
-    known = pool.inventory.enis
-    creating = any(eni.state is EniState.CREATING for eni in known.values())
+def _enis(view: View, seen: Audited) -> Iterator[Mismatch]:
+    enis = view.enis()
+    known = {eni.id for eni in enis}
+    creating = any(eni.state is EniState.CREATING for eni in enis)
     for observed in seen.enis:
         if observed.id in known or creating:
             continue
@@ -80,7 +79,7 @@ def _enis(pool: Pool, seen: Audited) -> Iterator[Mismatch]:
                 ec2="not attached, with this node's tag", ledger="unknown",
             )  # fmt: skip
     there = {observed.id: observed for observed in seen.enis if observed.device_index is not None}
-    for eni in _settled(pool):
+    for eni in _settled(view):
         if eni.id not in there:
             yield Mismatch(
                 "eni_missing", eni.id, f"{eni.assigned} pods with its addresses are cut off",
@@ -89,19 +88,20 @@ def _enis(pool: Pool, seen: Audited) -> Iterator[Mismatch]:
             )  # fmt: skip
 
 
-def _addresses(pool: Pool, seen: Audited) -> Iterator[Mismatch]:
+def _addresses(view: View, seen: Audited) -> Iterator[Mismatch]:
     there: dict[str, ObservedEni] = {eni.id: eni for eni in seen.enis}
-    for eni in _settled(pool):
+    for eni in _settled(view):
         observed = there.get(eni.id)
         if observed is None:
             continue
-        for ip in sorted(set(observed.addresses) - eni.addresses.keys()):
+        recorded = {address.ip: address for address in view.addresses() if address.eni_id == eni.id}
+        for ip in sorted(set(observed.addresses) - recorded.keys()):
             yield Mismatch(
                 "address_unknown", ip, "it is not given to pods", "the daemon leaves it alone; if nobody wants it: "
                 f"aws ec2 unassign-private-ip-addresses --network-interface-id {eni.id} --private-ip-addresses {ip}",
                 ec2=f"assigned to {eni.id}", ledger="unknown",
             )  # fmt: skip
-        for ip, address in eni.addresses.items():
+        for ip, address in recorded.items():
             if ip not in observed.addresses and address.state is not AddressState.RELEASING:
                 held = address.state is AddressState.ASSIGNED
                 yield Mismatch(
@@ -112,9 +112,9 @@ def _addresses(pool: Pool, seen: Audited) -> Iterator[Mismatch]:
                 )  # fmt: skip
 
 
-def _stranded(pool: Pool, routes: dict[str, str]) -> Iterator[Mismatch]:
+def _stranded(view: View, routes: dict[str, str]) -> Iterator[Mismatch]:
     """Pods that the daemon knows to be cut off: also those that it knew of before this look."""
-    for trouble in troubles(pool):
+    for trouble in view.troubles():
         if trouble.cut_off:
             ip = trouble.attachment.address
             yield Mismatch(
@@ -127,16 +127,15 @@ def _stranded(pool: Pool, routes: dict[str, str]) -> Iterator[Mismatch]:
             )  # fmt: skip
 
 
-def _uses(pool: Pool) -> Iterator[Mismatch]:
+def _uses(view: View) -> Iterator[Mismatch]:
     """Of addresses that somebody else has something in the kernel for; a pod of ours may have one as well."""
-    for address in pool.inventory.addresses.values():
-        use = pool.inventory.uses.of(address.ip, address.eni.subnet)
+    for address in view.addresses():
         held = address.state is AddressState.ASSIGNED
-        if use is not None and (not held or address.ip in pool.contested):
-            yield _in_use(address, use, held)
+        if address.use is not None and (not held or address.contested):
+            yield _in_use(address, address.use, held)
 
 
-def _in_use(address: Address, use: Use, held: bool) -> Mismatch:
+def _in_use(address: AddressView, use: Use, held: bool) -> Mismatch:
     on_host = use.kind == "address"
     return Mismatch(
         "address_on_host" if on_host else "address_in_use", address.ip,
@@ -144,13 +143,13 @@ def _in_use(address: Address, use: Use, held: bool) -> Mismatch:
         else "the daemon gives it to no pod as long as this lasts",
         "delete the pod, or remove what leads elsewhere" if held
         else "nothing, if its owner uses the address; else remove it, and the daemon grants the address again",
-        ec2=f"assigned to {address.eni.id}", ledger=str(address.state), kernel=use.text,
+        ec2=f"assigned to {address.eni_id}", ledger=str(address.state), kernel=use.text,
     )  # fmt: skip
 
 
-def _records(pool: Pool, records: dict[str, Attachment]) -> Iterator[Mismatch]:
+def _records(view: View, records: dict[str, Attachment]) -> Iterator[Mismatch]:
     """What the ledger has against what the daemon has in memory: a restart would go by the former."""
-    memory = {attachment.address: attachment for attachment in pool.inventory.attachments.values()}
+    memory = {attachment.address: attachment for attachment in view.attachments()}
     for ip in sorted(memory.keys() | records.keys()):
         if memory.get(ip) != records.get(ip):
             yield Mismatch(
@@ -160,9 +159,9 @@ def _records(pool: Pool, records: dict[str, Attachment]) -> Iterator[Mismatch]:
             )  # fmt: skip
 
 
-def _routes(pool: Pool, records: dict[str, Attachment], routes: dict[str, str], now: float) -> Iterator[Mismatch]:
+def _routes(view: View, records: dict[str, Attachment], routes: dict[str, str], now: float) -> Iterator[Mismatch]:
     for ip, attachment in records.items():
-        if ip in pool.inventory.lost:
+        if view.is_lost(ip):
             continue  # reported as stranded
         via, link = routes.get(ip), host_link(attachment.key)
         if via == link or now - attachment.since < IN_BETWEEN:
@@ -174,7 +173,8 @@ def _routes(pool: Pool, records: dict[str, Attachment], routes: dict[str, str], 
             ledger=f"held by {_holder(attachment)}", kernel=f"leads to {via}, not {link}" if via else "no route",
         )  # fmt: skip
     for ip, via in routes.items():
-        if ip in records or now - pool.inventory.cooling.get(ip, -IN_BETWEEN) < IN_BETWEEN:
+        released = view.released_at(ip)
+        if ip in records or (released is not None and now - released < IN_BETWEEN):
             continue
         yield Mismatch(
             "route_of_nobody", ip, "a pod may use an address that is on nobody's record",
@@ -183,13 +183,13 @@ def _routes(pool: Pool, records: dict[str, Attachment], routes: dict[str, str], 
         )  # fmt: skip
 
 
-def _forwarding(pool: Pool, records: dict[str, Attachment], off: frozenset[str]) -> Iterator[Mismatch]:
+def _forwarding(view: View, records: dict[str, Attachment], off: frozenset[str]) -> Iterator[Mismatch]:
     for ip, attachment in records.items():
         if (link := host_link(attachment.key)) in off:
             yield _deaf(ip, f"{_holder(attachment)} reaches nobody outside of the node", link)
-    for eni in _settled(pool):
-        if eni.link in off:
-            yield _deaf(eni.id, "what comes in by it reaches no pod", eni.link)
+    for eni in _settled(view):
+        if eni.place.link in off:
+            yield _deaf(eni.id, "what comes in by it reaches no pod", eni.place.link)
 
 
 def _deaf(subject: str, meaning: str, link: str) -> Mismatch:
@@ -200,12 +200,12 @@ def _deaf(subject: str, meaning: str, link: str) -> Mismatch:
     )  # fmt: skip
 
 
-def _settled(pool: Pool) -> list[Eni]:
-    return [eni for eni in pool.inventory.enis.values() if eni.quiet and not eni.leaving]
+def _settled(view: View) -> list[EniView]:
+    return [eni for eni in view.enis() if eni.settled]
 
 
-def _link(eni: Eni) -> str:
-    return f"link {eni.link}" if eni.link else ""
+def _link(eni: EniView) -> str:
+    return f"link {eni.place.link}" if eni.place.link else ""
 
 
 def _holder(attachment: Attachment | None) -> str:

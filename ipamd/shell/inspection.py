@@ -28,9 +28,9 @@ class Inspection:
     async def vanished(self) -> list[Attachment]:
         """Attachments that have left no trace, and are old enough not to be in the middle of their ADD. Raises
         `HostError`."""
-        attachments = self._runner.pool.inventory.attachments
-        gone = await self._readings.gone(tuple(attachments.values()))
-        held = (attachments.get(key) for key in gone)
+        view = self._runner.view
+        gone = await self._readings.gone(view.attachments())
+        held = (view.attachment(key) for key in gone)
         return [a for a in held if a is not None and self._runner.clock() - a.since > COLLECT_MINIMUM_AGE]
 
     async def compare(self) -> Compared:
@@ -51,4 +51,4 @@ class Inspection:
 
     async def _compare_once(self) -> tuple[Compared, on.Audited]:
         seen = await self._readings.read_all(self._cloud.at(Priority.WARM))
-        return compare(self._runner.pool, self._ledger.load().attachments, seen, self._runner.clock()), seen
+        return compare(self._runner.view, self._ledger.load().attachments, seen, self._runner.clock()), seen

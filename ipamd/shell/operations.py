@@ -17,7 +17,7 @@ from ipamd.host import HostError, HostNetwork, Reconciler
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.model import AttachmentKey, CloudErrorKind, CloudFailure
-from ipamd.pool.pool import Pool
+from ipamd.pool.view import View
 from ipamd.shell import interpreter
 from ipamd.shell.readings import Readings
 from ipamd.shell.urgency import priority_of
@@ -35,7 +35,7 @@ class Operations:
 
     def __init__(
         self,
-        pool: Pool,
+        view: View,
         cloud: Cloud,
         network: HostNetwork,
         vpc: Vpc,
@@ -45,7 +45,7 @@ class Operations:
         security_groups: tuple[str, ...],
         tracer: Tracer,
     ) -> None:
-        self._pool = pool
+        self._view = view
         self._cloud = cloud
         self._network = network
         self._vpc = vpc
@@ -57,9 +57,10 @@ class Operations:
 
     async def perform(self, effect: do.Operation) -> on.Event:
         """Raises nothing: a failure is an event as well."""
-        bind = partial(self._cloud.at, priority_of(effect, bool(self._pool.waiting)))
+        waiting = self._view.requests()
+        bind = partial(self._cloud.at, priority_of(effect, bool(waiting)))
         try:
-            with self._tracer.operation(effect.action, self._pool.waiting):
+            with self._tracer.operation(effect.action, waiting):
                 return await interpreter.interpret(effect, bind, self, self._security_groups)
         except (CloudError, HostError) as error:
             return interpreter.refused(effect, error)
@@ -93,10 +94,11 @@ class Operations:
         await self.check_unused(effect.action, effect.addresses)
 
     async def audit(self, op: int, cloud: Cloud) -> on.Audited:
-        return await self._readings.audit(op, cloud, self._pool.subnets.ids)
+        subnets = tuple(subnet.id for subnet in self._view.subnets())
+        return await self._readings.audit(op, cloud, subnets)
 
     async def forget_flows(self, addresses: tuple[str, ...]) -> None:
         await self._network.forget_flows(addresses)
 
     async def gone(self) -> frozenset[AttachmentKey]:
-        return await self._readings.gone(tuple(self._pool.inventory.attachments.values()))
+        return await self._readings.gone(self._view.attachments())

@@ -16,7 +16,7 @@ from cni_shim.names import served_record
 from cni_shim.served import since_boot
 from ipamd.host import Reconciler
 from ipamd.ledger.place import boot_id
-from ipamd.pool.serving import NotServing, not_serving
+from ipamd.pool.serving import NotServing
 from ipamd.shell.turn import PoolRunner
 from ipamd.telemetry.conditions import Conditions
 
@@ -72,7 +72,7 @@ class Serving:
     def obstacle(self) -> NotServing | None:
         """Why it can't; None when it can."""
         runner = self._runner
-        found = not_serving(runner.pool, self._served, self._reconciler.broken, runner.clock())
+        found = runner.view.not_serving(self._served, self._reconciler.broken, runner.clock())
         self._served = self._served or found is None
         return found
 

@@ -29,8 +29,8 @@ from ipamd.pool.model import (
     Record,
     Refusal,
 )
-from ipamd.pool.outlook import would_refuse
 from ipamd.pool.pool import Pool
+from ipamd.pool.view import View
 from ipamd.telemetry.histogram import MILLISECONDS, Histogram
 
 log = structlog.get_logger("ipamd.pool")
@@ -79,7 +79,8 @@ class PoolRunner:
         catch_up: Callable[[], None],
         on_change: Callable[[], None],
     ) -> None:
-        self.pool = pool
+        self._pool = pool
+        self.view = View(pool)
         self.clock = clock
         self._ledger = ledger
         self._perform = perform
@@ -151,7 +152,7 @@ class PoolRunner:
 
     def would_refuse(self) -> Refusal | None:
         """What an ADD that came now would be told; None when it would get an address."""
-        return would_refuse(self.pool, self.clock(), "" if self.unrecorded is None else str(self.unrecorded))
+        return self.view.would_refuse(self.clock(), "" if self.unrecorded is None else str(self.unrecorded))
 
     async def _ask(self, request: str, event: on.Event) -> Any:
         if self.failed.done():
@@ -190,7 +191,7 @@ class PoolRunner:
     def tell(self, event: on.Event) -> None:
         """As `feed`, for what the kernel itself has shown."""
         try:
-            effects = self.pool.handle(event, self.clock())
+            effects = self._pool.handle(event, self.clock())
         except Exception as error:
             self._give_up(error)
             return

@@ -25,9 +25,8 @@ class Runner:
 
     def __init__(self) -> None:
         self.requests: list[str] = []
-        self.tracer = NoTraces()
-        inventory = SimpleNamespace(enis={"eni-1": SimpleNamespace(device_index=1, mac="02:00:00:00:00:01")})
-        self.pool = SimpleNamespace(inventory=inventory, targets=Targets())
+        place = SimpleNamespace(device_index=1, mac="02:00:00:00:00:01")
+        self.view = SimpleNamespace(place_of={"eni-1": place}.get, targets=Targets())
 
     async def allocate(
         self, request: str, key: AttachmentKey, owner: Owner, wait: float, wanted: str = "", **how: bool
@@ -94,7 +93,7 @@ class Context:
 @pytest.mark.parametrize(("reason", "number"), [("NOT_READY", 50), ("NETWORK_BROKEN", 51)])
 async def test_ready_answers_with_the_obstacle_and_its_cni_code(reason: Any, number: int) -> None:
     runner: Any = Runner()
-    runner.pool.counts = lambda: SimpleNamespace(free=3)
+    runner.view.counts = lambda: SimpleNamespace(free=3)
     request = ipam_pb2.ReadyRequest(cni=ipam_pb2.CniCall(config=b'{"cniVersion":"1.1.0","name":"ipamd"}'))
     context = Context()
     assert (await service(runner).Ready(request, context)).free == 3

@@ -366,7 +366,7 @@ async def test_a_burst_grows_by_a_new_eni_that_the_host_then_serves(build: Build
     granted = await asyncio.gather(*(node.ask(f"pod-{n}") for n in range(12)))
     assert len({attachment.address for attachment in granted}) == 12
     assert node.network.served[-1] == {"eni-0", "eni-1"}
-    assert node.runner.pool.counts().assigned == 12
+    assert node.pool.counts().assigned == 12
 
 
 # Callers
@@ -384,7 +384,7 @@ async def test_a_caller_that_goes_away_leaves_the_queue(build: Build) -> None:
     node.cloud.gate.set()
     await patient
     assert node.recorded() == {key("patient")}
-    assert not node.runner.pool.waiting
+    assert not node.pool.waiting
 
 
 async def test_caller_that_left_during_its_grant_gets_it_later(
@@ -393,10 +393,10 @@ async def test_caller_that_left_during_its_grant_gets_it_later(
     node = build()
     node.start("10.0.0.200", "10.0.0.201")
     asked = asyncio.create_task(node.ask("a"))
-    await until(lambda: key("a") in node.runner.pool.inventory.attachments)
+    await until(lambda: key("a") in node.pool.inventory.attachments)
     asked.cancel()
     await asyncio.gather(asked, return_exceptions=True)
-    held = node.runner.pool.inventory.attachments[key("a")]
+    held = node.pool.inventory.attachments[key("a")]
     assert await node.ask("a") == held
     assert node.recorded() == {key("a")}
 
@@ -608,7 +608,7 @@ async def test_a_link_that_the_host_can_not_serve_is_tried_again_later(
     with capture_logs() as logs:
         node.start("10.0.0.200")
         await until(lambda: any(entry["event"] == "eni.link_failed" for entry in logs))
-    assert not node.runner.pool.can_serve()
+    assert not node.pool.can_serve()
 
 
 async def test_contradictory_pool_ends_the_runner_and_waiting_calls(
@@ -623,7 +623,7 @@ async def test_contradictory_pool_ends_the_runner_and_waiting_calls(
     def contradict(event: on.Event, now: float) -> Any:
         raise AssertionError("two holders")
 
-    monkeypatch.setattr(node.runner.pool, "handle", contradict)
+    monkeypatch.setattr(node.pool, "handle", contradict)
     node.cloud.gate.set()
     with capture_logs() as logs, pytest.raises(Refused) as refused:
         await waiting
@@ -874,7 +874,7 @@ async def test_stop_waits_for_running_calls_and_records_their_outcome(build: Bui
     asyncio.get_running_loop().call_later(0.05, node.cloud.gate.set)
     await node.runner.stop(5.0)
     assert node.ledger.load().intents == ()
-    assert node.runner.pool.counts().free == 1
+    assert node.pool.counts().free == 1
 
 
 async def test_stopping_does_not_wait_for_ever_and_leaves_the_intent(build: Build) -> None:

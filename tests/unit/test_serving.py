@@ -13,6 +13,7 @@ import pytest
 
 from cni_shim import served
 from ipamd.pool.serving import NotServing
+from ipamd.pool.view import View
 from ipamd.shell.serving import UNRECORDED, Record, Serving
 from ipamd.telemetry.conditions import Conditions
 
@@ -102,7 +103,8 @@ class Daemon:
     def __init__(self, socket: Path) -> None:
         self.able = False
         inventory = SimpleNamespace(attachments={})
-        self.pool = SimpleNamespace(started=True, inventory=inventory, can_serve=lambda: self.able)
+        pool = SimpleNamespace(started=True, inventory=inventory, can_serve=lambda: self.able)
+        self.view = View(cast(Any, pool))
         self.reconciler = SimpleNamespace(broken="")
         self.changed = asyncio.Event()
         self.conditions = Conditions()

@@ -50,7 +50,6 @@ FROZEN_COMPLEXITY: dict[str, int] = {
     "host/rtnetlink.read_rule": 16,
     "host/vpc_cni._rules": 38,
     "host/vpc_cni._table": 22,
-    "metrics/collector._PoolFamilies._pool": 16,
     "netns/test_bench_datapath.test_every_line_of_the_table_is_measured": 18,
     "netns/test_bench_plugin.test_every_case_is_measured_alone_and_in_a_burst": 17,
     "pool/pool.Pool.handle": 21,

@@ -8,6 +8,7 @@ from ipamd.host.veth import host_link
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.model import Attachment, AttachmentKey, ObservedEni, Use, Uses
+from ipamd.pool.view import View
 from ipamd.shell.comparison import Mismatch, compare
 from tests.unit.story import Story, addresses, observed, warm
 
@@ -29,7 +30,7 @@ class Node:
     def mismatches(self) -> list[Mismatch]:
         routed = tuple(self.routes.items())
         seen = on.Audited(0, self.ec2, (), routed, not_forwarding=self.not_forwarding)
-        return list(compare(self.story.pool, self.ledger, seen, self.story.now).mismatches)
+        return list(compare(View(self.story.pool), self.ledger, seen, self.story.now).mismatches)
 
     def found(self) -> list[tuple[str, str]]:
         return [(mismatch.kind, mismatch.subject) for mismatch in self.mismatches()]
@@ -39,7 +40,7 @@ def test_all_agree() -> None:
     node = Node()
     assert not node.found()
     seen = on.Audited(0, node.ec2, (), tuple(node.routes.items()))
-    compared = compare(node.story.pool, node.ledger, seen, node.story.now)
+    compared = compare(View(node.story.pool), node.ledger, seen, node.story.now)
     assert (compared.enis, compared.addresses, compared.attachments, compared.routes) == (1, 3, 1, 1)
 
 
