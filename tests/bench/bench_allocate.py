@@ -14,8 +14,8 @@ again. The callers are threads of two processes of their own.
 - bare: the same server of grpcio in a process that does nothing but answer: what no daemon on grpcio can beat.
 
 Each round measures every line of the table once, the servers of a line one right after the other, in an order of its
-own; what is told is the median of the rounds. CPU time is the server's alone, all its threads together, divided by
-the calls. Trust the ratios: everything else depends on the machine and on what else it does.
+own; the printed figure is the median of the rounds. CPU time is the server's alone, all its threads together, divided
+by the calls. Trust the ratios: everything else depends on the machine and on what else it does.
 """
 
 from __future__ import annotations

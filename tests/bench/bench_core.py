@@ -33,7 +33,7 @@ from ipamd.pool.pool import Pool
 SUBNET = IPv4Network("8.0.0.0/5")  # has all of 10.0.0.0/8, and none of it is reserved
 
 SIZES = (50, 250, 737)
-# Of the largest types, but for one address more on each ENI: those hold 735 secondary ones.
+# As the largest types, with one address more on each ENI: those hold 735 secondary ones.
 PER_ENI = 50
 PARTS = 10
 STEADY = ("allocate", "release", "wake")

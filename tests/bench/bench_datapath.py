@@ -8,9 +8,9 @@ what the layouts are, and where the measured pod stands among the others: datapa
 to bring the state of the largest node about, to audit it and to repair it (datapath_state.py).
 
 In each round each way is measured once, those with the same number of pods right after each other, in a random order.
-What is told is the median of the rounds, of ratios the median of each round's ratio. Ratios are of the time that a
-piece of work takes, so 2 is twice as slow, whatever the unit. "A wire" is no node at all, just a veth between pod and
-host: what measuring costs. Nothing can be quicker, and "less the wire" is what the node itself takes.
+The printed figure is the median of the rounds, for ratios the median of each round's ratio. Ratios compare the time
+that a piece of work takes, so 2 is twice as slow, whatever the unit. "A wire" is no node at all, just a veth between
+pod and host: what measuring costs. Nothing can be quicker, and "less the wire" is what the node itself takes.
 """
 
 from __future__ import annotations

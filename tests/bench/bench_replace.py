@@ -1,4 +1,4 @@
-"""How long a node is without a serving daemon when the DaemonSet's pod is replaced, but for the kubelet's own part.
+"""How long a node is without a serving daemon when the DaemonSet's pod is replaced, without the kubelet's own part.
 
     python tests/bench/bench_replace.py [--rounds 9] [--reply 0.1] [--json FILE]      (as root)
 

@@ -8,7 +8,7 @@ and their records on tmpfs. EC2 is reached by TLS, with a bundle of certificates
 
 Each round starts the real daemon, and together with it the real plugin for one more pod, which waits for the socket.
 All times are from exec, medians of the rounds; CPU time is the daemon's until it was ready. The timeline is the
-daemon's own log. What the imports take is told by a process of its own for each round (`-X importtime`, which adds
+daemon's own log. The time of the imports comes from a separate process for each round (`-X importtime`, which adds
 about a third: each package's own modules, without those that they import).
 
 Memory is /proc/PID/smaps_rollup of the last daemon: RSS as `ps` tells it, USS what would be free without it. The

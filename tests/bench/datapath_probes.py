@@ -3,8 +3,8 @@
 Each piece is done by one thread: it sends, and it receives at the other end. Between network namespaces of one
 machine the kernel carries a packet all the way to the receiving socket, and the answer back, within the call that
 sends it; so no other thread has to run, and no scheduler is part of what is measured. What a piece takes is the work
-of one core for both ends and for the node in between. The median piece is told: one that was interrupted by what else
-the machine does falls out of it.
+of one core for both ends and for the node in between. The printed figure is the median piece, so
+that pieces which other work of the machine interrupts do not count.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ run as JSON from standard input, and writes what it measured as JSON to standard
     {"cases": [{"name", "argv", "config", "slow"}], "pods": [netns paths], "rounds", "bursts", "daemon": pid,
      "timed": {"argv", "config"}}
     {"alone": [{"round", "case", "ADD": {...}, "DEL": {...}, "gone_ms", "daemon_ms"}],
-     "bursts": [the same; per pod, but for gone_ms], "parts": [{part: ms}]}
+     "bursts": [the same; per pod, except gone_ms], "parts": [{part: ms}]}
 
 A case that is `slow` takes part in one burst only.
 """

@@ -4,7 +4,7 @@
 
 Runs the plugin's own compiled modules as the launcher does, with some of their functions replaced by ones that read
 the clock when they end. Then it writes to standard error, in order, the name of each part and the time of
-CLOCK_MONOTONIC at its end, in nanoseconds. Whoever starts it has the times of exec and exit, so the parts add up to
+CLOCK_MONOTONIC at its end, in nanoseconds. Its caller has the times of exec and exit, so the parts add up to
 the whole; the clock itself costs well under 0.1 ms.
 """
 

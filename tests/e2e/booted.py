@@ -97,7 +97,7 @@ class Machine:
         """Raises `CannotBoot`."""
         assert self._nspawn is not None
         await self.attempt("systemctl", "reboot")
-        # With --keep-unit it ends, so that whoever started it does so again.
+        # With --keep-unit it ends, so that its caller starts it again.
         assert await self._nspawn.wait() == _REBOOT
         await self._boot()
 
@@ -194,7 +194,7 @@ class Machine:
 
 @asynccontextmanager
 async def machine(node: SimulatedNode) -> AsyncIterator[Machine]:
-    """A booted machine with the ipamd command in /opt/ipamd, and configured for the simulated EC2, but no more."""
+    """A booted machine with the ipamd command in /opt/ipamd, configured for the simulated EC2, and nothing else."""
     async with AsyncExitStack() as stack:
         directory = Path(tempfile.mkdtemp(prefix="ipamd-booted-"))
         stack.callback(shutil.rmtree, directory)

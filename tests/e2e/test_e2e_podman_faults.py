@@ -122,7 +122,7 @@ async def test_a_conflist_that_is_removed_meanwhile(podman: Podman, control: Con
     conflist.write_bytes(kept)
 
 
-# The daemon, but for how often it looks for attachments whose namespace is gone: once a minute.
+# The daemon, except that it looks for attachments without a namespace more often than once a minute.
 HASTY = """
 import sys
 from ipamd.pool import audit

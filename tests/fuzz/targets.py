@@ -56,7 +56,7 @@ def plan(data: bytes) -> None:
 
 
 def call(answer: bytes) -> bytes:
-    """The reply to a call whose peer sends these bytes and then no more."""
+    """The reply to a call whose peer sends these bytes and then nothing."""
     ours, peer = socket.socketpair()
     with peer:
         peer.sendall(answer[:60_000])

@@ -185,7 +185,7 @@ class Cluster:
 
 
 def daemonset(ec2_url: str) -> str:
-    """deploy/kubernetes/ipamd.yaml as it is, but for where EC2 is and that nobody asks it for dry runs."""
+    """deploy/kubernetes/ipamd.yaml with another EC2 endpoint, and without dry runs."""
     documents = list(yaml.safe_load_all(DAEMONSET.read_text()))
     [config] = [document for document in documents if document["kind"] == "ConfigMap"]
     text: str = config["data"]["config.toml"]

@@ -74,5 +74,5 @@ def _compile(folder: Path) -> None:
 
 
 def add(layer: Layer, system: Path) -> None:
-    """Add the files of a system, but for pages, translations and the like."""
+    """Add the files of a system, without manual pages, translations and the like."""
     layer.tree(system, wanted=lambda name: not name.startswith(_LEFT_OUT))

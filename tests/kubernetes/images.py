@@ -198,7 +198,7 @@ def _base() -> Layer:
 
 
 def add_busybox(layer: Layer, executable: Path) -> None:
-    """busybox and its applets, but for those that the layer has as programs already."""
+    """busybox and its applets, except those that the layer already has as programs."""
     layer.copy(executable, "usr/bin/busybox")
     listed = subprocess.run([executable, "--list"], capture_output=True, text=True, check=True).stdout
     for applet in listed.split():

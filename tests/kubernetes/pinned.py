@@ -90,7 +90,7 @@ def _section(line: str) -> tuple[Expected, str] | None:
 
 
 def focus(specs: Iterable[Spec]) -> str:
-    """A regular expression (Go's RE2) that selects just those of `specs` that are to be started.
+    """A regular expression (Go's RE2) that selects just those of `specs` that should run.
 
     Ginkgo matches it against "SUITE NAME"; a spec's name may be the beginning of another's, but not its end."""
     names = dict.fromkeys(spec.name for spec in specs if spec.expected is not Expected.LEAVE)

@@ -89,7 +89,7 @@ class Store:
             os.utime(self.directory / name)
 
     def prune(self, wanted: Iterable[str], versions: int | None = None) -> None:
-        """Remove what nobody has used for two days, but for `wanted`: other checkouts want other versions.
+        """Remove what has not been used for two days, except `wanted`: other checkouts want other versions.
 
         At most `versions` of a thing stay, those used last.
         """

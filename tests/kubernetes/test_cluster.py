@@ -97,7 +97,7 @@ def traces(prefix: str) -> list[str]:
 
 @asynccontextmanager
 async def serving() -> AsyncIterator[Cluster]:
-    """A cluster with the web servers, of which nothing may be left."""
+    """A cluster with the web servers; nothing of it may be left."""
     prefix = f"kc{secrets.token_hex(2)}"
     with tempfile.TemporaryDirectory(prefix=prefix) as folder:
         try:

@@ -32,7 +32,7 @@ PROCESSES: Final = 4
 # Why the pinned list leaves them out, where no engine is there.
 LEFT_OUT: Final = "wants a policy engine beside ipamd"
 # One for each thing that an engine has to do: to close a pod, to close its way out, to tell pods of other namespaces
-# by their labels, to heed addresses and ports, and to follow changes.
+# by their labels, to select by addresses and ports, and to follow changes.
 SOME: Final = (
     "between server and client should support a 'default-deny-ingress' policy",
     "should deny egress from all pods in a namespace",

@@ -72,7 +72,7 @@ async def test_a_rolling_restart_on_a_full_node(cluster: Cluster, space: str, na
 
 @asynccontextmanager
 async def few_addresses(node: Node) -> AsyncIterator[None]:
-    """The daemon of the node, which is on its host, keeps what it wants and no more, whatever ran there before."""
+    """The daemon of the node, which is on its host, keeps its target and nothing above it."""
     before = node.spec.config.read_text()
     node.spec.config.write_text(f"{before}\n[pool]\nslack = 0\nrelease_delay = 1.0\n")
 

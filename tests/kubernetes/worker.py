@@ -42,7 +42,7 @@ _POLL: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """What a worker is to be. `containerd`: "1.6" is the machine's own, which Debian 12 has. `ipamd`: None for a node
+    """What a worker consists of. `containerd`: "1.6" is the machine's own (Debian 12). `ipamd`: None for a node
     without a network. `max_pods`: the kubelet's; an m5.large has addresses for 27 pods."""
 
     name: str

@@ -35,7 +35,7 @@ def metadata(path: str, body: str) -> Fault:
 
 # What each try at the start meets, and what its line must say.
 AT_START: dict[str, list[tuple[Fault, str]]] = {
-    # A try makes two calls, of which the first finds no interface.
+    # A try makes two calls, and the first finds no interface.
     "fields": [
         ({**lacks("macAddress"), "times": 2}, "lacks MacAddress for eni-"),
         ({**lacks("deviceIndex"), "times": 2}, "lacks DeviceIndex for eni-"),

@@ -215,7 +215,7 @@ def test_pods_that_stand_where_other_settings_put_them(
 
 
 def test_everything_at_once(host: Host) -> None:
-    """Each thing in the way is told, so that one restart mends them all."""
+    """Every clash is named, so that one restart mends them all."""
     host.run(
         "ip route add 10.9.0.0/16 dev eth0 table 1500; ip route add 10.10.0.0/16 dev eth0 table 1500",
         "ip rule add lookup 77 priority 500",

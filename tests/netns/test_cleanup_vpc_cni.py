@@ -40,7 +40,7 @@ ip rule add from 10.0.1.51 lookup 2 priority 1536
 ip rule add from 10.0.7.7 lookup 5 priority 1536
 ip rule add from 10.0.1.10 lookup 2 priority 32765
 """
-# Each is like one of the above, but for one thing.
+# Each differs from one of the above in one thing.
 _OTHERS: Final = """
 ip rule add to 203.0.113.7 lookup main priority 512
 ip rule add to 10.0.0.0/25 lookup main priority 512
@@ -128,7 +128,7 @@ def leave(host: Host, binary: str, connmark: str) -> None:
     """What the AWS VPC CNI writes."""
     host.run(_THEIRS)
     host.iptables(binary, _AWS_COMMON)
-    # A subnet of which no address is on the node any more, but in the VPC.
+    # A subnet of the VPC without an address on the node.
     host.iptables(
         binary, "{ipt} -t nat -I AWS-SNAT-CHAIN-0 -d 10.0.4.0/22 -m comment --comment 'AWS SNAT CHAIN' -j RETURN"
     )

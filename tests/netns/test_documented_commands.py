@@ -52,7 +52,7 @@ ELSEWHERE = {
     "groupadd ": "changes the host's users",
 }
 
-# Those that go on until they are told to stop, and those that ask.
+# Those that run until a signal, and those that ask.
 UNTIL_STOPPED = re.compile(r"^ipamctl (events .*(-f|--record)|top)\b")
 ASKS = re.compile(r"^ipamctl (release|collect|drain|undrain)\b")
 

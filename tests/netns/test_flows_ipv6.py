@@ -95,7 +95,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DualStage]:
 
 
 def _add_ipv6(node: Node, pod: Pod, address: str) -> None:
-    """As design, section 6: /128, fe80::1 on the host's end, a permanent neighbour entry for it."""
+    """A pod's IPv6: /128, fe80::1 on the host's end, a permanent neighbour entry for it."""
     (mac,) = (each["address"] for each in _links(node) if each["ifname"] == pod.link)
     netns.write_sysctls(
         node.spec.netns,

@@ -222,7 +222,7 @@ CARRY_NONE = {
     "route 10.0.0.1 table 1501": "the default route is onlink, and finds the gateway without it",
     "route 10.0.0.1 table 1502": "the same",
     "arp_ignore": "nobody in a VPC asks an instance: the fabric knows which ENI has an address",
-    "arp_announce": "the fabric answers whoever asks",
+    "arp_announce": "the fabric answers every ARP request",
 }
 
 

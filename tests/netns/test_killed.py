@@ -159,7 +159,7 @@ async def test_what_was_being_given_back_is_no_pods(
         await daemon.ready()
         names = [f"b-{number}" for number in range(many)]
         asking = asyncio.gather(*(daemon.allocate(name, deadline=10) for name in names))
-        await asyncio.sleep(1)  # whoever trusts that view has granted by now
+        await asyncio.sleep(1)  # a daemon that trusts that view has granted by now
         if how == "late":
             await node.let_go(action)
         else:

@@ -227,7 +227,7 @@ async def test_a_del_that_nothing_keeps_is_left_to_the_spool(tmp_path: Path, pre
             fill(disk)
             (disk / "ledger.db.owed").unlink()
             ballast = fill(disk)
-            # The plugin keeps the release in the spool upon this answer.
+            # The plugin keeps the release in the spool after this answer.
             code, info, _ = await refused(daemon.release("a"))
             assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "LEDGER_UNWRITABLE")
             request = ipam_pb2.ReleaseRequest(attachment=plain("a"))

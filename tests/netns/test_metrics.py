@@ -101,7 +101,7 @@ async def test_a_scrape_tells_what_happened(tmp_path: Path, prefix: str) -> None
 
 
 async def assert_ready_and_refusing(daemon: Daemon, reason: str) -> None:
-    """All that probes read says that the daemon works, and the reason is told beside it."""
+    """All that probes read says that the daemon works, and a metric has the reason."""
     assert await get(daemon, "/readyz") == (200, "ready\n")
     checked = await health_pb2_grpc.HealthStub(daemon.channel).Check(health_pb2.HealthCheckRequest())
     assert checked.status == health_pb2.HealthCheckResponse.SERVING

@@ -72,7 +72,7 @@ def test_the_first_event_that_an_alert_waits_for_is_a_rise() -> None:
     for expression in (rule["expr"] for rule in RULES if "alert" in rule):
         for events, level in re.findall(r'ipamd_events_total\{event=~?"([^"]*)",level="([^"]*)"', expression):
             asked |= {(event, level) for event in events.split("|")}
-    assert asked == set(ALERTED), "each of them is told as 0 from the start"
+    assert asked == set(ALERTED), "each of them is exported as 0 from the start"
 
 
 def test_the_dashboard_is_sound() -> None:

@@ -68,7 +68,7 @@ async def test_events_start_with_the_kept_ones_and_end_with_the_daemon(tmp_path:
         async def told() -> bool:
             return any(event.name == "attachment.released" for event in seen)
 
-        await until(told, "the release is told")
+        await until(told, "the release is reported")
         assert [event.number for event in seen] == list(range(1, len(seen) + 1))
         assert seen[0].name == "daemon.starting" and "pool.restored" in [event.name for event in seen]
         granted = next(event for event in seen if event.name == "attachment.granted")

@@ -3,7 +3,7 @@
 A case removes its cause once the refusal is there. Where the refusal says `retry_after`, the same request is made
 again after exactly that time, and must succeed.
 
-NOT_READY is not here: the socket appears after the pool has learnt its ENIs, so nobody can be told so over it
+NOT_READY is not here: the socket appears after the pool has learnt its ENIs, so no call over it gets this reason
 (tests/unit/test_pool.py has it). UNKNOWN_ATTACHMENT and ATTACHMENT_BROKEN are answers of Check (test_daemon.py).
 """
 
@@ -37,7 +37,7 @@ NANO = "t3.nano"  # 2 ENIs with 1 secondary address each
 LARGE = "m5.large"  # 3 ENIs with 9 secondary addresses each
 COOLDOWN = 1.0
 
-# The daemon as it is, but for back-offs a tenth as long: after an error it leaves EC2 alone for up to half a minute.
+# The daemon with back-offs a tenth as long: after an error it leaves EC2 alone for up to half a minute.
 HASTY = """
 import dataclasses, sys
 from ipamd.__main__ import main

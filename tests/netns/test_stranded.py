@@ -1,4 +1,4 @@
-"""EC2 takes the address of a running pod: whoever looks sees that the pod is cut off, until it is gone."""
+"""EC2 takes the address of a running pod: every view says that the pod is cut off, until it is gone."""
 
 from __future__ import annotations
 

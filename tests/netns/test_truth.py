@@ -186,7 +186,7 @@ async def test_what_somebody_else_assigned_stays_theirs(tmp_path: Path, prefix: 
         assert (await states(daemon))[theirs] == "foreign"
         assert {row["id"]: row["foreign"] for row in await ctl(daemon, "enis")}[eni] == 1
 
-        more = [f"late-{number}" for number in range(5 - len(pods))]  # there is room for one less than 2 * 3
+        more = [f"late-{number}" for number in range(5 - len(pods))]  # there is room for one fewer than 2 * 3
         assert theirs not in await fill(daemon, more)
         await daemon.kill()
         await daemon.ready()
@@ -203,7 +203,7 @@ async def test_what_somebody_else_assigned_stays_theirs(tmp_path: Path, prefix: 
         async def given_back() -> bool:
             return len(await cloud_enis(vpc)) == index + 1
 
-        await until(given_back, "ENIs of which nobody else has an address are given back")
+        await until(given_back, "ENIs without a foreign address are given back")
         assert (await states(daemon))[theirs] == "foreign"
 
 
@@ -234,7 +234,7 @@ async def test_removed_address_is_forgotten_once_no_pod_holds_it(tmp_path: Path,
         await audited(daemon, vpc)
         assert await daemon.held() == {"a": pods}
         assert [row["ip"] for row in await ctl(daemon, "pods")] == [pods]
-        assert await daemon.address("a") == pods, "asked again it is told the same"
+        assert await daemon.address("a") == pods, "asked again it gets the same"
         assert len(daemon.events("address.missing")) == 2
 
         assert text((await daemon.release("a")).address) == pods

@@ -29,7 +29,7 @@ shares = st.builds(
 
 
 class BucketMachine(RuleBasedStateMachine):
-    """Any calls at any times with any outcomes; whoever may send does so at once, as with the face in asyncio."""
+    """Any calls at any times with any outcomes; a call that may be sent is sent at once, as in asyncio."""
 
     @initialize(share=shares)
     def begin(self, share: Share) -> None:

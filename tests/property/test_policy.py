@@ -19,7 +19,7 @@ SECONDS = 400.0
 
 @st.composite
 def traces(draw: st.DrawFn) -> list[TraceEvent]:
-    """Up to 40 pods, of which an m5.large holds 27; some are there at the beginning, some end."""
+    """Up to 40 pods on an m5.large, which holds 27; some are there at the beginning, some end."""
     events = []
     times = st.integers(0, 300).map(float)
     for number in range(draw(st.integers(1, 40))):

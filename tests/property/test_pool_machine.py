@@ -368,7 +368,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.keys = itertools.count(1)
         self.dead: set[AttachmentKey] = set()
         self.late: list[do.Operation] = []
-        self.flows: set[str] = set()  # addresses of which the kernel tracks connections
+        self.flows: set[str] = set()  # addresses whose connections the kernel tracks
         self.granted: set[Attachment] = set()
         self.used: set[str] = set()  # what others have in the kernel
         self.last_holder: dict[str, AttachmentKey] = {}
@@ -693,7 +693,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def somebody_assigns_a_prefix(self, data: st.DataObject) -> None:
-        """It takes a slot, of which the pool hears only when it reads."""
+        """It takes a slot; the pool learns that only from its next reading."""
         seen = [eni for eni in self.cloud.observe_all() if eni.owned or eni.primary]
         roomy = [eni.id for eni in seen if eni.device_index is not None and self.cloud.roomy(eni.id)]
         if roomy:
@@ -781,7 +781,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(after_sending=st.booleans(), lagging=st.booleans())
     def crash(self, after_sending: bool, lagging: bool) -> None:
-        """kill -9: what was on its way reaches EC2 or not, or late, and is to be seen at once or not."""
+        """kill -9: what was on its way reaches EC2 or not, or late, and shows at once or not."""
         self.cloud.now = self.now
         if any(self.ambiguous(effect) for effect in self.in_flight) or self.owed_what_tells_apart():
             return

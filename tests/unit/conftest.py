@@ -1,4 +1,4 @@
-"""What several tests share: for `ipamctl` a daemon that answers as it is told, for the EC2 adapter a cloud."""
+"""What several tests share: for `ipamctl` a daemon with prepared answers, for the EC2 adapter a cloud."""
 
 from __future__ import annotations
 

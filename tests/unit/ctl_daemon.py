@@ -199,7 +199,7 @@ def serving(socket: Path, answers: Daemon | None = None) -> Iterator[Daemon]:
     try:
         yield answers
     finally:
-        answers.coming.put(None)  # for whoever still follows
+        answers.coming.put(None)  # for those that still follow
         server.stop(0).wait()
 
 

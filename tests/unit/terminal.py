@@ -31,7 +31,7 @@ class Terminal:
         self._set_size(columns, lines)
         self.before = termios.tcgetattr(self.theirs)
         self.process = subprocess.Popen(
-            # The terminal is to be its session's own, so that Ctrl-C is a signal.
+            # The terminal must be its session's own, so that Ctrl-C is a signal.
             ["setsid", "--ctty", *command],
             stdin=self.theirs, stdout=self.theirs, stderr=self.theirs,
             env={**{k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")},

@@ -1,4 +1,4 @@
-"""Where credentials come from, what goes wrong there, and that it is told in one line before a call is sent."""
+"""Where credentials come from, what goes wrong there, and that one line says so before a call is sent."""
 
 from __future__ import annotations
 

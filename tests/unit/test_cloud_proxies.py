@@ -1,4 +1,4 @@
-"""Which requests go by a proxy, and how it is told: never those to the metadata service."""
+"""Which requests go by a proxy, and how it is configured: never those to the metadata service."""
 
 from __future__ import annotations
 

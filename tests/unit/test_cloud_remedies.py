@@ -1,4 +1,4 @@
-"""What an operator is told to do about an error of EC2."""
+"""What an operator should do about an error of EC2."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_the_command_writes_a_whole_trace(tmp_path: Path, name: str, number: sig
             try:
                 assert process.wait(20) == 0
             finally:
-                process.kill()  # one that heeds no signal is not waited for
+                process.kill()  # it may ignore the signal
             assert process.stderr.read().startswith(f"{file}: 2 adds and 0 dels in ")
     assert [(each.event, each.pod) for each in trace.read(file)] == [("add", "shop/web-1"), ("add", "shop/web-9")]
 

@@ -168,7 +168,7 @@ def test_the_probes_ask_where_the_daemon_answers(daemon: Any) -> None:
 
 @pytest.mark.parametrize("probe", ["startupProbe", "livenessProbe"])
 def test_a_probe_that_may_end_the_daemon_asks_at_roots_socket(daemon: Any, probe: str, tmp_path: Path) -> None:
-    """Whoever has the port on loopback first answers what is asked there."""
+    """Another process may have taken the port on loopback, and answers there."""
     assert set(daemon[probe]) <= {"exec", "periodSeconds", "timeoutSeconds", "failureThreshold"}
     assert run_probe(daemon[probe], tmp_path / "s") == 1
     with ctl_daemon.serving(tmp_path / "s"):

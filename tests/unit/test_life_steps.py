@@ -83,7 +83,7 @@ def test_an_unsure_creation_is_repeated_with_its_token() -> None:
 
 
 def test_a_ready_eni_is_not_read_while_addresses_are_asked_for() -> None:
-    """What an answer has brought could not be told from what somebody else put there."""
+    """What an answer has brought could not be distinguished from foreign addresses."""
     assert step(eni_in(Ready(), unsure=True, pending=2)) is None
 
 

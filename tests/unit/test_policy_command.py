@@ -119,7 +119,7 @@ def test_a_trace_is_played(policy: Run, tmp_path: Path) -> None:
         ([*SHORT, "--set", ""], 2, "--set: nothing stands after it"),
         ([*SHORT, "--hours", "0"], 2, "--hours 0: more than 0"),
         ([*SHORT, "--hours", "nan"], 2, "--hours nan: more than 0"),
-        ([*SHORT, "--pods", "0"], 2, "--pods 0: 1 to 54 on m5.large, half of which it holds"),
+        ([*SHORT, "--pods", "0"], 2, "--pods 0: 1 to 54 on m5.large, half of that it holds"),
         ([*SHORT, "--delay", "atach=1"], 2, "--delay atach=1: atach is not one of create, attach"),
         ([*SHORT, "--delay", "attach=soon"], 2, "--delay attach=soon: not a number of seconds"),
         ([*SHORT, "--delay", "attach=-1"], 2, "--delay attach=-1: give 0 to 3600 seconds"),

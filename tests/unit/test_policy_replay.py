@@ -33,7 +33,7 @@ def dels(t: float, *ids: str) -> list[TraceEvent]:
 
 
 def test_a_node_with_two_warm_addresses() -> None:
-    """Two pods get them at once, the third waits for one call; so do the two that are to be warm again."""
+    """Two pods get them at once, the third waits for one call; so do the two that should be warm again."""
     outcome = played([*adds(10.0, "a", "b", "c"), *dels(40.0, "a")], 100.0, warm_ips=2, coalesce=0.0)
     assert [(wait.t, round(wait.seconds, 6)) for wait in outcome.waits] == [(10, 0), (10, 0), (10, ASSIGN)]
     assert (outcome.adds, outcome.withdrawn, outcome.unserved, outcome.delayed) == (3, 0, 0, 0)

@@ -30,7 +30,7 @@ LONG = 7200.0  # seconds; no audit is further away
 
 
 class Audited(Story):
-    """Knows what an audit shows until it is told otherwise."""
+    """Has the findings of an audit, which a test may change."""
 
     def show(
         self,

@@ -33,7 +33,7 @@ def test_address_seen_before_its_assignment_is_answered_is_ours() -> None:
     story.ask("a", "b", "c")
     assign = story.one(do.AssignAddresses)
     story.feed(on.EniObserved(read.op, observed("eni-0", 0, *addresses(3))))
-    assert "10.0.0.12" not in states(story), "whose it is can't be told yet"
+    assert "10.0.0.12" not in states(story), "its owner is not known yet"
     story.feed(on.AddressesAssigned(assign.op, ("10.0.0.12",)))
     assert states(story) == dict.fromkeys(addresses(3), "assigned")
 

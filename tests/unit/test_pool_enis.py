@@ -140,9 +140,7 @@ def test_eni_stays_unsure_after_an_unrelated_call_fails_clearly() -> None:
     story.ask("b")
     first, second = story.take(do.AssignAddresses)
     story.fail(first, CloudErrorKind.UNKNOWN_OUTCOME)
-    assert not story.take(do.DescribeEni), (
-        "what the other call brings could not be told from what this one has brought"
-    )
+    assert not story.take(do.DescribeEni), "the addresses of the two calls could not be distinguished"
     story.fail(second, CloudErrorKind.THROTTLED)
     read = story.one(do.DescribeEni)
     story.fail(read, CloudErrorKind.THROTTLED, "DescribeNetworkInterfaces")

@@ -26,7 +26,7 @@ A, B = addresses(2)
 
 
 class Slow(Story):
-    """The kernel forgets when it is told to."""
+    """The kernel forgets flows when it is asked to."""
 
     def __init__(self, targets: Targets, *held: str) -> None:
         super().__init__(targets)

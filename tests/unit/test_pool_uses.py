@@ -1,4 +1,4 @@
-"""No address is granted that something in the kernel leads to, whoever made it."""
+"""No address is granted that a foreign object in the kernel leads to."""
 
 from __future__ import annotations
 

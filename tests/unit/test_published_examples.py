@@ -1,6 +1,6 @@
 """The worked examples that the incumbent publishes for its targets, on the real pool.
 
-Sources, of which only the figures are taken:
+Sources (only the figures are taken):
 
     targets page    aws/amazon-vpc-cni-k8s, docs/eni-and-ip-target.md
     README          aws/amazon-vpc-cni-k8s, README.md: "ENI Allocation", WARM_ENI_TARGET, MINIMUM_IP_TARGET, MAX_ENI
@@ -105,7 +105,7 @@ EXAMPLES = (
     Example(README, "m4.4xlarge", ONE_ENI, 29, (29, 29)),
     Example(README, "m4.4xlarge", ONE_ENI, 30, (29, 29, 29), ours=(29, 29, 1), why=FREE_ADDRESSES),
     Example(README, "m4.4xlarge", ONE_ENI, 58, (29, 29, 29)),
-    # Five addresses for pods on each ENI: with the sixth pod the warm one is warm no more.
+    # Five addresses for pods on each ENI: with the sixth pod the warm one is used.
     Example(PRACTICES, "t3.medium", ONE_ENI, 5, (5, 5)),
     Example(PRACTICES, "t3.medium", ONE_ENI, 6, (5, 5, 5), ours=(5, 5, 1), why=FREE_ADDRESSES),
     # Twenty addresses for pods on each ENI, the second one attached for the sixteenth pod.

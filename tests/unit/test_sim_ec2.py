@@ -31,7 +31,7 @@ SESSION = get_session()  # one for all: it reads the service's description once
 
 
 class Recorder:
-    """Wiring that remembers what it was told."""
+    """Wiring that records its calls."""
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []

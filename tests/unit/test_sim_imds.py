@@ -205,7 +205,7 @@ async def test_botocore_gets_credentials_that_ec2_accepts(node: Node) -> None:
         base_url=node.servers.imds_url + "/",
         config={"ec2_metadata_service_endpoint": node.servers.imds_url},
     )
-    # The fetcher can't be told to send a header; the instance's address is where it calls from instead.
+    # The fetcher has no way to send a header; the instance's address is where it calls from instead.
     node.instance.primary.addresses[0] = "127.0.0.1"
     found = await fetcher.retrieve_iam_role_credentials()
     assert found["role_name"] == ROLE

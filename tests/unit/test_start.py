@@ -1,4 +1,4 @@
-"""How far a start is, in words, and what callers are told meanwhile."""
+"""How far a start is, in words, and what callers get meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits on size, complexity and names, as a ratchet.
+"""Limits on size, complexity, names and wording, as a ratchet.
 
 The FROZEN tables list what exceeded a limit when it was introduced, with the figure of that day as its own limit. A
 commit that improves a function lowers its figure or deletes its line. Never raise a figure or add a line: split the
@@ -8,12 +8,14 @@ function or the file.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+THIS = Path(__file__).resolve()
 
 MOST_LINES_IN_A_FILE = 400
 MOST_LINES_IN_A_FUNCTION = 60
@@ -78,6 +80,36 @@ FROZEN_FILE_LINES: dict[str, int] = {
     "ipamd/sim/fabric.py": 405,
 }
 
+# A pattern, and what to write instead. Plain engineering English: subject, verb, object.
+BANNED = {
+    r"\b(is|are|was|were|be|being|been) (not )?told\b": "reported, printed, notified, configured: say which",
+    r"\bcan(not|'t)? be told\b": "known, determined",
+    r"\bwho(m)?ever\b": "name the subject: any program that, every caller that",
+    r"\bof which\b": "begin a new sentence",
+    r"\b(has|have|had|is|are) (it|them|there) no more\b": "no longer",
+    r"\bno more[.,;)]": "no longer, nothing further",
+    r"\bfares?\b": "state, result",
+    r"\bbefall": "affects",
+    r"\bto and fro\b": "both ways",
+    r"\bfor whom\b": "name the subject",
+    r"\b(is|are|was|were) to be\b": "must be, will be, should be",
+    r"\bbut for\b": "except, apart from",
+    r"\bone less\b": "one fewer",
+    r"\bheed(s|ed|ing)?\b": "accept, follow, obey",
+    r"\bupon\b": "on, then",
+    r"\bdesign, section": "name a page of this repository",
+    r"\b(?-i:TODO|FIXME|XXX)\b": "do it, or write down why not",
+}
+
+TEXTS = ("*.py", "*.md", "*.proto", "*.toml", "*.yaml", "*.yml", "*.service", "*.conf", "*.c", "*.sh", "*.example")
+# By room, how many of these stand there yet.
+FROZEN_PHRASES: dict[str, int] = {
+    "ipamd/daemon": 4,
+    "ipamd/pool": 36,
+    "ipamd/shell": 3,
+    "ipamd/sim": 30,
+}
+
 FOLDERS = ("ipamd", "cni_shim", "proto", "tests", "docs", "deploy", "systemd", ".ci")
 
 
@@ -88,6 +120,17 @@ def generated(file: Path) -> bool:
 def python_files(*folders: str) -> Iterator[Path]:
     for folder in folders or FOLDERS:
         yield from (file for file in sorted((ROOT / folder).rglob("*.py")) if not generated(file))
+
+
+def texts() -> Iterator[Path]:
+    yield from (
+        ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml", "config.toml.example")
+    )
+    for folder in FOLDERS:
+        for pattern in TEXTS:
+            yield from (
+                file for file in sorted((ROOT / folder).rglob(pattern)) if not generated(file) and file != THIS
+            )
 
 
 def functions(node: ast.AST, prefix: str) -> Iterator[tuple[str, Function]]:
@@ -169,6 +212,21 @@ def test_test_names_stay_within_limit(all_functions: dict[str, Function]) -> Non
     names = [name for name, function in all_functions.items() if function.name.startswith("test_")]
     long = [name for name in names if len(name.split(".")[-1]) > MOST_CHARACTERS_IN_A_TEST_NAME]
     assert not long, "say subject, behaviour and condition in fewer words"
+
+
+def test_texts_use_no_more_banned_phrases_than_before() -> None:
+    found: dict[str, list[str]] = {}
+    for file in texts():
+        place = file.relative_to(ROOT)
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            for pattern, better in BANNED.items():
+                if re.search(pattern, line, re.IGNORECASE):
+                    found.setdefault("/".join(place.parts[:2]), []).append(
+                        f"{place}:{number}: {line.strip()} ({better})"
+                    )
+    worse = {room: hits for room, hits in found.items() if len(hits) > FROZEN_PHRASES.get(room, 0)}
+    assert not worse, "say it in plain words"
+    assert not FROZEN_PHRASES.keys() - found.keys(), "delete the lines of rooms without such phrases"
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_an_effect_that_the_simulator_does_not_know_stops_it(monkeypatch: pytest
 
 
 def shell(node: object) -> tuple[PoolNode, list[on.Event]]:
-    """The node, and the events that its pool is told from now on instead of handling them."""
+    """The node, and the events that its pool gets from now on, without handling them."""
     assert isinstance(node, PoolNode)
     heard: list[on.Event] = []
 
@@ -254,7 +254,7 @@ def test_incumbent_looks_for_leaked_enis_every_hour_and_bit() -> None:
     looks = []
     for hour in range(4):
         fleet.clock.run_until(hour * 3600.0 + 900.0)
-        looks.append(kubelet.node.instance.calls["DescribeNetworkInterfaces"] - 1)  # but for the one at the start
+        looks.append(kubelet.node.instance.calls["DescribeNetworkInterfaces"] - 1)  # without the one at the start
     assert looks == [1, 2, 3, 4]
 
 

@@ -173,7 +173,7 @@ def _workload(args: argparse.Namespace, held: Limits) -> _Workload:
         raise _Wrong(f"--hours {hours:g}: more than 0, at most {_LONGEST:g}")
     pods = max(1, round(held.max_pods * _FILLED)) if args.pods is None else args.pods
     if not 0 < pods <= _OVERFULL * held.max_pods:
-        raise _Wrong(f"--pods {pods}: 1 to {_OVERFULL * held.max_pods} on {args.type}, half of which it holds")
+        raise _Wrong(f"--pods {pods}: 1 to {_OVERFULL * held.max_pods} on {args.type}, half of that it holds")
     events = made_up(args.profile, seed=args.seed, seconds=hours * 3600, pods=pods)
     about = {"profile": args.profile, "pods": pods, "hours": hours, "seed": args.seed}
     title = f"{_span(hours * 3600)} of profile {args.profile}, at most {pods} pods, seed {args.seed},"
