@@ -18,8 +18,9 @@ from ipamd.cloud.permissions import Permissions
 from ipamd.cloud.port import CloudError, Identity, Priority
 from ipamd.host import Health, HostError, HostNetwork
 from ipamd.ledger import LedgerError
+from ipamd.pool.model import Counts
 from ipamd.pool.quoting import cut
-from ipamd.pool.view import EniView, SubnetView
+from ipamd.pool.view import EniView, SubnetView, Summary
 from ipamd.process.reload import LiveSettings
 from ipamd.process.start import Start
 from ipamd.shell.assembly import Shell
@@ -77,7 +78,6 @@ class IntrospectionService(StandingService):
     async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.Node:
         now = self._runner.clock()
         pool = self._view.summary(now)
-        counts, targets, limits = pool.counts, pool.targets, pool.limits
         obstacle, refusal = self._serving.obstacle(), self._runner.would_refuse()
         return pb.Node(
             instance_id=self._identity.instance_id,
@@ -85,34 +85,11 @@ class IntrospectionService(StandingService):
             availability_zone=self._identity.availability_zone,
             version=ipamd.__version__,
             started=timestamp(self._started),
-            counts=pb.Counts(
-                free=counts.free,
-                assigned=counts.assigned,
-                cooling=counts.cooling,
-                releasing=counts.releasing,
-                pending=counts.pending,
-                waiting=counts.waiting,
-                total=counts.total,
-            ),
-            targets=pb.Targets(
-                warm_ips=targets.warm_ips,
-                minimum_ips=targets.minimum_ips,
-                max_pods=pool.max_pods,
-                cooldown=targets.cooldown,
-                allocate_wait=targets.allocate_wait,
-                warm_enis=targets.warm_enis,
-                max_enis=pool.max_enis,
-                slack=targets.slack,
-                release_delay=targets.release_delay,
-            ),
-            slots=pb.Slots(
-                enis=pool.attached,
-                foreign=pool.foreign_enis,
-                eni_limit=targets.max_enis,
-                pod_limit=targets.max_pods,
-            ),
-            max_enis=limits.max_enis,
-            addresses_per_eni=limits.secondary_per_eni,
+            counts=_counts(pool.counts),
+            targets=_targets(pool),
+            slots=_slots(pool),
+            max_enis=pool.limits.max_enis,
+            addresses_per_eni=pool.limits.secondary_per_eni,
             ready=obstacle is None,
             not_ready_reason="" if obstacle is None else str(obstacle),
             would_refuse="" if refusal is None else f"{refusal.reason}: {refusal.message}",
@@ -228,6 +205,42 @@ class IntrospectionService(StandingService):
                 routes=compared.routes,
             )
             return self._audited
+
+
+def _counts(counts: Counts) -> pb.Counts:
+    return pb.Counts(
+        free=counts.free,
+        assigned=counts.assigned,
+        cooling=counts.cooling,
+        releasing=counts.releasing,
+        pending=counts.pending,
+        waiting=counts.waiting,
+        total=counts.total,
+    )
+
+
+def _targets(pool: Summary) -> pb.Targets:
+    targets = pool.targets
+    return pb.Targets(
+        warm_ips=targets.warm_ips,
+        minimum_ips=targets.minimum_ips,
+        max_pods=pool.max_pods,
+        cooldown=targets.cooldown,
+        allocate_wait=targets.allocate_wait,
+        warm_enis=targets.warm_enis,
+        max_enis=pool.max_enis,
+        slack=targets.slack,
+        release_delay=targets.release_delay,
+    )
+
+
+def _slots(pool: Summary) -> pb.Slots:
+    return pb.Slots(
+        enis=pool.attached,
+        foreign=pool.foreign_enis,
+        eni_limit=pool.targets.max_enis,
+        pod_limit=pool.targets.max_pods,
+    )
 
 
 def _subnet(subnet: SubnetView) -> pb.Subnet:

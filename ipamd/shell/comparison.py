@@ -90,11 +90,14 @@ def _enis(view: View, seen: Audited) -> Iterator[Mismatch]:
 
 def _addresses(view: View, seen: Audited) -> Iterator[Mismatch]:
     there: dict[str, ObservedEni] = {eni.id: eni for eni in seen.enis}
+    known: dict[str, dict[str, AddressView]] = {}
+    for address in view.addresses():
+        known.setdefault(address.eni_id, {})[address.ip] = address
     for eni in _settled(view):
         observed = there.get(eni.id)
         if observed is None:
             continue
-        recorded = {address.ip: address for address in view.addresses() if address.eni_id == eni.id}
+        recorded = known.get(eni.id, {})
         for ip in sorted(set(observed.addresses) - recorded.keys()):
             yield Mismatch(
                 "address_unknown", ip, "it is not given to pods", "the daemon leaves it alone; if nobody wants it: "
