@@ -94,6 +94,12 @@ def test_an_eni_takes_no_step_while_it_is_busy_or_held_back(kind: type[Life]) ->
     assert step(eni_in(life, retry_at=NOW + 0.1)) is None
 
 
+def test_a_pause_ends_at_its_time() -> None:
+    assert step(eni_in(Attaching(), retry_at=NOW)) == do.AttachEni(7, "eni-1", 1)
+    due = eni_in(Ready(), keep_on_termination=True, modify_at=NOW)
+    assert termination_step(due, 7, NOW) == do.SetDeleteOnTermination(7, "eni-1", "attach-1")
+
+
 def test_an_unexplained_eni_is_not_deleted_during_a_creation() -> None:
     assert step(eni_in(Deleting()), creating=True) is None
     assert step(eni_in(Detached()), creating=True) == do.DeleteEni(7, "eni-1"), "that one is known"
