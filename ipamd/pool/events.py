@@ -256,6 +256,11 @@ Outcome = (
     | OperationFailed
 )
 
+# What the kernel shows, or a look at it.
+Sighted = DeviceGone | UseSeen | UsesRead | PodRouteSeen | Inspected
+# What an operator, or the end of the daemon, wants of the whole node.
+Order = TargetsChanged | DrainRequested | Drained | Undrained
+
 Event = (
     Started
     | AllocationRequested
@@ -263,15 +268,8 @@ Event = (
     | ReleaseRequested
     | CollectRequested
     | GrantsUnrecorded
-    | DeviceGone
-    | UseSeen
-    | UsesRead
-    | PodRouteSeen
-    | Inspected
+    | Sighted
     | Outcome
-    | TargetsChanged
-    | DrainRequested
-    | Drained
-    | Undrained
+    | Order
     | TimePassed
 )

@@ -34,9 +34,8 @@ from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool import outlook, shrink
 from ipamd.pool.audit import Audits
-from ipamd.pool.eni import Address, Eni
-from ipamd.pool.life.states import Detaching, Draining
-from ipamd.pool.life.steps import Step, next_step, termination_step
+from ipamd.pool.eni import Address
+from ipamd.pool.life.states import Draining
 from ipamd.pool.model import (
     AddressState,
     Attachment,
@@ -46,14 +45,13 @@ from ipamd.pool.model import (
     Limits,
     Owner,
     PutDrained,
-    PutIntent,
     PutOwn,
     Reason,
     Refusal,
     Targets,
 )
 from ipamd.pool.restart import restore
-from ipamd.pool.state import DETACH, UNASSIGN, Setup, Waiting, release_intent
+from ipamd.pool.state import Setup, Waiting
 
 # Attachments younger than this survive a collection: their ADD may have overtaken the runtime's list (CNI
 # SPEC.md, "GC").
@@ -109,6 +107,20 @@ class Pool(Audits):
                 self._collect(event, now)
             case on.GrantsUnrecorded():
                 self._take_back(event, now)
+            case on.DeviceGone() | on.UseSeen() | on.UsesRead() | on.PodRouteSeen() | on.Inspected():
+                self._hear_of_kernel(event, now)
+            case on.TargetsChanged() | on.DrainRequested() | on.Drained() | on.Undrained():
+                self._follow(event, now)
+            case on.TimePassed():
+                self._wake_at = None
+            case _:
+                self._hear(event, now)
+        self._settle(now)
+        effects, self._effects = self._effects, []
+        return effects
+
+    def _hear_of_kernel(self, event: on.Sighted, now: float) -> None:
+        match event:
             case on.DeviceGone():
                 self._device_gone(event, now)
             case on.UseSeen():
@@ -119,24 +131,24 @@ class Pool(Audits):
                 self._judge(self.inventory.addresses[event.ip], now)
             case on.Inspected():
                 self._inspected(event, now)
+            case _:
+                assert_never(event)
+
+    def _follow(self, order: on.Order, now: float) -> None:
+        match order:
             case on.TargetsChanged():
-                self.configured = event.targets
+                self.configured = order.targets
                 self._aim()
             case on.DrainRequested():
                 self.draining = True
-            case on.Drained() if self.drained is None:
-                self._drain(now, now)
-            case on.Undrained() if self.drained is not None:
-                self._drain(None, now)
-            case on.Drained() | on.Undrained():
-                pass
-            case on.TimePassed():
-                self._wake_at = None
+            case on.Drained():
+                if self.drained is None:
+                    self._drain(now, now)
+            case on.Undrained():
+                if self.drained is not None:
+                    self._drain(None, now)
             case _:
-                self._hear(event, now)
-        self._settle(now)
-        effects, self._effects = self._effects, []
-        return effects
+                assert_never(order)
 
     def _hear(self, outcome: on.Outcome, now: float) -> None:
         match self._unbound.pop(outcome.op, None):
@@ -285,39 +297,6 @@ class Pool(Audits):
         held = Attachment(key, address.ip, address.eni.id, now, owner)
         self._hold(address, held, now)
         return held
-
-    def _drive(self, now: float) -> None:
-        """Each ENI takes the next step of its life."""
-        for eni in self.inventory.enis.values():
-            if eni.at_rest:
-                continue
-            if (setting := termination_step(eni, self._last_op + 1, now)) is not None:
-                eni.modifying = self._next_op()
-                self._send(setting, eni, now)
-            if (step := next_step(eni, self._last_op + 1, self._creation_pending(), now)) is not None:
-                eni.busy = self._next_op()
-                self._take_step(eni, step, now)
-
-    def _take_step(self, eni: Eni, step: Step, now: float) -> None:
-        match step:
-            case do.CreateEni(token=token, count=count):
-                self._send(step, eni, now, count, token)
-                return
-            case do.UnassignAddresses():
-                self._write(PutIntent(release_intent(eni, UNASSIGN, now)))
-            case do.DetachEni():
-                eni.become(Detaching(), now)
-                self._write(PutIntent(release_intent(eni, DETACH, now)))
-            case do.AttachEni() | do.ConfigureLink() | do.DescribeEni() | do.DeleteEni():
-                pass
-            case _:
-                assert_never(step)
-        self._send(step, eni, now)
-
-    def _creation_pending(self) -> bool:
-        """While a creation may still turn out to have made one of the ENIs that nobody remembers, none of those
-        is deleted."""
-        return any(eni.state is EniState.CREATING for eni in self.inventory.enis.values())
 
     def _shrink(self, now: float) -> None:
         excess = 0 if self.waiting else self.excess()

@@ -1,24 +1,60 @@
-"""The records, notes and back-offs that go with a change of an ENI's state.
+"""The next steps of the ENIs, and the records, notes and back-offs that go with a change of their states.
 
-Why it changes is decided by what a reading shows (readings.py) and how a call ends (failures.py, operations.py).
+Why a state changes is decided by what a reading shows (readings.py) and how a call ends (failures.py, operations.py).
 """
 
 from __future__ import annotations
 
 import math
+from typing import assert_never
 
+from ipamd.pool import effects as do
 from ipamd.pool.backoff import SLOTS, Backoff, action_scope, eni_scope, release_scope
 from ipamd.pool.eni import Eni
-from ipamd.pool.life.states import Configuring, Deleting, Detached
-from ipamd.pool.model import CloudFailure, DropCooling, DropIntent, DropOwn, EniState
+from ipamd.pool.life.states import Configuring, Deleting, Detached, Detaching
+from ipamd.pool.life.steps import Step, next_step, termination_step
+from ipamd.pool.model import CloudFailure, DropCooling, DropIntent, DropOwn, EniState, PutIntent
 from ipamd.pool.replies import Replies
-from ipamd.pool.state import ATTACH, attach_token
+from ipamd.pool.state import ATTACH, DETACH, UNASSIGN, attach_token, release_intent
 
 # A detached ENI can be deleted after this many seconds, as a rule; sooner, EC2 calls it in use.
 DETACH_TIME = 3.0
 
 
 class Stages(Replies):
+    def _drive(self, now: float) -> None:
+        """Each ENI takes the next step of its life."""
+        for eni in self.inventory.enis.values():
+            if eni.at_rest:
+                continue
+            if (setting := termination_step(eni, self._last_op + 1, now)) is not None:
+                eni.modifying = self._next_op()
+                self._send(setting, eni, now)
+            if (step := next_step(eni, self._last_op + 1, self._creation_pending(), now)) is not None:
+                eni.busy = self._next_op()
+                self._take_step(eni, step, now)
+
+    def _take_step(self, eni: Eni, step: Step, now: float) -> None:
+        match step:
+            case do.CreateEni(token=token, count=count):
+                self._send(step, eni, now, count, token)
+                return
+            case do.UnassignAddresses():
+                self._write(PutIntent(release_intent(eni, UNASSIGN, now)))
+            case do.DetachEni():
+                eni.become(Detaching(), now)
+                self._write(PutIntent(release_intent(eni, DETACH, now)))
+            case do.AttachEni() | do.ConfigureLink() | do.DescribeEni() | do.DeleteEni():
+                pass
+            case _:
+                assert_never(step)
+        self._send(step, eni, now)
+
+    def _creation_pending(self) -> bool:
+        """While a creation may still turn out to have made one of the ENIs that nobody remembers, none of those
+        is deleted."""
+        return any(eni.state is EniState.CREATING for eni in self.inventory.enis.values())
+
     def _attached(self, eni: Eni, attachment_id: str, now: float) -> None:
         self._write(DropIntent(attach_token(eni.id)))
         self.backoffs.succeeded(action_scope(ATTACH), SLOTS)

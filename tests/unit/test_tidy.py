@@ -54,7 +54,6 @@ FROZEN_COMPLEXITY: dict[str, int] = {
     "host/vpc_cni._table": 22,
     "netns/test_bench_datapath.test_every_line_of_the_table_is_measured": 18,
     "netns/test_bench_plugin.test_every_case_is_measured_alone_and_in_a_burst": 17,
-    "pool/pool.Pool.handle": 21,
     "property/test_ec2_replies.usable": 16,
     "property/test_pool_machine.PoolMachine.calm": 22,
     "property/test_pool_machine.PoolMachine.carry_out": 23,
