@@ -1,4 +1,4 @@
-"""The `Administration` service: what an operator may have done by hand."""
+"""The `Administration` service: changes that an operator makes by hand."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class AdministrationService(administration_pb2_grpc.AdministrationServicer):
         if self._runner.view.attachment(key) is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"{cut(str(key), 300)} holds no address: see ipamctl pods")
         async with _told(context):
-            # As in a DEL: nothing of the container may use the address any more when somebody else gets it.
+            # As in a DEL: the container must not use the address any more when another pod gets it.
             await asyncio.to_thread(discard, host_link(key))
             released = await self._release(key)
         if released is None:

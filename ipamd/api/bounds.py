@@ -1,8 +1,8 @@
-"""What the gRPC sockets take from their callers.
+"""Limits of the gRPC sockets for their callers.
 
-The main socket is root's. Its bounds are far above what a node's pods can need: a thousand ADDs may wait at once,
-each with a connection of its own. The members of the reading group may look, and are not to hold up pods by it: few
-connections, few calls at once, a pace, and little to send.
+The main socket is root's. Its limits are far above what a node's pods can need: a thousand ADDs may wait at once,
+each with a connection of its own. The members of the reading group may look but must not slow pods down: they get few
+connections, few calls at once, a limited rate, and small requests.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import grpc
 
 from ipamd.process import descriptors
 
-# Calls at once on each connection of the reading group: also those that follow events.
+# Concurrent calls on each connection of the reading group, including those that follow events.
 CALLS_OF_READER = 4
 
-# Calls at once on the main socket.
+# Concurrent calls on the main socket.
 CALLS = 4096
 
-# Bytes of a reader's request: each holds a name at most.
+# Bytes of a reader's request: it holds at most a name.
 LONGEST_QUESTION = 16 << 10
 
 # Milliseconds to say that it speaks HTTP/2, and of a reader's connection without a call.
@@ -78,8 +78,8 @@ class _Bucket:
 
 
 class Pace(grpc.aio.ServerInterceptor):
-    """Of one server: its callers wait for their turn, and are refused where that would be long. `Audit` has a pace of
-    its own, as each costs calls of EC2 that growth needs."""
+    """The rate limit of one server: callers wait for their turn, and are refused if the wait would be long. `Audit`
+    has a rate of its own, because each audit costs EC2 calls that growth needs."""
 
     PATIENCE = 5.0
 

@@ -75,7 +75,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What matters to an attachment in the network configuration; what of it only an ADD needs is not yet checked."""
+    """The part of the network configuration that concerns an attachment. Fields that only an ADD needs are not
+    checked yet."""
 
     name: str
     version: str
@@ -104,8 +105,8 @@ def understand_network(cni: ipam_pb2.CniCall) -> Call:
 
 
 def understand_collection(cni: ipam_pb2.CniCall) -> tuple[str, frozenset[tuple[str, str]]]:
-    """The network of a GC, and what it is to keep: (container id, ifname). Raises `InvalidCall`, also when nothing is
-    said about that: it would mean to release everything."""
+    """The network of a GC, and what it must keep: (container id, ifname). Raises `InvalidCall`, also if the call
+    lists nothing to keep: that would release everything."""
     network = _understood(cni.config)
     key = "cni.dev/valid-attachments"
     try:
@@ -128,7 +129,7 @@ def _from_runtime(cni: ipam_pb2.CniCall, verb: Verb) -> Call:
     names = (args.get(f"K8S_POD_{name}", "") for name in ("NAME", "NAMESPACE", "UID"))
     owner = _owner(cni.netns, *names)
     key = AttachmentKey(network.name, cni.container_id, cni.ifname)
-    if verb == "DEL":  # what only an ADD or a CHECK needs must not keep it
+    if verb == "DEL":  # fields that only an ADD or a CHECK needs must not fail a DEL
         return Call(key, owner, version, {})
     wishes = Wishes(network, args)
     # The kubelet's runtimes name the pod's namespace, and serialise calls per pod. podman and nerdctl do not name it,
@@ -203,7 +204,7 @@ def _is_ifname(text: str) -> bool:
 
 
 def _check_netns(path: str, field: str, required: bool, version: str) -> None:
-    """Where it is not required it is only kept, to be looked at later."""
+    """Where the path is not required it is only kept, and checked later."""
     if required and not path:
         problem = "is missing" if field.isupper() else "'' is not a path"
     elif (path or required) and not path.startswith("/"):
@@ -221,7 +222,7 @@ def _owner(netns: str, *labels: str) -> Owner:
 
 
 def _args(text: str, version: str, *, lenient: bool) -> dict[str, str]:
-    """`lenient`: what can't be understood is passed over."""
+    """`lenient`: skip what can't be parsed."""
     if len(text) > MAX_ARGS and not lenient:
         raise InvalidCall("INVALID_REQUEST", INVALID_ENVIRONMENT, f"CNI_ARGS has {len(text)} characters", version)
     args = {}
@@ -293,7 +294,7 @@ class Wishes:
 
 
 def _member(mapping: dict[str, Any], name: str) -> Any:
-    """The value of that key, whatever its case."""
+    """The value of the key, in any case of its letters."""
     return next((value for key, value in mapping.items() if key.lower() == name.lower()), None)
 
 

@@ -26,8 +26,8 @@ _compact = json.JSONEncoder(separators=(",", ":")).encode
 def result(
     call: Call, plan: ipam_pb2.AllocateReply, attachment: Attachment, gateway: str, *, default_route: bool = True
 ) -> bytes:
-    """The text that the plugin prints after ADD (section "ADD Success"): what the plugins before it had made, and
-    what it adds."""
+    """The text that the plugin prints after ADD (section "ADD Success"): the previous plugins' result, and what this
+    one adds."""
     previous = call.previous or {}
     interfaces: list[dict[str, Any]] = [
         *(previous.get("interfaces") or ()),
@@ -58,7 +58,7 @@ def result(
 
 
 def claimed_addresses(previous: dict[str, Any]) -> list[str]:
-    """The addresses that a result speaks of, without their prefix lengths."""
+    """The addresses that a result names, without their prefix lengths."""
     return [str(ip.get("address", "")).partition("/")[0] for ip in previous.get("ips") or ()]
 
 

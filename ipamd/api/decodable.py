@@ -1,9 +1,9 @@
-"""Whether a runtime can decode what it would be given back.
+"""Checks that a runtime can decode the parts of a result that it sent itself.
 
-A result holds parts of what the runtime sent: the result of the plugins before this one, and DNS. Runtimes are
-written in Go, which decodes a result into fixed types (containernetworking/cni, pkg/types/100/types.go and
-pkg/types/types.go, with keys of any case): a number where a text belongs fails the whole ADD, after it was done. So
-it is checked before an address is taken.
+A result holds the result of the previous plugins, and DNS settings. Runtimes are written in Go, which decodes a
+result into fixed types (containernetworking/cni, pkg/types/100/types.go and pkg/types/types.go, with keys of any
+case): a number where a text belongs fails the whole ADD after it was done. So this is checked before an address is
+taken.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-# Bytes of a result that others made; it travels twice in a message of 4 MiB at most.
+# Bytes of a previous result: a message has at most 4 MiB and holds it twice.
 LARGEST = 512 << 10
 
-# Objects and lists in one another: Go takes 10,000, this daemon's encoder some hundreds.
+# Depth of nested objects and lists: Go takes 10,000, this daemon's encoder some hundreds.
 DEEPEST = 64
 _TOO_DEEP = f"objects and lists in one another more than {DEEPEST} times"
 

@@ -59,7 +59,7 @@ async def abort_refused(
 
 
 def metadata(refusal: Refusal) -> dict[str, str]:
-    """What ErrorInfo tells besides the reason: the numbers, and `retry_after` in seconds if that can help."""
+    """Fields of ErrorInfo: the numbers, and `retry_after` in seconds if trying again can help."""
     told = {name: str(value) for name, value in refusal.numbers}
     if refusal.retry_after is not None:
         told["retry_after"] = f"{refusal.retry_after:.3f}"

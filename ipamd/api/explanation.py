@@ -1,5 +1,6 @@
-"""Finds what an explanation is asked of, and adds what the pool can't know: the node's own rate budget, the kernel,
-and what happened before."""
+"""Finds the object that an explanation is about, and adds what the pool can't know: the node's rate budget, the
+kernel, and past events.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from ipamd.pool.words import span
 from ipamd.shell.turn import PoolRunner
 from ipamd.telemetry.history import KEPT, Event, History
 
-# What the log says of one attachment, and the state that it is in then.
+# Events about one attachment, and the state that follows from each.
 ENDS = {"attachment.refused": "refused", "attachment.released": "released", "attachment.collected": "released"}
 
 # Former holders of an address that are named, the latest first.
@@ -47,8 +48,8 @@ class Explainer:
         return explanation
 
     async def pods(self, named: str) -> list[Explanation]:
-        """One for each interface that fits the name: those that wait first, then those that are attached; if there is
-        none, what became of the last one. Empty: nothing is known of it."""
+        """One explanation for each interface that fits the name: waiting ones first, then attached ones. If there is
+        none, the outcome of the last one. Empty if nothing is known."""
         now = self._runner.clock()
         waiting = [w for w in self._view.waiting(now) if fits(named, w.key, w.owner)]
         attached = [
@@ -61,7 +62,7 @@ class Explainer:
         return found or [self._ended(event, named) for event in self._last_of(named)]
 
     async def address(self, ip: str) -> list[Explanation]:
-        """Who has it, or what it is on this node, and who had it before. Empty: nothing is known of it."""
+        """The holder of the address, or its state on this node, and its former holders. Empty if nothing is known."""
         found = [
             await self._attached(attachment, self._runner.clock())
             for attachment in self._view.attachments()
@@ -143,7 +144,7 @@ class Explainer:
         return span(self._runner.clock() - event.at)
 
     def _in_the_budget(self) -> list[str]:
-        """Calls that the pool has asked for and that have not been sent: their turn has not come."""
+        """Calls that the pool has asked for and that still wait in the rate budget."""
         return [
             f"{bucket.action}: {waiting} call{' waits' if waiting == 1 else 's wait'} in this node's own rate "
             f"budget, {bucket.rate:.2g} a second"
@@ -169,8 +170,8 @@ def fits(named: str, key: AttachmentKey, owner: Owner) -> bool:
 
 
 def _subject(fields: Mapping[str, object]) -> tuple[str, str]:
-    """Whom an event is about: namespace/name of the pod, and the beginning of the container's id; either may be
-    empty. An event has them as `pod` and `container`, or as `key`: network/id/interface."""
+    """The pod (namespace/name) and the beginning of the container id that an event is about; either may be empty. An
+    event has them as `pod` and `container`, or as `key`: network/id/interface."""
     pod, container = str(fields.get("pod", "")), str(fields.get("container", ""))
     if not container and len(parts := str(fields.get("key", "")).split("/")) == 3:
         container = parts[1]

@@ -1,8 +1,7 @@
-"""How long a pod went without an address, counted from its first try.
+"""Measures how long a pod went without an address, from its first try on.
 
 Kubelet answers a refused ADD with a new sandbox and a new ADD: each of them may fail quickly while the pod waits for
-minutes. So tries are one and the same by the pod's name, where the runtime tells it, and by the container's id where
-not.
+minutes. So tries belong together by the pod's name if the runtime gives one, else by the container's id.
 """
 
 from __future__ import annotations

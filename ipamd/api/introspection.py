@@ -1,4 +1,4 @@
-"""The `Introspection` service: what is there, what happened and why, as messages. Reads only."""
+"""The `Introspection` service: the pool's state, its events and its explanations, as messages. Reads only."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ log = structlog.get_logger("ipamd.api")
 _PROCESS = secrets.token_hex(4)
 _numbers = count(1)
 
-# CNI specification 1.1.0, "STATUS": 51 says that pods which are there may be cut off, too.
+# CNI specification 1.1.0, "STATUS": 51 says that existing pods may be cut off, too.
 _STATUS_CODES = {
     "NOT_READY": cni_answer.PLUGIN_NOT_AVAILABLE,
     "NETWORK_BROKEN": cni_answer.LIMITED_CONNECTIVITY,
@@ -47,7 +47,7 @@ _STATUS_CODES = {
 
 _POLICIES = {"standard": ipam_pb2.POLICY_MODE_STANDARD, "strict": ipam_pb2.POLICY_MODE_STRICT}
 
-# Seconds for a caller of Enforce that names no deadline; and kept back for the answer.
+# Seconds for a caller of Enforce without a deadline; seconds reserved for the answer.
 PATIENCE, ANSWER = 30.0, 0.5
 
 
@@ -306,7 +306,7 @@ def _log_released(call: cni.Call, request_id: str, attachment: Attachment) -> No
 
 
 def patience(context: Context) -> float:
-    """Seconds that the caller waits for an answer, less what the answer takes."""
+    """Seconds that the caller waits for an answer, minus the time that the answer takes."""
     left = context.time_remaining()
     return PATIENCE if left is None else max(left - ANSWER, 0.0)
 

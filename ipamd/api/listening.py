@@ -12,15 +12,15 @@ import grpc
 
 from ipamd.api.place import SocketUnusable, claim_path
 
-# Seconds between two looks whether a socket is still where callers look for it.
+# Seconds between two checks that a socket is still at its path.
 LOOK = 2.0
 
 
 async def serve_until_lost(
     server: grpc.aio.Server, path: Path, mode: int, setting: str, well: Callable[[], None], group: int | None = None
 ) -> None:
-    """Start a server at the path, which one that died may have left behind, and end it once the socket is lost.
-    `well` is called as soon as it is served. Raises `SocketUnusable`."""
+    """Start a server at the path, remove what a dead one left there, and stop the server once the socket is lost.
+    `well` is called as soon as the path is served. Raises `SocketUnusable`."""
     ours = False
     try:
         claim_path(path, setting)
@@ -37,7 +37,7 @@ async def serve_until_lost(
 
 
 async def until_lost(path: Path) -> None:
-    """Return once something else, or nothing, is at the path of a socket that is served."""
+    """Return once the path of a served socket holds something else, or nothing."""
     before = _inode(path)
     while before is not None and _inode(path) == before:  # noqa: ASYNC110 - no event where inotify is used up
         await asyncio.sleep(LOOK)
@@ -53,7 +53,7 @@ def _inode(path: Path) -> tuple[int, int] | None:
 
 def listen(server: grpc.aio.Server, path: Path, mode: int, setting: str, group: int | None = None) -> None:
     """Raises `SocketUnusable`."""
-    before = os.umask(0o177)  # nobody else from its first moment on
+    before = os.umask(0o177)  # closed to others from its first moment on
     try:
         server.add_insecure_port(f"unix:{path}")
         if group is not None:

@@ -1,4 +1,4 @@
-"""The places of the gRPC sockets in the file system. It needs nothing of gRPC, which takes its time to import."""
+"""The paths of the gRPC sockets. This module does not import gRPC, which is slow to import."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class SocketUnusable(Exception):
 
 
 def claim(settings: ApiSettings) -> None:
-    """Take away the sockets of a daemon that died; never those of one that lives. To be called before anything is
-    changed on the node: a second daemon on it must do no harm. Raises `SocketUnusable`."""
+    """Remove the sockets of a dead daemon; never those of a live one. Call this before anything on the node is
+    changed: a second daemon must do no harm. Raises `SocketUnusable`."""
     claim_path(settings.socket, "api.socket")
 
 

@@ -1,4 +1,6 @@
-"""What the agent asks at ipamd.sock when it starts: the mode, and who this node is. It ends without an answer."""
+"""Answers what the policy agent asks at ipamd.sock when it starts: the mode, and the identity of this node. Without
+an answer the agent ends.
+"""
 
 from __future__ import annotations
 

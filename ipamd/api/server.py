@@ -29,7 +29,7 @@ from ipamd.settings import ApiSettings
 
 log = structlog.get_logger("ipamd.api")
 
-# Seconds for calls on a socket that is no longer where callers look for it.
+# Seconds for running calls on a socket that is no longer at its path.
 LOST_GRACE = 0.5
 
 SERVICES = (
@@ -41,7 +41,7 @@ SERVICES = (
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Who answers the calls. While the daemon starts it is somebody else than afterwards."""
+    """The servicers. While the daemon starts they are others than afterwards."""
 
     ipam: ipam_pb2_grpc.IpamServicer
     introspection: introspection_pb2_grpc.IntrospectionServicer
@@ -49,8 +49,8 @@ class Services:
 
 
 class _Methods(grpc.GenericRpcHandler):
-    """The methods of one server. Servicers are added as to a server, and may be replaced while it serves: a call that
-    has begun is ended by the one that it began with."""
+    """The methods of one server. Servicers are added as to a server, and may be replaced while it serves: a running
+    call ends with the servicer that it began with."""
 
     def __init__(self) -> None:
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
@@ -81,20 +81,20 @@ class ApiServer:
         self._server = self._make_main()
 
     def use(self, services: Services) -> None:
-        """Calls that come from now on are answered by these."""
+        """From now on these servicers answer new calls."""
         for methods in (self._methods, self._readable):
             introspection_pb2_grpc.add_IntrospectionServicer_to_server(services.introspection, methods)
         ipam_pb2_grpc.add_IpamServicer_to_server(services.ipam, self._methods)
         administration_pb2_grpc.add_AdministrationServicer_to_server(services.administration, self._methods)
 
     async def start(self) -> None:
-        """Raises `SocketUnusable`; `stop` is due either way."""
+        """Raises `SocketUnusable`; call `stop` in either case."""
         await self._serve()
         await self.set_serving(False)
 
     async def keep_served(self, well: Callable[[], None]) -> None:
-        """Serve anew each time that somebody removed or replaced the socket, until cancelled. Calls under way are cut
-        off then: the plugin repeats them. Raises `Unserved`."""
+        """Serve again each time that the socket was removed or replaced, until cancelled. Running calls are cut off
+        then: the plugin repeats them. Raises `Unserved`."""
         while True:
             if not self._served:
                 self._server = self._make_main()
@@ -124,8 +124,8 @@ class ApiServer:
         return server
 
     async def serve_readers(self, well: Callable[[], None]) -> None:
-        """Serve the group that may look until cancelled; `well` is called once it is served, and each time that it is
-        served anew. Raises `Unserved`."""
+        """Serve the reading group until cancelled; `well` is called each time that the socket is served. Raises
+        `Unserved`."""
         path = self._settings.read_socket
         while True:
             try:
@@ -156,7 +156,7 @@ class ApiServer:
 
 
 class _Health(health.aio.HealthServicer):
-    """With the method List, which the library leaves out: each call of it ended in a traceback in the log."""
+    """Adds the method List, which the library lacks: each call of it would log a traceback."""
 
     async def List(self, request: Any, context: Any) -> Any:
         return health_pb2.HealthListResponse(  # type: ignore[attr-defined] # its stubs are older

@@ -25,22 +25,22 @@ from ipamd.pool.model import AttachmentKey
 
 log = structlog.get_logger("ipamd.spool")
 
-# A file of the plugin's that makes no sense is kept, out of the way of the next look.
+# A malformed file of the plugin is kept under another name, so that the next look skips it.
 REJECTED = ".rejected"
 
 # Bytes of one request: the daemon takes 1 MiB of network configuration, the kernel 128 KiB for each variable.
 LARGEST = 2 << 20
 
-# Files and bytes of one look. The event loop does nothing else meanwhile.
+# Most files and bytes of one look. The event loop does nothing else meanwhile.
 BATCH, BATCH_BYTES = 64, 8 << 20
 
-# Trouble of this process or machine, not of the file that was opened.
+# Errors of this process or machine, not of the file that was opened.
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR, errno.EAGAIN}
 
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
-    """`age`: seconds since the DEL, by a clock that nobody sets; 0 when the file's name does not say."""
+    """`age`: seconds since the DEL, by the monotonic clock; 0 if the file's name does not say."""
 
     file: Path
     inode: int
@@ -53,7 +53,7 @@ class _Odd(Exception):
 
 
 class Spool:
-    """The folders of releases: the configured one, which comes first, and where else a plugin may leave some."""
+    """The folders of releases: first the configured one, then others where a plugin may have left some."""
 
     def __init__(self, *directories: Path) -> None:
         self.directories = tuple(dict.fromkeys(directories))
@@ -80,12 +80,9 @@ class Spool:
             self._made.add(directory)
 
     def batches(self, link: str = "") -> Iterator[list[Spooled]]:
-        """What waits, oldest first; with `link`, the host link of an attachment, only what the plugin left for that
-        one. A file is a plugin's whole word: it was renamed into place.
-
-        The folders are listed once, as thousands of files may lie there. A batch is read when it is asked for, and
-        may be empty.
-        """
+        """Waiting releases, oldest first; with `link`, the host link of an attachment, only those for that one. A
+        file is complete: the plugin renamed it into place. The folders are listed once, because they may hold
+        thousands of files. Each batch is read on demand, and may be empty."""
         waiting = self._listed(f"{link}-" if link else "")
         while waiting:
             yield self._read(waiting)
@@ -95,7 +92,7 @@ class Spool:
         return next(self.batches(), [])
 
     def _read(self, waiting: list[Path]) -> list[Spooled]:
-        """A batch from the end of the list, which is shortened by it."""
+        """One batch from the end of the list, which becomes shorter."""
         found: list[Spooled] = []
         odd: list[tuple[Path, str]] = []
         size = 0
@@ -121,21 +118,21 @@ class Spool:
         return found
 
     def done(self, spooled: Spooled) -> None:
-        """It was applied. If it can't be removed, it is passed over from now on."""
+        """The release was applied. If its file can't be removed, it is skipped from now on."""
         try:
             spooled.file.unlink(missing_ok=True)
         except OSError:
             self._ignored[spooled.file] = spooled.inode
 
     def waits(self, spooled: Spooled) -> bool:
-        """Whether it is still to be applied: somebody else may have done so since it was read."""
+        """Whether the release must still be applied: another task may have applied it since it was read."""
         try:
             return spooled.file.lstat().st_ino == spooled.inode and spooled.file not in self._ignored
         except OSError:
             return False
 
     def trouble(self) -> str:
-        """What keeps the spool from its work, in sentences; empty: nothing."""
+        """The faults of the spool, in sentences; empty if there are none."""
         texts = [f"The folder of DELs {folder} can't be used: {why}." for folder, why in self._failed.items()]
         if texts:
             texts.append("DELs that came while no daemon answered may be lost; their addresses are collected later.")
@@ -170,7 +167,7 @@ class Spool:
         return sorted(found, key=lambda file: _age(file.name))
 
     def _forget(self) -> None:
-        """Somebody removed what could not be removed."""
+        """Forget files that could not be removed and are gone now."""
         for file, inode in list(self._ignored.items()):
             try:
                 there = file.lstat().st_ino == inode

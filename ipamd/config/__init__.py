@@ -1,2 +1,3 @@
-"""Everything about the settings but the settings themselves, which are in `ipamd.settings`: where they are read from,
-what is said about bad ones, and the command `ipamd config`."""
+"""Reads the settings, which `ipamd.settings` defines: their sources, the messages about bad ones, and the command
+`ipamd config`.
+"""

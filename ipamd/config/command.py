@@ -1,4 +1,4 @@
-"""`ipamd config`: look at settings, and make them."""
+"""`ipamd config`: show, check and write settings."""
 
 from __future__ import annotations
 

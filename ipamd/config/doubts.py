@@ -1,4 +1,4 @@
-"""Settings that are lawful and perhaps not meant: `ipamd config check` names them, and nothing else minds."""
+"""Valid settings that are perhaps a mistake: `ipamd config check` names them, and nothing else cares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a setting: where it stands, what it is, and what would be allowed."""
+"""The error for bad settings: the place of the setting, what is wrong, and what is allowed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 class SettingsError(Exception):
-    """The settings can't be used; the message has one line for each thing that is wrong."""
+    """The settings can't be used; the message has one line per fault."""
 
 
 @dataclass(frozen=True, slots=True)

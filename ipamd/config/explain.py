@@ -1,4 +1,4 @@
-"""What is said about settings that can't be used: where each stands, what it is, and what is allowed."""
+"""Messages about settings that can't be used: the place of each, what is wrong, and what is allowed."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _variable(dotted: str) -> str:
 
 
 def nearest(dotted: str) -> str:
-    """The setting whose name is most like this one; of the same section if one is like it at all."""
+    """The setting with the most similar name; one of the same section if any is similar at all."""
     section, _, key = dotted.partition(".")
     names = [f"{name}.{field}" for name, fields in _sections() for field in fields]
     own = [name.partition(".")[2] for name in names if name.startswith(f"{section}.")]

@@ -1,5 +1,8 @@
-"""The forms that settings take: what can't work later is refused when it is read, or brought into form where it is
-plain what is meant. Each function returns the value in use, or raises ValueError, which says what is allowed."""
+"""Checks the form of settings: a value that can't work later is refused when it is read, or normalised if its meaning
+is plain.
+
+Each function returns the value in use, or raises ValueError with what is allowed.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,9 @@ _OF_THE_VPC_CNI = frozenset(
         "cluster.k8s.amazonaws.com/name",
     )
 )
-MOST_GROUPS = 16  # of one ENI, at the highest quota
+MOST_GROUPS = 16  # per ENI, at the highest quota
 
-# Words of nft's language, which can't name a table: those of nftables 1.0.6, found by trying, and later ones.
+# Words of nft's language that can't name a table: those of nftables 1.0.6, found by trying, and of later versions.
 _NFT_WORDS = frozenset(
     """
     accept add ah all and arp auto-merge bridge cgroup chain comment comp compound constant continue counter cpu
@@ -82,7 +85,7 @@ def absolute(path: Path) -> Path:
 
 
 def storage(path: Path) -> Path:
-    """A path where files can be made: the kernel's own file systems have none of ours."""
+    """A path where files can be made: not below the kernel's own file systems."""
     absolute(path)
     place = Path(os.path.normpath(path))
     if any(place.is_relative_to(own) for own in _KERNELS_OWN) and not place.is_relative_to("/dev/shm"):
@@ -191,7 +194,7 @@ def tags(values: dict[str, str]) -> dict[str, str]:
 
 
 def chain(value: Any) -> Any:
-    """Names and tables, of what JSON knows. Which of them work is for the node to find out."""
+    """Plugin names and tables of JSON values. The node finds out which of them work."""
     if isinstance(value, list) and not all(isinstance(each, str | dict) for each in value):
         raise ValueError('must be a list of names and tables, for instance ["portmap", { type = "tuning" }]')
     try:

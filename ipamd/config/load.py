@@ -51,7 +51,7 @@ class Loaded:
 
 @dataclass(slots=True)
 class _Sources:
-    """All that was found, the strongest source of each key having the last word. `text` is the file's."""
+    """All values found; for each key the strongest source wins. `text` is the file's."""
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, Origin] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class _Sources:
 
     def put(self, section: str, key: str, value: Any, origin: Origin) -> None:
         keys = self.values.setdefault(section, {})
-        if not isinstance(keys, dict):  # the file has a value where a section should be: that is complained about
+        if not isinstance(keys, dict):  # the file has a value where a section should be: reported elsewhere
             keys = self.values[section] = {}
         keys[key] = value
         self.origins[f"{section}.{key}"] = origin
@@ -116,14 +116,14 @@ _EXAMPLES = {list: '\'["a", "b"]\'', dict: '\'{"team": "net"}\''}
 
 
 def _read_environment(environ: Mapping[str, str], ignored: tuple[str, ...], sources: _Sources) -> list[str]:
-    """Returns what is wrong."""
+    """Returns the complaints."""
     lines = []
     for name, text in environ.items():
         if not name.startswith(ENVIRONMENT_PREFIX) or name in ignored:
             continue
         section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
         if not text and not _takes_nothing(section, key):
-            continue  # a manifest's `value:` with nothing behind it
+            continue  # an empty `value:` of a manifest
         try:
             value = _from_text(section, key, text)
         except (ValueError, RecursionError):
@@ -135,7 +135,7 @@ def _read_environment(environ: Mapping[str, str], ignored: tuple[str, ...], sour
 
 
 def _read_file(path: Path | None, sources: _Sources) -> Path | None:
-    """The file that was read; None when there is none, which the default file need not be."""
+    """The file that was read; None if there is none, which is allowed for the default file only."""
     file = path or DEFAULT_PATH
     try:
         sources.text = read(file, MOST_BYTES)

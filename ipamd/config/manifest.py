@@ -39,7 +39,7 @@ _READ = (
 
 
 class NoManifest(Exception):
-    """The text is nothing that this command reads; the message says what it reads."""
+    """The text has none of the known forms; the message lists them."""
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class Variables:
 
 
 def variables(text: str) -> Variables:
-    """What is set; a value that is null or empty is not. Raises `NoManifest`."""
+    """Variables with a value; null and empty ones are left out. Raises `NoManifest`."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     assignments = [_ASSIGNMENT.fullmatch(line) for line in lines]
     if lines and all(assignments):
@@ -65,7 +65,7 @@ def variables(text: str) -> Variables:
     if all(name == INIT for name, _ in containers):
         raise NoManifest(f"only the container {INIT} is in it, which has no settings of the pool: {_READ}")
     found = Variables()
-    for name in (INIT, MAIN):  # what both set is the main one's
+    for name in (INIT, MAIN):  # the main container wins
         for _, container in (each for each in containers if each[0] == name):
             _read_container(container, found)
     return found
@@ -188,9 +188,9 @@ def _set(found: Variables, name: str, value: Any) -> None:
 
 
 def imported(found: Variables) -> str:
-    """Our file, with a comment for each variable that asked for something. Raises `SettingsError` for values that
-    can't be used."""
-    load(Path(os.devnull), environ=found.values)  # names all that is wrong, as the daemon would
+    """Our file, with a comment for each variable that changes something. Raises `SettingsError` for values that can't
+    be used."""
+    load(Path(os.devnull), environ=found.values)  # raises as the daemon would
     translation = vpc_cni.translate(found.values)
     lines = ["# Settings of ipamd, from those of the AWS VPC CNI. Others have their defaults."]
     sections: dict[str, list[str]] = {}

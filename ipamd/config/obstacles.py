@@ -1,7 +1,7 @@
-"""What of the settings can't work, though its form is right: what stands where a file, socket or folder has to be on
-this machine, and entries of the chain. Nothing is opened, made or removed.
+"""Settings of the right form that can't work on this machine: something else is in the place of a file, socket or
+folder, or a plugin of the chain is missing.
 
-The daemon would find out at its next start.
+Nothing is opened, made or removed. The daemon would find out at its next start.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """`ends_the_start`: the daemon can't start with it. With the others it starts, without what they concern."""
+    """`ends_the_start`: the daemon can't start with it. Otherwise it starts without the feature concerned."""
 
     key: str
     text: str
@@ -61,7 +61,7 @@ def _at(key: str, path: Path, wanted: str, ends_the_start: bool) -> Iterator[Obs
 
 
 def _kind(path: Path) -> str | None:
-    """None when nothing is there; empty when this user can't tell."""
+    """None if nothing is there; empty if this user can't see it."""
     mode: int | None
     try:
         mode = path.stat().st_mode

@@ -1,4 +1,4 @@
-"""The settings explained: an example file and a page, both made from `settings`, so that neither can go stale."""
+"""The example file and the reference page, both generated from `settings` so that neither gets stale."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _sections() -> Iterator[tuple[str, str, list[tuple[str, FieldInfo]]]]:
 
 
 def _explained(field: FieldInfo) -> str:
-    """What it means, and what is allowed."""
+    """The meaning, and the allowed values."""
     bounds = []
     for rule in field.metadata:
         for name, word in (("gt", "more than"), ("ge", "at least"), ("lt", "less than"), ("le", "at most")):

@@ -37,7 +37,7 @@ class Translation:
 
 
 class _Unreadable(Exception):
-    """The value is not what the variable takes; the message says what it takes."""
+    """The variable does not take this value; the message says what it takes."""
 
 
 def _number(text: str) -> int:
@@ -48,7 +48,7 @@ def _number(text: str) -> int:
 
 
 def _truth(text: str) -> bool:
-    # strconv.ParseBool, which they use.
+    # Go's strconv.ParseBool, which the VPC CNI uses.
     if text in ("1", "t", "T", "true", "TRUE", "True"):
         return True
     if text in ("0", "f", "F", "false", "FALSE", "False"):
@@ -159,7 +159,7 @@ WITHOUT: dict[str, tuple[tuple[str, ...], str]] = {
     "MANAGE_UNTAGGED_ENI": (_OFF, "ipamd uses the primary ENI and those that carry its own tag, and no others"),
 }  # fmt: skip
 
-# What has no meaning here: Kubernetes' business, logs in files, ports that ipamd does not open.
+# Variables without a meaning here: Kubernetes' own, log files, ports that ipamd does not open.
 UNNEEDED = frozenset(
     (
         "AWS_VPC_K8S_CNI_BACKING_STORE", "AWS_VPC_K8S_CNI_CONFIGURE_RPFILTER", "AWS_VPC_K8S_CNI_LOG_FILE",
@@ -176,7 +176,7 @@ KNOWN = frozenset((*COUNTERPARTS, *TARGETS, *CHAINED, *WITHOUT, *UNNEEDED, "ENAB
 
 
 def translate(environ: Mapping[str, str]) -> Translation:
-    """Variables that are empty are taken for not set, as the VPC CNI does."""
+    """Empty variables count as not set, as with the VPC CNI."""
     given = {name: text.strip() for name, text in environ.items() if name in KNOWN and text.strip()}
     found = Translation()
     for name, (setting, read) in COUNTERPARTS.items():

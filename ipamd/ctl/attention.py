@@ -1,4 +1,4 @@
-"""What needs somebody's attention, the worst first, in sentences: for `status` and `top`."""
+"""Sentences about what needs attention, worst first: for `status` and `top`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ipamd.neighbours.kubelet import HOST_NETWORK_PODS, Kubelet, fitting
 
 
 def concerns(node: pb.Node, waiting: Sequence[pb.Waiting], now: float, kubelet: Kubelet | None = None) -> list[str]:
-    """Empty: all is well. `kubelet`: the one of this node, None where it is not seen."""
+    """Empty if all is well. `kubelet`: that of this node, None if it is not visible."""
     return [
         *_troubles(node.attachment_troubles),
         *_pods(node, waiting, now),
@@ -23,12 +23,12 @@ def concerns(node: pb.Node, waiting: Sequence[pb.Waiting], now: float, kubelet: 
     ]
 
 
-# Of pods that are in trouble, so many are named.
+# Most pods to name in one sentence.
 _NAMED = 3
 
 
 def _troubles(troubles: Sequence[pb.AttachmentTrouble]) -> list[str]:
-    """One line for each kind, the pods that somebody has to delete first."""
+    """One line for each kind of trouble; first the pods that an operator has to delete."""
     found = []
     for kind, what, remedy in (
         ("lost", "cut off", "delete {them}, the successor gets another address"),

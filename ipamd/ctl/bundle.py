@@ -1,7 +1,7 @@
 """`ipamctl support-bundle`: all that helps to find a fault, in one file.
 
-It is made when something is wrong, so nothing in it may depend on what may be wrong: each piece that can't be had is
-noted in the bundle, and the others are taken all the same. The daemon may be dead.
+It is made when something is wrong, so it depends on nothing that may be wrong: the bundle notes each piece that can't
+be read, and has the others. The daemon may be dead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ipamd.ctl.pieces import Pieces, pieces
 from ipamd.ctl.redaction import redacted
 from ipamd.settings import DEFAULT_PATH, Settings
 
-# Bytes of one piece; of a longer one the end is kept.
+# Bytes of one piece; a longer one is cut to its end.
 _MOST = 20_000_000
 _PROBLEMS = "problems.txt"
 _STDOUT = Path("-")
@@ -59,7 +59,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         settings = load(args.config).settings
     except SettingsError as error:
-        # The defaults say at least where to look.
+        # The defaults at least say where to look.
         settings = Settings()
         problems.append(f"settings in force: {error}")
     found = pieces(args.socket, args.config, settings)
@@ -103,8 +103,8 @@ def _tell(where: str, sizes: dict[str, int], problems: list[str], out: TextIO) -
 
 
 def _write(out: IO[bytes], name: str, found: Pieces, problems: list[str]) -> dict[str, int]:
-    """Sizes in bytes by name. Adds to `problems` what could not be had, and why. Raises OSError when `out` can't be
-    written."""
+    """Sizes in bytes by name. Adds pieces that could not be read to `problems`, with the reason. Raises OSError if
+    `out` can't be written."""
     sizes: dict[str, int] = {}
     now = int(time.time())
     with tarfile.open(fileobj=out, mode="w:gz") as tar:
@@ -118,7 +118,7 @@ def _write(out: IO[bytes], name: str, found: Pieces, problems: list[str]) -> dic
         for piece, get in found:
             try:
                 content = get()[-_MOST:]
-            except Exception as error:  # of whatever kind: the other pieces are needed all the more
+            except Exception as error:  # any exception: the other pieces are needed all the more
                 problems.append(f"{piece}: {' '.join(str(error).split()) or type(error).__name__}")
                 continue
             put(piece, content if piece.endswith(".db") else redacted(content.decode(errors="replace")).encode())

@@ -74,7 +74,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def known_limits(instance_type: str) -> Limits:
-    """Raises `Failed` for a type that is not known; the message says which was perhaps meant."""
+    """Raises `Failed` for an unknown type; the message suggests a similar one."""
     found = limits.limits_of(instance_type)
     if found is None:
         near = get_close_matches(instance_type, limits.table(), n=3)
@@ -117,7 +117,7 @@ def of(instance_type: str, *, prefixes: bool) -> Answer:
 
 
 def listed(fits: int, *, prefixes: bool) -> Answer:
-    """All types with addresses for at least so many pods, the smallest first."""
+    """All types with addresses for at least that many pods, the smallest first."""
     found = [
         (_pods(each, prefixes), name, each) for name, each in limits.table().items() if _pods(each, prefixes) >= fits
     ]

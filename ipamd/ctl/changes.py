@@ -1,4 +1,4 @@
-"""`ipamctl release`, `collect`, `drain`, `undrain`: what an operator changes by hand, through root's socket."""
+"""`ipamctl release`, `collect`, `drain`, `undrain`: changes by hand, through root's socket."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ipamd.ctl.command import DONE, NOT_DONE, USAGE, Failed, manual
 from ipamd.ctl.connection import LONG_TIMEOUT, TIMEOUT, administration
 from ipamd.ctl.output import Answer, aligned, printable, show
 
-# A shorter beginning of a container's id is a slip of the finger.
+# A shorter prefix of a container id counts as a typing error.
 _SHORTEST_ID = 4
 
 
@@ -92,7 +92,7 @@ def _undrain(args: argparse.Namespace) -> int:
 
 
 def chosen(held: Sequence[pb.AttachmentInfo], word: str) -> pb.AttachmentInfo:
-    """The one that `word` names. Raises `Failed` where none is, or several are."""
+    """The attachment that `word` names. Raises `Failed` if none or several fit."""
     matches = [a for a in held if word == a.ip]
     matches = matches or [a for a in held if word in (f"{a.pod_namespace}/{a.pod_name}", a.container_id)]
     matches = matches or [a for a in held if word == a.pod_name]
@@ -108,7 +108,7 @@ def chosen(held: Sequence[pb.AttachmentInfo], word: str) -> pb.AttachmentInfo:
 
 
 def consequences(attachment: pb.AttachmentInfo) -> list[str]:
-    """What releasing it does, in lines."""
+    """Lines that say what releasing it does."""
     lines = [
         f"{printable(_who(attachment))} holds {attachment.ip} on {attachment.eni}, interface {attachment.ifname}.",
     ]
@@ -124,7 +124,7 @@ def consequences(attachment: pb.AttachmentInfo) -> list[str]:
 
 
 def _confirmed(question: str) -> bool:
-    """Raises `Failed` where nobody can be asked."""
+    """Raises `Failed` if there is no terminal to ask at."""
     if not sys.stdin.isatty():
         raise Failed("nobody can be asked here: it needs a terminal, or --yes", USAGE)
     print(f"{printable(question)} [y/N] ", end="", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""A line chart as SVG, by hand: ipamctl runs on nodes, where no plotting library is."""
+"""Draws a line chart as SVG without a library, because nodes have no plotting library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from html import escape
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 70, 190, 46, 48
 
-# Okabe and Ito's palette: told apart by colour-blind eyes as well.
+# Okabe and Ito's palette, which colour-blind readers can distinguish.
 COLOURS = ("#0072b2", "#009e73", "#d55e00", "#cc79a7")
 LIMIT = "#b00020"
 
@@ -22,7 +22,7 @@ class Line:
 
 
 def svg(title: str, x_name: str, y_name: str, lines: Sequence[Line], limit: tuple[float, str]) -> str:
-    """`limit` is a value of y that is drawn across, and its name."""
+    """`limit`: a value of y to draw a line at, and its name."""
     right = max(x for line in lines for x, _ in line.points) or 1
     step = _step(max(limit[0], *(y for line in lines for _, y in line.points)) * 1.05)
     top = step * math.ceil(max(limit[0], *(y for line in lines for _, y in line.points)) * 1.05 / step)

@@ -1,4 +1,4 @@
-"""What the commands of `ipamctl` have in common."""
+"""Parts that the commands of `ipamctl` share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ipamctl completion`: a script that teaches a shell the commands, their options, and the names of what is there."""
+"""`ipamctl completion`: a script that completes commands, options, and names of pods, ENIs and addresses."""
 
 from __future__ import annotations
 

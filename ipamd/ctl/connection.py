@@ -1,4 +1,4 @@
-"""The daemon's sockets, as the commands see them."""
+"""Connections of the commands to the daemon's sockets."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ipamd.ctl.command import Failed
 from ipamd.ctl.sockets import DEFAULT_SOCKET, LONGEST, read_socket
 from ipamd.neighbours.peer import listener
 
-# Seconds for an answer that the daemon has in memory.
+# Seconds for an answer from the daemon's memory.
 TIMEOUT = 5.0
-# Seconds for one that it asks EC2 or the kernel for.
+# Seconds for an answer that needs EC2 or the kernel.
 LONG_TIMEOUT = 60.0
 
 _REMEDY_DENIED = "Use sudo, or have api.read_group name a group of yours (docs/config.md): its members may look."
@@ -46,14 +46,14 @@ def administration(socket: Path) -> Iterator[tuple[IntrospectionStub, Administra
 
 
 def _possible(socket: Path) -> Path:
-    """gRPC would write lines of its own about a longer one. Raises `Failed`."""
+    """Raises `Failed` for a path that is too long: gRPC would print lines of its own."""
     if (length := len(os.fsencode(socket))) > LONGEST:
         raise Failed(f"{socket} has {length} bytes, and a Unix socket's path at most {LONGEST}")
     return socket
 
 
 def readable(socket: Path) -> Path:
-    """The socket that reads only, where this user may open that one alone."""
+    """The readers' socket if this user may open only that one."""
     if not _may_open(socket) and _may_open(beside := read_socket(socket)):
         return beside
     return socket
@@ -61,7 +61,7 @@ def readable(socket: Path) -> Path:
 
 @contextmanager
 def explained(socket: Path) -> Iterator[None]:
-    """What goes wrong in it is raised as `Failed`."""
+    """Turns errors inside into `Failed`."""
     try:
         yield
     except grpc.RpcError as error:
@@ -71,7 +71,7 @@ def explained(socket: Path) -> Iterator[None]:
 def failure(error: grpc.RpcError, socket: Path) -> Failed:
     code = error.code() if isinstance(error, grpc.Call) else None
     said = str(error.details() if isinstance(error, grpc.Call) else error)
-    # gRPC has one code for a daemon that is not there and for one that says it can't at the moment.
+    # gRPC has one code for an absent daemon and for one that refuses at the moment.
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return _obstacle(socket) or Unavailable(said)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -85,7 +85,7 @@ def failure(error: grpc.RpcError, socket: Path) -> Failed:
 
 
 def _obstacle(socket: Path) -> Failed | None:
-    """Why no daemon can be asked there: `Unavailable` where one may come. None: one can be asked."""
+    """The reason why no daemon can be asked there: `Unavailable` if one may come. None if one can be asked."""
     try:
         mode = socket.stat().st_mode
     except FileNotFoundError:
@@ -118,17 +118,17 @@ def _owners(socket: Path) -> str:
         group = grp.getgrgid(status.st_gid).gr_name
     except KeyError:
         group = str(status.st_gid)
-    # The mode says whether the group may write, which is what connect(2) asks for.
+    # connect(2) needs write permission: the mode says whether the group has it.
     return f"group {group}, and this user is not in it" if status.st_mode & stat.S_IWGRP else "root"
 
 
 def listening(socket: Path) -> bool:
-    """Whether somebody takes connections there, who may all the same refuse what is asked."""
+    """Whether a process accepts connections there. It may still refuse requests."""
     return listener(socket) is not None
 
 
 def _listener(socket: Path) -> str:
-    """Who listens there, as far as can be seen: "process containerd (pid 412)"."""
+    """The process that listens there, if visible: "process containerd (pid 412)"."""
     pid = listener(socket)
     if not pid:
         return "the process"

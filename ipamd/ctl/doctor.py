@@ -22,7 +22,7 @@ from ipamd.ctl.output import Answer, show
 from ipamd.doctor import Finding, State, examine, exit_code, gather
 from ipamd.settings import DEFAULT_PATH
 
-# Long texts go on in the next line, so that a table stays one on a terminal of usual width.
+# Long texts are wrapped, so that the table fits a terminal of usual width.
 _WIDTH = 100
 
 
@@ -60,7 +60,7 @@ def _run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """The daemon's parts that ask EC2 log as they do in the daemon; here the findings say it."""
+    """Silences the daemon's parts that ask EC2: here the findings report their faults."""
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
@@ -70,7 +70,7 @@ def _unlogged() -> Iterator[None]:
 
 
 def _table(findings: list[Finding]) -> Answer:
-    """What has to be done stands last, where a terminal shows it."""
+    """Findings that need action are last, where a terminal shows them."""
     order = list(State)
     rows = []
     for finding in sorted(findings, key=lambda finding: order.index(finding.state)):

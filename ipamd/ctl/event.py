@@ -27,7 +27,7 @@ def datum(event: pb.Event) -> dict[str, Any]:
 
 
 def fields(event: pb.Event) -> dict[str, Any]:
-    """A Struct knows neither integers nor an order: what is whole becomes one again, and what it is about leads."""
+    """A Struct has neither integers nor an order: whole numbers become integers again; the subject comes first."""
     found: dict[str, Any] = MessageToDict(event.fields)
     names = sorted(found, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
     values = ((name, found[name]) for name in names)

@@ -1,4 +1,4 @@
-"""`ipamctl events`: what happened, as lines for people or one JSON object a line."""
+"""`ipamctl events`: the daemon's events, as lines for people or one JSON object a line."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _run(args: argparse.Namespace) -> int:
     numbers = Numbers()
     try:
         for event in follow(args.socket, args.last, args.level) if args.follow else _kept(args.socket, args):
-            # Below a level there are numbers that were left out on purpose.
+            # With a level, missing numbers are events that were filtered out.
             if args.level == "info" and (lost := numbers.lost_before(event.number)):
                 print(f"ipamctl: {lost} events lost: they came faster than they were read", file=sys.stderr)
             text = json.dumps(datum(event)) if args.output == "json" else line(event)

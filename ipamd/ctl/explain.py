@@ -13,7 +13,7 @@ from ipamd.ctl.connection import TIMEOUT, introspection
 from ipamd.ctl.output import Answer, printable, show
 from ipamd.ctl.terminal import styled, width
 
-# States in which nobody needs to do anything.
+# States that need no action.
 _WELL = {"attached", "released", "steady", "growing", "shrinking", "free", "cooling", "releasing", "own", "gone"}
 # Longer lines are hard to read, however wide the terminal is.
 _WIDEST = 100

@@ -26,7 +26,7 @@ from ipamd.ctl.output import Answer, show
 
 Record = dict[str, Any]
 
-# As many characters of a container id as runtimes' own tools show.
+# Characters of a container id that runtimes' own tools show.
 SHORT_ID = 12
 
 
@@ -43,7 +43,7 @@ class Listing:
     order: str
 
     def data(self, stub: IntrospectionStub) -> list[Record]:
-        """As with `-o json`."""
+        """The data of `-o json`."""
         return [_plain(record) for record in self.fetch(stub)]
 
 
@@ -161,7 +161,7 @@ CONFIG = Listing(
 LISTINGS = {"enis": ENIS, "addresses": ADDRESSES, "pods": PODS, "waiting": WAITING, "config": CONFIG}
 
 
-# Keys that are columns only while one of the records has something to say there.
+# Keys that are columns only if one of the records has a value there.
 _REASONS = ("cause", "trouble")
 
 
@@ -188,7 +188,7 @@ def _run(args: argparse.Namespace) -> int:
     with introspection(args.socket) as stub:
         records = listing.fetch(stub)
     if args.columns is None:
-        # What is wrong with one of them is not to be overlooked.
+        # A fault of one of them must not be overlooked.
         columns += tuple(key for key in _REASONS if any(record.get(key) for record in records))
     show(answer(listing, records, columns, time.time()), args.output)
     return 0

@@ -1,5 +1,6 @@
-"""What a command prints: plain aligned columns, readable over any ssh session and easy to cut with awk, or data for
-programs."""
+"""Prints a command's answer: aligned columns, readable over any ssh session and easy to cut with awk, or data for
+programs.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +28,7 @@ class Answer:
 
 
 def show(answer: Answer, output: str) -> None:
-    """`output` is one of `FORMATS`. A reader who has gone is no error: the exit code is an answer, too. Raises
-    `Failed`."""
+    """`output` is one of `FORMATS`. A closed pipe is no error: the exit code is an answer, too. Raises `Failed`."""
     try:
         _print(answer, output)
     except BrokenPipeError:
@@ -60,12 +60,12 @@ def render(answer: Answer) -> str:
 
 
 def aligned(table: Sequence[tuple[str, ...]]) -> list[str]:
-    """Lines with two spaces at least between columns."""
+    """Lines with at least two spaces between columns."""
     cleaned = [tuple(map(printable, row)) for row in table]
     widths = [max(map(len, cells)) for cells in zip(*cleaned, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cleaned]
 
 
 def printable(text: str) -> str:
-    """Without what could move the cursor or set a colour: names and messages come from others."""
+    """Removes characters that could move the cursor or set a colour: names and messages come from others."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)

@@ -1,4 +1,4 @@
-"""What a support bundle is made of: name in it -> a function that gets the content, or raises whatever it may."""
+"""The pieces of a support bundle: name in it -> a function that returns the content or raises any exception."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ipamd.ctl.redaction import REMOVED
 from ipamd.neighbours.peer import listener
 from ipamd.settings import DEFAULT_PATH, Settings
 
-# Seconds for one command or one call: somebody waits, and what hangs is a finding, too.
+# Seconds for one command or call: a user waits, and a hang is a finding, too.
 _PATIENCE = 20.0
 _UNIT = "ipamd.service"
 _EVENTS = 100_000
@@ -125,7 +125,7 @@ def _events(stub: IntrospectionStub) -> list[dict[str, Any]]:
 
 
 def _output(command: tuple[str, ...]) -> bytes:
-    """What it prints. Raises OSError, `subprocess.SubprocessError`."""
+    """The output of a command. Raises OSError, `subprocess.SubprocessError`."""
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, env={**os.environ, "LC_ALL": "C"}
     )
@@ -202,7 +202,7 @@ def _doctor(settings: Settings) -> bytes:
 
 
 def _ledger(path: Path) -> bytes:
-    """A copy that is whole, whatever the daemon writes meanwhile (sqlite.org/backup.html)."""
+    """A consistent copy, no matter what the daemon writes meanwhile (sqlite.org/backup.html)."""
     with (
         closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)) as ledger,
         closing(sqlite3.connect(":memory:")) as copy,

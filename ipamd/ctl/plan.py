@@ -26,10 +26,10 @@ from ipamd.pool.model import Limits, Targets
 RESERVED = 5
 SMALLEST, LARGEST = 28, 16  # prefix lengths that a subnet may have
 
-# Settings that a plan may change, all of them whole numbers but the last.
+# Settings that a plan may change; all except the last are whole numbers.
 PLANNED = ("warm_ips", "warm_enis", "minimum_ips", "max_pods", "max_enis", "slack", "cooldown")
 
-# What the AWS VPC CNI does unless told otherwise: a whole ENI's worth of addresses beyond those in use, and ENIs that
+# What the AWS VPC CNI does by default: a whole ENI's worth of addresses beyond those in use, and ENIs that
 # are filled at once (WARM_ENI_TARGET=1).
 VPC_CNI = "AWS VPC CNI, default"
 
@@ -68,7 +68,7 @@ class Plan:
         return self.nodes * (1 + self.growth) ** months if self.relative else self.nodes + self.growth * months
 
     def months_until(self, nodes: float) -> float:
-        """When there are so many nodes; infinite if never."""
+        """Months until there are that many nodes; infinite if never."""
         if nodes < self.nodes:
             return 0.0
         if self.growth <= 0:
@@ -352,7 +352,7 @@ def _stages(plan: Plan, months: int) -> Iterator[tuple[str, int]]:
 
 
 def _bars(plan: Plan, months: int) -> Iterator[str]:
-    """For each stage what is taken of the room; what does not fit is drawn beyond it."""
+    """For each stage a bar of the addresses taken; the part that does not fit extends beyond the room."""
     each, room = plan.node().subnet_most, plan.room
     stages = [(label, nodes, nodes * each) for label, nodes in _stages(plan, months)]
     longest = max(len(label) for label, _, _ in stages)

@@ -55,7 +55,7 @@ class Recorder:
         if event.name in _DELS:
             return [self._line(at, "del", id)] if id in self._present else []
         if id in self._present:
-            return []  # an ADD again, of what has its address
+            return []  # a repeated ADD of an attachment that has its address
         lines = [self._line(asked, "add", id, pod)]
         if event.name == _REFUSED:
             lines.append(self._line(at, "del", id))
@@ -77,7 +77,7 @@ def record(socket: Path, file: Path) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.time()
     recorder, numbers, lost = Recorder(began), Numbers(), 0
-    with introspection(socket) as stub:  # before a file is made: is there anybody to listen to?
+    with introspection(socket) as stub:  # check for a daemon before the file is made
         stub.GetNode(pb.GetNodeRequest(), timeout=TIMEOUT)
     try:
         with writing(file) as write:

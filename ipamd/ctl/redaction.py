@@ -1,6 +1,6 @@
-"""Takes secrets out of text that is to leave the node: by the name in front of them, and by how they look.
+"""Removes secrets from text that leaves the node: by the name in front of them, and by their form.
 
-It would rather take too much: a support bundle is read by people who can ask again.
+It rather removes too much: readers of a support bundle can ask again.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ REMOVED = "REMOVED"
 
 _KEY = r"(?:private|api|access|signing)[_-]?key"
 _NAME = rf"[\w.-]*(?:secret|token|passw|passphrase|credential|authorization|{_KEY})[\w.-]*"
-# A quoted value ends with its quote, another one with what can't be part of it.
+# A quoted value ends with its quote, any other at the first character that can't be part of it.
 _VALUE = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s"',;&{}\[\]]+)"""
 _NAMED = re.compile(rf"""(?P<head>["']?\b{_NAME}["']?\s*(?:=|:)\s*)(?P<value>{_VALUE})""", re.IGNORECASE)
 
 _LOOKS = (
-    # RFC 7468: armour of keys. A certificate is public, but nobody needs it here either.
+    # RFC 7468: armour of keys, and of certificates, which no reader needs here.
     re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL),
     # RFC 9110, section 11.4: what follows the name of a scheme.
     re.compile(r"(?<=\b[Bb]earer )\S+|(?<=\b[Bb]asic )[A-Za-z0-9+/=_-]{8,}"),

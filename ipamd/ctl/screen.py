@@ -16,14 +16,13 @@ from ipamd.ctl import times
 from ipamd.ctl.attention import concerns
 from ipamd.ctl.event import words
 
-# A piece of a line and its style, one of `ipamd.ctl.terminal.STYLES` or "".
+# A piece of a line, and its style: one of `ipamd.ctl.terminal.STYLES`, or "".
 Span = tuple[str, str]
 Line = tuple[Span, ...]
 
 SMALLEST = (20, 4)
 
-# State of an address: sign where only ASCII can be shown, sign otherwise, style. The signs differ by themselves, for
-# who sees no colours.
+# State of an address: its ASCII sign, its other sign, its style. The signs differ without colours, too.
 SLOTS = {
     "assigned": ("#", "█", "good"),
     "cooling": ("~", "▒", "cool"),
@@ -69,7 +68,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class _Section:
-    """`least` lines make sense of it; with fewer it is left out."""
+    """It needs `least` lines; with fewer it is left out."""
 
     lines: Sequence[Line]
     least: int
@@ -157,7 +156,7 @@ def _concerns(known: Known, width: int) -> _Section:
 
 
 def _gauge(node: pb.Node, width: int, signs: int) -> _Section:
-    """All that the node may have as one bar, and its numbers."""
+    """One bar for all addresses that the node may have, and its numbers."""
     counts = node.counts
     room = max(node.targets.max_pods, counts.total + counts.pending, 1)
     inner = width - 2
@@ -182,7 +181,7 @@ def _gauge(node: pb.Node, width: int, signs: int) -> _Section:
 
 
 def _packed(words: Sequence[Line], width: int) -> list[Line]:
-    """As many on a line as fit, two spaces apart."""
+    """As many pieces on a line as fit, two spaces apart."""
     lines: list[Line] = []
     left = 0
     for word in words:
@@ -245,7 +244,7 @@ def _waiting(known: Known) -> _Section:
 
 
 def _events(events: Sequence[pb.Event], height: int) -> _Section:
-    """The latest first: where there is little room, the older ones go."""
+    """The latest first: on a small screen the older ones are left out."""
     if not events:
         return _Section([], 0)
     lines: list[Line] = [(("events", "bold"),)]

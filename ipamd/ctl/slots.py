@@ -1,4 +1,4 @@
-"""The ENIs and pods that a node has, beside what it could have and what bounds that: for `status` and `top`."""
+"""ENIs and pods of the node beside what it could have and what limits that: for `status` and `top`."""
 
 from __future__ import annotations
 

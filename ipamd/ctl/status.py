@@ -118,7 +118,7 @@ def _read_once_ready(socket: Path, at_most: float) -> Reading:
 
 
 def data(node: pb.Node, waiting: Sequence[pb.Waiting], now: float, kubelet: Kubelet | None = None) -> dict[str, Any]:
-    """`kubelet`: the one of this node, None where it is not seen."""
+    """`kubelet`: that of this node, None if it is not visible."""
     return {
         "attention": concerns(node, waiting, now, kubelet),
         "instance_id": node.instance_id,
@@ -333,7 +333,7 @@ def _budget(bucket: pb.Bucket) -> str:
 
 
 def _repairs(host: pb.HostNetwork, now: float) -> list[str]:
-    """Nothing about a network that nobody but ipamd changed."""
+    """Empty if only ipamd has changed the network."""
     if not host.repairs:
         return []
     return [

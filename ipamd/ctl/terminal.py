@@ -1,4 +1,4 @@
-"""What standard output can show: colours, width. No library: ipamctl runs on nodes."""
+"""The abilities of standard output: colours and width. No library, because ipamctl runs on nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Moments: ages for people, ISO 8601 for programs. Seconds since the epoch in between."""
+"""Times: ages for people, ISO 8601 for programs, and seconds since the epoch in between."""
 
 from __future__ import annotations
 

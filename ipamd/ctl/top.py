@@ -31,7 +31,7 @@ from ipamd.ctl.connection import introspection
 from ipamd.ctl.terminal import STYLES, colours
 
 _INTERVAL = 1.0
-# As wide as a terminal may be, and a little more.
+# The widest terminal, and a little more.
 _SAMPLES = 1000
 _EVENTS = 200
 _TIMEOUT = 2.0
@@ -77,7 +77,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _once(known: screen.Known) -> list[str]:
-    """One screen as plain lines, without what belongs to keys."""
+    """One screen as plain lines, without the help for keys."""
     size = shutil.get_terminal_size((80, 40))
     lines = screen.render(known, size.columns, size.lines, ascii_only=_ascii_only())[:-1]
     texts = ["".join(text for text, _ in line).rstrip() for line in lines]
@@ -141,7 +141,7 @@ def _live(watcher: _Watcher) -> None:
             _draw(watcher)
             ready, _, _ = select.select([stdin, watcher.news, resized], [], [], 1.0)
             read = {each: os.read(each, 4096) for each in ready}
-            # Nothing, though it can be read: the terminal is gone.
+            # Readable and empty: the terminal is gone.
             if stdin in read and (not read[stdin] or b"q" in read[stdin]):
                 return
 
@@ -150,7 +150,7 @@ def _draw(watcher: _Watcher) -> None:
     known = replace(watcher.known, now=time.time())
     size = os.get_terminal_size(sys.stdout.fileno())
     lines = screen.render(known, size.columns, size.lines, ascii_only=_ascii_only())
-    # Over what is there, line by line: clearing the whole screen first would flicker.
+    # Overwrite line by line: clearing the whole screen first would flicker.
     text = "\r\n".join(f"{_painted(line)}\x1b[K" for line in lines)
     # Past the buffer of standard output: what a signal left in it would come after the screen was put back.
     rest = f"\x1b[H{text}\x1b[J".encode(sys.stdout.encoding, "replace")

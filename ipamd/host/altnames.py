@@ -1,7 +1,4 @@
-"""Further names of pods' links (ip-link(8), altname), by which others look for them.
-
-The kernel finds a link by any of its names. Needs Linux 5.5.
-"""
+"""Further names (ip-link(8), altname) of pods' links, by which other software finds them. Needs Linux 5.5."""
 
 from __future__ import annotations
 
@@ -19,8 +16,8 @@ _NLM_F_APPEND = 0x800
 
 
 def give(link: str, name: str) -> None:
-    """Let `name` lead to that link of ours, and no longer to another one of ours: its pod came back before the old
-    link was deleted. Nothing is done where it does already. Raises `HostError`."""
+    """Make `name` a further name of that link, and take it from another link of ours: the pod came back before its
+    old link was deleted. Does nothing if the link has the name already. Raises `HostError`."""
     index = _index(link)
     if not index:
         raise HostError(f"there is no link {link}")

@@ -60,7 +60,7 @@ class Clash:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the kernel holds, everybody's: what clashes are looked for in."""
+    """The kernel's objects, ours and foreign ones, to search for clashes."""
 
     rules: tuple[AnyRule, ...] = ()
     routes: tuple[AnyRoute, ...] = ()
@@ -100,7 +100,7 @@ def _look(settings: HostSettings) -> tuple[Found, bool]:
 
 
 def compare(settings: HostSettings, found: Found) -> list[Clash]:
-    """The clashes among what was found; pure."""
+    """The clashes among the objects found. Pure."""
     names = {link.index: link.name for link in found.links}
     return [
         *_misplaced_pods(settings, found, names),
@@ -121,7 +121,7 @@ def _is_pod(name: str) -> bool:
 
 
 def _misplaced_pods(settings: HostSettings, found: Found, names: Mapping[int, str]) -> Iterator[Clash]:
-    """Pods that were started under other settings: their routes would be taken for nobody's, or for another's."""
+    """Pods that were started under other settings: their routes would count as foreign or as another pod's."""
     places = Counter(
         (route.table, route.protocol)
         for route in found.routes
@@ -157,7 +157,7 @@ def _routes(settings: HostSettings, found: Found, names: Mapping[int, str]) -> I
         if route.table not in tables or route.protocol == settings.route_protocol:
             continue
         if _is_pod(names.get(route.index, "")) and _is_pod_route(route):
-            continue  # told with the pods
+            continue  # reported with the pods
         taken.setdefault(route.table, []).append(route)
     for table, routes in sorted(taken.items()):
         first = routes[0]
@@ -174,7 +174,7 @@ def _routes(settings: HostSettings, found: Found, names: Mapping[int, str]) -> I
 
 def _rules(settings: HostSettings, found: Found) -> Iterator[Clash]:
     for rule in found.rules:
-        if rule.protocol == settings.route_protocol or rule.vrf:  # that of VRFs concerns links in a VRF alone
+        if rule.protocol == settings.route_protocol or rule.vrf:  # the rule of VRFs concerns only links in a VRF
             continue
         owner = owners.of_rule(rule.priority, rule.table, rule.protocol)
         key = _priority_setting(settings, rule.priority)
@@ -184,7 +184,7 @@ def _rules(settings: HostSettings, found: Found) -> Iterator[Clash]:
             )
             yield Clash(f"{rule} looks up a table that ipamd needs", owner, "host.table", remedy)
         elif key:
-            # The kernel keeps both. Who removes a rule by its priority alone may hit ours, which is put back.
+            # The kernel keeps both. A program that removes a rule by priority alone may hit ours, which is put back.
             remedy = f"set {key} so that no rule of others has the same priority"
             yield Clash(f"{rule} has a priority of ours", owner, key, remedy, Weight.SHARED)
         elif hurt := _decided(settings, rule):
@@ -241,7 +241,7 @@ def _is_own(table: AnyTable, settings: HostSettings, chains: tuple[AnyChain, ...
     if (table.family, table.name) != ("inet", settings.nft_table):
         return False
     names = {chain.name for chain in chains if (chain.family, chain.table) == ("inet", table.name)}
-    # Nothing is lost by writing over an empty table; that is how a flush with `delete chain` leaves ours.
+    # An empty table may be overwritten: a flush with `delete chain` leaves ours like this.
     return "ipamd" in table.comment or names >= _OWN_CHAINS or not names
 
 

@@ -38,7 +38,7 @@ CTA_TUPLE_IP = 1
 
 _IDENTITY = frozenset({CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE})
 
-# There in every network namespace once the kernel tracks connections.
+# Exists in every network namespace once the kernel tracks connections.
 _COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 
 # A dump comes in datagrams of up to 32 KiB, when there is room for them.
@@ -157,7 +157,7 @@ def _delete(table: socket.socket, entries: list[bytes]) -> int:
                 answers += 1
                 code = netlink.error_code(data, start)
                 removed += code == 0
-                if code not in (0, errno.ENOENT):  # gone meanwhile is what it should be
+                if code not in (0, errno.ENOENT):  # an entry that is gone meanwhile is fine
                     failure = code
     if failure:
         raise _failure(failure)

@@ -40,7 +40,7 @@ def processes_behind(ports: Collection[int]) -> dict[int, str]:
             continue
         for link in sockets & sought.keys():
             told[sought.pop(link)] = named(pid)
-    # Whose socket is still there has not ended: it may not be looked into, or is in another PID namespace.
+    # The socket is still there, so the process runs: it is not readable, or in another PID namespace.
     there = {_socket(inode) for _, inode in _inodes()} if sought else set()
     told |= {port: named(port) if port in closed else CLOSED for link, port in sought.items() if link in there}
     return told
@@ -54,7 +54,7 @@ def named_by_kernel(pid: int, name: str) -> str:
 
 
 def named(pid: int, name: str = "") -> str:
-    """With the name that it has by now, unless it has ended: then with that which it had."""
+    """With its present name, or with its former one if it has ended."""
     try:
         name = (PROC / str(pid) / "comm").read_text().strip()
     except OSError:
@@ -88,7 +88,7 @@ def _inodes() -> Iterator[tuple[int, int]]:
 
 
 def _likely_first(ports: Collection[int]) -> Iterator[int]:
-    """A process's first netlink socket gets its pid for a port."""
+    """The first netlink socket of a process has its pid as port."""
     pids = {int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()}
     yield from pids & set(ports)
     yield from pids - set(ports)

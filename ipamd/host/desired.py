@@ -105,7 +105,7 @@ class Route:
 
     @property
     def place(self) -> tuple[int, int, str, int]:
-        """Of several routes with one place the first counts."""
+        """Of several routes with one place the kernel uses the first."""
         return self.family, self.table, self.destination, self.metric
 
     def __str__(self) -> str:
@@ -114,7 +114,8 @@ class Route:
 
 @dataclass(frozen=True, slots=True, order=True)
 class FoundRoute:
-    """A route as somebody made it: `protocol` tells who, `kind` is its type (1: unicast; others drop packets)."""
+    """A route in the kernel: `protocol` says which program made it, `kind` is its type (1: unicast; others drop
+    packets)."""
 
     route: Route
     protocol: int
@@ -142,7 +143,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class LinkWish:
-    """What a link should be. `mtu` 0 and `group` None: as it is."""
+    """The desired state of a link. `mtu` 0 and `group` None: leave as is."""
 
     link: Link
     mtu: int = 0
@@ -181,7 +182,7 @@ class Desired:
 
 
 class LinkTable(Protocol):
-    """The links that there are."""
+    """The links of the host."""
 
     def by_mac(self, mac: str) -> Link | None: ...
 
@@ -207,11 +208,9 @@ def mark(settings: HostSettings, device_index: int) -> int:
 
 
 def desired(settings: HostSettings, node: NodeNetwork, links: LinkTable) -> Desired:
-    """What the node should hold, given the links that there are. A secondary ENI without a device is passed over, so
-    that one that was pulled off does not stand in the way of the others; so is a pod without one.
-
-    Raises `HostError` without the primary ENI's device, and for an ENI that the settings have no number for.
-    """
+    """The objects that the node should hold, given its links. A secondary ENI without a device is skipped, so that
+    one that was pulled off does not block the others; a pod without a link is skipped, too. Raises `HostError`
+    without the primary ENI's device, and for an ENI that the settings have no number for."""
     served = _served(node, links)
     families = (AF_INET, AF_INET6) if any(eni.primary_ip6 for eni, _ in served) else (AF_INET,)
     main = settings.main_mark
@@ -226,7 +225,7 @@ def desired(settings: HostSettings, node: NodeNetwork, links: LinkTable) -> Desi
     for eni, link in served:
         sysctls += _eni_sysctls(eni, link)
         if eni.primary:
-            continue  # it is the system that gives it its addresses and routes
+            continue  # the system configures its addresses and routes
         number = settings.table + eni.device_index
         priority, bits = settings.rule_eni + eni.device_index, mark(settings, eni.device_index)
         gateway = str(next(ipaddress.IPv4Network(eni.subnet_cidr).hosts()))

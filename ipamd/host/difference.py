@@ -23,8 +23,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the kernel holds of ours, every address and sysctl that the wish names, and of the routes also everybody's
-    in our tables; `protocol` is that which ours carry."""
+    """Our objects in the kernel, every address and sysctl that the wish names, and all routes in our tables;
+    `protocol` is that of ours."""
 
     sysctls: Mapping[str, str]
     addresses: frozenset[Address]
@@ -122,7 +122,7 @@ def difference(wish: Desired, found: Found) -> Iterator[Step]:
     wanted = {route.place for route in wish.routes}
     in_place = Counter(each.route.place for each in stray) + Counter(route.place for route in right)
     for each in stray:
-        # Somebody's beside ours, perhaps before it. A single one in the place of ours has just been replaced.
+        # A foreign route beside ours, perhaps before it. A single one in the place of ours has just been replaced.
         if each.route.place in wanted and in_place[each.route.place] > 1:
             yield DeleteRoute(each)
     for rule in sorted(wish.rules - found.rules):
@@ -132,7 +132,7 @@ def difference(wish: Desired, found: Found) -> Iterator[Step]:
     for rule in sorted(found.rules - wish.rules):
         yield DeleteRule(rule)
     for each in stray:
-        # What others have elsewhere in our tables is theirs; whose pod is gone is for the pool to find out.
+        # Foreign routes elsewhere in our tables stay; the pool finds out about routes of gone pods.
         leftover = each.protocol == found.protocol and each.route.table != wish.pods_table
         if leftover and each.route.place not in wanted:
             yield DeleteRoute(each)
@@ -148,7 +148,7 @@ def _set_link(wish: LinkWish) -> Iterator[SetLink]:
 
 
 def restores(step: Step, before: Desired) -> bool:
-    """Whether the step undoes what somebody else did: the kernel had it right when `before` was brought about."""
+    """Whether the step undoes a change by another program: the kernel was right when `before` was applied."""
     match step:
         case SetSysctl(sysctl):
             return sysctl in before.sysctls

@@ -23,7 +23,7 @@ from ipamd.host.links import IFF_UP, IFLA_GROUP, IFLA_IFNAME
 
 log = structlog.get_logger("ipamd.host")
 
-# Seconds from the first pair to the deletion, in which others join it.
+# Seconds from the first pair to the deletion, so that others join it.
 GATHER = 0.03
 # Seconds until a deletion that the kernel refused is tried again.
 RETRY = 5.0
@@ -33,7 +33,7 @@ class Discarded:
     def __init__(self) -> None:
         self._wake = asyncio.Event()
         self._error = ""
-        self._strays: set[int] = set()  # indexes of links that belong into the group and are not in it
+        self._strays: set[int] = set()  # indexes of links that belong to the group but are not in it
 
     def seen(self) -> None:
         """There is a link in the group."""

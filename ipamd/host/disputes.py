@@ -1,4 +1,4 @@
-"""How often an object is repaired that somebody else keeps changing.
+"""Decides how often to repair an object that another program keeps changing.
 
 The first repairs come at once: a wiped rule set must not cost pods a second. If the same object changes again and
 again, another program wants it otherwise, and an immediate repair each time would only burn CPU time of both. So the
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 FREE_REPAIRS = 3
 FIRST_DELAY = 1.0  # seconds, doubled with every further repair
-# Of a dispute's two sides ours is the one that pods need: it is never left undone for longer.
+# Pods need our side of the dispute: a repair is never delayed for longer.
 LONGEST_DELAY = 10.0
 CALM = 300.0  # seconds without a change after which an object is no longer disputed
 
 
 @dataclass(slots=True)
 class Dispute:
-    """`what` was repaired `repairs` times since `since`, the last time at `last`; `by` is who had changed it then, as
-    far as known. Times are as told."""
+    """`what` was repaired `repairs` times since `since`, the last time at `last`; `by` is the program that had
+    changed it then, if known. Times are those that the caller passed."""
 
     what: str
     by: str
@@ -45,7 +45,7 @@ class Disputes:
         self._by_object: dict[str, Dispute] = {}
 
     def repaired(self, what: str, by: str, now: float) -> Dispute:
-        """Tell of a repair."""
+        """Record a repair."""
         dispute = self._by_object.get(what)
         if dispute is None:
             dispute = self._by_object[what] = Dispute(what, by, now, now)
@@ -54,16 +54,16 @@ class Disputes:
         return dispute
 
     def due(self, what: str) -> float:
-        """When the object may be repaired next; in the past for one that may be at once."""
+        """The time of the next repair; in the past if it may happen at once."""
         dispute = self._by_object.get(what)
         return 0.0 if dispute is None else dispute.last + dispute.delay
 
     def calm_at(self) -> float | None:
-        """When the first of them is over, if nobody touches its object until then."""
+        """When the first dispute ends if its object stays unchanged until then."""
         return min((dispute.last + CALM for dispute in self._by_object.values()), default=None)
 
     def settled(self, now: float) -> list[Dispute]:
-        """Those that are over, which were open: forgotten now."""
+        """Disputes that have ended; they are forgotten now."""
         over = [dispute for dispute in self._by_object.values() if now >= dispute.last + CALM]
         for dispute in over:
             del self._by_object[dispute.what]

@@ -1,10 +1,10 @@
-"""What can go wrong with the node's kernel, as types."""
+"""The errors of the node's kernel."""
 
 from __future__ import annotations
 
 
 class HostError(Exception):
-    """The kernel or a tool refused something the node needs; the message says what and what to do."""
+    """The kernel or a tool refused something that the node needs; the message says what to do."""
 
 
 class LinkTimeout(HostError):

@@ -1,4 +1,4 @@
-"""Whom it concerns when the kernel refuses a step: a pod, an ENI, every pod, or the node."""
+"""Finds out what a refused step concerns: a pod, an ENI, every pod, or the node."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Failure:
 def failure_of(
     step: Step, error: HostError, wish: Desired, links: LinkTable, first_table: int, table_there: Callable[[], bool]
 ) -> Failure | None:
-    """None for what concerned a link that has gone since. `first_table`: that of the pods; an ENI's follows by its
-    index. `table_there` tells whether there is an nftables table of ours, perhaps an older one. Raises `HostError`
-    when that can't be read."""
+    """None if the step concerned a link that is gone. `first_table`: that of the pods; an ENI's table is that plus
+    its index. `table_there`: whether there is an nftables table of ours, perhaps an older one. Raises `HostError` if
+    that can't be read."""
     index = link_of(step)
     if index and not _exists(index):
         return None
@@ -55,7 +55,7 @@ def failure_of(
     match step:
         case SetSysctl() | AddRule():
             return Failure(error, every_pod=True)
-        case LoadTable():  # one that is there and older serves the pods that are there
+        case LoadTable():  # an older table serves the existing pods
             return Failure(error, every_pod=not table_there())
         case _:
             return Failure(error)

@@ -81,7 +81,7 @@ class Kernel:
         return message + (attribute(FRA_SRC, source) if source else b"")
 
     def add_route(self, route: Route) -> None:
-        """In the place of what is there."""
+        """Replaces a route in the same place."""
         scope, flags = (RT_SCOPE_UNIVERSE, RTNH_F_ONLINK) if route.gateway else (RT_SCOPE_LINK, 0)
         message = _route(route, self._protocol, scope, RTN_UNICAST, flags)
         _do(f"ip {route}", RTM_NEWROUTE, message, NLM_F_CREATE | NLM_F_REPLACE)
@@ -93,7 +93,7 @@ class Kernel:
 
     def add_address(self, address: Address) -> None:
         # A single address: no route to the subnet appears in the main table, where it would pull the host's own
-        # traffic over. EC2 gave it to this ENI alone, so nobody needs to be asked whether he has it.
+        # traffic over. EC2 gave it to this ENI alone, so no duplicate detection is needed.
         packed, length = _network(address.family, address.address)
         flags = IFA_F_NODAD if address.family == AF_INET6 else 0
         message = IFADDR.pack(address.family, length, flags, RT_SCOPE_UNIVERSE, address.index)
@@ -143,7 +143,7 @@ def _undo(what: str, kind: int, message: bytes) -> None:
     try:
         netlink.change(NETLINK_ROUTE, kind, message)
     except OSError as error:
-        # Gone is what it should be: with its link, or by somebody else's hand.
+        # Gone already is fine: with its link, or removed by another program.
         if error.errno not in (errno.ENOENT, errno.ESRCH, errno.ENODEV):
             raise HostError(f"removing {what}: {error.strerror or error}") from error
 

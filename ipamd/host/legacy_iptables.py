@@ -26,7 +26,7 @@ _PART = struct.Struct("=H29sB")  # xt_entry_match, xt_entry_target: size, name, 
 _HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 _PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security": 50}
 
-_libc = ctypes.CDLL(None, use_errno=True)  # socket.getsockopt can't hand a question to the kernel
+_libc = ctypes.CDLL(None, use_errno=True)  # socket.getsockopt can't pass a request to the kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def _parts(family: _Family, table: str, hooks: dict[int, str], block: bytes) -> 
             yield part
             place += size
         _, part = _part(family, table, chain, block, offset + target)
-        if part.name == "ERROR":  # the head of a chain that somebody made: its name
+        if part.name == "ERROR":  # the head of a user-defined chain: its name
             chain = part.info.split(b"\0")[0].decode(errors="replace")
         else:
             yield part

@@ -69,7 +69,7 @@ class Links:
         self._socket: socket.socket | None = None
         self._first_dump: asyncio.Future[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
-        self._port = 0  # the kernel's name for our socket: in the answers to what we asked
+        self._port = 0  # the kernel's name for our socket, in its answers
         self._dump = 0  # sequence number of the dump under way or last made
         self._dumping = False
         self._dump_again = False
@@ -110,7 +110,7 @@ class Links:
                 future.set_exception(LinkTimeout(f"stopped while waiting for the network device with MAC {mac}"))
 
     def by_mac(self, mac: str) -> Link | None:
-        """Of several links with one MAC the oldest: a VLAN, a bridge or a bond on top of an ENI carries the ENI's."""
+        """Of several links with one MAC, the oldest: a VLAN, a bridge or a bond on an ENI has the ENI's MAC."""
         indexes = self._by_mac.get(mac.lower())
         return self._by_index[min(indexes)] if indexes else None
 
@@ -126,7 +126,7 @@ class Links:
         return tuple(link for link in self._by_index.values() if link.name.startswith(prefix))
 
     def name_of(self, index: int) -> str:
-        """Empty when there is no such link. One whose event is yet to be read is known, too: by the kernel."""
+        """Empty if there is no such link. The kernel is asked for one whose event is not read yet."""
         link = self._by_index.get(index)
         if link is not None:
             return link.name
@@ -187,7 +187,7 @@ class Links:
     # The messages
 
     def catch_up(self) -> None:
-        """Hear now what the kernel has told already."""
+        """Read the pending notifications of the kernel now."""
         if self._socket is not None and self._socket.fileno() >= 0 and not self._reading:
             self._read()
 

@@ -1,6 +1,6 @@
-"""The daemon's hand on the kernel: reads what it holds, brings it to what it should hold, tells of others' changes.
+"""Reads what the kernel holds, brings it to the desired state, and reports changes by other programs.
 
-What should be is `desired`'s, the steps to it are `difference`'s; when a repair is made is decided by `reconciler`.
+`desired` computes the state, `difference` the steps to it; `reconciler` decides when to repair.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ class HostNetwork:
         self._conntrack = Conntrack()
         self.discarded = Discarded()
         self.uses = KernelUses(settings, self._in_service)
-        self._wish: Desired | None = None  # what was brought about last
-        self._refused: frozenset[str] = frozenset()  # of it, what the kernel did not take
-        self._expected: frozenset[str] = frozenset()  # MACs of the ENIs that belong here, their devices there or not
+        self._wish: Desired | None = None  # what was applied last
+        self._refused: frozenset[str] = frozenset()  # the part that the kernel refused
+        self._expected: frozenset[str] = frozenset()  # MACs of the ENIs that belong here, with or without a device
         self._on_disturbance: Callable[[Disturbance], None] = lambda disturbance: None
         self._pod_at: Callable[[str], PodNetwork | None] = lambda address: None
         self._transactions: list[Transaction] = []  # while a table was loaded
@@ -153,13 +153,13 @@ class HostNetwork:
         return frozenset(name for index in off if (name := self._links.name_of(index)))
 
     def catch_up(self) -> None:
-        """Hear now what the kernel has told already: `uses` is up to date when this returns."""
+        """Read the pending notifications of the kernel: `uses` is up to date when this returns."""
         self._links.catch_up()
         self._watch.catch_up()
 
     async def host_links(self) -> frozenset[str]:
-        """The names of all links here, read from the kernel itself: what is missing may be given up for good.
-        Raises `HostError`."""
+        """The names of all links, read from the kernel itself: a missing one may be given up for good. Raises
+        `HostError`."""
         return link_names()
 
     async def forget_flows(self, addresses: Collection[str]) -> int:
@@ -195,8 +195,8 @@ class HostNetwork:
             if withheld(step):
                 applied.withheld.append(step)
                 continue
-            if not isinstance(step, SetSysctl):  # whose events are understood only when all of them are written
-                await asyncio.sleep(0)  # there may be hundreds of steps, and somebody else may be waiting
+            if not isinstance(step, SetSysctl):  # their events make sense only after all of them are written
+                await asyncio.sleep(0)  # there may be hundreds of steps, and other tasks wait
             if self._is_out_of_service(step):
                 continue
             try:

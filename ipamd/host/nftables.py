@@ -34,7 +34,7 @@ from ipamd.host.errors import NftError
 
 TIMEOUT = 10.0
 
-# Tells our table from somebody else's of the same name.
+# Distinguishes our table from a foreign one of the same name.
 COMMENT = "made and kept by ipamd: changes are undone"
 
 # AWS, "Access instance metadata for an EC2 instance". Other services at 169.254.169.x stay reachable: DNS, time.

@@ -1,7 +1,7 @@
-"""Why the ledger can't be used, as a type, and the sentence that tells an operator what to do about it.
+"""Typed causes of a ledger failure, with the sentence that tells an operator what to do about each.
 
-SQLite reports a result code with each failure (https://www.sqlite.org/rescode.html); its low byte is the class that
-the causes here are made of. One class says too little: no room for the index of the WAL counts as an I/O error.
+SQLite reports a result code with each failure (https://www.sqlite.org/rescode.html); the causes here follow from its
+low byte, the class. One class is too coarse: no room for the index of the WAL counts as an I/O error.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _BY_ERRNO = {
 
 
 class LedgerError(Exception):
-    """The ledger could not do what was asked; nothing of it is half done. `detail` is the message without path and
+    """The ledger could not do what was asked; nothing was done by half. `detail` is the message without path and
     remedy."""
 
     def __init__(self, cause: LedgerCause, path: Path, detail: str) -> None:

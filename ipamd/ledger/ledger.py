@@ -34,7 +34,7 @@ from ipamd.telemetry.histogram import MILLISECONDS, Histogram
 
 log = structlog.get_logger("ipamd.ledger")
 
-# Seconds that a commit waits for somebody who reads or copies the file. All pods wait with it.
+# Seconds that a commit waits for a process that reads or copies the file. All pods wait with it.
 _BUSY = 0.25
 
 # Seconds by which the clock may have been set without the records' times being shifted: a correction, not a step.
@@ -47,10 +47,10 @@ _LOG_PAGES = 128
 # Rows that can't be true are named one by one, up to so many: the file that was set aside has them all.
 _MOST_NAMED = 50
 
-# Causes for which a file is not read any further: what is in it can't be had.
+# Causes that make a file unreadable.
 _UNREADABLE = (LedgerCause.DAMAGED, LedgerCause.CONFLICT)
 
-# Causes that a new file does away with, if the file system takes one.
+# Causes that a new file cures, if the file system takes one.
 _MENDED_BY_A_NEW_FILE = (LedgerCause.DAMAGED, LedgerCause.GONE, LedgerCause.IO, LedgerCause.CONFLICT)
 
 
@@ -126,8 +126,8 @@ class Ledger:
             raise from_sqlite(error, self.path) from error
 
     def belongs_to(self, instance: str) -> None:
-        """Said once it is known whose node this is. The records of another instance are set aside: its disk became
-        that of this one, and nothing of what it held or wished is here. Raises `LedgerError`."""
+        """Called once the instance is known. Records of another instance are set aside: this disk was copied or moved
+        from it, and nothing that it held or asked for is here. Raises `LedgerError`."""
         other = self._boot.instance
         if other == instance:
             return
@@ -157,16 +157,16 @@ class Ledger:
                 log.error("ledger.renewed", path=str(self.path), file=str(aside or ""), error=error.detail, kept=kept)
                 self._write(records)
         finally:
-            if records:  # none: only a question whether the ledger works
+            if records:  # no record: this only checks that the ledger works
                 self.commit_times.observe(time.monotonic() - started)
         self._memory.apply(records)
         if self._owed.any:
-            with suppress(OSError):  # what is left says what the records say as well
+            with suppress(OSError):  # the file repeats what the records say
                 self._owed.clear()
 
     def owe(self, records: Sequence[Record]) -> bool:
-        """Keep the releases among records that `commit` refused, beside the ledger, for the next start. False: that
-        could not be done either."""
+        """Keep the releases among records that `commit` refused, beside the ledger, for the next start. Returns False
+        if that failed, too."""
         cooling = {each.cooling.address: each.cooling for each in records if isinstance(each, PutCooling)}
         releases = []
         for record in records:
@@ -331,7 +331,7 @@ def _replace_file(path: Path, reading: Reading, why: str) -> Path | None:
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, timeout=_BUSY)
     connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
-    connection.execute("PRAGMA trusted_schema = OFF")  # nothing that somebody wrote into the file is run
+    connection.execute("PRAGMA trusted_schema = OFF")  # runs no foreign trigger or view of the file
     return connection
 
 

@@ -1,5 +1,6 @@
-"""What has been committed, once more in memory: the file can vanish or be damaged under a running daemon, and is then
-written anew from here. The records are those that the pool holds anyway, so it costs little more than the indexes."""
+"""A copy of all committed records in memory: if the file vanishes or is damaged under a running daemon, it is written
+anew from here. The pool holds the same record objects, so the copy costs little more than its indexes.
+"""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Owed:
         return found
 
     def add(self, releases: Iterable[Release]) -> None:
-        """They are there when this returns, each once."""
+        """When this returns, the releases are in the file, each once."""
         new = {release.key: release for release in releases if release.key not in self._kept}
         line = b"".join(map(_line, new.values()))
         if self._descriptor is None or self._displaced(self._descriptor):
@@ -79,7 +79,7 @@ class Owed:
         return self._end > 0
 
     def clear(self) -> None:
-        """All of it is on record by now."""
+        """Call this once all of them are on record elsewhere."""
         if self._descriptor is None or not self._end:
             return
         # From the front: what is left of it after a kill in the middle says nothing.

@@ -117,7 +117,7 @@ def clock_lead() -> float:
 
 
 def identity(name: str) -> tuple[int, int, int] | None:
-    """Device, inode and size; None when there is no such file. It is asked for at each commit."""
+    """Device, inode and size; None if there is no such file. Called at each commit."""
     try:
         found = os.stat(name)  # noqa: PTH116 - a third of pathlib's time
     except OSError:
@@ -126,7 +126,7 @@ def identity(name: str) -> tuple[int, int, int] | None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file's contents, or a directory's entries, to the disk. Raises OSError."""
+    """Write a file's contents, or a directory's entries, to the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -135,7 +135,7 @@ def sync(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """The database with its companions. Raises OSError."""
+    """Remove the database and its companions. Raises OSError."""
     for suffix in COMPANIONS:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 

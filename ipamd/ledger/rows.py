@@ -68,7 +68,7 @@ class Contents:
     drained: float | None = None
 
     def records(self) -> list[Record]:
-        """What makes an empty ledger say the same."""
+        """The records that turn an empty ledger into this one."""
         return [
             *map(PutAttachment, self.attachments),
             *map(PutCooling, self.cooling),
@@ -100,7 +100,7 @@ class Boot:
 
 @dataclass(slots=True)
 class Reading:
-    """`mended` counts rows that are kept otherwise than they stood."""
+    """`mended` counts rows that were kept with a corrected value."""
 
     contents: Contents
     boot: Boot
@@ -134,7 +134,7 @@ def read(connection: sqlite3.Connection, now: float) -> Reading:
 
 
 def _one_holder_each(reader: _Reader, found: list[Attachment]) -> list[Attachment]:
-    """The later attachment of two that have the same address, or the same key, is the one that was meant."""
+    """Of two attachments with the same address or the same key, keep the later one."""
     keys: dict[AttachmentKey, Attachment] = {}
     holders: dict[str, Attachment] = {}
     for attachment in sorted(found, key=lambda each: each.since):
@@ -310,13 +310,13 @@ def replace_boot(boot: Boot) -> Iterable[Statement]:
 
 
 def forget_boot() -> Iterable[Statement]:
-    """What a reboot takes along."""
+    """Drop the records that do not survive a reboot."""
     for table in schema.OF_A_BOOT:
         yield f"DELETE FROM {table}", ()
 
 
 def shift_times(seconds: float) -> Iterable[Statement]:
-    """The records of this boot, as the clock tells the time now."""
+    """The records of this boot, with times moved to the current clock."""
     yield "UPDATE attachments SET since = since + ?", (seconds,)
     yield "UPDATE cooling SET released_at = released_at + ?", (seconds,)
     yield "UPDATE learnt_limit SET at = at + ?", (seconds,)

@@ -1,2 +1,3 @@
-"""What Prometheus reads: `collector` puts the daemon's state into its words, `server` serves them. Nothing is
-counted here; the parts that know keep their own counts, and a scrape reads them."""
+"""Prometheus metrics: `collector` reads the daemon's state at each scrape, `server` serves it. Nothing is counted
+here; the parts keep their own counts.
+"""

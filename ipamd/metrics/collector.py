@@ -33,7 +33,8 @@ _KINDS = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily, "histogram
 
 
 class DaemonCollector(Collector):
-    """For the thread of the event loop alone. `pool` gives None until there is one; nothing is said of it then."""
+    """For the thread of the event loop alone. `pool` returns None until there is a pool; its metrics are left out
+    then."""
 
     def __init__(self, standing: Standing, pool: Callable[[], Sources | None]) -> None:
         self._of = standing

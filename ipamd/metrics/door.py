@@ -19,8 +19,8 @@ from ipamd.process import descriptors
 
 log = structlog.get_logger("ipamd.metrics")
 
-AT_ONCE = 4  # connections that one turn of the loop lets in
-RATE, BURST = 100.0, 50.0  # connections a second, and those that an idle door lets in beyond that
+AT_ONCE = 4  # connections accepted in one turn of the loop
+RATE, BURST = 100.0, 50.0  # connections accepted per second, and in a burst after an idle time
 LASTS = 10.0  # seconds from its beginning to its end
 QUEUE = 128  # connections that wait in the kernel
 
@@ -30,7 +30,7 @@ SAID = 600.0
 
 
 class Door:
-    """`protocol` makes what answers one connection."""
+    """`protocol` makes the object that answers one connection."""
 
     def __init__(self, host: str, port: int, protocol: Callable[[], asyncio.Protocol]) -> None:
         """Raises OSError when the address can't be served."""
@@ -104,7 +104,7 @@ class Door:
 
 
 class _Guest(asyncio.Protocol):
-    """One connection, handed on to what answers it."""
+    """One accepted connection, handed on to its protocol."""
 
     def __init__(self, door: Door, connection: socket.socket, protocol: asyncio.Protocol) -> None:
         self._door = door

@@ -1,7 +1,7 @@
 """A small HTTP server: /metrics for Prometheus, /healthz and /readyz for kubelet's probes and load balancers.
 
-It is there from the settings on, as it is wanted most while the daemon can't start. It is never worth the daemon's
-end: if its port is taken, that is a condition, and the port is tried again.
+It starts right after the settings are read, because it is needed most while the daemon can't start. It never ends the
+daemon: if its port is taken, that is a condition, and the server tries again.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ async def serving(listen: str, collector: DaemonCollector, obstacle: Callable[[]
         await running.cleanup()
 
 
-# The library writes a traceback for each request that is no HTTP: anybody on the node could fill the log.
+# The library logs a traceback for each malformed request: any process on the node could fill the log.
 _SILENT = logging.Logger("silent", logging.CRITICAL + 1)
 
 
 class _Failures:
-    """A fault of the daemon's own, told when it is another than before."""
+    """Logs a fault of the daemon's own code, once until another one occurs."""
 
     def __init__(self) -> None:
         self._last = ""
@@ -102,7 +102,7 @@ async def _answer_once(request: web.Request, response: web.StreamResponse) -> No
 
 
 class _Metrics:
-    """A page is used again for a moment: to make one takes as long as to answer ten ADDs."""
+    """Reuses a page for a moment: making one takes as long as ten ADDs."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -127,7 +127,7 @@ class _Metrics:
 
 
 async def _alive(request: web.Request) -> web.Response:
-    """That it answers is the news: the loop turns. A pool that has failed ends the process."""
+    """An answer proves that the event loop turns. A pool that has failed ends the process."""
     return web.Response(text="alive\n")
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """There from the beginning of a start on."""
+    """Sources that exist from the beginning of a start on."""
 
     start: Start
     calls: CallTimes
@@ -36,7 +36,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """There once the pool is."""
+    """Sources that exist once the pool does."""
 
     runner: PoolRunner
     reconciler: Reconciler

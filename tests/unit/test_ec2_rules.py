@@ -119,7 +119,7 @@ def test_what_is_refused_has_changed_nothing(rules: Ec2Rules, subnet: Subnet, in
     assert subnet.available == before and len(full.addresses) == 10
 
 
-def test_no_prefix_is_lost_when_the_primary_address_is_not_to_be_had(rules: Ec2Rules) -> None:
+def test_no_prefix_is_lost_without_the_primary_address(rules: Ec2Rules) -> None:
     subnet = rules.add_subnet("10.0.1.0/26")
     subnet.take(subnet.available)
     subnet.give_back(str(address) for address in ipaddress.IPv4Network("10.0.1.16/28"))

@@ -62,7 +62,7 @@ def test_another_kind_of_failure_replaces_the_back_off() -> None:
     assert second.attempts == 2 and second.failure.kind is CloudErrorKind.THROTTLED
 
 
-def test_lasting_refusal_of_a_patient_action_waits_for_up_to_an_hour() -> None:
+def test_other_actions_wait_up_to_the_cap_of_the_kind() -> None:
     kind = CloudErrorKind.ATTACHMENT_LIMIT
     assert POLICIES[kind].lasting
     assert fail_in_a_row(backoffs(), 40, kind, "Any") == POLICIES[kind].cap < PATIENT_CAP
