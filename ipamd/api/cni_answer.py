@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ipamd.api.cni import Call
+from ipamd.api.cni import INVALID_CONFIG, Call
 from ipamd.api.errors import shortened
 from ipamd.api.v1 import ipam_pb2
-from ipamd.pool.model import Attachment, Refusal
+from ipamd.pool.model import Attachment, Reason, Refusal
 
 # Section "Error": codes with a meaning of their own; 100 and above are the plugin's.
 UNKNOWN_CONTAINER = 3
@@ -63,8 +63,11 @@ def claimed_addresses(previous: dict[str, Any]) -> list[str]:
 
 
 def refusal_error(version: str, refusal: Refusal, what: str, request_id: str) -> str:
-    """The CNI error object for a refusal: code 11 when trying again can help."""
-    code = OWN_ERROR if refusal.retry_after is None else TRY_AGAIN_LATER
+    """The CNI error object for a refusal: code 11 when trying again can help, else 7 where the network configuration
+    asks for what can't be had, and 100 for all else."""
+    code = INVALID_CONFIG if refusal.reason is Reason.ADDRESS_UNAVAILABLE else OWN_ERROR
+    if refusal.retry_after is not None:
+        code = TRY_AGAIN_LATER
     details = f"reason={refusal.reason}"
     if refusal.retry_after is not None:
         details += f" retry_after={refusal.retry_after:.1f}s"

@@ -37,6 +37,7 @@ CODES = {
     Reason.LEDGER_UNWRITABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.NOT_READY: grpc.StatusCode.UNAVAILABLE,
     Reason.RELEASED: grpc.StatusCode.ABORTED,
+    Reason.ADDRESS_UNAVAILABLE: grpc.StatusCode.FAILED_PRECONDITION,
 }
 
 

@@ -93,11 +93,6 @@ class IpamService(ipam_pb2_grpc.IpamServicer):
         wait = self._runner.view.targets.allocate_wait
         if request.deadline_ms:
             wait = min(wait, request.deadline_ms / 1000)
-        what = f"no address for {_who(call)}"
-        if call.address and self._runner.view.can_never_give(call.address, call.key):
-            message = f"{what}: {call.address} was asked for and is not free on this node; ask for none to get any"
-            taken = cni.InvalidCall("INVALID_CONFIG", cni.INVALID_CONFIG, message, call.version or "")
-            await abort_invalid(context, taken, request_id, for_cni=True)
         self.first_tries.begun(call.key, call.owner, started)
         try:
             await self._before_grant(call.key)

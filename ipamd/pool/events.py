@@ -49,7 +49,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class AllocationRequested:
-    """`wanted` is the address that it has to be, which `Pool.can_give` said to be possible; empty for any.
+    """`wanted` is the address that it has to be (wish.py); empty for any.
 
     `blocks_releases`: the caller's runtime makes no other call while this one lasts, so no release can come to it.
     """

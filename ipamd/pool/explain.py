@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ipamd.pool import effects as do
+from ipamd.pool import wish
+from ipamd.pool.awaited import waits
 from ipamd.pool.backoff import Backoff
 from ipamd.pool.explain_slots import others, room
 from ipamd.pool.model import Attachment, Counts, EniState, Reason
 from ipamd.pool.outlook import Supply, would_refuse
 from ipamd.pool.pool import Pool
-from ipamd.pool.queue import WaitsFor, waits
-from ipamd.pool.state import Waiting
+from ipamd.pool.queue import Waiting, WaitsFor
 from ipamd.pool.trouble import trouble_of
 from ipamd.pool.words import many, sentence, span
 
@@ -80,8 +81,8 @@ def explain_waiting(pool: Pool, waiting: Waiting, who: str, now: float) -> Expla
 def _awaited(pool: Pool, counts: Counts, waiting: Waiting, place: int, now: float) -> str:
     """What is to become its address. `place` in the queue, from 1."""
     if waiting.wanted:
-        return f"It asked for {waiting.wanted}, which is not free."
-    if place <= counts.pending:
+        return f"It asked for {waiting.wanted} and takes no other: {wish.judge(pool, waiting, now).why}."
+    if place <= counts.pending and not pool.queue.wished:
         return f"{many(counts.pending, 'address is', 'addresses are')} on the way: one is for it."
     if pool.forgetting or pool.cooled:
         return "A cooled address is made ready for it: the kernel forgets its old connections first."
@@ -175,12 +176,15 @@ def _growing(pool: Pool, counts: Counts) -> str:
         return f"{many(counts.pending, 'address is', 'addresses are')} on the way."
     if deficit := pool.deficit():
         return f"{many(deficit, 'more address is', 'more addresses are')} wanted of EC2."
-    return f"{many(counts.waiting, 'pod waits for an address that cools', 'pods wait for addresses that cool')}."
+    if pool.queue.for_any:
+        some = many(pool.queue.for_any, "pod waits for an address that cools", "pods wait for addresses that cool")
+        return f"{some}."
+    return f"{many(counts.waiting, 'pod waits', 'pods wait')} for the one address that it asked for."
 
 
 def _wanted(pool: Pool, counts: Counts) -> int:
     """Addresses that should be free or on the way."""
-    return min(counts.waiting + pool.headroom, pool.allowance(counts) + counts.free + counts.pending)
+    return min(pool.queue.for_any + pool.headroom, pool.allowance(counts) + counts.free + counts.pending)
 
 
 def _numbers(pool: Pool, counts: Counts, now: float) -> dict[str, float]:
@@ -203,7 +207,7 @@ def _numbers(pool: Pool, counts: Counts, now: float) -> dict[str, float]:
 
 
 def _arithmetic(pool: Pool, counts: Counts) -> str:
-    parts = [f"{counts.waiting} for waiting pods"] if counts.waiting else []
+    parts = [f"{pool.queue.for_any} for waiting pods"] if pool.queue.for_any else []
     targets = pool.targets
     if targets.warm_enis:
         parts.append(f"{pool.headroom} to keep warm (pool.warm_enis {targets.warm_enis})")

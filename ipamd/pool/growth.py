@@ -30,11 +30,12 @@ class Growth(InUse):
 
     def _take_back_leaving(self, now: float) -> None:
         """Growth goes before: what is wanted again stays, unless the call that removes it was sent."""
-        if self.deficit() <= 0:
+        wished, short = self.queue.wished, self.deficit() > 0
+        if not wished and not short:
             return
         for eni in self.inventory.enis.values():
             sent = self._operations.get(eni.busy)
-            if not eni.leaving or eni.in_limbo:
+            if not eni.leaving or eni.in_limbo or not (short or any(ip in wished for ip in eni.leaving)):
                 continue
             if sent is not None and isinstance(sent.effect, do.UnassignAddresses):
                 continue

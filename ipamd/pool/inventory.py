@@ -5,7 +5,7 @@ Only bookkeeping: which address is in which state on which ENI. Why it changes i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from ipamd.pool.eni import Address, Eni
@@ -187,11 +187,16 @@ class Inventory:
         """A recorded attachment whose address no ENI of ours holds."""
         self._hold(attachment)
 
-    def take(self, now: float) -> Address | None:
+    def take(self, wished: Collection[str] = ()) -> Address | None:
         """The next address to grant: from the ENI with the most assigned addresses, so that others can drain;
-        within it the one that has been free longest. None when nothing is free."""
+        within it the one that has been free longest. One that is `wished` only if nothing else is free. None when
+        nothing is free."""
         best = max((eni for eni in self.ready() if eni.free), key=lambda eni: eni.assigned, default=None)
-        return None if best is None else next(iter(best.free.values()))
+        if best is None or not wished:
+            return None if best is None else next(iter(best.free.values()))
+        enis = sorted((eni for eni in self.ready() if eni.free), key=lambda eni: -eni.assigned)
+        free = [address for eni in enis for address in eni.free.values()]
+        return next((address for address in free if address.ip not in wished), free[0])
 
     def assign(self, address: Address, attachment: Attachment, now: float) -> None:
         """`address` is free; or it cools, or is withheld, while a pod turns out to have it."""

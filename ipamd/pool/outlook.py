@@ -5,7 +5,8 @@
                     deadline. On a full node that is how a replaced pod gets its address, so its ADD waits
 
 No more ADDs wait than addresses can come, in the order in which they arrived, so never more than the node can hold.
-An ADD for which none can come is refused at once.
+An ADD for which none can come is refused at once. Who waits for one address alone (wish.py) takes a share of what
+comes, too.
 
 Reads the pool's state, changes nothing.
 """
@@ -13,14 +14,16 @@ Reads the pool's state, changes nothing.
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ipamd.pool import effects as do
+from ipamd.pool import wish
 from ipamd.pool.backoff import Backoff, action_scope, subnet_scope
 from ipamd.pool.model import Counts, EniState, Reason, Refusal
+from ipamd.pool.queue import Waiting, WaitsFor
 from ipamd.pool.slots import ARRIVING
-from ipamd.pool.state import ASSIGN, ATTACH, CREATE, State, Waiting
+from ipamd.pool.state import ASSIGN, ATTACH, CREATE, State
 from ipamd.pool.words import many
 
 # Calls that bring addresses: the failure of another one is no reason why none came.
@@ -43,7 +46,10 @@ def would_refuse(state: State, now: float, unrecorded: str = "") -> Refusal | No
         return Refusal(Reason.DRAINING, "the daemon is stopping", 1.0)
     if state.drained is not None:
         return drained()
-    if Supply(state, now).until(now + state.targets.allocate_wait) <= len(state.waiting):
+    line = Line()
+    for waiting in state.waiting.values():
+        line.let_in(waiting, state, now)
+    if Supply(state, now).until(now + state.targets.allocate_wait) <= line.before:
         return why(state, now)
     return unwritable(unrecorded) if unrecorded else None
 
@@ -54,6 +60,22 @@ def unwritable(error: str) -> Refusal:
 
 def drained() -> Refusal:
     return Refusal(Reason.DRAINED, "this node was drained by an operator (ipamctl undrain ends it)")
+
+
+@dataclass(slots=True)
+class Line:
+    """What those before in the queue will take: so many of the addresses that come by themselves (`before`), and of
+    those of pods that end (`ends`)."""
+
+    before: int = 0
+    ends: int = 0
+
+    def let_in(self, waiting: Waiting, state: State, now: float) -> None:
+        verdict = wish.judge(state, waiting, now) if waiting.wanted else None
+        if isinstance(verdict, wish.Coming) and verdict.by is WaitsFor.RELEASE:
+            self.ends += 1
+        else:
+            self.before += 1
 
 
 class Supply:
@@ -81,15 +103,16 @@ class Supply:
         """By itself."""
         return min(self._by_itself(deadline), self.room)
 
-    def for_one(self, waiting: Waiting, hoped_for: int = 0) -> int:
+    def for_one(self, waiting: Waiting, hoped_for: int = 0, ends: int = 0) -> int:
         """Of these, that one may be the last in the queue: what comes by itself before its deadline and, where its
-        runtime lets it, by releases. `hoped_for`: what may turn out to be there by itself."""
+        runtime lets it, by releases. `hoped_for`: what may turn out to be there by itself. `ends`: of how many pods
+        the address is somebody else's when they end."""
         by_itself = max(self._by_itself(waiting.deadline), hoped_for)
         if waiting.blocks_releases:
             return min(by_itself, max(self.room, hoped_for))
         # A release makes room for a pod at once. Its address is of use to nobody before it has cooled.
         in_time = waiting.since + self._cooldown < waiting.deadline
-        return min(by_itself + (self._assigned if in_time else 0), self._state.pod_limit)
+        return min(by_itself + (max(self._assigned - ends, 0) if in_time else 0), self._state.pod_limit)
 
     def _by_itself(self, deadline: float) -> int:
         # One whose time comes with the deadline is too late: its flows have to be forgotten yet.
@@ -178,18 +201,26 @@ def others_in_words(state: State) -> str:
     return "not for pods: " + ", ".join(f"{many(n, one, more)} {whose}" for n, one, more, whose in found if n)
 
 
+def why_never(state: State, waiting: Waiting, now: float) -> Refusal | None:
+    """Why the one address that it asks for can't come any more; None when it can."""
+    verdict = wish.judge(state, waiting, now)
+    if isinstance(verdict, wish.Never):
+        return wish.refusal(waiting.wanted, verdict, _numbers(state, state.counts()))
+    full = len(state.inventory.attachments) >= state.pod_limit
+    return why(state, now) if full and not wish.outlasts_a_release(state, waiting, now) else None
+
+
 def why_late(state: State, waiting: Waiting, obstacle: str, now: float) -> Refusal:
     """The time is up; `obstacle` says what it was waited for, if anything."""
     numbers = _numbers(state, state.counts())
     if not state.started:
         return Refusal(Reason.NOT_READY, "the daemon has not learnt its ENIs yet: see its log", 5.0, numbers)
+    if waiting.wanted:
+        return wish.late(waiting.wanted, wish.judge(state, waiting, now), now - waiting.since, numbers)
     failing = [b for b in state.backoffs.since(waiting.since) if b.failure.action in GROWTH]
     waited = f"{now - waiting.since:.0f} s"
     if failing:
         return _blocked(max(failing, key=lambda b: b.attempts), now, numbers)
-    if waiting.wanted:
-        message = f"{waiting.wanted} was asked for and did not become free within {waited}"
-        return Refusal(Reason.TIMEOUT, message, 1.0, numbers)
     if Supply(state, now).at_least <= 0:
         return why_nothing(state, waiting, 0, now)
     message = f"no address came within {waited}"

@@ -7,9 +7,9 @@ the same object runs in the daemon, under Hypothesis and in a simulator in virtu
     an ENI        see life/states.py
 
 After each event the pool settles: free addresses go to whoever waits longest, those that have cooled are made ready
-for others (reuse.py), the deficit is met (growth.py), requests that nothing can serve are refused (outlook.py), what
-has long been idle is given back (shrink.py), ENIs take their next step, and now and then all of it is compared with
-EC2 and the kernel (audit.py).
+for others (reuse.py), the deficit is met (growth.py), requests that nothing can serve are refused (outlook.py, and
+wish.py for those that ask for one address), what has long been idle is given back (shrink.py), ENIs take their next
+step, and now and then all of it is compared with EC2 and the kernel (audit.py).
 
     free      assignable now; a cooling address is not free
     pending   asked from EC2, not yet here
@@ -32,16 +32,14 @@ from typing import assert_never
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
-from ipamd.pool import outlook, shrink
+from ipamd.pool import outlook, shrink, wish
 from ipamd.pool.audit import Audits
 from ipamd.pool.eni import Address
 from ipamd.pool.life.states import Draining
 from ipamd.pool.model import (
-    AddressState,
     Attachment,
     AttachmentKey,
     DropDrained,
-    EniState,
     Limits,
     Owner,
     PutDrained,
@@ -50,8 +48,9 @@ from ipamd.pool.model import (
     Refusal,
     Targets,
 )
+from ipamd.pool.queue import Waiting
 from ipamd.pool.restart import restore
-from ipamd.pool.state import Setup, Waiting
+from ipamd.pool.state import Setup
 
 # Attachments younger than this survive a collection: their ADD may have overtaken the runtime's list (CNI
 # SPEC.md, "GC").
@@ -94,13 +93,14 @@ class Pool(Audits):
         match event:
             case on.Started():
                 self._effects += restore(self, event, now)
+                self._answer_restored()
                 self._judge_all(now)
                 self._aim()
                 self._begin_rounds(now)
             case on.AllocationRequested():
                 self._request(event, now)
             case on.AllocationCancelled():
-                self.waiting.pop(event.request, None)
+                self.queue.leave(event.request)
             case on.ReleaseRequested():
                 self._release_requested(event, now)
             case on.CollectRequested():
@@ -166,17 +166,31 @@ class Pool(Audits):
     # Requests
 
     def _request(self, event: on.AllocationRequested, now: float) -> None:
-        held = self.inventory.attachments.get(event.key)
-        if held is not None:
-            self._effects.append(do.Grant(event.request, held))
-            return
-        address = self._wanted(event.wanted, event.key) if event.wanted else None
-        if address is not None and not self._closed and len(self.inventory.attachments) < self.pod_limit:
-            self._effects.append(do.Grant(event.request, self._assign(address, event.key, event.owner, now)))
-            return
         deadline = min(event.deadline, now + self.targets.allocate_wait)
         waiting = Waiting(event.request, event.key, event.owner, now, deadline, event.wanted, event.blocks_releases)
-        self._enqueue(waiting)
+        held = self.inventory.attachments.get(event.key)
+        if held is not None:
+            self._answer(waiting, held)
+        else:
+            self.queue.join(waiting)
+
+    def _answer(self, waiting: Waiting, held: Attachment) -> None:
+        """The attachment has an address: this one or none, if it asks for one."""
+        if waiting.wanted in ("", held.address):
+            self._effects.append(do.Grant(waiting.request, held))
+        else:
+            self._effects.append(do.Refuse(waiting.request, wish.has_another(waiting.wanted, held)))
+
+    def _answer_all(self, held: Attachment) -> None:
+        """All that wait for this attachment, which has an address now."""
+        for waiting in self.queue.leave_together(held.key):
+            self._answer(waiting, held)
+
+    def _answer_restored(self) -> None:
+        for waiting in list(self.waiting.values()):
+            held = self.inventory.attachments.get(waiting.key)
+            if held is not None:
+                self._answer_all(held)
 
     @property
     def _closed(self) -> bool:
@@ -196,31 +210,14 @@ class Pool(Audits):
         """When the excess will have lasted, if there is one."""
         return None if self._excess is None else self._excess.since + self.targets.release_delay
 
-    def can_give(self, ip: str, key: AttachmentKey) -> bool:
-        """Whether this very address can be had by that attachment now: one that is free, or that the attachment
-        itself has, or has released a moment ago. Its own flows need not be forgotten before it goes on with them."""
-        held = self.inventory.attachments.get(key)
-        return held.address == ip if held is not None else self._wanted(ip, key) is not None
-
-    def _wanted(self, ip: str, key: AttachmentKey) -> Address | None:
-        address = self.inventory.addresses.get(ip)
-        if address is None or address.eni.state is not EniState.READY:
-            return None
-        own = (
-            address.state is AddressState.COOLING
-            and address.last_key == key
-            and self.inventory.uses.of(ip, address.eni.subnet) is None
-        )
-        return address if own or address.state is AddressState.FREE else None
-
     def _release_requested(self, event: on.ReleaseRequested, now: float) -> None:
         held = self.inventory.attachments.get(event.key)
         if held is None and event.recovered_as is not None:
             held = self.inventory.attachments.get(event.recovered_as)
         if held is not None:
-            self._release(held, now)
+            self._release(held, now, event.key)
         # Its ADD was given up: an address that came for it now would be nobody's.
-        for waiting in [w for w in self.waiting.values() if w.key == event.key]:
+        for waiting in self.queue.of(event.key):
             refusal = Refusal(Reason.RELEASED, "the attachment was released while it waited for an address")
             self._send_away(waiting, refusal)
         self._effects.append(do.Released(event.request, held))
@@ -241,8 +238,10 @@ class Pool(Audits):
         for grant in event.grants:
             attachment = grant.attachment
             if self.inventory.attachments.get(attachment.key) == attachment:
-                address = self.inventory.unassign(attachment)
-                if address is not None:
+                address = self.inventory.addresses.get(attachment.address)
+                if address is not None and address.last_key == attachment.key:
+                    self._release(attachment, now)  # perhaps it cooled: it was free for nobody else
+                elif (address := self.inventory.unassign(attachment)) is not None:
                     self.inventory.free_again(address, now)
             self._effects.append(do.Refuse(grant.request, outlook.unwritable(event.message)))
 
@@ -277,20 +276,19 @@ class Pool(Audits):
     def _serve(self, now: float) -> None:
         if self._closed:
             return
+        wished = self.queue.wished
         for waiting in list(self.waiting.values()):
-            held = self.inventory.attachments.get(waiting.key)
-            if held is None:
-                if len(self.inventory.attachments) >= self.pod_limit:
-                    return
-                address = self._wanted(waiting.wanted, waiting.key) if waiting.wanted else self.inventory.take(now)
-                if address is None and waiting.wanted:
-                    continue  # the others want any
-                if address is None:
-                    return
-                held = self._assign(address, waiting.key, waiting.owner, now)
-            del self.waiting[waiting.request]
-            self._recount()
-            self._effects.append(do.Grant(waiting.request, held))
+            if len(self.inventory.attachments) >= self.pod_limit:
+                return
+            if waiting.request not in self.waiting:
+                continue  # its attachment was asked for twice
+            wanted, key = waiting.wanted, waiting.key
+            address = wish.find(self, wanted, key) if wanted else self.inventory.take(wished)
+            if address is not None:
+                self._answer_all(self._assign(address, key, waiting.owner, now))
+                self._recount()
+            elif not wished:
+                return  # nor is there one for the others
 
     def _assign(self, address: Address, key: AttachmentKey, owner: Owner, now: float) -> Attachment:
         """`address` is free, or cools and was the attachment's own."""
@@ -323,40 +321,44 @@ class Pool(Audits):
     def _refuse(self, now: float) -> None:
         """Answer everybody whose time is up, or for whom nothing can come in time; so the queue is bounded by what
         can come."""
-        if self.draining:
+        if self._closed:
+            refusal = Refusal(Reason.DRAINING, "the daemon is stopping; ask again once it is back", 1.0)
             for waiting in list(self.waiting.values()):
-                refusal = Refusal(Reason.DRAINING, "the daemon is stopping; ask again once it is back", 1.0)
-                self._send_away(waiting, refusal)
-            return
-        if self.drained is not None:
-            for waiting in list(self.waiting.values()):
-                self._send_away(waiting, outlook.drained())
-            return
-        while (due := self.next_due()) is not None and due.deadline <= now:
+                self._send_away(waiting, refusal if self.draining else outlook.drained())
+        while (due := self.queue.next_due()) is not None and due.deadline <= now:
             self._send_away(due, outlook.why_late(self, due, self._slowest(now), now))
-        if not self.waiting or not self.started:
-            return
+        if self.waiting and self.started:
+            self._refuse_wishes(now)
+            self._refuse_hopeless(now)
+
+    def _refuse_wishes(self, now: float) -> None:
+        for waiting in list(self.queue.wishes()) if self.queue.wished else ():
+            refusal = outlook.why_never(self, waiting, now)
+            if refusal is not None:
+                self._send_away(waiting, refusal)
+
+    def _refuse_hopeless(self, now: float) -> None:
         supply = outlook.Supply(self, now)
         if supply.at_least >= len(self.waiting):
             return
         hoped_for = min(supply.room, self.capacity_alone - len(self.inventory.attachments))
         looking = hoped_for > 0 and self._look_who_holds_slots(now)
-        before = 0
+        line = outlook.Line()
         for waiting in list(self.waiting.values()):
-            if supply.for_one(waiting, hoped_for if looking else 0) > before:
-                before += 1
+            if waiting.wanted or supply.for_one(waiting, hoped_for if looking else 0, line.ends) > line.before:
+                line.let_in(waiting, self, now)
             else:
-                self._send_away(waiting, outlook.why_nothing(self, waiting, before, now))
+                self._send_away(waiting, outlook.why_nothing(self, waiting, line.before, now))
 
     def _send_away(self, waiting: Waiting, refusal: Refusal) -> None:
-        del self.waiting[waiting.request]
+        self.queue.leave(waiting.request)
         self._recount()
         self._effects.append(do.Refuse(waiting.request, refusal))
 
     def _wish_to_wake(self, now: float) -> None:
         enis = self.inventory.enis.values()
         times = [at for eni in enis for at in (eni.retry_at, eni.modify_at) if at > now]
-        due = self.next_due()
+        due = self.queue.next_due()
         if due is not None:
             times.append(due.deadline)
         if self._grow_at is not None:

@@ -28,7 +28,15 @@ from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.backoff import action_scope
 from ipamd.pool.eni import Address
-from ipamd.pool.model import Attachment, Cooling, DropAttachment, DropCooling, PutAttachment, PutCooling
+from ipamd.pool.model import (
+    Attachment,
+    AttachmentKey,
+    Cooling,
+    DropAttachment,
+    DropCooling,
+    PutAttachment,
+    PutCooling,
+)
 from ipamd.pool.operations import Operations
 from ipamd.pool.state import FORGET, Setup
 
@@ -55,12 +63,14 @@ class Reuse(Operations):
         self.inventory.assign(address, attachment, now)
         self._write(PutAttachment(attachment))
 
-    def _release(self, attachment: Attachment, now: float) -> None:
+    def _release(self, attachment: Attachment, now: float, by: AttachmentKey | None = None) -> None:
+        """`by`: the key that the release names, if it is another one than the attachment is recorded under."""
         address = self.inventory.unassign(attachment)
         self._write(DropAttachment(attachment.key))
         self.unflushed[attachment.address] = None
         if address is None:
             return
+        address.last_key = by or address.last_key
         self.inventory.cool(address, now)
         self._write(PutCooling(Cooling(address.ip, now)))
 
@@ -112,12 +122,13 @@ class Reuse(Operations):
 
     def _forget_flows(self, now: float) -> None:
         """For all that were released since the last flush, for those that have cooled to the end, and, for whoever
-        waits, for those that have cooled long enough."""
+        waits, for those that have cooled long enough: the one that he asks for, or any."""
         if not self._has_candidates():
             return
         paused = now < self._pause_ends
-        wanted = max(min(len(self.waiting), self.pod_limit - len(self.inventory.attachments)), 0)
-        if (paused and not wanted) or not self._may_flush(now):
+        room = self.pod_limit - len(self.inventory.attachments)
+        wanted = max(min(self.queue.for_any, room), 0)
+        if (paused and not wanted and not self.queue.wished) or not self._may_flush(now):
             return
         coming = self._coming_back(wanted, now)
         if paused and not coming:
@@ -135,13 +146,15 @@ class Reuse(Operations):
         return ip in inventory.cooling or not (ip in inventory.addresses or ip in inventory.holders)
 
     def _coming_back(self, wanted: int, now: float) -> dict[str, float]:
-        """The addresses whose time has come, and their releases."""
+        """The addresses whose time has come, and their releases: `wanted` of them for those that take any."""
         found: dict[str, float] = {}
         for ip, released_at in list(self.inventory.cooling.items()):
             cooled = released_at + self.targets.cooldown <= now
-            early = len(found) < wanted and released_at + self.targets.reuse_cooling_after <= now
-            if not (cooled or early):
+            usable = cooled or released_at + self.targets.reuse_cooling_after <= now
+            if not usable or not (cooled or len(found) < wanted or self.queue.wished):
                 break
+            if not (cooled or len(found) < wanted or ip in self.queue.wished):
+                continue
             if not self._withhold_cooling(self.inventory.addresses[ip], now):
                 found[ip] = released_at
         return found
@@ -172,5 +185,8 @@ class Reuse(Operations):
         if self.unflushed or self.cooled:
             times.append(self._pause_ends)
         if self.waiting and self.inventory.cooling:
-            times.append(next(iter(self.inventory.cooling.values())) + self.targets.reuse_cooling_after)
+            awaited = [self.inventory.cooling[ip] for ip in self.queue.wished if ip in self.inventory.cooling]
+            if self.queue.for_any:
+                awaited.append(next(iter(self.inventory.cooling.values())))
+            times += [released_at + self.targets.reuse_cooling_after for released_at in awaited]
         return [at for at in times if at > now]

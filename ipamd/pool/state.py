@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from heapq import heappop, heappush
 from random import Random
 
 from ipamd.pool import effects as do
 from ipamd.pool.backoff import NEW_ENI, SLOTS, Backoff, Backoffs, action_scope, eni_scope, subnet_scope
 from ipamd.pool.eni import Eni
-from ipamd.pool.model import AttachmentKey, Counts, EniState, Intent, Limits, Owner, Targets
+from ipamd.pool.model import Counts, EniState, Intent, Limits, Targets
+from ipamd.pool.queue import Queue
 from ipamd.pool.slots import ARRIVING, Slots
 from ipamd.pool.subnets import Subnets
 
@@ -25,19 +25,6 @@ CREATION = (action_scope(CREATE), action_scope(ATTACH), NEW_ENI, SLOTS)
 # While somebody else's ENIs keep pods from an address, how often is looked whether they still do, in seconds; half as
 # often each time that they do.
 LOOK_AGAIN, LOOK_AGAIN_CAP = 5.0, 300.0
-
-
-@dataclass(slots=True)
-class Waiting:
-    """`wanted` and `blocks_releases` as in `events.AllocationRequested`."""
-
-    request: str
-    key: AttachmentKey
-    owner: Owner
-    since: float
-    deadline: float
-    wanted: str = ""
-    blocks_releases: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +46,8 @@ class State(Slots):
         self._random = setup.random
         self._new_token = setup.new_token
         self.subnets = Subnets(setup.subnets, setup.random)
-        self.waiting: dict[str, Waiting] = {}
+        self.queue = Queue()
+        self.waiting = self.queue.waiting
         self.backoffs = Backoffs(setup.random)
         # See reuse.py. Cooling addresses that become free when the flush that is under way has succeeded, and their
         # releases; how many more have cooled to the end; and what was released since the last flush.
@@ -72,8 +60,6 @@ class State(Slots):
         self.look_again = LOOK_AGAIN
         self.started = False
         self.draining = False
-        # In order of time; those of requests that wait no longer are dropped when they come up.
-        self._deadlines: list[tuple[float, str]] = []
         self._counts: Counts | None = None
         self._aim()
 
@@ -113,20 +99,6 @@ class State(Slots):
         total = free + assigned + cooling + releasing
         return Counts(free, assigned, cooling, releasing, pending, len(self.waiting), total)
 
-    def _enqueue(self, waiting: Waiting) -> None:
-        self.waiting[waiting.request] = waiting
-        heappush(self._deadlines, (waiting.deadline, waiting.request))
-
-    def next_due(self) -> Waiting | None:
-        """Whose deadline is the first to come."""
-        while self._deadlines:
-            deadline, request = self._deadlines[0]
-            waiting = self.waiting.get(request)
-            if waiting is not None and waiting.deadline == deadline:
-                return waiting
-            heappop(self._deadlines)
-        return None
-
     def reusable_after(self, now: float) -> float:
         """Seconds from its release until an address can be granted again when pods wait for one."""
         if self.backoffs.active(now, action_scope(FORGET)):
@@ -147,10 +119,11 @@ class State(Slots):
         return self.started and (counts.free > 0 or (settled and (counts.assigned > 0 or self.deficit() == 0)))
 
     def deficit(self) -> int:
-        """Addresses to ask for now; the arithmetic stands at the top of pool.py."""
+        """Addresses to ask for now; the arithmetic stands at the top of pool.py. None for those that wait for one
+        address alone: EC2 chooses which ones it gives."""
         counts, targets = self.counts(), self.targets
         wanted = max(
-            counts.waiting + self.headroom - counts.free - counts.pending - len(self.forgetting) - self.cooled,
+            self.queue.for_any + self.headroom - counts.free - counts.pending - len(self.forgetting) - self.cooled,
             targets.minimum_ips - self._staying(counts) - counts.pending,
         )
         return max(min(wanted, self.allowance(counts)), 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ipamd.pool.awaited import waits
 from ipamd.pool.backoff import Backoff
 from ipamd.pool.eni import Address, Eni
 from ipamd.pool.explain import Explanation, explain_attachment, explain_pool, explain_waiting
@@ -27,7 +28,7 @@ from ipamd.pool.model import (
 )
 from ipamd.pool.outlook import Supply, would_refuse
 from ipamd.pool.pool import Pool
-from ipamd.pool.queue import WaitsFor, waits
+from ipamd.pool.queue import WaitsFor
 from ipamd.pool.serving import NotServing, not_serving
 from ipamd.pool.trouble import Trouble, trouble_of, troubles
 
@@ -253,10 +254,6 @@ class View:
 
     def trouble_of(self, attachment: Attachment) -> Trouble | None:
         return trouble_of(self._pool, attachment)
-
-    def can_never_give(self, ip: str, key: AttachmentKey) -> bool:
-        """The one address that an ADD asks for: it is not free, though nothing is on its way."""
-        return self._pool.can_serve() and not self._pool.can_give(ip, key)
 
     # The queue
 

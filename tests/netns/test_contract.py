@@ -281,15 +281,68 @@ async def test_an_address_that_is_asked_for(stage: Stage) -> None:
     pod, other = await stage.container(), await stage.container()
     address = await pod.add()
     await pod.delete()
-    for wanted in (address, NOBODY):  # cooling after another container's use; none of the node's
+    # It cools beyond the deadline after another container's use; the other is none of the node's.
+    for wanted, code in ((address, 11), (NOBODY, 7)):
         outcome = await other.call("ADD", args={"cni": {"ips": [wanted]}})
         error = json.loads(outcome.out)
-        assert (outcome.exit_code, error["code"]) == (1, 7) and wanted in error["msg"]
+        assert (outcome.exit_code, error["code"]) == (1, code) and wanted in error["msg"]
+        assert "reason=ADDRESS_UNAVAILABLE" in error["details"]
     assert await pod.add(args={"cni": {"ips": [address]}, "unknown": 1}) == address
     await pod.ping()
     await pod.delete()
     for each in (pod, other):
         await each.end()
+
+
+async def test_add_in_a_burst_gets_the_address_asked_for_or_none(stage: Stage) -> None:
+    """Addresses are on their way meanwhile: to a pod that has one, and to one that has none."""
+    held, wishing = await stage.container(), await stage.container()
+    address = await held.add()
+    burst = [await stage.container() for _ in range(8)]  # as many as the primary ENI has room for
+    await stage.control.fault("AssignPrivateIpAddresses", delay_s=2)
+    adds = [asyncio.create_task(pod.add()) for pod in burst]
+
+    async def waits() -> bool:
+        return bool((await stage.node.status())["waiting"])
+
+    await until(waits, "the burst waits")
+    wanted = "10.0.0.250"
+    again, other = await asyncio.gather(
+        held.call("ADD", args={"cni": {"ips": [wanted]}}),
+        wishing.call("ADD", runtimeConfig={"ips": [wanted]}),
+    )
+    error = json.loads(again.out)
+    assert (again.exit_code, error["code"]) == (1, 7), again
+    assert "reason=ADDRESS_UNAVAILABLE" in error["details"] and address in error["msg"]
+    answer = json.loads(other.out)
+    if other.exit_code:  # unless EC2 gives just this one
+        assert "reason=ADDRESS_UNAVAILABLE" in answer["details"] and wanted in answer["msg"]
+    else:
+        assert answer["ips"][0]["address"] == f"{wanted}/32"
+    await stage.control.clear_faults()
+    await asyncio.gather(*adds)
+    assert (await stage.held())[held.id, "eth0"] == address
+    await held.ping()
+    for pod in (held, wishing, *burst):
+        await pod.delete()
+        await pod.end()
+
+
+async def test_address_asked_for_is_waited_for_over_a_restart(stage: Stage) -> None:
+    """After the restart it cools, or its ENI is being set up: it comes, so the ADD waits for it."""
+    pod, other = await stage.container(), await stage.container()
+    address = await pod.add()
+    await stage.node.kill()
+    wish = {"args": {"cni": {"ips": [address]}}}
+    again = asyncio.create_task(pod.call("ADD", **wish))
+    different = asyncio.create_task(pod.call("ADD", "eth1", args={"cni": {"ips": [NOBODY]}}))
+    await stage.node.start()
+    outcome, refused = await asyncio.gather(again, different)
+    assert json.loads(outcome.out)["ips"][0]["address"] == f"{address}/32"
+    assert (refused.exit_code, json.loads(refused.out)["code"]) == (1, 7)
+    await pod.delete()
+    await pod.end()
+    await other.end()
 
 
 async def test_add_and_del_of_many_in_any_order(stage: Stage) -> None:

@@ -4,8 +4,9 @@ Invariants: an address has at most one holder; a grant follows its record; the c
 flows of another, unless the kernel refuses again and again to forget them; nothing is granted that EC2 did not give
 to a ready ENI of this node, nor what somebody uses in the kernel; the counts add up; every request is answered by its
 deadline, in the order in which they arrived, and no more wait than the node can hold; who asked for an address
-gets that one or none; nobody waits while an address is free, or longer than one has to cool; the instance's limits
-hold; and when faults stop, the pool reaches its target and falls silent.
+gets that one or none, waits only while it can come, and is refused only while it is not there; nobody waits while an
+address is free, or longer than one has to cool; the instance's limits hold; and when faults stop, the pool reaches
+its target and falls silent.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 from collections.abc import Coroutine, Iterator
 from dataclasses import replace
 from functools import partial
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from random import Random
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ from ipamd.host.errors import HostError
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.backoff import action_scope
+from ipamd.pool.eni import Address
 from ipamd.pool.life.states import ARRIVING, ATTACHED, GONE_WITH_ENI, LEAVING, Configuring, Creating, Foreign, Ready
 from ipamd.pool.model import (
     AddressState,
@@ -58,11 +60,13 @@ from ipamd.pool.model import (
     PutIntent,
     PutLimit,
     PutOwn,
+    Reason,
     Targets,
     Use,
     Uses,
 )
 from ipamd.pool.pool import Pool
+from ipamd.pool.queue import Waiting
 from ipamd.pool.reuse import TRIES
 from ipamd.shell.interpreter import perform
 from ipamd.sim.ec2.caller import Caller, CallerCloud
@@ -448,7 +452,7 @@ class PoolMachine(RuleBasedStateMachine):
                 if attachment not in self.granted and not wanted:
                     before = list(self.requests_before(request))
                     assert not before, f"{request} is served before {before}"
-                assert wanted in ("", attachment.address) or attachment in self.granted, "another than was asked for"
+                assert wanted in ("", attachment.address), "another than was asked for"
                 assert self.ledger.attachments.get(key) == attachment, "granted, but not on record"
                 holders = [a for a in self.ledger.attachments.values() if a.address == attachment.address]
                 assert holders == [attachment], "one address, two holders"
@@ -464,8 +468,10 @@ class PoolMachine(RuleBasedStateMachine):
                     reusable_at = self.reusable_at.pop(attachment.address, cooled_at)
                     assert own or self.now >= reusable_at, "cooldown not kept"
             case do.Refuse(request, refusal):
-                self.open_requests.pop(request)
+                key, _, wanted = self.open_requests.pop(request)
                 assert refusal.message
+                if refusal.reason is Reason.ADDRESS_UNAVAILABLE:
+                    self.check_unavailable(key, wanted)
             case do.Note("attachment.collected", _, fields):
                 assert dict(fields)["key"] in {str(key) for key in self.dead}, "collected what is alive"
             case do.Wake(at):
@@ -517,14 +523,29 @@ class PoolMachine(RuleBasedStateMachine):
     def allocate_twice_at_once(self, data: st.DataObject) -> None:
         self.request(data.draw(st.sampled_from(sorted(key for key, *_ in self.open_requests.values()))))
 
-    @rule(data=st.data())
-    def allocate_by_address(self, data: st.DataObject) -> None:
-        """As the API does it: an address that can be given, and nothing else."""
-        inventory = self.pool.inventory
-        key = data.draw(st.sampled_from([AttachmentKey("net", f"c{next(self.keys)}", "eth0"), *self.last_holders()]))
-        fit = [ip for ip in sorted(inventory.addresses) if self.pool.can_give(ip, key)]
-        if fit:
-            self.request(key, wanted=data.draw(st.sampled_from(fit)))
+    @rule(data=st.data(), wait=st.sampled_from([5.0, 30.0, 60.0]), blocks=st.booleans())
+    def allocate_by_address(self, data: st.DataObject, wait: float, blocks: bool) -> None:
+        """Any address: one of the node's in whatever state, an ENI's own, one that EC2 may give yet, one of nowhere.
+        By anybody: a new attachment, the last holder of an address, one that has an address or waits for one."""
+        waiting = sorted(key for key, *_ in self.open_requests.values())
+        known = [*self.last_holders(), *sorted(self.ledger.attachments), *waiting]
+        key = data.draw(st.sampled_from([AttachmentKey("net", f"c{next(self.keys)}", "eth0"), *known]))
+        here = sorted(self.pool.inventory.addresses)
+        own = [eni.primary_ip for eni in self.pool.inventory.enis.values() if eni.primary_ip]
+        others = [*own, *self.cloud.spare[:4], "10.0.7.1", "192.168.0.1"]
+        wanted = [wanted for *_, wanted in self.open_requests.values() if wanted]
+        self.request(key, wait, data.draw(st.sampled_from([*here, *here, *others, *wanted])), blocks)
+
+    def check_unavailable(self, key: AttachmentKey, wanted: str) -> None:
+        held = self.pool.inventory.attachments.get(key)
+        assert wanted and (held is None or held.address != wanted), "it has what it asked for"
+        assert held is not None or self.is_missing(wanted), "refused what is there"
+
+    def is_missing(self, ip: str) -> bool:
+        """Whether it could be granted to nobody at this moment, as far as the pool can know."""
+        address = self.pool.inventory.addresses.get(ip)
+        free = address is not None and address.state is AddressState.FREE
+        return address is None or not free or address.eni.state is not EniState.READY
 
     def last_holders(self) -> list[AttachmentKey]:
         """Of addresses that cool."""
@@ -915,11 +936,46 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_beyond_the_deadline(self) -> None:
-        assert set(self.pool.waiting) == set(self.open_requests)
-        most = min(self.pool.pod_limit, self.pool.capacity_alone)
-        assert len(self.pool.waiting) <= most or self.owed
+        pool = self.pool
+        assert set(pool.waiting) == set(self.open_requests)
+        assert pool.queue.for_any <= min(pool.pod_limit, pool.capacity_alone) or self.owed
         for _, deadline, _ in self.open_requests.values():
             assert self.now <= deadline or (self.wake_at is not None and self.wake_at <= deadline)
+
+    @invariant()
+    def a_wish_waits_while_it_can_come(self) -> None:
+        pool, inventory = self.pool, self.pool.inventory
+        wishes = {w.request: w for w in pool.waiting.values() if w.wanted}
+        assert wishes == {w.request: w for w in pool.queue.wishes()}
+        assert pool.queue.for_any == len(pool.waiting) - len(wishes)
+        if not pool.started or self.owed:
+            return
+        asked_for = sum(eni.pending + len(eni.unaccounted) for eni in inventory.enis.values())
+        full = len(inventory.attachments) >= pool.pod_limit
+        wishing: dict[str, AttachmentKey] = {}
+        for waiting in wishes.values():
+            assert wishing.setdefault(waiting.wanted, waiting.key) == waiting.key, "two wait for one address"
+            address = inventory.addresses.get(waiting.wanted)
+            if address is None:
+                assert asked_for, "waits for an address that can't come"
+                unread = any(eni.subnet is None for eni in inventory.enis.values())
+                assert unread or IPv4Address(waiting.wanted) in self.cloud.subnet.network
+            elif not full:
+                self.check_wish(waiting, address)
+
+    def check_wish(self, waiting: Waiting, address: Address) -> None:
+        assert self.is_missing(waiting.wanted), "waits for what is free"
+        assert address.state is not AddressState.FOREIGN or address.eni.contradicted
+        assert address.state is not AddressState.ASSIGNED or not waiting.blocks_releases
+        own = address.state is AddressState.COOLING and address.last_key == waiting.key
+        assert not own or address.eni.state is not EniState.READY, "waits for what it has just released"
+
+    @invariant()
+    def the_queue_knows_its_requests(self) -> None:
+        pool = self.pool
+        for key in {w.key for w in pool.waiting.values()}:
+            assert key not in pool.inventory.attachments or self.owed, "it waits for what it has"
+            assert [w for w in pool.waiting.values() if w.key == key] == list(pool.queue.of(key))
 
     @invariant()
     def nobody_waits_for_what_is_there(self) -> None:

@@ -13,8 +13,6 @@ from ipamd.pool.model import (
     CloudErrorKind,
     Cooling,
     DropCooling,
-    Owner,
-    PutAttachment,
     Reason,
     Targets,
     Use,
@@ -511,48 +509,3 @@ def test_a_burst_that_is_not_forgotten_is_not_lost() -> None:
         story.pass_time(0.5)
     assert story.free_and_cooling == (9, 0)
     assert [note.event for note in story.take(do.Note)].count("conntrack.unusable") == 1
-
-
-# Asked for by name
-
-
-def wanting(story: Slow, name: str, ip: str) -> list[do.Grant]:
-    key = AttachmentKey("net", name, "eth0")
-    if not story.pool.can_give(ip, key):
-        return []
-    story.feed(on.AllocationRequested(f"request {name}", key, Owner(), story.now + 30, ip))
-    return story.take(do.Grant)
-
-
-def test_a_free_address_can_be_asked_for() -> None:
-    story = Slow(warm(0), A, B)
-    (grant,) = wanting(story, "b", B)
-    assert grant.attachment.address == B
-    assert wanting(story, "c", B) == [], "somebody has it"
-    assert wanting(story, "d", "10.9.9.9") == [], "it is none of ours"
-    assert wanting(story, "b", B), "asked again, the same"
-    assert wanting(story, "b", A) == [], "it has another one"
-
-
-def test_an_address_that_cools_is_for_its_last_holder_alone() -> None:
-    story = Slow(warm(0), A)
-    story.hold("a")
-    story.give_back("a")
-    story.effects.clear()
-    assert wanting(story, "b", A) == []
-    (grant,) = wanting(story, "a", A)
-    assert grant.attachment.address == A
-    assert story.free_and_cooling == (0, 0)
-    written = [effect.record for effect in story.take(do.Write)]
-    assert DropCooling(A) in written and PutAttachment(grant.attachment) in written
-    # What was asked for before it was taken again ends nothing.
-    story.pass_time(story.pool.targets.cooldown + 1)
-    for effect in story.take(do.ForgetFlows):
-        story.feed(on.OperationDone(effect.op))
-    assert story.free_and_cooling == (0, 0)
-
-
-def test_a_daemon_that_stops_gives_no_address_by_name_either() -> None:
-    story = Slow(warm(0), A)
-    story.feed(on.DrainRequested())
-    assert wanting(story, "a", A) == []

@@ -212,14 +212,3 @@ def test_a_rule_or_a_route_to_the_pods_own_link_is_no_contest(use: Use) -> None:
     story.feed(on.PodRouteSeen(ip, "ipm1"))
     see(story, ip, use)
     assert not story.pool.contested
-
-
-def test_a_wanted_address_that_somebody_uses_is_not_given() -> None:
-    story = node()
-    story.ask("a")
-    (ip,) = granted(story)
-    story.give_back("a")
-    held = on.AttachmentKey("net", "a", "eth0")
-    assert story.pool.can_give(ip, held)
-    see(story, ip, ROUTE)
-    assert not story.pool.can_give(ip, held)

@@ -6,10 +6,11 @@ import pytest
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
+from ipamd.pool.awaited import waits
 from ipamd.pool.explain import explain_pool, explain_waiting
 from ipamd.pool.model import AttachmentKey, CloudErrorKind, Limits, Owner, Reason
 from ipamd.pool.outlook import would_refuse
-from ipamd.pool.queue import WaitsFor, waits
+from ipamd.pool.queue import WaitsFor
 from tests.unit.story import Story, addresses, full_node, observed, warm
 
 A, B = addresses(2)
@@ -198,7 +199,8 @@ def test_who_waits_for_an_address_by_name_holds_up_nobody() -> None:
     assert granted(story) == ["d"]
     story.pass_time(50)
     refusal = story.one(do.Refuse).refusal
-    assert refusal.message == f"{A} was asked for and did not become free within 60 s"
+    assert refusal.reason is Reason.ADDRESS_UNAVAILABLE
+    assert refusal.message == f"{A} was asked for and did not come within 60 s: another pod has it"
 
 
 def test_a_full_node_is_called_full_while_somebody_waits() -> None:

@@ -39,6 +39,7 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_DRAINED: _ClassVar[Reason]
     REASON_REQUEST_REFUSED: _ClassVar[Reason]
     REASON_POLICY_NOT_ENFORCED: _ClassVar[Reason]
+    REASON_ADDRESS_UNAVAILABLE: _ClassVar[Reason]
 POLICY_MODE_UNSPECIFIED: PolicyMode
 POLICY_MODE_STANDARD: PolicyMode
 POLICY_MODE_STRICT: PolicyMode
@@ -66,6 +67,7 @@ REASON_NETWORK_BROKEN: Reason
 REASON_DRAINED: Reason
 REASON_REQUEST_REFUSED: Reason
 REASON_POLICY_NOT_ENFORCED: Reason
+REASON_ADDRESS_UNAVAILABLE: Reason
 
 class CniCall(_message.Message):
     __slots__ = ("container_id", "ifname", "netns", "args", "path", "config")

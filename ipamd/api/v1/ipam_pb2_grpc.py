@@ -75,7 +75,8 @@ class IpamServicer:
         The reply leaves only after the grant is on record.
         INVALID_ARGUMENT     INVALID_REQUEST, INVALID_CONFIG, INCOMPATIBLE_VERSION: asking again can't help
         RESOURCE_EXHAUSTED   SUBNET_EXHAUSTED, ENI_LIMIT, ADDRESS_LIMIT, POD_LIMIT, ALL_COOLING, THROTTLED
-        FAILED_PRECONDITION  NOT_AUTHORIZED, SECURITY_GROUP_INVALID, DRAINED: an operator has to act
+        FAILED_PRECONDITION  NOT_AUTHORIZED, SECURITY_GROUP_INVALID, DRAINED: an operator has to act;
+        ADDRESS_UNAVAILABLE
         UNAVAILABLE          DRAINING, CLOUD_UNAVAILABLE, LEDGER_UNWRITABLE, NOT_READY
         DEADLINE_EXCEEDED    TIMEOUT
         ABORTED              RELEASED: a Release for the same attachment came while this call waited
