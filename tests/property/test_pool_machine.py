@@ -189,9 +189,9 @@ class Cloud(Caller):
         addresses, prefixes = (had.addresses[1:], had.prefixes) if had else ([], [])
         super().delete(eni_id)
         self.left_behind(addresses)
+        self.spare_prefixes += self.subnet.take_named_prefixes(prefixes)
         self.subnet.others += len(self.foreign.intersection(addresses))
         self.foreign.difference_update(addresses)
-        self.spare_prefixes += self.subnet.take_named_prefixes(prefixes)
         self.detached.discard(eni_id)
 
     # What other people do
