@@ -876,16 +876,20 @@ class PoolMachine(RuleBasedStateMachine):
         assert enough or full or exhausted, counts
         assert pool.excess() == 0 and counts.releasing == 0
         assert self.ledger.drained is None or counts.free == 0
-        assert all(eni.attachment and eni.attachment.delete_on_termination for eni in self.cloud.rules.enis)
         assert not self.ledger.cooling
         assert not [intent for intent in self.ledger.intents if not full]
         assert not self.dead & self.ledger.attachments.keys()
-        states = {a.ip: a.state for a in pool.inventory.addresses.values()}
+        self.memory_and_ec2_agree()
+
+    def memory_and_ec2_agree(self) -> None:
+        """Once the pool has come to rest."""
+        inventory, enis = self.pool.inventory, list(self.cloud.rules.enis)
+        assert all(eni.attachment and eni.attachment.delete_on_termination for eni in enis)
+        states = {a.ip: a.state for a in inventory.addresses.values()}
         found = {ip for ip, state in states.items() if state is AddressState.FOREIGN}
         assert found == self.cloud.foreign, (states, self.cloud.foreign)
-        assert set(pool.inventory.enis) == {eni.id for eni in self.cloud.rules.enis}
-        prefixes = {eni.id: tuple(eni.prefixes) for eni in self.cloud.rules.enis}
-        assert {eni.id: eni.prefixes for eni in pool.inventory.enis.values()} == prefixes
+        prefixes = {eni.id: tuple(eni.prefixes) for eni in enis}
+        assert {eni.id: eni.prefixes for eni in inventory.enis.values()} == prefixes
 
     # What always holds
 

@@ -7,8 +7,9 @@ from itertools import count
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ipamd.pool.model import Limits
 from ipamd.sim.ec2.rules import RESERVED, Ask, Ec2Error, Ec2Rules, Instance, Subnet
@@ -66,36 +67,69 @@ def test_a_subnet_never_gives_the_five_that_ec2_keeps(rules: Ec2Rules, length: i
     assert set(subnet.take(subnet.available)) == set(every[4:-1])
 
 
-@given(st.data())
-def test_a_subnet_gives_what_is_free_and_nothing_else(data: st.DataObject) -> None:
-    subnet = Subnet("subnet-1", "10.0.0.0/26", "a", Random(data.draw(st.integers(0, 9))))
-    every = {str(address) for address in list(subnet.network)[4:-1]}
-    taken: set[str] = set()
-    blocks: set[str] = set()
-    for step in data.draw(st.lists(st.sampled_from(["take", "block", "named", "back", "block back"]), max_size=30)):
-        inside = {str(one) for block in blocks for one in ipaddress.IPv4Network(block)}
-        free = every - taken - inside
-        assert subnet.available == len(free)
-        if step == "take" and free:
-            new = set(subnet.take(data.draw(st.integers(1, len(free)))))
-            assert new <= free
-            taken |= new
-        elif step == "back" and taken:
-            gone = data.draw(st.sets(st.sampled_from(sorted(taken)), min_size=1))
-            subnet.give_back(gone)
-            taken -= gone
-        elif step == "block back" and blocks:
-            subnet.give_back_prefixes([block := data.draw(st.sampled_from(sorted(blocks)))])
-            blocks.remove(block)
-        elif step in ("block", "named"):
-            whole = [
-                str(block) for block in subnet.network.subnets(new_prefix=28) if {str(one) for one in block} <= free
-            ]
-            if whole:
-                name = data.draw(st.sampled_from(whole))
-                new_blocks = set(subnet.take_prefixes(1) if step == "block" else subnet.take_named_prefixes([name]))
-                assert new_blocks <= set(whole)
-                blocks |= new_blocks
+class SubnetMachine(RuleBasedStateMachine):
+    """A subnet beside sets of what is taken: it gives what is free, and nothing else."""
+
+    @initialize(seed=st.integers(0, 9))
+    def build(self, seed: int) -> None:
+        self.subnet = Subnet("subnet-1", "10.0.0.0/26", "a", Random(seed))
+        self.every = {str(address) for address in list(self.subnet.network)[4:-1]}
+        self.taken: set[str] = set()
+        self.blocks: set[str] = set()
+
+    def free(self) -> set[str]:
+        return self.every - self.taken - {str(one) for block in self.blocks for one in ipaddress.IPv4Network(block)}
+
+    def whole(self) -> set[str]:
+        """The blocks of which every address is free."""
+        free, blocks = self.free(), self.subnet.network.subnets(new_prefix=28)
+        return {str(block) for block in blocks if {str(one) for one in block} <= free}
+
+    @precondition(lambda self: self.free())
+    @rule(share=st.floats(0, 1))
+    def take(self, share: float) -> None:
+        free = self.free()
+        new = self.subnet.take(max(round(share * len(free)), 1))
+        assert len(new) == len(set(new)) and set(new) <= free
+        self.taken.update(new)
+
+    @rule()
+    def take_too_much(self) -> None:
+        with pytest.raises(Ec2Error):
+            self.subnet.take(len(self.free()) + 1)
+        with pytest.raises(Ec2Error):
+            self.subnet.take_prefixes(len(self.whole()) + 1)
+
+    @precondition(lambda self: self.whole())
+    @rule(data=st.data(), named=st.booleans())
+    def take_a_block(self, data: st.DataObject, named: bool) -> None:
+        whole = self.whole()
+        name = data.draw(st.sampled_from(sorted(whole)))
+        [new] = self.subnet.take_named_prefixes([name]) if named else self.subnet.take_prefixes(1)
+        assert new == name or (not named and new in whole)
+        self.blocks.add(new)
+
+    @precondition(lambda self: self.taken)
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        gone = data.draw(st.sets(st.sampled_from(sorted(self.taken)), min_size=1))
+        self.subnet.give_back(gone)
+        self.taken -= gone
+
+    @precondition(lambda self: self.blocks)
+    @rule()
+    def give_a_block_back(self) -> None:
+        block = min(self.blocks)
+        self.subnet.give_back_prefixes([block])
+        self.blocks.remove(block)
+
+    @invariant()
+    def the_count_is_right(self) -> None:
+        assert self.subnet.available == len(self.free())
+
+
+TestSubnet = SubnetMachine.TestCase
+TestSubnet.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
 
 
 def test_an_address_is_given_back_once(subnet: Subnet) -> None:
@@ -119,7 +153,7 @@ def test_what_is_refused_has_changed_nothing(rules: Ec2Rules, subnet: Subnet, in
     assert subnet.available == before and len(full.addresses) == 10
 
 
-def test_no_prefix_is_lost_without_the_primary_address(rules: Ec2Rules) -> None:
+def test_prefix_goes_back_when_no_address_is_left_for_the_eni(rules: Ec2Rules) -> None:
     subnet = rules.add_subnet("10.0.1.0/26")
     subnet.take(subnet.available)
     subnet.give_back(str(address) for address in ipaddress.IPv4Network("10.0.1.16/28"))
