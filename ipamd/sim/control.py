@@ -11,7 +11,7 @@
                              {"calls": true} empties the record of calls too
     GET  /_control/throttle  request limits: {"on", "rates", "tokens" left in the buckets that were used}
     POST /_control/throttle  {"on": true, "rates": {"CreateNetworkInterface": {"capacity": 2, "refill": 0.5}}}: EC2's
-                             published limits but for these, see `ipamd.sim.ec2.throttle`; the buckets are full again
+                             published limits but for these (see `ipamd.sim.ec2.rules.throttle`); all buckets are full
     POST /_control/lags      {"new_eni": 5}: eventual consistency in seconds, see `ipamd.sim.ec2.consistency.Lags`;
                              what isn't named is 0
     POST /_control/subnets   {"subnet_id", "others": 200}: so many of its addresses are other people's
@@ -50,7 +50,7 @@ from ipamd.sim.ec2.consistency import Lags
 from ipamd.sim.ec2.credentials import OPERATOR
 from ipamd.sim.ec2.faults import CallLog, Fault, FaultError, Faults
 from ipamd.sim.ec2.rules import Ec2Error
-from ipamd.sim.ec2.throttle import BARE_READ, CHANGE, READ, Rate, Throttle
+from ipamd.sim.ec2.rules.throttle import BARE_READ, CHANGE, READ, Rate, Throttle
 
 _LONGEST: Final = 3600.0  # seconds
 _MOST: Final = 1e6  # tokens, and tokens per second
@@ -114,7 +114,7 @@ class Control:
             {
                 "on": rates is not None,
                 "rates": {name: asdict(rate) for name, rate in (rates or {}).items()},
-                "tokens": self._throttle.tokens(),
+                "tokens": self._throttle.tokens(self._cloud.now()),
             }
         )
 

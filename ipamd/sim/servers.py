@@ -15,7 +15,7 @@ from ipamd.sim.ec2 import wire
 from ipamd.sim.ec2.api import Ec2Api
 from ipamd.sim.ec2.cloud import SimulatedCloud
 from ipamd.sim.ec2.faults import CallLog, Fault, Faults
-from ipamd.sim.ec2.throttle import Throttle
+from ipamd.sim.ec2.rules.throttle import Throttle
 from ipamd.sim.imds import DEFAULT_HOP_LIMIT
 
 _GRACE: Final = 0.1  # seconds for calls in flight when the servers stop

@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from ipamd.cloud.budget import PASSED_OVER_AT_MOST, Bucket, Share, Ticket, share_of
 from ipamd.cloud.port import Priority
-from ipamd.sim.ec2.throttle import PUBLISHED, Rate
-from ipamd.sim.ec2.throttle import Bucket as AccountBucket
+from ipamd.sim.ec2.rules.throttle import PUBLISHED, Rate
+from ipamd.sim.ec2.rules.throttle import Bucket as AccountBucket
 
 START = 1.7e9  # a clock of seconds since the epoch
 # What rounding adds to a token.

@@ -25,7 +25,7 @@ from ipamd.sim.ec2 import Delays, SimulatedCloud
 from ipamd.sim.ec2.api import Ec2Api
 from ipamd.sim.ec2.faults import CallLog, Faults
 from ipamd.sim.ec2.rules import Instance
-from ipamd.sim.ec2.throttle import Throttle
+from ipamd.sim.ec2.rules.throttle import Throttle
 from ipamd.sim.imds import INSTANCE_HEADER
 from ipamd.sim.imds import Imds as SimulatedImds
 

@@ -18,7 +18,7 @@ from ipamd.cloud.budget import (
 )
 from ipamd.cloud.port import CloudError, Priority
 from ipamd.pool.model import CloudErrorKind, CloudFailure
-from ipamd.sim.ec2.throttle import BARE_READ, CHANGE, PUBLISHED, READ
+from ipamd.sim.ec2.rules.throttle import BARE_READ, CHANGE, PUBLISHED, READ
 
 ACTIONS = (
     "AssignPrivateIpAddresses",

@@ -23,7 +23,7 @@ from ipamd.pool.model import CreatedEni, Limits
 from ipamd.settings import Ec2Settings, ImdsSettings
 from ipamd.sim.ec2.faults import Fault
 from ipamd.sim.ec2.rules import Ask
-from ipamd.sim.ec2.throttle import BARE_READ, Rate
+from ipamd.sim.ec2.rules.throttle import BARE_READ, Rate
 from tests.unit.cloud_world import LIMITS, SUBNET, World, kind_of
 
 NOWHERE = "eni-00000000000000000"

@@ -25,7 +25,7 @@ from ipamd.sim.ec2 import Delays, Ec2Error, Lags, SimulatedCloud
 from ipamd.sim.ec2.consistency import Sight
 from ipamd.sim.ec2.faults import Fault, FaultError, Faults
 from ipamd.sim.ec2.rules import Attachment, Eni, Instance, Registry, Subnet
-from ipamd.sim.ec2.throttle import PUBLISHED, Bucket, Rate, Throttle
+from ipamd.sim.ec2.rules.throttle import PUBLISHED, Bucket, Rate, Throttle
 from ipamd.sim.imds import INSTANCE_HEADER
 from ipamd.sim.servers import CloudServers, serve_on_loopback
 
@@ -181,9 +181,9 @@ def test_the_published_limits(action: str, parameters: dict[str, Any], capacity:
     throttle = Throttle()
     throttle.limit({name: Rate(rate.capacity, 0) for name, rate in PUBLISHED.items()})
     for _ in range(capacity):
-        throttle.take(action, parameters)
+        throttle.take(action, parameters, 0.0)
     with pytest.raises(Ec2Error, match="RequestLimitExceeded"):
-        throttle.take(action, parameters)
+        throttle.take(action, parameters, 0.0)
 
 
 async def test_too_many_requests_are_refused_and_do_nothing(vpc: Vpc) -> None:

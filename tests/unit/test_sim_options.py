@@ -11,7 +11,7 @@ import pytest
 
 from ipamd.sim import simulate
 from ipamd.sim.ec2 import Delays, Fault, Lags
-from ipamd.sim.ec2.throttle import PUBLISHED, Rate
+from ipamd.sim.ec2.rules.throttle import PUBLISHED, Rate
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from ipamd.sim.ec2.faults import (
     NoAnswer,
 )
 from ipamd.sim.ec2.rules import Ec2Error
-from ipamd.sim.ec2.throttle import Throttle
+from ipamd.sim.ec2.rules.throttle import Throttle
 
 
 class Ec2Api:
@@ -74,7 +74,7 @@ class Ec2Api:
         if form.get("Version") != wire.VERSION:
             raise Ec2Error("NoSuchVersion", f"The requested version {form.get('Version')} is not {wire.VERSION}")
         parameters = wire.decode(action, form)
-        self._throttle.take(action, parameters)
+        self._throttle.take(action, parameters, self._cloud.now())
         fault = self._faults.forbids(action) if parameters.get("DryRun") else self._faults.take(action)
         special = fault.error if fault and fault.error in (STUCK, PARTIAL, LACKS) else ""
         if fault and not special and not fault.after_effect:

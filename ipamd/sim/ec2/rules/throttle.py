@@ -9,12 +9,11 @@ spot requests), and console (100, 10), since nobody calls from the console.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ipamd.sim.ec2.rules import Ec2Error
+from ipamd.sim.ec2.rules.errors import Ec2Error
 
 READ: Final = "non-mutating"
 BARE_READ: Final = "unfiltered"  # a read with neither filter nor page
@@ -67,7 +66,8 @@ class Bucket:
 
 
 class Throttle:
-    """Off until `limit` is called. `rates` are those in force, by action or category; None: off."""
+    """Off until `limit` is called. `rates` are those in force, by action or category; None: off. `now` is as for
+    `Bucket`."""
 
     def __init__(self) -> None:
         self.rates: Mapping[str, Rate] | None = None
@@ -85,21 +85,19 @@ class Throttle:
         self.rates = None
         self._buckets.clear()
 
-    def take(self, action: str, parameters: Mapping[str, Any]) -> None:
+    def take(self, action: str, parameters: Mapping[str, Any], now: float) -> None:
         """One call. Raises `Ec2Error` when it is one too many."""
         if self.rates is None:
             return
         bare = action in _BARE and not _FILTER_OR_PAGE & parameters.keys()
         category = BARE_READ if bare else READ if action.startswith(("Describe", "Get")) else CHANGE
         rate = self.rates[category] if bare else self.rates.get(action, self.rates[category])
-        now = time.monotonic()
         bucket = self._buckets.setdefault((action, bare), Bucket(rate, now))
         if not bucket.take(now):
             raise Ec2Error("RequestLimitExceeded", "Request limit exceeded.")
 
-    def tokens(self) -> dict[str, float]:
+    def tokens(self, now: float) -> dict[str, float]:
         """What is left in the buckets that were used, by action; those of bare reads by "ACTION unfiltered"."""
-        now = time.monotonic()
         return {
             f"{action} {BARE_READ}" if bare else action: bucket.tokens(now)
             for (action, bare), bucket in self._buckets.items()
