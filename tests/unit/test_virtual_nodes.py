@@ -203,7 +203,7 @@ def test_burst_of_every_size_goes_through_budget_without_waiting() -> None:
         )
 
 
-def test_an_audit_reads_twice_and_sees_the_pods_routes() -> None:
+def test_an_audit_reads_enis_and_subnets_and_the_pods_routes() -> None:
     fleet = Fleet()
     kubelet = booted(fleet, Targets())
     run_pods(kubelet, 2)
@@ -212,12 +212,14 @@ def test_an_audit_reads_twice_and_sees_the_pods_routes() -> None:
     before = node.instance.calls.copy()
     node._carry_out(do.Audit(1))
     fleet.clock.run_until(fleet.clock() + 10.0)
-    assert node.instance.calls - before == {"DescribeNetworkInterfaces": 2}
+    assert node.instance.calls - before == {"DescribeNetworkInterfaces": 2, "DescribeSubnets": 1}
     held = {(a.address, a.key.container_id) for a in node.pool.inventory.attachments.values()}
     (event,) = heard
     assert isinstance(event, on.Audited)
     assert event.op == 1 and set(event.routed) == held and len(held) == 2
     assert [eni.primary for eni in event.enis] == [True]
+    subnet = node.instance.subnet
+    assert event.available == ((subnet.id, subnet.available),)
 
 
 def test_looks_at_the_host_cost_nothing_and_subnets_are_read() -> None:

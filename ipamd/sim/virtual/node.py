@@ -172,9 +172,12 @@ class _Host:
         pass
 
     async def audit(self, op: int, cloud: Cloud) -> on.Audited:
+        """As the daemon's (`ipamd.shell.readings`): the ENIs, the room in the subnets, and the kernel last."""
         enis = await cloud.describe_enis()
+        available = await cloud.available_addresses(self._pool.subnets.ids)
         held = self._pool.inventory.attachments.values()
-        return on.Audited(op, tuple(enis), (), tuple((one.address, one.key.container_id) for one in held))
+        routed = tuple((one.address, one.key.container_id) for one in held)
+        return on.Audited(op, tuple(enis), (), routed, tuple(available.items()))
 
     async def forget_flows(self, addresses: tuple[str, ...]) -> None:
         await self._clock.sleep(0.0)
