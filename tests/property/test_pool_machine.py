@@ -888,8 +888,8 @@ class PoolMachine(RuleBasedStateMachine):
         states = {a.ip: a.state for a in inventory.addresses.values()}
         found = {ip for ip, state in states.items() if state is AddressState.FOREIGN}
         assert found == self.cloud.foreign, (states, self.cloud.foreign)
-        prefixes = {eni.id: tuple(eni.prefixes) for eni in enis}
-        assert {eni.id: eni.prefixes for eni in inventory.enis.values()} == prefixes
+        prefixes = {eni.id: set(eni.prefixes) for eni in enis}
+        assert {eni.id: set(eni.prefixes) for eni in inventory.enis.values()} == prefixes
 
     # What always holds
 
