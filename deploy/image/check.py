@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from ipamd.sim import netns
-from ipamd.sim.ec2 import Delays
+from ipamd.sim.ec2.cloud import Delays
 from ipamd.sim.runtimes.direct import direct
 from ipamd.sim.runtimes.process import inside
 from ipamd.sim.vpc import SimulatedNode, SimulatedVpc

@@ -62,8 +62,10 @@ class Operations:
         try:
             with self._tracer.operation(effect.action, waiting):
                 return await interpreter.interpret(effect, bind, self, self._security_groups)
-        except (CloudError, HostError) as error:
-            return interpreter.refused(effect, error)
+        except CloudError as error:
+            return on.OperationFailed(effect.op, error.failure)
+        except HostError as error:
+            return interpreter.host_failed(effect, str(error))
         except Exception as error:
             log.exception("operation.crashed", effect=type(effect).__name__)
             failure = CloudFailure(

@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ipamd.sim import enter, internet, preflight
 from ipamd.sim.control import ControlError, parse_json, parse_rates, parse_script
-from ipamd.sim.ec2 import Delays, Fault, Lags, Throttle
+from ipamd.sim.ec2.cloud import Delays
+from ipamd.sim.ec2.consistency import Lags
+from ipamd.sim.ec2.faults import Fault
+from ipamd.sim.ec2.rules.throttle import Throttle
 from ipamd.sim.fabric import FabricError
 from ipamd.sim.imds import DEFAULT_HOP_LIMIT
 from ipamd.sim.machine import MachineError

@@ -30,8 +30,11 @@ from typing import Final
 
 from ipamd.cloud import limits
 from ipamd.sim import internet
-from ipamd.sim.ec2 import Delays, Fault, Lags, SimulatedCloud, Throttle, new_id
+from ipamd.sim.ec2.cloud import Delays, SimulatedCloud, new_id
+from ipamd.sim.ec2.consistency import Lags
+from ipamd.sim.ec2.faults import Fault
 from ipamd.sim.ec2.rules import RESERVED
+from ipamd.sim.ec2.rules.throttle import Throttle
 from ipamd.sim.fabric import EC2_ADDRESS, IMDS_ADDRESS, Fabric
 from ipamd.sim.imds import DEFAULT_HOP_LIMIT, MOST_HOPS
 from ipamd.sim.machine import Machine

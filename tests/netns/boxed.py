@@ -23,7 +23,7 @@ from cni_shim.names import host_ifname
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.api.v1 import introspection_pb2_grpc, ipam_pb2, ipam_pb2_grpc
 from ipamd.sim import netns
-from ipamd.sim.ec2 import Delays
+from ipamd.sim.ec2.cloud import Delays
 from ipamd.sim.runtimes.process import Child, inside
 from ipamd.sim.vpc import SimulatedNode, SimulatedVpc
 

@@ -28,7 +28,7 @@ from ipamd.host import EniNetwork, HostNetwork, NodeNetwork, PodNetwork
 from ipamd.pool.model import Attachment, AttachmentKey
 from ipamd.settings import HostSettings
 from ipamd.sim import netns
-from ipamd.sim.ec2 import Delays
+from ipamd.sim.ec2.cloud import Delays
 from ipamd.sim.ec2.rules import Ask
 from ipamd.sim.fabric import INTERNET_HOSTS, MTU, PEER_HOST
 from ipamd.sim.vpc import SimulatedNode, SimulatedVpc

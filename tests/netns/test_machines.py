@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ipamd.sim import cgroups, enter, machine_init, netns
-from ipamd.sim.ec2 import Delays
+from ipamd.sim.ec2.cloud import Delays
 from ipamd.sim.machine import Machine, MachineError
 from ipamd.sim.vpc import SimulatedNode, SimulatedVpc, SpecError
 

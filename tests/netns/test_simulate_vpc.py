@@ -23,7 +23,7 @@ from ipamd.cloud.imds import Imds
 from ipamd.config.load import load
 from ipamd.sim import netns
 from ipamd.sim import simulate as simulate_command
-from ipamd.sim.ec2 import Delays
+from ipamd.sim.ec2.cloud import Delays
 from ipamd.sim.ec2.rules import Ask
 from ipamd.sim.vpc import SimulatedNode, SimulatedVpc, SpecError
 

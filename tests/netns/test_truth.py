@@ -23,7 +23,7 @@ from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.api.v1 import ipam_pb2
 from ipamd.install import install_plugin
 from ipamd.sim import netns
-from ipamd.sim.ec2 import new_id
+from ipamd.sim.ec2.cloud import new_id
 from ipamd.sim.runtimes import Pod
 from ipamd.sim.runtimes.direct import direct
 from ipamd.sim.vpc import SimulatedVpc

@@ -20,7 +20,8 @@ from ipamd.cloud.port import CloudError, Identity
 from ipamd.pool.model import CloudErrorKind as Kind
 from ipamd.pool.model import CreatedEni, Limits, ObservedEni
 from ipamd.settings import Ec2Settings, ImdsSettings
-from ipamd.sim.ec2 import Delays, SimulatedCloud, actions, wire
+from ipamd.sim.ec2 import actions, wire
+from ipamd.sim.ec2.cloud import Delays, SimulatedCloud
 from ipamd.sim.ec2.rules import Ask
 from ipamd.telemetry.conditions import Conditions
 

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ipamd.cloud.port import Cloud as Port
-from ipamd.cloud.port import Priority
+from ipamd.cloud.port import CloudError, Priority
 from ipamd.host.errors import HostError
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
@@ -68,7 +68,7 @@ from ipamd.pool.model import (
 from ipamd.pool.pool import Pool
 from ipamd.pool.queue import Waiting
 from ipamd.pool.reuse import TRIES
-from ipamd.shell.interpreter import perform
+from ipamd.shell.interpreter import host_failed, interpret
 from ipamd.sim.ec2.caller import Caller, CallerCloud
 from ipamd.sim.ec2.rules import Ask, Ec2Rules, Eni
 
@@ -145,7 +145,12 @@ class Cloud(Caller):
 
     def carry_out(self, effect: do.Operation, host: Host) -> on.Event:
         self.check(effect)
-        return at_once(perform(effect, partial(CallerCloud(self).at, Priority.POD), host, ()))
+        try:
+            return at_once(interpret(effect, partial(CallerCloud(self).at, Priority.POD), host, ()))
+        except CloudError as error:
+            return on.OperationFailed(effect.op, error.failure)
+        except HostError as error:
+            return host_failed(effect, str(error))
 
     def check(self, effect: do.Operation) -> None:
         """What the pool must not ask for, whatever EC2 would say."""

@@ -21,8 +21,8 @@ from ipamd.cloud.port import CloudError, Identity
 from ipamd.pool.model import CloudErrorKind as Kind
 from ipamd.pool.model import CreatedEni, Limits
 from ipamd.settings import Ec2Settings, ImdsSettings
-from ipamd.sim.ec2 import Delays, SimulatedCloud
 from ipamd.sim.ec2.api import Ec2Api
+from ipamd.sim.ec2.cloud import Delays, SimulatedCloud
 from ipamd.sim.ec2.faults import CallLog, Faults
 from ipamd.sim.ec2.rules import Instance
 from ipamd.sim.ec2.rules.throttle import Throttle

@@ -26,9 +26,9 @@ from ipamd.cloud.token import new_token
 from ipamd.ctl.__main__ import main
 from ipamd.pool.model import CloudErrorKind, Limits
 from ipamd.settings import Ec2Settings, ImdsSettings
-from ipamd.sim.ec2 import Delays, SimulatedCloud, wire
+from ipamd.sim.ec2 import wire
 from ipamd.sim.ec2.api import Ec2Api
-from ipamd.sim.ec2.cloud import ACCOUNT
+from ipamd.sim.ec2.cloud import ACCOUNT, Delays, SimulatedCloud
 from ipamd.sim.ec2.faults import CallLog, Faults
 from ipamd.sim.ec2.rules import Ec2Error, Eni
 from tests.unit.iam_judges import allows, findings

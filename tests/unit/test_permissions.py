@@ -16,7 +16,8 @@ from ipamd.cloud.permissions import Node, Permissions
 from ipamd.cloud.port import Identity, Priority
 from ipamd.pool.model import Limits
 from ipamd.settings import Ec2Settings, ImdsSettings
-from ipamd.sim.ec2 import Delays, SimulatedCloud, actions
+from ipamd.sim.ec2 import actions
+from ipamd.sim.ec2.cloud import Delays, SimulatedCloud
 from ipamd.sim.ec2.cloud import SimulatedCloud as Cloud
 from ipamd.sim.ec2.faults import Fault
 from ipamd.sim.ec2.wire import service_model

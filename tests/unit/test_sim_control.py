@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from ipamd.pool.model import Limits
-from ipamd.sim.ec2 import Delays, SimulatedCloud
+from ipamd.sim.ec2.cloud import Delays, SimulatedCloud
 from ipamd.sim.ec2.rules import Ask
 from ipamd.sim.servers import CloudServers, serve_on_loopback
 

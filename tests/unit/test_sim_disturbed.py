@@ -21,10 +21,10 @@ from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 from types_aiobotocore_ec2 import EC2Client
 
 from ipamd.pool.model import Limits
-from ipamd.sim.ec2 import Delays, Ec2Error, Lags, SimulatedCloud
-from ipamd.sim.ec2.consistency import Sight
+from ipamd.sim.ec2.cloud import Delays, SimulatedCloud
+from ipamd.sim.ec2.consistency import Lags, Sight
 from ipamd.sim.ec2.faults import Fault, FaultError, Faults
-from ipamd.sim.ec2.rules import Attachment, Eni, Instance, Registry, Subnet
+from ipamd.sim.ec2.rules import Attachment, Ec2Error, Eni, Instance, Registry, Subnet
 from ipamd.sim.ec2.rules.throttle import PUBLISHED, Bucket, Rate, Throttle
 from ipamd.sim.imds import INSTANCE_HEADER
 from ipamd.sim.servers import CloudServers, serve_on_loopback

@@ -17,11 +17,11 @@ from botocore.exceptions import ClientError, ConnectionClosedError, ReadTimeoutE
 from types_aiobotocore_ec2 import EC2Client
 
 from ipamd.pool.model import Limits
-from ipamd.sim.ec2 import Delays, Ec2Error, SimulatedCloud
 from ipamd.sim.ec2.actions import ACTIONS
+from ipamd.sim.ec2.cloud import Delays, SimulatedCloud
 from ipamd.sim.ec2.credentials import Credentials
 from ipamd.sim.ec2.faults import Fault
-from ipamd.sim.ec2.rules import Eni, Instance, Subnet
+from ipamd.sim.ec2.rules import Ec2Error, Eni, Instance, Subnet
 from ipamd.sim.servers import CloudServers, serve_on_loopback
 
 LIMITS = {"m5.large": Limits(3, 10), "t3.nano": Limits(2, 2)}

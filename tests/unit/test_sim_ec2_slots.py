@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ipamd.pool.model import Limits
-from ipamd.sim.ec2 import SimulatedCloud
+from ipamd.sim.ec2.cloud import SimulatedCloud
 from ipamd.sim.imds import Imds
 from tests.unit import test_sim_ec2
 from tests.unit.test_sim_ec2 import Vpc, refused, running

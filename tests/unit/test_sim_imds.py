@@ -15,7 +15,7 @@ from aiobotocore.session import AioSession  # type: ignore[import-untyped]
 from aiobotocore.utils import AioInstanceMetadataFetcher  # type: ignore[import-untyped]
 
 from ipamd.pool.model import Limits
-from ipamd.sim.ec2 import Delays, SimulatedCloud
+from ipamd.sim.ec2.cloud import Delays, SimulatedCloud
 from ipamd.sim.ec2.faults import Fault
 from ipamd.sim.ec2.metadata import EniMetadata, Lagging
 from ipamd.sim.ec2.rules import Ask, Instance, Subnet

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from ipamd.sim import simulate
-from ipamd.sim.ec2 import Delays, Fault, Lags
+from ipamd.sim.ec2.cloud import Delays
+from ipamd.sim.ec2.consistency import Lags
+from ipamd.sim.ec2.faults import Fault
 from ipamd.sim.ec2.rules.throttle import PUBLISHED, Rate
 
 

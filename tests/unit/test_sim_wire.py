@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from moto import mock_aws
 
 from ipamd.pool.model import Limits
-from ipamd.sim.ec2 import Delays, Ec2Error, SimulatedCloud, wire
+from ipamd.sim.ec2 import wire
 from ipamd.sim.ec2.actions import ACTIONS
-from ipamd.sim.ec2.rules import Ask
+from ipamd.sim.ec2.cloud import Delays, SimulatedCloud
+from ipamd.sim.ec2.rules import Ask, Ec2Error
 
 TEXT = st.text(st.characters(min_codepoint=0x20, exclude_categories=["Cs", "Cc", "Cn"]), min_size=1, max_size=8)
 MOMENTS = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)).map(lambda m: m.replace(microsecond=0, tzinfo=UTC))

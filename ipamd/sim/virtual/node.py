@@ -14,12 +14,12 @@ from itertools import count
 from random import Random
 from typing import Protocol
 
-from ipamd.cloud.port import Cloud
+from ipamd.cloud.port import Cloud, CloudError
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
 from ipamd.pool.model import AttachmentKey, Owner, Reason, Targets
 from ipamd.pool.pool import Pool
-from ipamd.shell.interpreter import perform
+from ipamd.shell.interpreter import interpret
 from ipamd.shell.urgency import priority_of
 from ipamd.sim.virtual.budget import VirtualBudget
 from ipamd.sim.virtual.clock import Timer, VirtualClock
@@ -133,7 +133,12 @@ class PoolNode:
 
     async def _operate(self, effect: do.Operation) -> None:
         bind = partial(self._cloud.at, priority_of(effect, bool(self.pool.waiting)))
-        self._feed(await perform(effect, bind, self._host, ()))
+        event: on.Event
+        try:
+            event = await interpret(effect, bind, self._host, ())
+        except CloudError as error:
+            event = on.OperationFailed(effect.op, error.failure)
+        self._feed(event)
 
     def _answer(self, request: str, granted: bool) -> None:
         # Later, because the caller may ask for something else at once, and the pool is not done with this event.
