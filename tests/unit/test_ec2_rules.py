@@ -81,7 +81,7 @@ class SubnetMachine(RuleBasedStateMachine):
         return self.every - self.taken - {str(one) for block in self.blocks for one in ipaddress.IPv4Network(block)}
 
     def whole(self) -> set[str]:
-        """The blocks of which every address is free."""
+        """The blocks that are free as a whole."""
         free, blocks = self.free(), self.subnet.network.subnets(new_prefix=28)
         return {str(block) for block in blocks if {str(one) for one in block} <= free}
 
