@@ -8,10 +8,8 @@ import sys
 from dataclasses import asdict
 
 import ipamd
-from ipamd import install
 from ipamd.cli import command_word, streams
 from ipamd.config import command as config_command
-from ipamd.install import uninstall
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,9 +25,14 @@ def _carry_out(argv: list[str] | None) -> int:
     config_command.add_config(run)
     run.set_defaults(run=_run)
 
-    config_command.add_parser(commands)
-    install.add_parser(commands)
-    uninstall.add_parser(commands)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] != ["run"]:
+        from ipamd.install import command as install_command
+        from ipamd.install import uninstall
+
+        config_command.add_parser(commands)
+        install_command.add_parser(commands)
+        uninstall.add_parser(commands)
     if "simulate" in (argv or sys.argv) or "demo" in (argv or sys.argv) or _wants_help(argv):
         try:
             from ipamd.sim import simulate
@@ -47,7 +50,6 @@ def _carry_out(argv: list[str] | None) -> int:
             simulate.add_parser(commands)
             demo.add_parser(commands)
 
-    words = sys.argv[1:] if argv is None else argv
     if (code := command_word.wrong(parser, (*commands.choices, "simulate", "demo"), words)) is not None:
         return code
     args = parser.parse_args(words)

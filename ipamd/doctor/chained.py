@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ipamd.doctor.facts import Facts
 from ipamd.doctor.report import Finding, fail, note, ok, warn
-from ipamd.install import CONFLIST, network_files
+from ipamd.install import network_files
+from ipamd.install.files import CONFLIST
 from ipamd.install.network_files import NetworkFile
 from ipamd.install.placing import below
 from ipamd.neighbours.chain import PLUGIN, Binaries, Chain, chain, folder_of_plugins, names

@@ -10,7 +10,8 @@ from ipamd.doctor.report import Finding, fail, note, ok, warn
 from ipamd.host import owners
 from ipamd.host.clashes import Weight
 from ipamd.host.vpc_cni import AGENT, is_its_socket
-from ipamd.install import CONFLIST, network_files
+from ipamd.install import network_files
+from ipamd.install.files import CONFLIST
 
 # Software that gives pods a network, as `owners` calls it.
 VPC_CNI = "AWS VPC CNI"

@@ -16,8 +16,9 @@ from pathlib import Path
 import structlog
 from asyncinotify import Mask
 
-from ipamd.install import CONFLIST, InstallError, write_conflist
+from ipamd.install.files import CONFLIST, write_conflist
 from ipamd.install.network_files import others
+from ipamd.install.placing import InstallError
 from ipamd.neighbours.chain import Binaries, Chain, chain, folder_of_plugins, names
 from ipamd.process.directory_watch import DirectoryWatch
 from ipamd.process.supervision import Unserved

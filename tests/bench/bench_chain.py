@@ -29,7 +29,8 @@ from bench_plugin import DEBIAN_PLUGINS, node_with_daemon, pods
 from output import write_lines
 
 from cni_shim.static.build import BuildError, build
-from ipamd.install import InstallError, install_plugin
+from ipamd.install.placing import InstallError
+from ipamd.install.plugin import install_plugin
 from ipamd.neighbours.chain import Binaries, Wanted, chain
 from ipamd.sim import netns
 from ipamd.sim.demo.node import Node

@@ -35,7 +35,8 @@ from typing import Any, Final
 from output import write_lines
 
 from cni_shim.static.build import BuildError, build
-from ipamd.install import InstallError, install_plugin
+from ipamd.install.placing import InstallError
+from ipamd.install.plugin import install_plugin
 from ipamd.sim import netns
 from ipamd.sim.demo.node import Node
 from ipamd.sim.runtimes.containerd import Containerd, PluginTimes, containerd

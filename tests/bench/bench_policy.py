@@ -30,7 +30,8 @@ from output import write_lines
 
 from cni_shim.static.build import BuildError, build
 from ipamd.host.altnames import give
-from ipamd.install import InstallError, install_plugin
+from ipamd.install.placing import InstallError
+from ipamd.install.plugin import install_plugin
 from ipamd.sim import netns
 from ipamd.sim.demo.node import Node
 from ipamd.sim.runtimes.process import inside

@@ -44,7 +44,7 @@ from caller import ALLOCATE, CONFIG, RELEASE, TIMEOUT
 from output import write_lines
 
 from cni_shim import grpc_call, protobuf
-from ipamd.install import InstalledPlugin, install_plugin
+from ipamd.install.plugin import InstalledPlugin, install_plugin
 from ipamd.sim import netns
 from ipamd.sim.ec2.api import Ec2Api
 from ipamd.sim.ec2.faults import CallLog, Faults

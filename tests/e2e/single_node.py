@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from ipamd.install import CONFLIST
+from ipamd.install.files import CONFLIST
 from ipamd.sim import netns as namespaces
 from ipamd.sim.demo.checks import ControlClient, leaks
 from ipamd.sim.demo.node import Node

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from ipamd.install import PLUGIN, install_plugin
+from ipamd.install.plugin import install_plugin
+from ipamd.neighbours.chain import PLUGIN
 from ipamd.pool.model import CloudErrorKind, Limits
 from ipamd.sim import netns as namespaces
 from ipamd.sim.demo.checks import ControlClient, leaks

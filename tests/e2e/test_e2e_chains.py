@@ -13,7 +13,7 @@ import pytest
 
 from cni_shim.names import host_ifname
 from ipamd.config.reference import toml_value
-from ipamd.install import CONFLIST
+from ipamd.install.files import CONFLIST
 from ipamd.sim import netns as namespaces
 from ipamd.sim.demo.checks import ControlClient, leaks
 from ipamd.sim.demo.node import Node

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ipamd.install import CONFLIST
+from ipamd.install.files import CONFLIST
 from ipamd.sim.demo.checks import ControlClient, leaks
 from ipamd.sim.demo.node import Node
 from ipamd.sim.runtimes import Pod, RuntimeFailure

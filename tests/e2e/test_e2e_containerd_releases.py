@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
-from ipamd.install import CONFLIST
+from ipamd.install.files import CONFLIST
 from ipamd.shell.serving import Record
 from ipamd.sim.demo.ping import Endpoint, ping_all
 from ipamd.sim.runtimes.containerd import Containerd, containerd

@@ -14,7 +14,7 @@ from typing import cast
 
 import pytest
 
-from ipamd.install import CONFLIST
+from ipamd.install.files import CONFLIST
 from ipamd.sim import netns as namespaces
 from ipamd.sim.demo.checks import ControlClient, leaks
 from ipamd.sim.demo.node import Node

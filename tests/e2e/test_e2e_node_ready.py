@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ipamd.install import install_plugin
+from ipamd.install.plugin import install_plugin
 from ipamd.shell.serving import Record
 from ipamd.sim import netns
 from ipamd.sim.fabric import EC2_ADDRESS

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from ipamd.install import install_plugin
+from ipamd.install.plugin import install_plugin
 from ipamd.sim import netns
 from ipamd.sim.fabric import INTERNET_HOSTS
 from ipamd.sim.runtimes.direct import direct

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ipamd.install import write_drop_ins
+from ipamd.install.files import write_drop_ins
 from tests.netns.boxed import box, until
 
 pytestmark = pytest.mark.netns

@@ -16,7 +16,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from cni_shim.names import host_ifname
 from ipamd.api.v1 import introspection_pb2 as introspection
-from ipamd.install import install_plugin
+from ipamd.install.plugin import install_plugin
 from ipamd.policy.aws import policy_agent_pb2_grpc
 from ipamd.sim.runtimes import Pod
 from ipamd.sim.runtimes.direct import Direct, PluginError, direct

@@ -21,7 +21,7 @@ import pytest
 
 from cni_shim.names import DISCARDED_GROUP, host_ifname
 from ipamd.api.v1 import ipam_pb2, ipam_pb2_grpc
-from ipamd.install import InstalledPlugin, install_plugin
+from ipamd.install.plugin import InstalledPlugin, install_plugin
 from ipamd.shell.serving import Record
 from ipamd.sim import netns
 from tests.executable import static_executable

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cni_shim.names import host_ifname
-from ipamd.install import install_plugin
+from ipamd.install.plugin import install_plugin
 from ipamd.sim import netns
 from ipamd.sim.runtimes.direct import direct
 from ipamd.sim.runtimes.process import inside

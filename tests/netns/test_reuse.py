@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ipamd.install import install_plugin
+from ipamd.install.plugin import install_plugin
 from ipamd.pool.reuse import PAUSE
 from ipamd.sim import netns
 from ipamd.sim.runtimes import Pod

@@ -14,7 +14,7 @@ import pytest
 
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.api.v1 import ipam_pb2
-from ipamd.install import CONFLIST
+from ipamd.install.files import CONFLIST
 from ipamd.sim import netns
 from ipamd.sim.fabric import EC2_ADDRESS
 from tests.netns.boxed import Daemon, box, cni_call, control, plain, refused, until

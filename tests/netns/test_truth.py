@@ -21,7 +21,7 @@ from grpc import StatusCode
 from cni_shim.names import host_ifname
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.api.v1 import ipam_pb2
-from ipamd.install import install_plugin
+from ipamd.install.plugin import install_plugin
 from ipamd.sim import netns
 from ipamd.sim.ec2.cloud import new_id
 from ipamd.sim.runtimes import Pod

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ipamd.install import CONFLIST, write_conflist
+from ipamd.install.files import CONFLIST, write_conflist
 from ipamd.install.network_files import others
 from ipamd.process.conflist import compare
 from ipamd.telemetry.conditions import Conditions

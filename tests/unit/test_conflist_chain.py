@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ipamd.install import CONFLIST
+from ipamd.install.files import CONFLIST
 from ipamd.process import conflist
 from ipamd.process.conflist import Conflist
 from ipamd.settings import CniSettings

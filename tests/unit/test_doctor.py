@@ -30,7 +30,7 @@ from ipamd.doctor.imds import Answer
 from ipamd.doctor.node_facts import NodeFacts
 from ipamd.host.clashes import Clash, Weight
 from ipamd.host.others import AnyChain, AnyLink, AnyRoute, AnyTable
-from ipamd.install import write_drop_ins
+from ipamd.install.files import write_drop_ins
 from ipamd.install.hosting import DAEMON_SET, SYSTEMD, Hosting
 from ipamd.install.installed import Installed
 from ipamd.neighbours.kubelet import Kubelet

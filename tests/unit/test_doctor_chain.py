@@ -12,7 +12,7 @@ import pytest
 from ipamd.doctor import chained, neighbours
 from ipamd.doctor.facts import Facts
 from ipamd.doctor.report import Finding
-from ipamd.install import CONFLIST, write_conflist
+from ipamd.install.files import CONFLIST, write_conflist
 from ipamd.neighbours.chain import Binaries, chain
 from ipamd.settings import Settings
 from tests.unit.test_chain import NEW, OLD, plugin

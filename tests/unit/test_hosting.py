@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ipamd.__main__ import main
-from ipamd.install import install_plugin
 from ipamd.install.hosting import DAEMON_SET, SYSTEMD, hosting
+from ipamd.install.plugin import install_plugin
 from tests.executable import static_executable
 
 IN_POD = {"KUBERNETES_SERVICE_HOST": "172.20.0.1"}

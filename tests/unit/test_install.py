@@ -16,18 +16,11 @@ from asyncinotify import Inotify, Mask
 
 from ipamd import install
 from ipamd.__main__ import main
-from ipamd.install import (
-    InstallError,
-    commands,
-    files,
-    find_interpreter,
-    install_plugin,
-    interpreter,
-    write_conflist,
-    write_drop_ins,
-    write_systemd_files,
-    write_unit,
-)
+from ipamd.install import commands, files, interpreter
+from ipamd.install.files import write_conflist, write_drop_ins, write_systemd_files, write_unit
+from ipamd.install.interpreter import find_interpreter
+from ipamd.install.placing import InstallError
+from ipamd.install.plugin import install_plugin
 
 SOCKET = Path("/run/somewhere/ipamd.sock")
 SHIPPED = Path(install.__file__).parents[2] / "systemd"
@@ -441,7 +434,7 @@ def test_installed_into_an_image_twice_and_taken_out_again_twice(
     assert main(arguments) == 0
     out = capsys.readouterr().out
     installed = files_below(tmp_path)
-    assert {f"etc/{name}" for name in (*install.DROP_INS, files.TMPFILES, files.SYSUSERS, files.PRESET)} < installed
+    assert {f"etc/{name}" for name in (*files.DROP_INS, files.TMPFILES, files.SYSUSERS, files.PRESET)} < installed
     assert {
         "opt/cni/bin/ipamd-cni",
         "etc/systemd/system/ipamd.service",
@@ -450,7 +443,7 @@ def test_installed_into_an_image_twice_and_taken_out_again_twice(
         "usr/local/bin/ipamctl",
     } < installed
     assert (tmp_path / "usr/local/bin/ipamctl").readlink() == Path("/opt/ipamd/bin/ipamctl")
-    assert all(str(tmp_path / "etc" / name) in out for name in install.DROP_INS)
+    assert all(str(tmp_path / "etc" / name) in out for name in files.DROP_INS)
     assert f"systemctl --root={tmp_path} enable ipamd.service" in out
     assert "ExecStart=/opt/ipamd/bin/ipamd run\n" in (tmp_path / "etc/systemd/system/ipamd.service").read_text()
     assert main(arguments) == 0

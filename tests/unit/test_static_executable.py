@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from cni_shim.static import block, build
-from ipamd.install import InstalledPlugin, InstallError, install_plugin
+from ipamd.install.placing import InstallError
+from ipamd.install.plugin import InstalledPlugin, install_plugin
 from tests.executable import static_executable
 
 SETTINGS = block.Settings("/run/sömewhere/\udcff.sock", "/run/spool", "", 4.5, True)

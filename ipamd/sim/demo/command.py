@@ -18,7 +18,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 from rich.console import Console
 
 from ipamd.cloud import limits
-from ipamd.install import InstallError
+from ipamd.install.placing import InstallError
 from ipamd.sim import preflight
 from ipamd.sim.demo.node import DaemonFailed
 from ipamd.sim.demo.report import Reporter

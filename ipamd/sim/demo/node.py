@@ -15,7 +15,8 @@ import grpc
 from ipamd.api.v1 import introspection_pb2 as pb
 from ipamd.api.v1.introspection_pb2_grpc import IntrospectionStub
 from ipamd.ctl import lists, status
-from ipamd.install import CONFLIST, InstalledPlugin, install_plugin
+from ipamd.install.files import CONFLIST
+from ipamd.install.plugin import InstalledPlugin, install_plugin
 from ipamd.sim.runtimes.process import Child
 from ipamd.sim.vpc import SimulatedNode
 
