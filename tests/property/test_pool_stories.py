@@ -10,7 +10,7 @@ def test_a_release_ends_when_its_addresses_went_elsewhere() -> None:
     another ENI. The first ENI was never read again, and so took no address any more."""
     machine = PoolMachine()
     machine.build(
-        subnet_size=24,
+        spare=24,
         release_delay=10.0,
         max_pods=3,
         minimum=2,
