@@ -16,7 +16,7 @@ from tests.kubernetes.demo_tables import PodLine
 
 NODE_PORT: Final = 30080
 _MANIFEST: Final = Path(__file__).with_name("manifests") / "web.yaml"
-_PATIENCE: Final = 60.0  # for what usually takes a few seconds
+_PATIENCE: Final = 180.0  # for what usually takes some seconds
 _POLL: Final = 0.2
 
 
