@@ -42,7 +42,7 @@ demo-kubernetes: setup
 
 # One file after the other: a cluster takes both cores. ARGS="-m slow" runs the complete set, in each mode of kube-proxy
 # and with daemons killed every 5 s.
-test-kubernetes: ARGS = -m "not slow"
+test-kubernetes: ARGS = -m "not slow" --durations=12
 test-kubernetes: setup
 	$(PYTHON) -m pytest tests/kubernetes $(ARGS)
 
