@@ -1,19 +1,13 @@
-"""What the pool wants done. The shell carries effects out in order, with one rule of its own: every `Write` of a
-batch is committed before any other effect of that batch is carried out, so a grant never leaves before its record
-and an EC2 mutation is never sent before its intent.
+"""What the pool wants done about an event: a `Turn` of two parts, the records, and what follows once they are
+committed. So a grant never leaves before its record, and an EC2 mutation is never sent before its intent.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from ipamd.pool.model import Attachment, Record, Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    record: Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +186,14 @@ EniOperation = (
 )
 UnboundOperation = DescribeSubnets | Audit | ForgetFlows | SeekAttachments
 Operation = EniOperation | UnboundOperation
-# Sent only after an intent of the same batch was committed.
+# Sent only after an intent of the same turn was committed.
 RECORDED = (CreateEni, AttachEni, AssignAddresses, UnassignAddresses, DetachEni)
-Effect = Write | Grant | Refuse | Released | Collected | Operation | Wake | Note
+Effect = Grant | Refuse | Released | Collected | Operation | Wake | Note
+
+
+class Turn(NamedTuple):
+    """What follows from an event. The shell commits `records`, of several turns together if it likes, and carries
+    `then` out, in order, after that."""
+
+    records: tuple[Record, ...] = ()
+    then: tuple[Effect, ...] = ()

@@ -83,16 +83,18 @@ class Pool(Audits):
         self._wake_at: float | None = None
         self._excess: _Excess | None = None
 
-    def handle(self, event: on.Event, now: float) -> list[do.Effect]:
-        """Take notice of one event; returns what is to be done about it, in order."""
+    def handle(self, event: on.Event, now: float) -> do.Turn:
+        """Take notice of one event; returns what is to be recorded, and what is to be done once that is committed."""
         if isinstance(event, on.PodRouteSeen):
             self._note_route(event)
             if not self._route_matters(event):
-                return []
+                return do.Turn()
         self._recount()
         match event:
             case on.Started():
-                self._effects += restore(self, event, now)
+                restored = restore(self, event, now)
+                self._records += restored.records
+                self._effects += restored.then
                 self._answer_restored()
                 self._judge_all(now)
                 self._aim()
@@ -116,8 +118,10 @@ class Pool(Audits):
             case _:
                 self._hear(event, now)
         self._settle(now)
-        effects, self._effects = self._effects, []
-        return effects
+        turn = do.Turn(tuple(self._records), tuple(self._effects))
+        self._records.clear()
+        self._effects.clear()
+        return turn
 
     def _hear_of_kernel(self, event: on.Sighted, now: float) -> None:
         match event:

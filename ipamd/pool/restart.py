@@ -33,7 +33,7 @@ from ipamd.pool.state import ASSIGN, ATTACH, CREATE, DETACH, UNASSIGN, State, at
 from ipamd.pool.underway import TAKES_EFFECT
 
 
-def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
+def restore(state: State, event: on.Started, now: float) -> do.Turn:
     """Fill the empty state; returns the records and notes that follow."""
     state.started = True
     state.learnt_limit, state.drained = event.limit, event.drained
@@ -49,7 +49,7 @@ def restore(state: State, event: on.Started, now: float) -> list[do.Effect]:
     restart.go_on_creating()
     restart.restore_stranded()
     restart.forget_what_cools_elsewhere()
-    return restart.effects
+    return do.Turn(tuple(restart.records), tuple(restart.notes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +83,18 @@ class _Restart:
     event: on.Started
     kept: _Kept
     now: float
-    effects: list[do.Effect] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    notes: list[do.Note] = field(default_factory=list)
 
     @property
     def _inventory(self) -> Inventory:
         return self.state.inventory
 
     def _write(self, record: Record) -> None:
-        self.effects.append(do.Write(record))
+        self.records.append(record)
 
     def _note(self, event: str, level: str, **fields: str | int) -> None:
-        self.effects.append(do.Note(event, level, tuple(fields.items())))
+        self.notes.append(do.Note(event, level, tuple(fields.items())))
 
     def _intents(self, *actions: str) -> list[Intent]:
         return [intent for intent in self.event.intents if intent.action in actions]

@@ -34,6 +34,7 @@ class UnderWay(State):
         self._operations: dict[int, Operation] = {}
         self._unbound: dict[int, do.UnboundOperation] = {}  # those that concern no single ENI
         self._last_op = 0
+        self._records: list[Record] = []
         self._effects: list[do.Effect] = []
 
     def _next_op(self) -> int:
@@ -87,7 +88,7 @@ class UnderWay(State):
         return " ".join(first) + (f" and {more} more" if more else "")
 
     def _write(self, record: Record) -> None:
-        self._effects.append(do.Write(record))
+        self._records.append(record)
 
     def _note(self, event: str, level: str, **fields: str | int | float) -> None:
         """Fields that are empty are left out."""

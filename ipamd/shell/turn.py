@@ -90,6 +90,7 @@ class PoolRunner:
         self.lag = Histogram(MILLISECONDS)  # how late the loop came to what was due
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._answers: dict[str, asyncio.Future[Any]] = {}
+        self._records: list[Record] = []
         self._batch: list[do.Effect] = []
         self._owed: list[Record] = []
         self._flush_scheduled = False
@@ -191,13 +192,14 @@ class PoolRunner:
     def tell(self, event: on.Event) -> None:
         """As `feed`, for what the kernel itself has shown."""
         try:
-            effects = self._pool.handle(event, self.clock())
+            turn = self._pool.handle(event, self.clock())
         except Exception as error:
             self._give_up(error)
             return
-        if not effects and isinstance(event, on.PodRouteSeen):
+        if not any(turn) and isinstance(event, on.PodRouteSeen):
             return  # one for each ADD and DEL, from which nothing follows
-        self._batch += effects
+        self._records += turn.records
+        self._batch += turn.then
         if not self._flush_scheduled:
             self._flush_scheduled = True
             asyncio.get_running_loop().call_soon(self._flush_in_turn, time.monotonic())
@@ -223,8 +225,9 @@ class PoolRunner:
 
     def _end_turn(self) -> None:
         """Commit the turn's records, then carry out the rest."""
+        records, self._records = self._records, []
         batch, self._batch = self._batch, []
-        self._owed += [effect.record for effect in batch if isinstance(effect, do.Write)]
+        self._owed += records
         # The end of a cooldown is worth no commit of its own: a restart drops what has expired in the ledger as well.
         # It goes with the next records, and so before any that gives the address to somebody.
         needed = any(not isinstance(record, DropCooling) for record in self._owed)
@@ -234,8 +237,10 @@ class PoolRunner:
                 self._owed.clear()
                 self._ledger_works()
         except LedgerError as error:
+            self._tell_dropped(records)
             self._carry_out_unrecorded(batch, error)
         else:
+            self._tell_dropped(records)
             for effect in batch:
                 self._carry_out(effect)
         self._on_change()
@@ -285,6 +290,11 @@ class PoolRunner:
             ]
             self.feed(on.GrantsUnrecorded(tuple(lost), str(error)))
 
+    def _tell_dropped(self, records: list[Record]) -> None:
+        for record in records:
+            if isinstance(record, DropAttachment) and self._dropped is not None:
+                self._dropped(record.key)
+
     def _ledger_works(self) -> None:
         if self._retry is not None:
             self._retry.cancel()
@@ -306,11 +316,6 @@ class PoolRunner:
                 self._set_alarm(at)
             case do.Note(event, level, fields):
                 getattr(log, level)(event, **dict(fields))
-            case do.Write(DropAttachment(key)):
-                if self._dropped is not None:
-                    self._dropped(key)
-            case do.Write():
-                pass
             case _:
                 task = asyncio.get_running_loop().create_task(self._operate(effect))
                 self._tasks.add(task)

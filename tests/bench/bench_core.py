@@ -73,23 +73,23 @@ class Core:
             if isinstance(effect, do.ConfigureLink):
                 self.handle(on.LinkReady(effect.op, f"eth{effect.device_index}", SUBNET))
 
-    def handle(self, event: on.Event) -> list[do.Effect]:
-        return self.pool.handle(event, self.now)
+    def handle(self, event: on.Event) -> tuple[do.Effect, ...]:
+        return self.pool.handle(event, self.now).then
 
-    def allocate(self) -> list[do.Effect]:
+    def allocate(self) -> tuple[do.Effect, ...]:
         self._numbers += 1
         name = f"{self._numbers}"
         key = AttachmentKey("bench", name, "eth0")
         self._attached.append(key)
         return self.handle(on.AllocationRequested(name, key, Owner(), self.now + 30.0))
 
-    def release(self) -> list[do.Effect]:
+    def release(self) -> tuple[do.Effect, ...]:
         return self.handle(on.ReleaseRequested("", self._attached.popleft()))
 
-    def wake(self) -> list[do.Effect]:
+    def wake(self) -> tuple[do.Effect, ...]:
         return self.handle(on.TimePassed())
 
-    def forget_flows(self, effects: list[do.Effect]) -> None:
+    def forget_flows(self, effects: tuple[do.Effect, ...]) -> None:
         """At once, as a kernel does that tracks little."""
         for effect in effects:
             if isinstance(effect, do.ForgetFlows):

@@ -194,19 +194,19 @@ def started(path: Path) -> Contents:
                 ENIS, kept.attachments, kept.cooling, kept.intents, ROUTES, own=kept.own, limit=kept.limit,
                 drained=kept.drained,
             )  # fmt: skip
-            effects = pool.handle(event, NOW)
+            effects = pool.handle(event, NOW).then
             for number in range(20):  # nobody who asks gets what a running pod has
                 effects += pool.handle(
                     on.AllocationRequested(
                         f"r{number}", AttachmentKey("pods", f"new{number}", "eth0"), Owner(), NOW + 9
                     ),
                     NOW + number / 1000,
-                )
+                ).then
             for name in ON_ENI:
                 if pool.inventory.enis[name].busy:
                     effects += pool.handle(
                         on.LinkReady(pool.inventory.enis[name].busy, f"eth-{name}", SUBNET), NOW + 1
-                    )
+                    ).then
             granted = {effect.attachment.address for effect in effects if hasattr(effect, "attachment")}
             running = {pod.address for pod in PODS.values()}
             assert not granted & running

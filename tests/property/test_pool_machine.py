@@ -416,9 +416,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.cloud.now = self.now
         if isinstance(event, on.OperationDone | on.OperationFailed) and event.op in self.flushes:
             self.failed_flushes = self.failed_flushes + 1 if isinstance(event, on.OperationFailed) else 0
-        batch = self.pool.handle(event, self.now)
-        self.owed += [e.record for e in batch if isinstance(e, do.Write)]
-        for record in [e.record for e in batch if isinstance(e, do.Write)]:
+        records, batch = self.pool.handle(event, self.now)
+        self.owed += records
+        for record in records:
             if isinstance(record, DropAttachment) and record.key in self.ledger.attachments:
                 self.last_holder[self.ledger.attachments[record.key].address] = record.key
             elif isinstance(record, PutCooling):
@@ -482,7 +482,7 @@ class PoolMachine(RuleBasedStateMachine):
             case do.Wake(at):
                 assert at is None or at > self.now, "a wish to wake that has come already makes the shell spin"
                 self.wake_at = at
-            case do.Write() | do.Note() | do.Released() | do.Collected():
+            case do.Note() | do.Released() | do.Collected():
                 pass
             case do.Audit(op):
                 self.snapshots[op] = self.cloud.observe_all()

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
-from ipamd.pool.model import AttachmentKey, CloudErrorKind, CloudFailure, Limits, ObservedEni, Owner, Targets
+from ipamd.pool.model import AttachmentKey, CloudErrorKind, CloudFailure, Limits, ObservedEni, Owner, Record, Targets
 from ipamd.pool.pool import Pool
 
 E = TypeVar("E")
@@ -44,14 +44,22 @@ class Story:
         self.now = 1000.0
         names = iter(range(1000))
         self.pool = Pool(targets, limits, subnets, Random(1), lambda: f"token-{next(names)}")
+        self.records: list[Record] = []
         self.effects: list[do.Effect] = []
         self.forgets = True  # the kernel forgets flows at once
 
     def feed(self, event: on.Event) -> None:
-        self.effects += self.pool.handle(event, self.now)
+        turn = self.pool.handle(event, self.now)
+        self.records += turn.records
+        self.effects += turn.then
         if self.forgets:
             for effect in self.take(do.ForgetFlows):
                 self.feed(on.OperationDone(effect.op))
+
+    def written(self) -> list[Record]:
+        """What was recorded since the last look."""
+        records, self.records = self.records, []
+        return records
 
     def take(self, kind: type[E]) -> list[E]:
         """What was asked for of this kind since the last look."""

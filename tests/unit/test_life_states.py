@@ -225,11 +225,11 @@ def test_reading_for_an_older_record_says_nothing_of_the_eni() -> None:
     early = story.one(do.DescribeEni)
     created = CreatedEni("eni-1", "02:1", "subnet-1", "10.0.0.5", ("10.0.0.10", "10.0.0.11"))
     story.feed(on.EniCreated(story.one(do.CreateEni).op, created))
-    story.effects = [effect for effect in story.effects if not isinstance(effect, do.Write)]
+    story.written()
     story.feed(on.EniObserved(early.op, None))
     eni = story.pool.inventory.enis["eni-1"]
     assert isinstance(eni.life, Attaching) and len(eni.addresses) == 2
-    assert not story.take(do.Write), "its records are those of the creation"
+    assert not story.written(), "its records are those of the creation"
 
 
 def test_deletion_of_an_older_record_makes_its_eni_unsure() -> None:

@@ -12,6 +12,7 @@ from ipamd.pool import events as on
 from ipamd.pool.model import (
     CreatedEni,
     Limits,
+    PutAttachment,
     Reason,
     Targets,
 )
@@ -32,11 +33,11 @@ def test_a_fresh_node_fills_its_pool_with_one_call() -> None:
 def test_a_grant_comes_from_the_warm_pool_after_its_record() -> None:
     story = Story(warm(0))
     story.start(observed("eni-0", 0, *addresses(2)))
-    story.take(do.Write)
+    story.written()
     story.ask("a")
-    kinds = [type(effect) for effect in story.effects if isinstance(effect, (do.Write, do.Grant))]
-    assert kinds == [do.Write, do.Grant]
-    assert story.one(do.Grant).attachment.address == "10.0.0.10"
+    grant = story.one(do.Grant)
+    assert story.written() == [PutAttachment(grant.attachment)]
+    assert grant.attachment.address == "10.0.0.10"
 
 
 def test_the_same_attachment_gets_the_same_address() -> None:

@@ -107,7 +107,7 @@ def test_cooling_address_moved_to_foreign_eni_does_not_come_free() -> None:
     for _ in range(2):
         story.show(observed("eni-0", 0, *addresses(3), "10.0.0.30"), observed("eni-1", 1, owned=True))
     assert story.states()["10.0.0.30"] == "foreign"
-    assert DropCooling("10.0.0.30") in [write.record for write in story.take(do.Write)]
+    assert DropCooling("10.0.0.30") in story.written()
     story.pass_time(20_000.0)
     assert story.states()["10.0.0.30"] == "foreign"
 
@@ -247,7 +247,7 @@ def test_an_attachment_limit_that_nobody_else_explains_is_learnt() -> None:
     story.show(observed("eni-0", 0, *addresses(2)))
     assert story.one(do.Refuse).refusal.reason is Reason.ENI_LIMIT
     assert story.pool.max_enis == 1 and story.pool.max_pods == 2
-    assert PutLimit(LearntLimit(1, story.now)) in [write.record for write in story.take(do.Write)]
+    assert PutLimit(LearntLimit(1, story.now)) in story.written()
 
 
 def test_slots_of_foreign_enis_are_free_again_when_they_go() -> None:

@@ -56,7 +56,7 @@ def test_a_reply_with_an_address_that_can_not_be_is_not_believed(named: str, dou
     describe = story.one(do.DescribeEni)
     story.feed(on.EniObserved(describe.op, observed("eni-0", 0, "10.0.0.20", "10.0.0.21")))
     assert states(story) == {"10.0.0.20": "free", "10.0.0.21": "free"}
-    assert {e.record.token for e in story.take(do.Write) if isinstance(e.record, DropIntent)} == {"token-0"}
+    assert {r.token for r in story.written() if isinstance(r, DropIntent)} == {"token-0"}
 
 
 def test_an_address_more_than_asked_for_is_not_taken_in() -> None:
@@ -71,7 +71,7 @@ def test_fewer_addresses_than_asked_for_are_read_again() -> None:
     story = node(3)
     assign = story.one(do.AssignAddresses)
     story.feed(on.AddressesAssigned(assign.op, ("10.0.0.20",)))
-    kept = [e.record.intent.count for e in story.take(do.Write) if isinstance(e.record, PutIntent)]
+    kept = [r.intent.count for r in story.written() if isinstance(r, PutIntent)]
     assert kept == [3, 2] and doubts(story) == ["fewer addresses than were asked for"]
     story.feed(on.EniObserved(story.one(do.DescribeEni).op, observed("eni-0", 0, "10.0.0.20")))
     assert set(states(story)) == {"10.0.0.20"}

@@ -20,7 +20,7 @@ def drained_story() -> Story:
 
 def test_what_is_free_goes_back_at_once_and_what_a_pod_has_stays() -> None:
     story = drained_story()
-    assert PutDrained(story.now) in [write.record for write in story.take(do.Write)]
+    assert PutDrained(story.now) in story.written()
     held = story.take(do.Grant)[0].attachment.address
     effect = story.one(do.DescribeEni)
     story.feed(on.EniObserved(effect.op, observed("eni-0", 0, *addresses(9))))
@@ -42,7 +42,7 @@ def test_new_pods_and_those_that_wait_are_refused_until_it_ends() -> None:
     refusal = would_refuse(story.pool, story.now)
     assert refusal is not None and refusal.reason is Reason.DRAINED and "ipamctl undrain" in refusal.message
     story.feed(on.Undrained())
-    assert DropDrained() in [write.record for write in story.take(do.Write)]
+    assert DropDrained() in story.written()
     story.take(do.AssignAddresses)
     story.ask("welcome")
     assert not story.take(do.Refuse) and story.pool.waiting

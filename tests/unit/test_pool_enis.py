@@ -158,9 +158,9 @@ def test_an_eni_that_is_gone_takes_its_records_along() -> None:
     for ask in story.take(do.AssignAddresses):
         kind = CloudErrorKind.NOT_FOUND if ask.eni_id == "eni-1" else CloudErrorKind.TRANSIENT
         story.fail(ask, kind)
-    story.take(do.Write)
+    story.written()
     story.feed(on.EniObserved(story.one(do.DescribeEni).op, None))
-    assert [write.record for write in story.take(do.Write)][:2] == [
+    assert story.written()[:2] == [
         DropIntent("attach eni-1"),
         DropCooling("10.0.0.50"),
     ]

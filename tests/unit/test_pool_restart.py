@@ -51,7 +51,7 @@ def test_a_pod_whose_record_and_eni_are_gone_is_cut_off() -> None:
     story.start(observed("eni-0", 0, *addresses(1)), routed=(("10.0.0.50", "ipmabc"),))
     (trouble,) = troubles(story.pool)
     assert (trouble.kind, trouble.attachment.key) == ("lost", AttachmentKey("", "ipmabc", ""))
-    assert PutAttachment(trouble.attachment) in [write.record for write in story.take(do.Write)]
+    assert PutAttachment(trouble.attachment) in story.written()
     (pod,) = story.pool.inventory.attachments
     story.feed(on.ReleaseRequested("del", AttachmentKey("net", "a", "eth0"), pod))
     assert not story.pool.inventory.attachments and not list(troubles(story.pool))

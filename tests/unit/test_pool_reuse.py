@@ -64,6 +64,7 @@ def released(*held: str, **targets: float) -> Slow:
         story.feed(on.OperationDone(found[0].op))
         story.pass_time(PAUSE)
     story.effects = story.take(do.Wake)
+    story.written()
     return story
 
 
@@ -76,7 +77,7 @@ def test_a_release_is_answered_before_its_flows_are_forgotten() -> None:
     story.effects.clear()
     story.give_back("a")
     kinds = [type(effect) for effect in story.effects if not isinstance(effect, do.Wake)]
-    assert kinds == [do.Write, do.Write, do.Released, do.ForgetFlows]
+    assert kinds == [do.Released, do.ForgetFlows]
     story.forgotten(A)
     assert story.free_and_cooling == (0, 1), "that does not end its cooldown"
 
@@ -157,10 +158,10 @@ def test_cooled_address_is_free_after_its_second_flush() -> None:
     story = released(A)
     story.wake()
     assert story.now == 1030.0
-    assert story.free_and_cooling == (0, 1) and not story.take(do.Write)
+    assert story.free_and_cooling == (0, 1) and not story.written()
     story.forgotten(A)
     assert story.free_and_cooling == (1, 0)
-    assert [write.record for write in story.take(do.Write)] == [DropCooling(A)]
+    assert story.written() == [DropCooling(A)]
 
 
 def test_cooldowns_that_end_in_the_same_moment_share_a_walk() -> None:
@@ -317,7 +318,7 @@ def cooling_node(**more: float) -> Story:
     story.give_back("a")
     story.now += 5
     story.give_back("b")
-    story.take(do.Write)
+    story.written()
     story.forgets = False
     return story
 
@@ -332,7 +333,7 @@ def test_cooling_address_is_reused_early_after_its_flush() -> None:
     story.feed(on.OperationDone(forget.op))
     grant = story.one(do.Grant)
     assert (grant.request, grant.attachment.address) == ("c", A)
-    assert DropCooling(A) in [write.record for write in story.take(do.Write)]
+    assert DropCooling(A) in story.written()
 
 
 def test_waiting_pod_is_served_when_oldest_cooled_long_enough() -> None:

@@ -188,7 +188,7 @@ def test_a_route_of_a_pod_with_a_record_costs_no_turn() -> None:
     story = node()
     story.ask("a")
     (ip,) = granted(story)
-    assert story.pool.handle(on.PodRouteSeen(ip, "ipm1"), story.now) == []
+    assert story.pool.handle(on.PodRouteSeen(ip, "ipm1"), story.now) == do.Turn()
 
 
 def test_a_pods_address_that_leads_elsewhere_too_is_told_of_once() -> None:

@@ -101,7 +101,7 @@ def test_wish_for_the_own_address_needs_no_cooldown() -> None:
     story.ask("a", wanted=A)
     (grant,) = story.take(do.Grant)
     assert grant.attachment.address == A
-    written = [effect.record for effect in story.take(do.Write)]
+    written = story.written()
     assert DropCooling(A) in written and PutAttachment(grant.attachment) in written
     story.pass_time(story.pool.targets.cooldown + 1)
     assert story.pool.counts().assigned == 1
@@ -117,7 +117,7 @@ def test_own_address_cools_on_when_its_grant_is_unrecorded() -> None:
     story.feed(on.GrantsUnrecorded((story.one(do.Grant),), "no space left on device"))
     assert story.one(do.Refuse).refusal.reason is Reason.LEDGER_UNWRITABLE
     assert (story.pool.counts().free, story.pool.counts().cooling) == (0, 1)
-    assert PutCooling(Cooling(A, story.now)) in [effect.record for effect in story.take(do.Write)]
+    assert PutCooling(Cooling(A, story.now)) in story.written()
 
 
 def test_own_address_is_known_again_when_it_was_recovered() -> None:
@@ -275,7 +275,7 @@ def test_wish_before_the_start_is_judged_after_it() -> None:
 
 
 def test_wish_for_what_a_lost_answer_may_have_brought_waits() -> None:
-    """The process ended while EC2 was asked: the address may be on the ENI, and is to be read yet."""
+    """The process ended while EC2 was asked: the address may be on the ENI, which was not read yet."""
     story = Story(warm(0))
     intent = Intent("t", do.AssignAddresses.action, 990.0, eni_id="eni-0", count=1)
     story.feed(on.Started((observed("eni-0", 0),), intents=(intent,), own=(OwnAddresses("eni-0", ()),)))

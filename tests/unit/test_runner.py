@@ -209,12 +209,13 @@ class Puppet(Pool):
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
         self.heard: list[on.Event] = []
-        self.asks: list[do.Effect] = []
+        self.asks = do.Turn()
 
-    def handle(self, event: on.Event, now: float) -> list[do.Effect]:
+    def handle(self, event: on.Event, now: float) -> do.Turn:
         self.heard.append(event)
-        asked, self.asks = self.asks, []
-        return [*asked, *([] if self.puppet(event) else super().handle(event, now))]
+        asked, self.asks = self.asks, do.Turn()
+        turn = do.Turn() if self.puppet(event) else super().handle(event, now)
+        return do.Turn(asked.records + turn.records, asked.then + turn.then)
 
     @staticmethod
     def puppet(event: on.Event) -> bool:
@@ -264,7 +265,12 @@ class Node:
 
     def order(self, *effects: do.Effect) -> None:
         """As if the pool wanted it."""
-        self.pool.asks += effects
+        self.pool.asks = do.Turn((), effects)
+        self.runner.feed(on.TimePassed())
+
+    def record(self, *records: Record) -> None:
+        """As if the pool had decided so."""
+        self.pool.asks = do.Turn(records)
         self.runner.feed(on.TimePassed())
 
     async def outcome(self, effect: do.Operation) -> on.Event:
@@ -810,8 +816,8 @@ async def test_the_end_of_a_cooldown_waits_for_the_next_commit(build: Build) -> 
     node.start("10.0.0.202")
     await turns()
     node.ledger.commits.clear()
-    node.order(do.Write(DropCooling("10.0.0.200")))
-    node.order(do.Write(DropCooling("10.0.0.201")))
+    node.record(DropCooling("10.0.0.200"))
+    node.record(DropCooling("10.0.0.201"))
     await turns()
     assert node.ledger.commits == []
     await node.ask("a")
@@ -824,7 +830,7 @@ async def test_an_address_that_cools_again_is_still_on_record(build: Build) -> N
     node = build()
     node.start("10.0.0.200")
     await node.ask("a")
-    node.order(do.Write(DropCooling("10.0.0.200")))  # of an earlier release
+    node.record(DropCooling("10.0.0.200"))  # of an earlier release
     await node.release("a")
     assert [cooling.address for cooling in node.ledger.load().cooling] == ["10.0.0.200"]
 
@@ -835,7 +841,7 @@ async def test_deferrable_records_ask_nothing_of_a_refusing_ledger(build: Build,
     await turns()
     node.ledger.refuses = True
     with capture_logs() as logs:
-        node.order(do.Write(DropCooling("10.0.0.200")))
+        node.record(DropCooling("10.0.0.200"))
         await asyncio.sleep(0.1)
     assert (node.ledger.refused, logs) == (0, [])
     with pytest.raises(Refused):

@@ -148,7 +148,7 @@ def test_an_effect_that_the_simulator_does_not_know_stops_it(monkeypatch: pytest
     fleet = Fleet()
     kubelet = fleet.add(TYPE, Targets())
     assert isinstance(kubelet.node, PoolNode)
-    monkeypatch.setattr(kubelet.node.pool, "handle", lambda event, now: [RenameEni()])
+    monkeypatch.setattr(kubelet.node.pool, "handle", lambda event, now: do.Turn((), (RenameEni(),)))
     kubelet.boot()
     with pytest.raises(AssertionError, match="RenameEni"):
         fleet.clock.run_until(60.0)
@@ -162,9 +162,9 @@ def shell(node: object) -> tuple[PoolNode, list[on.Event]]:
     assert isinstance(node, PoolNode)
     heard: list[on.Event] = []
 
-    def hear(event: on.Event, now: float) -> list[do.Effect]:
+    def hear(event: on.Event, now: float) -> do.Turn:
         heard.append(event)
-        return []
+        return do.Turn()
 
     node.pool.handle = hear  # type: ignore[method-assign]
     return node, heard

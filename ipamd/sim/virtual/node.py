@@ -110,7 +110,7 @@ class PoolNode:
     # As the shell of the pool
 
     def _feed(self, event: on.Event) -> None:
-        for effect in self.pool.handle(event, self._clock()):
+        for effect in self.pool.handle(event, self._clock()).then:
             self._carry_out(effect)
         if self._ready is not None and self.pool.can_serve():
             self._clock.call_later(0.0, self._ready)
@@ -119,8 +119,8 @@ class PoolNode:
 
     def _carry_out(self, effect: do.Effect) -> None:
         match effect:
-            case do.Write() | do.Note() | do.Released() | do.Collected():
-                pass  # the ledger and the log cost no time here
+            case do.Note() | do.Released() | do.Collected():
+                pass  # the log costs no time here, nor does the ledger
             case do.Grant(request, _):
                 self._answer(request, True)
             case do.Refuse(request, refusal):
