@@ -15,6 +15,7 @@ import pytest
 
 from ipamd.sim import cgroups, enter, machine_init, netns
 from ipamd.sim.ec2.cloud import Delays
+from ipamd.sim.ec2.rules import Ask
 from ipamd.sim.machine import Machine, MachineError
 from ipamd.sim.vpc import SimulatedNode, SimulatedVpc, SpecError
 
@@ -156,7 +157,7 @@ async def test_a_machine_whose_first_process_was_killed_is_off(tmp_path: Path, p
 async def test_enis_stay_attached_over_a_power_cut(tmp_path: Path, prefix: str) -> None:
     async with machines(tmp_path, prefix) as vpc:
         node, other = vpc.nodes
-        eni = await vpc.cloud.create_eni(next(iter(vpc.cloud.subnets)).id, secondary_count=1)
+        eni = await vpc.cloud.create_eni(next(iter(vpc.cloud.subnets)).id, Ask(1))
         attachment = vpc.cloud.attach_eni(eni.id, node.instance_id, 1)
         await vpc.cloud.settle()
         await machine_of(node).power_cut()
