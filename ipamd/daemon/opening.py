@@ -71,6 +71,6 @@ def open_services(
     )
     doors.hand_over(Services(ipam, introspection, administration), sources)
     # First of all whoever waits is told to ask the successor, while the server can still say it.
-    stack.callback(runner.feed, on.DrainRequested())
+    stack.callback(runner.feed, on.StopRequested())
     stack.callback(around.history.close)
     return opened

@@ -223,17 +223,17 @@ class TargetsChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class DrainRequested:
+class StopRequested:
     """The daemon is about to stop: nothing new is granted, waiting requests are refused."""
 
 
 @dataclass(frozen=True, slots=True)
-class Drained:
+class NodeDrained:
     """An operator wants the node empty: nothing new is granted, and what is free goes back to EC2 at once."""
 
 
 @dataclass(frozen=True, slots=True)
-class Undrained:
+class NodeUndrained:
     pass
 
 
@@ -259,7 +259,7 @@ Outcome = (
 # What the kernel shows, or a look at it.
 Sighted = DeviceGone | UseSeen | UsesRead | PodRouteSeen | Inspected
 # What an operator, or the end of the daemon, wants of the whole node.
-Order = TargetsChanged | DrainRequested | Drained | Undrained
+Order = TargetsChanged | StopRequested | NodeDrained | NodeUndrained
 
 Event = (
     Started

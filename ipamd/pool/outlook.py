@@ -42,7 +42,7 @@ def would_refuse(state: State, now: float, unrecorded: str = "") -> Refusal | No
     """
     if not state.started:
         return Refusal(Reason.NOT_READY, "the daemon has not learnt its ENIs yet", 1.0)
-    if state.draining:
+    if state.stopping:
         return Refusal(Reason.DRAINING, "the daemon is stopping", 1.0)
     if state.drained is not None:
         return drained()

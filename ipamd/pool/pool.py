@@ -111,7 +111,7 @@ class Pool(Audits):
                 self._take_back(event, now)
             case on.DeviceGone() | on.UseSeen() | on.UsesRead() | on.PodRouteSeen() | on.Inspected():
                 self._hear_of_kernel(event, now)
-            case on.TargetsChanged() | on.DrainRequested() | on.Drained() | on.Undrained():
+            case on.TargetsChanged() | on.StopRequested() | on.NodeDrained() | on.NodeUndrained():
                 self._follow(event, now)
             case on.TimePassed():
                 self._wake_at = None
@@ -143,12 +143,12 @@ class Pool(Audits):
             case on.TargetsChanged():
                 self.configured = order.targets
                 self._aim()
-            case on.DrainRequested():
-                self.draining = True
-            case on.Drained():
+            case on.StopRequested():
+                self.stopping = True
+            case on.NodeDrained():
                 if self.drained is None:
                     self._drain(now, now)
-            case on.Undrained():
+            case on.NodeUndrained():
                 if self.drained is not None:
                     self._drain(None, now)
             case _:
@@ -199,7 +199,7 @@ class Pool(Audits):
     @property
     def _closed(self) -> bool:
         """Nothing new is granted."""
-        return self.draining or self.drained is not None
+        return self.stopping or self.drained is not None
 
     def _drain(self, since: float | None, now: float) -> None:
         self.drained = since
@@ -252,7 +252,7 @@ class Pool(Audits):
     # Settling
 
     def _settle(self, now: float) -> None:
-        active = self.started and not self.draining
+        active = self.started and not self.stopping
         self._end_cooldowns(now)
         if active:
             self._take_back_leaving(now)
@@ -328,7 +328,7 @@ class Pool(Audits):
         if self._closed:
             refusal = Refusal(Reason.DRAINING, "the daemon is stopping; ask again once it is back", 1.0)
             for waiting in list(self.waiting.values()):
-                self._send_away(waiting, refusal if self.draining else outlook.drained())
+                self._send_away(waiting, refusal if self.stopping else outlook.drained())
         while (due := self.queue.next_due()) is not None and due.deadline <= now:
             self._send_away(due, outlook.why_late(self, due, self._slowest(now), now))
         if self.waiting and self.started:
@@ -367,7 +367,7 @@ class Pool(Audits):
             times.append(due.deadline)
         if self._grow_at is not None:
             times.append(self._grow_at)
-        if self.started and not self.draining:
+        if self.started and not self.stopping:
             times += self._round_times(now) + self._reuse_times(now)
         if (shrink_at := self.shrink_at) is not None:
             times.append(shrink_at)

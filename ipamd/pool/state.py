@@ -59,7 +59,7 @@ class State(Slots):
         self.limit_met = False  # EC2 refused to attach one more ENI, and it is not known yet who holds the slots
         self.look_again = LOOK_AGAIN
         self.started = False
-        self.draining = False
+        self.stopping = False
         self._counts: Counts | None = None
         self._aim()
 

@@ -140,10 +140,10 @@ class PoolRunner:
 
     async def drain(self) -> None:
         """An operator wants the node empty; on record when this returns, unless the ledger can't be written."""
-        await self._tell(on.Drained())
+        await self._tell(on.NodeDrained())
 
     async def undrain(self) -> None:
-        await self._tell(on.Undrained())
+        await self._tell(on.NodeUndrained())
 
     async def _tell(self, event: on.Event) -> None:
         """Raises `Refused` when the runner has failed."""

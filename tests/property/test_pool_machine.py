@@ -824,7 +824,7 @@ class PoolMachine(RuleBasedStateMachine):
     def stop(self, seconds: float) -> None:
         """SIGTERM: everybody is answered at once, no more is asked of EC2, and releases go on to the end."""
         known = len(self.in_flight)
-        self.feed(on.DrainRequested())
+        self.feed(on.StopRequested())
         assert not self.open_requests
         self.wait(seconds)
         for key in sorted(self.ledger.attachments)[:1]:
@@ -843,12 +843,12 @@ class PoolMachine(RuleBasedStateMachine):
     @rule()
     def drain(self) -> None:
         """An operator's wish, which outlives the process."""
-        self.feed(on.Drained())
+        self.feed(on.NodeDrained())
         assert not self.open_requests
 
     @rule()
     def undrain(self) -> None:
-        self.feed(on.Undrained())
+        self.feed(on.NodeUndrained())
 
     @rule()
     def calm(self) -> None:

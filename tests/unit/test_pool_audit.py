@@ -346,7 +346,7 @@ def test_a_search_that_failed_collects_nothing() -> None:
 def test_rounds_end_when_the_daemon_stops() -> None:
     story = node(PRIMARY)
     story.ask("a")
-    story.feed(on.DrainRequested())
+    story.feed(on.StopRequested())
     assert story.take(do.Wake)[-1].at is None
     story.pass_time(LONG)
     assert not story.take(do.Audit) and not story.take(do.SeekAttachments)

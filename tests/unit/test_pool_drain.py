@@ -14,7 +14,7 @@ def drained_story() -> Story:
     story = Story(warm(5, cooldown=30.0, minimum_ips=8))
     story.start(observed("eni-0", 0, *addresses(9)))
     story.ask("a")
-    story.feed(on.Drained())
+    story.feed(on.NodeDrained())
     return story
 
 
@@ -35,13 +35,13 @@ def test_new_pods_and_those_that_wait_are_refused_until_it_ends() -> None:
     story = Story(warm(0))
     story.start()
     story.ask("waits")
-    story.feed(on.Drained())
+    story.feed(on.NodeDrained())
     assert story.one(do.Refuse).refusal.reason is Reason.DRAINED
     story.ask("late")
     assert story.one(do.Refuse).refusal.reason is Reason.DRAINED
     refusal = would_refuse(story.pool, story.now)
     assert refusal is not None and refusal.reason is Reason.DRAINED and "ipamctl undrain" in refusal.message
-    story.feed(on.Undrained())
+    story.feed(on.NodeUndrained())
     assert DropDrained() in story.written()
     story.take(do.AssignAddresses)
     story.ask("welcome")
@@ -66,7 +66,7 @@ def test_what_cools_goes_back_once_its_flows_are_forgotten() -> None:
     story = Story(warm(0, cooldown=30.0))
     story.start(observed("eni-0", 0, *addresses(1)))
     story.ask("a")
-    story.feed(on.Drained())
+    story.feed(on.NodeDrained())
     story.give_back("a")
     story.pass_time(31)
     effect = story.one(do.DescribeEni)
@@ -79,11 +79,11 @@ def test_twice_is_as_good_as_once() -> None:
     since = story.pool.drained
     story.take(do.Note)
     story.now += 5
-    story.feed(on.Drained())
+    story.feed(on.NodeDrained())
     assert story.pool.drained == since and not story.take(do.Note)
-    story.feed(on.Undrained())
+    story.feed(on.NodeUndrained())
     story.take(do.Note)
-    story.feed(on.Undrained())
+    story.feed(on.NodeUndrained())
     assert story.pool.drained is None and not story.take(do.Note)
 
 
@@ -95,5 +95,5 @@ def test_a_restart_remembers() -> None:
     assert not story.take(do.AssignAddresses)
     story.feed(on.TargetsChanged(warm(7)))
     assert story.pool.targets.warm_ips == 0 and story.pool.configured.warm_ips == 7
-    story.feed(on.Undrained())
+    story.feed(on.NodeUndrained())
     assert story.pool.targets.warm_ips == 7

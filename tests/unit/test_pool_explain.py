@@ -127,7 +127,7 @@ def test_somebody_elses_enis_are_named() -> None:
 def test_a_drained_node_says_how_long_and_how_to_end_it() -> None:
     story = Story(warm(5))
     story.start(observed())
-    story.feed(on.Drained())
+    story.feed(on.NodeDrained())
     story.now += 180
     explanation = pool(story)
     assert explanation.state == "drained" and "3 min ago" in explanation.headline

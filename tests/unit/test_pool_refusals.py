@@ -187,7 +187,7 @@ def test_a_stopping_daemon_refuses() -> None:
     story = Story(warm(0))
     story.start()
     story.ask("a")
-    story.feed(on.DrainRequested())
+    story.feed(on.StopRequested())
     assert story.one(do.Refuse).refusal.reason is Reason.DRAINING
 
 
@@ -195,7 +195,7 @@ def test_stopping_daemon_schedules_no_wakeup_for_growth() -> None:
     story = Story(warm(0, coalesce=0.05))
     story.start()
     story.ask("a")
-    story.feed(on.DrainRequested())
+    story.feed(on.StopRequested())
     story.pass_time(0.1)
     assert story.take(do.Wake)[-1].at is None
 

@@ -302,7 +302,7 @@ def test_nothing_is_flushed_any_more_when_the_daemon_stops() -> None:
     story.hold("a", "b")
     story.give_back("a")
     story.forgotten(A)
-    story.feed(on.DrainRequested())
+    story.feed(on.StopRequested())
     story.give_back("b")
     assert story.take(do.Wake)[-1].at is None
     story.pass_time(30)

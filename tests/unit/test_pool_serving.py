@@ -43,13 +43,13 @@ def refusing_node(kind: CloudErrorKind, targets: Targets = NOTHING_WARM) -> Stor
 
 def drained_node() -> Story:
     story = full_node()
-    story.feed(on.Drained())
+    story.feed(on.NodeDrained())
     return story
 
 
 def stopping_node() -> Story:
     story = full_node()
-    story.feed(on.DrainRequested())
+    story.feed(on.StopRequested())
     return story
 
 

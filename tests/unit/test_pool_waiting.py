@@ -136,7 +136,7 @@ def test_what_passes_by_itself_refuses_nobody(kind: CloudErrorKind) -> None:
 def test_a_drained_node_refuses_at_once_what_waits_for_a_release() -> None:
     story = full()
     story.ask("c", wait=60.0)
-    story.feed(on.Drained())
+    story.feed(on.NodeDrained())
     assert refused(story) == {"c": Reason.DRAINED}
     story.ask("d", wait=60.0)
     assert refused(story) == {"d": Reason.DRAINED}

@@ -529,7 +529,7 @@ def test_wish_for_a_leaving_address_waits_while_in_doubt() -> None:
 def test_wish_on_a_drained_node_is_refused_as_any_other() -> None:
     story = node(A, B)
     story.ask("held", wanted=B)
-    story.feed(on.Drained())
+    story.feed(on.NodeDrained())
     story.effects.clear()
     story.ask("a", wanted=A)
     assert story.one(do.Refuse).refusal.reason is Reason.DRAINED
@@ -538,7 +538,7 @@ def test_wish_on_a_drained_node_is_refused_as_any_other() -> None:
 
 def test_wish_is_refused_as_any_other_when_the_daemon_stops() -> None:
     story = node(A)
-    story.feed(on.DrainRequested())
+    story.feed(on.StopRequested())
     story.ask("a", wanted=A)
     assert story.one(do.Refuse).refusal.reason is Reason.DRAINING
 

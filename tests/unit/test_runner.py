@@ -860,7 +860,7 @@ async def test_call_that_waits_for_its_token_at_end_is_never_sent(build: Build) 
     node.cloud.budget.clear()
     waiting = asyncio.create_task(node.ask("a"))
     await until(lambda: bool(node.cloud.priorities))
-    node.runner.feed(on.DrainRequested())
+    node.runner.feed(on.StopRequested())
     await asyncio.gather(waiting, return_exceptions=True)
     await node.runner.stop(0.05)
     assert node.cloud.calls == []
@@ -873,7 +873,7 @@ async def test_stop_waits_for_running_calls_and_records_their_outcome(build: Bui
     node.cloud.gate.clear()
     waiting = asyncio.create_task(node.ask("a"))
     await until(lambda: bool(node.cloud.calls))
-    node.runner.feed(on.DrainRequested())
+    node.runner.feed(on.StopRequested())
     with pytest.raises(Refused) as refused:
         await waiting
     assert refused.value.refusal.reason is Reason.DRAINING
@@ -889,7 +889,7 @@ async def test_stopping_does_not_wait_for_ever_and_leaves_the_intent(build: Buil
     node.cloud.gate.clear()
     waiting = asyncio.create_task(node.ask("a"))
     await until(lambda: bool(node.cloud.calls))
-    node.runner.feed(on.DrainRequested())
+    node.runner.feed(on.StopRequested())
     await asyncio.gather(waiting, return_exceptions=True)
     await node.runner.stop(0.05)
     assert [intent.action for intent in node.ledger.load().intents] == ["AssignPrivateIpAddresses"]
