@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipamd.pool import effects as do
+from ipamd.pool import events as on
 from ipamd.pool.model import Attachment, AttachmentKey, CloudErrorKind, Limits, Reason
 from tests.unit.story import addresses, observed, warm
 from tests.unit.test_pool_audit import Audited, node
@@ -75,3 +76,11 @@ def test_pod_limit_refuses_at_once_beside_a_foreign_eni() -> None:
     story.pass_time(3600.0)
     story.ask("c", blocks_releases=True)
     assert story.one(do.Refuse).refusal.reason is Reason.POD_LIMIT
+
+
+def test_audit_notes_what_subnets_have_left_with_its_time() -> None:
+    story = node(PRIMARY)
+    story.pass_time(3 * 3600.0)
+    story.feed(on.Audited(story.one(do.Audit).op, (PRIMARY,), (), (), (("subnet-1", 42),)))
+    subnet = story.pool.subnets["subnet-1"]
+    assert (subnet.available, subnet.read_at) == (42, story.now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipamd.pool.explain_slots import others, room
-from ipamd.pool.model import Limits
+from ipamd.pool.model import LearntLimit, Limits
 from tests.unit.story import Story, addresses, observed, warm
 
 
@@ -46,3 +46,9 @@ def test_enis_above_the_limit_are_counted() -> None:
 def test_pod_limit_is_named_where_it_is_lower() -> None:
     assert room(node(max_pods=12).pool).endswith("; pool.max_pods lets 12 be in use.")
     assert "pool.max_pods" not in room(node(max_pods=99).pool)
+
+
+def test_limit_that_ec2_taught_is_named() -> None:
+    story = Story(warm(0, slack=20), Limits(4, 10))
+    story.start(observed("eni-0", 0, *addresses(2)), limit=LearntLimit(2, 900.0))
+    assert "1 more ENI with 9 each (EC2 turned out to allow 2)" in room(story.pool)
