@@ -98,9 +98,9 @@ TEXTS = ("*.py", "*.md", "*.proto", "*.toml", "*.yaml", "*.yml", "*.service", "*
 # By room, how many of these stand there yet.
 FROZEN_PHRASES: dict[str, int] = {
     "ipamd/daemon": 4,
-    "ipamd/pool": 36,
+    "ipamd/pool": 32,
     "ipamd/shell": 3,
-    "ipamd/sim": 30,
+    "ipamd/sim": 28,
 }
 
 FOLDERS = ("ipamd", "cni_shim", "proto", "tests", "docs", "deploy", "systemd", ".ci")
