@@ -56,7 +56,7 @@ FROZEN_COMPLEXITY: dict[str, int] = {
     "netns/test_bench_plugin.test_every_case_is_measured_alone_and_in_a_burst": 17,
     "property/test_ec2_replies.usable": 16,
     "property/test_pool_machine.PoolMachine.carry_out": 23,
-    "property/test_pool_machine.PoolMachine.feed": 35,
+    "property/test_pool_machine.PoolMachine.feed": 31,
     "sim/fabric.Fabric._accept": 19,
 }
 FROZEN_FUNCTION_LINES: dict[str, int] = {
