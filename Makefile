@@ -31,7 +31,7 @@ test: setup
 
 # Decisions, codecs, layout and pages: what needs neither a kernel nor a socket.
 QUICK := $(wildcard $(foreach part,api_cni cloud_budget cloud_errors conditions decisions events_page \
-    host_* layout metrics pages plan pool* reference refusals_page settings shim_* vpc,tests/unit/test_$(part).py))
+    host_* layout metrics pages pool* reference refusals_page settings shim_* vpc,tests/unit/test_$(part).py))
 test-quick: setup
 	$(PYTHON) -m pytest -q $(QUICK)
 
