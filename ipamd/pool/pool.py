@@ -118,10 +118,9 @@ class Pool(Audits):
             case _:
                 self._hear(event, now)
         self._settle(now)
-        turn = do.Turn(tuple(self._records), tuple(self._effects))
-        self._records.clear()
-        self._effects.clear()
-        return turn
+        records, self._records = self._records, []
+        effects, self._effects = self._effects, []
+        return do.Turn(tuple(records), tuple(effects))
 
     def _hear_of_kernel(self, event: on.Sighted, now: float) -> None:
         match event:

@@ -126,8 +126,9 @@ class Reuse(Operations):
         if not self._has_candidates():
             return
         paused = now < self._pause_ends
-        room = self.pod_limit - len(self.inventory.attachments)
-        wanted = max(min(self.queue.for_any, room), 0)
+        wanted = self.queue.for_any
+        if wanted:
+            wanted = max(min(wanted, self.pod_limit - len(self.inventory.attachments)), 0)
         if (paused and not wanted and not self.queue.wished) or not self._may_flush(now):
             return
         coming = self._coming_back(wanted, now)
