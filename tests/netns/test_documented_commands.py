@@ -143,7 +143,7 @@ async def test_every_command_does_what_it_says(tmp_path: Path, prefix: str) -> N
             elsewhere = any(command.startswith(begin) for begin in ELSEWHERE) and "| ipam" not in command
             if elsewhere or command.startswith("aws "):
                 continue
-            await stage(daemon)
+            command = command.replace("10.0.0.5", await stage(daemon))
             code, out, err = await shell(command, folder, bin_dir)
             if UNTIL_STOPPED.match(command) and code == INTERRUPTED:
                 code = 0
@@ -153,10 +153,11 @@ async def test_every_command_does_what_it_says(tmp_path: Path, prefix: str) -> N
         assert not failures, "\n".join(failures)
 
 
-async def stage(daemon: Daemon) -> None:
-    """What the pages speak of is there: a pod that waits for nothing, and a container."""
+async def stage(daemon: Daemon) -> str:
+    """What the pages speak of is there: a pod that waits for nothing, and a container. Returns the pod's address."""
     held = await daemon.held()
     for name in {"web-0", "4f1c9d1f2a6b"} - held.keys():
         call = cni_call(name)
         call.netns = "/proc/self/ns/net"  # one that stays: without a trace in the kernel they are collected
         await daemon.ipam.Allocate(ipam_pb2.AllocateRequest(cni=call), timeout=10)
+    return (await daemon.held())["web-0"]

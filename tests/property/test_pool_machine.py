@@ -544,7 +544,8 @@ class PoolMachine(RuleBasedStateMachine):
     def check_unavailable(self, key: AttachmentKey, wanted: str) -> None:
         held = self.pool.inventory.attachments.get(key)
         assert wanted and (held is None or held.address != wanted), "it has what it asked for"
-        assert held is not None or self.is_missing(wanted), "refused what is there"
+        full = len(self.pool.inventory.attachments) >= self.pool.pod_limit
+        assert held is not None or full or self.is_missing(wanted), "refused what is there"
 
     def is_missing(self, ip: str) -> bool:
         """Whether it could be granted to nobody at this moment, as far as the pool can know."""
