@@ -95,8 +95,8 @@ def networkd(prefix: str, tmp_path: Path) -> Iterator[Networkd]:
 def test_networkd_without_drop_ins_takes_our_rule_and_pod_link(networkd: Networkd) -> None:
     with networkd.running():
         networkd.until("Removing foreign routing policy rule (configured,marked): priority: 500")
-        networkd.until("ipm1: found matching network '/etc/systemd/network/20-ethernet.network'")
-        networkd.until("Forgetting foreign routing policy rule (n/a): priority: 500")
+        networkd.until("ipm1: State changed: initialized -> configuring")
+        networkd.until("foreign routing policy rule (n/a): priority: 500")  # "Forgetting", and "removed" since 256
         assert "lookup 1500" not in networkd.ip("rule show")
 
 
