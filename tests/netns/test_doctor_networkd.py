@@ -34,7 +34,7 @@ _ENTER = """
 set -e
 mount --make-rprivate /
 mount -o remount,bind,ro /sys
-for place in /run/systemd /etc/systemd; do mount -t tmpfs none $place; done
+for place in /run/systemd /etc/systemd; do mkdir -p $place; mount -t tmpfs none $place; done
 cp -r "$1"/etc/systemd/. /etc/systemd/
 for place in "" links leases lldp; do install -d -o systemd-network -g systemd-network /run/systemd/netif/$place; done
 SYSTEMD_LOG_LEVEL=debug exec "$2"
