@@ -101,10 +101,10 @@ def _doubt(ip: str, eni: Eni | None, inventory: Inventory) -> str:
         return "not an IPv4 address"
     if eni is not None and not is_usable(ip, eni.subnet):
         return f"not an address for {eni.subnet}"
-    for other in inventory.enis.values():
-        if other.primary_ip == ip and ip:
-            return "the ENI's own address" if other is eni else f"{other.id}'s own address"
-    return ""
+    owner = inventory.owner_of(ip)
+    if owner is None:
+        return ""
+    return "the ENI's own address" if owner is eni else f"{owner.id}'s own address"
 
 
 def _cut(text: str) -> str:

@@ -13,7 +13,7 @@ from ipamd.pool.words import span
 
 def explain_address(pool: Pool, ip: str, now: float) -> Explanation | None:
     """None: no ENI of this node has it. An address that a pod holds is explained by its attachment."""
-    owner = next((eni for eni in pool.inventory.enis.values() if eni.primary_ip == ip), None)
+    owner = pool.inventory.owner_of(ip)
     if owner is not None:
         return Explanation(
             "own",

@@ -88,11 +88,14 @@ class Inventory:
         else:
             self._let_go(self._put(ip, eni, AddressState.FREE, now), now)
 
+    def owner_of(self, ip: str) -> Eni | None:
+        """The ENI whose own address it is."""
+        return next((eni for eni in self.enis.values() if eni.primary_ip == ip), None)
+
     def use_of(self, address: Address) -> Use | None:
         """Why nobody may be given the address: an ENI has it as its own, or something in the kernel leads to it."""
-        for eni in self.enis.values():
-            if eni.primary_ip == address.ip:
-                return Use("eni", f"{eni.id}'s own address")
+        if (owner := self.owner_of(address.ip)) is not None:
+            return Use("eni", f"{owner.id}'s own address")
         if (elsewhere := address.eni.contradicted.get(address.ip)) is not None:
             return Use("eni", f"EC2 has named it on {elsewhere}")
         if (link := self.routed.get(address.ip)) is not None:

@@ -248,9 +248,8 @@ class _Restart:
 
     def _whereabouts(self, ip: str) -> str:
         """Of a pod's address that is not among those for pods."""
-        owner = next((eni.id for eni in self._inventory.enis.values() if eni.primary_ip == ip), "")
-        if owner:
-            return f"EC2 has given {ip} to {owner} as its own address"
+        if (owner := self._inventory.owner_of(ip)) is not None:
+            return f"EC2 has given {ip} to {owner.id} as its own address"
         return f"EC2 shows {ip} on no ENI of this node"
 
     def forget_what_cools_elsewhere(self) -> None:

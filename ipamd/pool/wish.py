@@ -92,9 +92,8 @@ def judge(state: State, waiting: Waiting, now: float) -> Coming | Never:
 
 def _unknown(state: State, ip: str, waiting: Waiting) -> Coming | Never:
     """No ENI of the node has the address for pods."""
-    owner = next((eni.id for eni in state.inventory.enis.values() if eni.primary_ip == ip), "")
-    if owner:
-        return Never(f"it is the own address of {owner}")
+    if (owner := state.inventory.owner_of(ip)) is not None:
+        return Never(f"it is the own address of {owner.id}")
     if ip in state.inventory.holders:
         return Never("a pod has it, though no ENI of this node does")
     unnamed = unnamed_addresses(state, ip)
