@@ -8,8 +8,10 @@ from typing import TypeVar
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
+from ipamd.pool.awaited import waits
 from ipamd.pool.model import AttachmentKey, CloudErrorKind, CloudFailure, Limits, ObservedEni, Owner, Record, Targets
 from ipamd.pool.pool import Pool
+from ipamd.pool.queue import WaitsFor
 
 E = TypeVar("E")
 
@@ -79,6 +81,17 @@ class Story:
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         self.feed(on.TimePassed())
+
+    def wake(self) -> None:
+        """At the time that the pool wished for last."""
+        at = self.take(do.Wake)[-1].at
+        assert at is not None and at > self.now
+        self.now = at
+        self.pass_time(0)
+
+    def waited_for(self) -> dict[str, WaitsFor]:
+        """By request, in order."""
+        return {waiting.request: what for waiting, what in waits(self.pool, self.now)}
 
     def ask(self, *names: str, wait: float = 30.0, wanted: str = "", blocks_releases: bool = False) -> None:
         for name in names:

@@ -41,13 +41,6 @@ class Slow(Story):
         self.ask(*names)
         assert len(self.take(do.Grant)) == len(names)
 
-    def wake(self) -> None:
-        """At the time that the pool wished for last."""
-        at = self.take(do.Wake)[-1].at
-        assert at is not None and at > self.now
-        self.now = at
-        self.pass_time(0)
-
     @property
     def free_and_cooling(self) -> tuple[int, int]:
         counts = self.pool.counts()

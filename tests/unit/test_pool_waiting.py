@@ -6,7 +6,6 @@ import pytest
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
-from ipamd.pool.awaited import waits
 from ipamd.pool.explain import explain_pool, explain_waiting
 from ipamd.pool.model import AttachmentKey, CloudErrorKind, Limits, Owner, Reason
 from ipamd.pool.outlook import would_refuse
@@ -29,25 +28,14 @@ def refused(story: Story) -> dict[str, Reason]:
     return {refuse.request: refuse.refusal.reason for refuse in story.take(do.Refuse)}
 
 
-def waited_for(story: Story) -> dict[str, WaitsFor]:
-    return {waiting.request: what for waiting, what in waits(story.pool, story.now)}
-
-
-def wake(story: Story) -> None:
-    at = story.take(do.Wake)[-1].at
-    assert at is not None and at > story.now
-    story.now = at
-    story.pass_time(0)
-
-
 def test_an_add_on_a_full_node_gets_an_ending_pods_address() -> None:
     story = full()
     story.ask("c", wait=60.0)
-    assert not story.take(do.Refuse) and waited_for(story) == {"c": WaitsFor.RELEASE}
+    assert not story.take(do.Refuse) and story.waited_for() == {"c": WaitsFor.RELEASE}
     story.pass_time(3)
     story.give_back("a")
-    assert waited_for(story) == {"c": WaitsFor.COOLDOWN}
-    wake(story)
+    assert story.waited_for() == {"c": WaitsFor.COOLDOWN}
+    story.wake()
     assert story.now == pytest.approx(1013.0), "as soon as it may be"
     assert granted(story) == ["c"]
 
@@ -58,9 +46,9 @@ def test_adds_on_a_full_node_are_served_in_their_order() -> None:
     story.give_back("b")
     story.pass_time(1)
     story.give_back("a")
-    wake(story)
+    story.wake()
     assert granted(story) == ["c"]
-    wake(story)
+    story.wake()
     assert granted(story) == ["d"]
     assert story.now == pytest.approx(1011.0)
 
@@ -87,7 +75,7 @@ def test_an_add_without_a_release_is_refused_at_its_deadline() -> None:
     story.ask("c", wait=45.0)
     story.pass_time(44.9)
     assert not story.take(do.Refuse)
-    wake(story)
+    story.wake()
     assert story.now == pytest.approx(1045.0)
     refusal = story.one(do.Refuse).refusal
     assert refusal.reason is Reason.ENI_LIMIT and refusal.message.endswith("; none became free in time")
@@ -106,7 +94,7 @@ def test_at_the_pod_limit_the_end_of_a_pod_makes_room_at_once() -> None:
     story.ask("a", "b", "c", wait=60.0)
     assert granted(story) == ["a"]
     assert refused(story) == {"c": Reason.POD_LIMIT}, "one may wait for one pod's end"
-    assert waited_for(story) == {"b": WaitsFor.RELEASE}
+    assert story.waited_for() == {"b": WaitsFor.RELEASE}
     story.give_back("a")
     assert granted(story) == ["b"], "another address is free: none has to cool"
 
@@ -130,7 +118,7 @@ def test_what_passes_by_itself_refuses_nobody(kind: CloudErrorKind) -> None:
     story.start()
     story.ask("a", wait=60.0)
     story.fail(story.one(do.AssignAddresses), kind)
-    assert not story.take(do.Refuse) and waited_for(story) == {"a": WaitsFor.EC2}
+    assert not story.take(do.Refuse) and story.waited_for() == {"a": WaitsFor.EC2}
 
 
 def test_a_drained_node_refuses_at_once_what_waits_for_a_release() -> None:
@@ -235,7 +223,7 @@ def test_a_waiting_pod_has_others_looked_after_again() -> None:
         for audit in story.take(do.Audit):
             looks += 1
             story.feed(on.Audited(audit.op, (observed("eni-0", 0, A), observed("eni-x", 1)), (), ()))
-        wake(story)
+        story.wake()
     assert looks >= 3, "at once, and then ever more rarely"
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from ipamd.pool import effects as do
 from ipamd.pool import events as on
-from ipamd.pool.awaited import waits
 from ipamd.pool.explain import explain_pool, explain_waiting
 from ipamd.pool.model import (
     Attachment,
@@ -71,19 +70,8 @@ def answer(story: Story) -> str | None:
     return refusal.message
 
 
-def waits_for(story: Story, name: str) -> WaitsFor:
-    return {waiting.request: what for waiting, what in waits(story.pool, story.now)}[name]
-
-
 def why(story: Story, name: str) -> str:
     return " ".join(explain_waiting(story.pool, story.pool.waiting[name], name, story.now).because)
-
-
-def wake(story: Story) -> None:
-    at = story.take(do.Wake)[-1].at
-    assert at is not None and at > story.now
-    story.now = at
-    story.pass_time(0)
 
 
 # There
@@ -189,7 +177,7 @@ def test_wish_is_never_answered_with_what_a_burst_brings() -> None:
     story.ask("b")
     assign = story.one(do.AssignAddresses)
     story.effects.clear()
-    assert wish(story, "c", ELSEWHERE) is None and waits_for(story, "c") is WaitsFor.EC2
+    assert wish(story, "c", ELSEWHERE) is None and story.waited_for()["c"] is WaitsFor.EC2
     assert "1 address is on the way, and EC2 has not said which" in why(story, "c")
     story.feed(on.AddressesAssigned(assign.op, (B,)))
     assert story.one(do.Grant).request == "b"
@@ -207,7 +195,7 @@ def test_wish_that_a_burst_brings_is_granted() -> None:
     more = story.one(do.AssignAddresses)
     story.feed(on.AddressesAssigned(assign.op, (B,)))
     assert story.one(do.Grant).request == "b", "it came first, and there is no other"
-    assert waits_for(story, "c") is WaitsFor.RELEASE
+    assert story.waited_for()["c"] is WaitsFor.RELEASE
     story.feed(on.AddressesAssigned(more.op, (C,)))
     assert story.one(do.Grant).request == "later"
 
@@ -256,7 +244,7 @@ def test_wish_for_an_arriving_enis_address_waits_for_the_eni() -> None:
     story = Story(warm(0))
     story.feed(on.Started((observed("eni-0", 0, A),)))
     link = story.one(do.ConfigureLink)
-    assert wish(story, "a", A) is None and waits_for(story, "a") is WaitsFor.EC2
+    assert wish(story, "a", A) is None and story.waited_for()["a"] is WaitsFor.EC2
     assert "eni-0, which has it, is configuring" in why(story, "a")
     story.feed(on.LinkReady(link.op, "eth0", SUBNET))
     assert answer(story) == A
@@ -298,7 +286,7 @@ def test_wish_for_a_cooling_address_waits_for_its_cooldown() -> None:
     story.effects.clear()
     story.ask("x", wait=60.0)
     story.effects.clear()
-    assert wish(story, "c", A) is None and waits_for(story, "c") is WaitsFor.COOLDOWN
+    assert wish(story, "c", A) is None and story.waited_for()["c"] is WaitsFor.COOLDOWN
     story.pass_time(5)
     assert story.one(do.Grant).attachment == Attachment(
         AttachmentKey("net", "x", "eth0"), B, "eni-0", story.now, Owner(pod_name="x")
@@ -316,7 +304,7 @@ def test_wish_for_a_young_cooling_address_wakes_the_pool_for_it() -> None:
     story.give_back("a")
     story.take(do.Grant)
     story.ask("c", wait=60.0, wanted=A)
-    wake(story)
+    story.wake()
     assert story.now == pytest.approx(1015.0) and answer(story) == A
     assert story.pool.counts().cooling == 1, "the other one cools to the end"
 
@@ -347,12 +335,12 @@ def test_wish_for_a_pods_address_waits_for_its_end() -> None:
     story = node(A)
     story.ask("a")
     story.effects.clear()
-    assert wish(story, "c", A) is None and waits_for(story, "c") is WaitsFor.RELEASE
+    assert wish(story, "c", A) is None and story.waited_for()["c"] is WaitsFor.RELEASE
     assert f"It asked for {A} and takes no other: another pod has it." in why(story, "c")
     story.pass_time(3)
     story.give_back("a")
-    assert waits_for(story, "c") is WaitsFor.COOLDOWN
-    wake(story)
+    assert story.waited_for()["c"] is WaitsFor.COOLDOWN
+    story.wake()
     assert (story.now, answer(story)) == (pytest.approx(1013.0), A)
 
 
@@ -391,7 +379,7 @@ def test_wish_that_the_pod_before_takes_waits_for_that_pod() -> None:
     assert wish(story, "c", A) is None
     story.pass_time(10)
     assert story.one(do.Grant).request == "x"
-    assert story.pool.waiting and waits_for(story, "c") is WaitsFor.RELEASE
+    assert story.pool.waiting and story.waited_for()["c"] is WaitsFor.RELEASE
 
 
 def test_wish_for_a_stranded_pods_address_is_refused() -> None:
@@ -408,7 +396,7 @@ def test_wish_at_the_pod_limit_waits_for_the_end_of_any_pod() -> None:
     story = node(A, B, max_pods=1)
     story.ask("a", wanted=A)
     story.effects.clear()
-    assert wish(story, "b", B) is None and waits_for(story, "b") is WaitsFor.RELEASE
+    assert wish(story, "b", B) is None and story.waited_for()["b"] is WaitsFor.RELEASE
     story.give_back("a")
     assert answer(story) == B
 
@@ -502,7 +490,7 @@ def test_wish_for_what_ec2_takes_back_waits_for_its_answer(given_back: bool) -> 
     story.feed(on.EniObserved(story.one(do.DescribeEni).op, observed("eni-0", 0, A, B)))
     unassign = story.one(do.UnassignAddresses)
     story.effects.clear()
-    assert wish(story, "a", A) is None and waits_for(story, "a") is WaitsFor.EC2
+    assert wish(story, "a", A) is None and story.waited_for()["a"] is WaitsFor.EC2
     if given_back:
         story.feed(on.OperationDone(unassign.op))
         assert "no ENI of this node has it" in (answer(story) or "")
