@@ -16,9 +16,10 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import pytest
 import pytest_asyncio
 
-from tests.kubernetes import golang, observing
+from tests.kubernetes import observing
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.sharing import REPORT, Shared, failed
+from tests.kubernetes.skipping import skipped_if_unbuilt
 from tests.kubernetes.worker import Worker
 
 # One of each line of containerd, at least one of each packaging and of each mode of kube-proxy. The kubelets take
@@ -47,12 +48,9 @@ def pytest_runtest_makereport(
 
 @asynccontextmanager
 async def three_workers() -> AsyncIterator[Cluster]:
-    with tempfile.TemporaryDirectory(prefix="ipk-") as folder:
-        try:
-            async with Cluster.up(Path(folder), f"ks{secrets.token_hex(2)}", WORKERS, say=say) as cluster:
-                yield cluster
-        except golang.Unbuilt as why:
-            pytest.skip(str(why))
+    with skipped_if_unbuilt(), tempfile.TemporaryDirectory(prefix="ipk-") as folder:
+        async with Cluster.up(Path(folder), f"ks{secrets.token_hex(2)}", WORKERS, say=say) as cluster:
+            yield cluster
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -21,11 +21,12 @@ import pytest_asyncio
 from ipamd.sim import cgroups, netns
 from ipamd.sim.internet import WEB_SERVER
 from ipamd.sim.runtimes.process import inside
-from tests.kubernetes import golang, images
+from tests.kubernetes import images
 from tests.kubernetes.cluster import Cluster
 from tests.kubernetes.observing import until
 from tests.kubernetes.parts import ClusterError
 from tests.kubernetes.sharing import Shared
+from tests.kubernetes.skipping import skipped_if_unbuilt
 from tests.kubernetes.worker import Node, Worker
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -99,15 +100,12 @@ def traces(prefix: str) -> list[str]:
 async def serving() -> AsyncIterator[Cluster]:
     """A cluster with the web servers; nothing of it may be left."""
     prefix = f"kc{secrets.token_hex(2)}"
-    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
-        try:
-            async with Cluster.up(Path(folder), prefix, WORKERS) as made:
-                await made.apply(json.dumps(WEB))
-                await made.apply(json.dumps(WEB_SERVICE))
-                await made.rolled_out("deployment/web")
-                yield made
-        except golang.Unbuilt as why:
-            pytest.skip(str(why))
+    with skipped_if_unbuilt(), tempfile.TemporaryDirectory(prefix=prefix) as folder:
+        async with Cluster.up(Path(folder), prefix, WORKERS) as made:
+            await made.apply(json.dumps(WEB))
+            await made.apply(json.dumps(WEB_SERVICE))
+            await made.rolled_out("deployment/web")
+            yield made
         mounted = Path("/proc/self/mountinfo").read_text()
         assert folder not in mounted
     assert traces(prefix) == []

@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.kubernetes import golang
 from tests.kubernetes.conformance import MODES, PROGRAMS, drift_of, run
 from tests.kubernetes.pinned import GROUPS, pinned
 from tests.kubernetes.programs import built
+from tests.kubernetes.skipping import skipped_if_unbuilt
 
 pytestmark = pytest.mark.e2e
 
@@ -25,11 +26,9 @@ def say(line: str) -> None:
 
 
 @pytest.fixture
-async def programs() -> Path:
-    try:
-        return await built(PROGRAMS, say)
-    except golang.Unbuilt as why:
-        pytest.skip(str(why))
+async def programs() -> AsyncIterator[Path]:
+    with skipped_if_unbuilt():
+        yield await built(PROGRAMS, say)
 
 
 async def test_the_lists_name_every_network_spec(programs: Path) -> None:

@@ -12,8 +12,8 @@ from typing import IO
 import pytest
 
 from ipamd.sim import netns as namespaces
-from tests.kubernetes import golang
 from tests.kubernetes.programs import built
+from tests.kubernetes.skipping import skipped_if_unbuilt
 
 pytestmark = pytest.mark.e2e
 
@@ -23,10 +23,8 @@ PROGRAMS = ("kubelet", "kubectl")
 
 @pytest.fixture(autouse=True)
 async def programs() -> None:
-    try:
+    with skipped_if_unbuilt():
         await built(PROGRAMS)
-    except golang.Unbuilt as why:
-        pytest.skip(str(why))
 
 
 def traces(output: str) -> list[Path]:

@@ -17,9 +17,10 @@ import pytest
 import pytest_asyncio
 
 from ipamd.sim.runtimes.process import inside
-from tests.kubernetes import golang, images
+from tests.kubernetes import images
 from tests.kubernetes.cluster import ROOT, Cluster
 from tests.kubernetes.sharing import Shared
+from tests.kubernetes.skipping import skipped_if_unbuilt
 from tests.kubernetes.worker import Worker
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -70,15 +71,12 @@ class Operator:
 @asynccontextmanager
 async def one_pod_each() -> AsyncIterator[Cluster]:
     prefix = f"ko{secrets.token_hex(2)}"
-    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
-        try:
-            async with Cluster.up(Path(folder), prefix, WORKERS, dns=False) as cluster:
-                for worker in WORKERS:
-                    await cluster.apply(pod(f"on-{worker.name}", worker.name))
-                await cluster.kubectl("wait", "--for=condition=Ready", "--timeout=120s", "pod", "--all")
-                yield cluster
-        except golang.Unbuilt as why:
-            pytest.skip(str(why))
+    with skipped_if_unbuilt(), tempfile.TemporaryDirectory(prefix=prefix) as folder:
+        async with Cluster.up(Path(folder), prefix, WORKERS, dns=False) as cluster:
+            for worker in WORKERS:
+                await cluster.apply(pod(f"on-{worker.name}", worker.name))
+            await cluster.kubectl("wait", "--for=condition=Ready", "--timeout=120s", "pod", "--all")
+            yield cluster
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

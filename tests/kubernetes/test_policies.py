@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.kubernetes import ginkgo, golang, images
+from tests.kubernetes import ginkgo, images
 from tests.kubernetes.cluster import MANIFESTS, Cluster
 from tests.kubernetes.conformance import PROGRAMS
 from tests.kubernetes.pinned import Expected, Spec, focus, pinned, surprises
 from tests.kubernetes.programs import built
+from tests.kubernetes.skipping import skipped_if_unbuilt
 from tests.kubernetes.worker import Node, Worker
 
 pytestmark = pytest.mark.e2e
@@ -48,11 +49,9 @@ def say(line: str) -> None:
 
 
 @pytest.fixture
-async def programs() -> Path:
-    try:
-        return await built(PROGRAMS | {"netpol"}, say)
-    except golang.Unbuilt as why:
-        pytest.skip(str(why))
+async def programs() -> AsyncIterator[Path]:
+    with skipped_if_unbuilt():
+        yield await built(PROGRAMS | {"netpol"}, say)
 
 
 def applying() -> list[Spec]:
