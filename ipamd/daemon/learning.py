@@ -1,6 +1,6 @@
 """The phases of a start that ask others: who is this node (IMDS), and what does it have (EC2)?
 
-The doors are opened and the host's rules are taken meanwhile, so that whoever calls learns how far the start is.
+The doors are opened and the host's rules are taken meanwhile, so that callers learn how far the start is.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def open_services(
         runner, shell.reconciler, ipam, world.cloud, world.budget, world.identity, serving, runner.clock()
     )
     doors.hand_over(Services(ipam, introspection, administration), sources)
-    # First of all whoever waits is told to ask the successor, while the server can still say it.
+    # The callers that wait are first sent to the successor, while the server can still answer them.
     stack.callback(runner.feed, on.StopRequested())
     stack.callback(around.history.close)
     return opened

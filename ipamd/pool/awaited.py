@@ -1,4 +1,4 @@
-"""What each ADD in the queue waits for, so that a wait can be told from a fault.
+"""What each ADD in the queue waits for, which distinguishes a wait from a fault.
 
 The queue is served in order, so what comes by itself is for the first in it: what is on its way from EC2, then what
 cools. The others wait for the end of a pod. One that asks for one address waits for what brings that one (wish.py).

@@ -41,7 +41,7 @@ class Operations(Readings):
             case on.OperationFailed():
                 self._operation_failed(event, now)
             case on.SubnetsObserved() | on.Audited() | on.AttachmentsSought():
-                pass  # they answer operations that concern no single ENI, of which this is none
+                pass  # these answer operations on no single ENI, and the operation is not one of them (`_hear`)
             case _:
                 assert_never(event)
 

@@ -112,7 +112,7 @@ class Readings(Failures):
     def _compare(self, eni: Eni, observed: ObservedEni, now: float) -> None:
         self._prefixes_seen(eni, observed)
         if eni.pending:
-            # What is under way may be on it already: whose an address is can be told once that is answered.
+            # What is under way may be on it already: only its answer shows whose an address is.
             eni.unsure = bool(eni.asked_too_much) or not eni.addresses.keys() >= set(observed.addresses)
         else:
             self._account(eni, observed.addresses, now)

@@ -97,7 +97,7 @@ class Stages(Replies):
         self._note("eni.deleted", "info", eni=eni.id)
 
     def _forget(self, eni: Eni) -> None:
-        """EC2 has it no more."""
+        """EC2 no longer has it."""
         for ip in self.inventory.remove_eni(eni):
             self._write(DropCooling(ip))
         self._write(DropOwn(eni.id))

@@ -42,7 +42,6 @@ class Readings:
         await self.look_at_vpc()
         enis = await cloud.describe_enis()
         available = await self._available(cloud, subnets) if subnets else ()
-        # The kernel last: an address that a pod has by now must not look unused.
         _, routed = self._network.uses.read()
         deaf = await self._network.not_forwarding()
         return on.Audited(0, tuple(enis), tuple(abandoned), tuple(routed.items()), available, deaf)
@@ -54,7 +53,7 @@ class Readings:
                 await self._reconciler.apply()
 
     async def _available(self, cloud: Cloud, subnets: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
-        """What is left in the subnets, for whoever watches them: growth itself asks only when it has to know."""
+        """What is left in the subnets, for `status` and metrics: growth itself asks only when it has to know."""
         try:
             return tuple((await cloud.available_addresses(subnets)).items())
         except CloudError as error:

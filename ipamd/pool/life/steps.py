@@ -64,7 +64,7 @@ def next_step(eni: Eni, op: int, creating: bool, now: float) -> Step | None:
 
 def _to_be_read(eni: Eni) -> bool:
     """Whether EC2 has to be asked what there is before anything else can be done. What a ready ENI is asked for at
-    this moment has to be answered first: only then can it be told whose an address is."""
+    this moment has to be answered first: only its answer shows whose an address is."""
     life = eni.life
     match life:
         case Ready():

@@ -1,5 +1,5 @@
 """The rules of EC2 in real time, with packets: how long a call takes, what is seen of its effect how late, and what
-the links and the metadata of the instances are told.
+the links and the metadata of the instances learn of it.
 
 What a call does is decided by `Ec2Rules`. A call first takes its time, and then is checked and takes effect at once,
 with nothing in between: a second call sees what the first one did. Attaching, detaching and terminating go on after

@@ -89,7 +89,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What befalls the next `times` calls of `action` (None: all until it is cleared).
+    """What is done to the next `times` calls of `action` (None: all until it is cleared).
 
     `action` is EC2's name of a call, `ANY` for all of them, or `IMDS` for metadata reads and tokens.
     `delay` in seconds comes before the call takes effect, unless `after_effect`: then the call takes effect, and

@@ -39,7 +39,7 @@ class Subnet:
 
     @property
     def others(self) -> int:
-        """The number of addresses that belong to parties of which nothing else is simulated."""
+        """The number of addresses that belong to others, who are not simulated otherwise."""
         return len(self._others)
 
     @others.setter
@@ -60,7 +60,7 @@ class Subnet:
         return [_text(self._free.pop(self.random.randrange(len(self._free)))) for _ in range(count)]
 
     def take_prefixes(self, count: int) -> list[str]:
-        """All or none: whole, aligned blocks of which no address is taken."""
+        """All or none: whole, aligned blocks with every address free."""
         if not count:
             return []
         first = int(self.network[0])
