@@ -80,6 +80,6 @@ async def learn(around: Surroundings, doors: Doors, stack: AsyncExitStack, tasks
 
 
 async def _take(settings: HostSettings, network: HostNetwork, conditions: Conditions) -> None:
-    """Raises `HostError` when something of somebody else is where ours is to be."""
+    """Raises `HostError` when an object of another program stands where ours belongs."""
     await network.open()
     await clashes.refuse(settings, network, conditions)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# Seconds for which a CIDR has to be missing from every answer before it counts no more.
+# A CIDR that is missing from every answer for so many seconds counts no longer.
 KEPT = 86400.0
 
 

@@ -150,7 +150,7 @@ class ForgetFlows:
 
 @dataclass(frozen=True, slots=True)
 class SeekAttachments:
-    """Find the attachments of which neither the network namespace nor the host's veth is there."""
+    """Find the attachments that have neither their network namespace nor the host's veth any longer."""
 
     action: ClassVar[str] = "netlink"
     op: int

@@ -137,7 +137,7 @@ class Eni:
 
     @property
     def at_rest(self) -> bool:
-        """Nothing is to be done about it."""
+        """It needs no step."""
         if self.state is EniState.READY:
             return not (self.leaving or self.unsure or self.keep_on_termination)
         return self.state is EniState.FOREIGN

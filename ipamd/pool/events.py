@@ -132,7 +132,7 @@ class LinkFailed:
 
 @dataclass(frozen=True, slots=True)
 class DeviceGone:
-    """The kernel has an ENI's interface no more, though nobody here took it away. It may be told again and again."""
+    """The kernel no longer has an ENI's interface, though the daemon did not remove it. The event may be repeated."""
 
     eni_id: str
 

@@ -1,4 +1,4 @@
-"""Why the pool is as it is, and why a request waits: the state in sentences, for whoever is called at night.
+"""Why the pool is as it is, and why a request waits: the state in sentences, for the operator on call at night.
 
 Reads the pool, changes nothing. The numbers are those that the decisions rest on, so that a sentence can't say
 something else than what is done.
@@ -128,7 +128,7 @@ def explain_attachment(pool: Pool, attachment: Attachment, who: str, now: float)
 def _add_circumstances(
     explanation: Explanation, pool: Pool, counts: Counts, now: float, unrecorded: str = ""
 ) -> None:
-    """What the pool's state has to do with it, whoever asks."""
+    """What the pool's state has to do with it; the same for every question."""
     explanation.because.append(_arithmetic(pool, counts))
     if pool.drained is None:
         explanation.because += [room(pool), *_held_back(pool, now), *_subnets(pool, now)]

@@ -181,7 +181,7 @@ class Inventory:
         eni.foreign += 1
 
     def lose(self, address: Address) -> None:
-        """EC2 has it no more on this ENI. Its attachment stays, if it has one: a running pod keeps its record."""
+        """EC2 no longer has it on this ENI. Its attachment stays, if it has one: a running pod keeps its record."""
         self._leave_behind(address)
         del self.addresses[address.ip]
         self.cooling.pop(address.ip, None)

@@ -136,7 +136,7 @@ class Limits:
     """What the instance type allows.
 
     `max_enis` counts the primary ENI; `addresses_per_eni` counts the ENI's own primary address (EC2's
-    Ipv4AddressesPerInterface), so an ENI holds one less secondary address.
+    Ipv4AddressesPerInterface), so an ENI holds one secondary address fewer.
     """
 
     max_enis: int
@@ -204,7 +204,7 @@ class CloudErrorKind(StrEnum):
     SECURITY_GROUP_INVALID = "security-group-invalid"
     SUBNET_INVALID = "subnet-invalid"  # InvalidSubnetID.NotFound, ZonesMismatched: this one subnet can't be used
     INVALID = "invalid"  # any other permanent refusal
-    IN_USE = "in-use"  # our own objection: a host route still leads to what was to be given back
+    IN_USE = "in-use"  # our own objection: a host route still leads to an address that the pool gives back
     UNRECORDED = "unrecorded"  # never sent: the ledger did not take its intent
 
 

@@ -162,7 +162,7 @@ def why(state: State, now: float) -> Refusal:
 
 
 def _full(state: State, counts: Counts, now: float) -> Refusal:
-    """No address is free, and there is room for no more."""
+    """No address is free, and there is no room for another."""
     message = f"all {counts.total} addresses are in use, and {barrier(state)}: {enis_in_words(state)}"
     wait = state.targets.cooldown or 1.0
     fewer = any(eni.withheld for eni in state.inventory.enis.values())  # than the instance type's figure

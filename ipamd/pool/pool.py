@@ -6,7 +6,7 @@ the same object runs in the daemon, under Hypothesis and in a simulator in virtu
     an address    free -> assigned -> cooling -> free
     an ENI        see life/states.py
 
-After each event the pool settles: free addresses go to whoever waits longest, those that have cooled are made ready
+After each event the pool settles: free addresses go to the longest waits, those that have cooled are made ready
 for others (reuse.py), the deficit is met (growth.py), requests that nothing can serve are refused (outlook.py, and
 wish.py for those that ask for one address), what has long been idle is given back (shrink.py), ENIs take their next
 step, and now and then all of it is compared with EC2 and the kernel (audit.py).
@@ -84,7 +84,7 @@ class Pool(Audits):
         self._excess: _Excess | None = None
 
     def handle(self, event: on.Event, now: float) -> do.Turn:
-        """Take notice of one event; returns what is to be recorded, and what is to be done once that is committed."""
+        """Take notice of one event; returns the records to commit, and the effects to carry out after that."""
         if isinstance(event, on.PodRouteSeen):
             self._note_route(event)
             if not self._route_matters(event):
@@ -322,7 +322,7 @@ class Pool(Audits):
     # Refusing
 
     def _refuse(self, now: float) -> None:
-        """Answer everybody whose time is up, or for whom nothing can come in time; so the queue is bounded by what
+        """Answer the requests whose time is up, or that nothing can serve in time; so the queue is bounded by what
         can come."""
         if self._closed:
             refusal = Refusal(Reason.DRAINING, "the daemon is stopping; ask again once it is back", 1.0)

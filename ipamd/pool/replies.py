@@ -1,7 +1,7 @@
 """What EC2's replies bring in, and what they take away.
 
 What a reply says is judged first (belief.py). What is doubted stays out, and the ENI is read again; what the call has
-brought without naming it is there then, and is told by its number from what somebody else put on the ENI.
+brought without naming it is there then, and its number distinguishes it from what others put on the ENI.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ipamd.pool.underway import Operation
 class Replies(Links):
     def _take_in(self, eni: Eni, addresses: tuple[str, ...], operation: Operation, now: float) -> int:
         """What a call says that it has brought; returns how many are taken in. Whatever is not as it was asked for,
-        the ENI is read again: what the call brought and did not name will be there, and is told by its number."""
+        the ENI is read again: what the call brought and did not name will be there, known by its number."""
         reply = brought(addresses, operation.count, eni, self.inventory)
         for ip in reply.believed:
             self.inventory.add(ip, eni, now)
@@ -96,7 +96,7 @@ class Replies(Links):
     def _account(self, eni: Eni, addresses: tuple[str, ...], now: float) -> None:
         """Whose are the addresses found on the ENI? Ours, if calls of unknown outcome explain all that we don't know.
 
-        What somebody else puts on the ENI in the same moment can't be told from ours by any reading.
+        What somebody else puts on the ENI in the same moment looks like ours in every reading.
         """
         unknown = [ip for ip in addresses if ip not in eni.addresses]
         explained = eni.explain(len(unknown))

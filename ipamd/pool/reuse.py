@@ -3,7 +3,7 @@
 An address cools after its release, and the kernel forgets its flows twice: entries of its connection tracking that
 outlive the pod they were made for would catch packets of the next one (ipamd/host/conntrack.py).
 
-    on release        at once: whoever still sends to the pod that is gone must not be kept on a dead path by it
+    on release        at once: it must not keep a client that still sends to the gone pod on a dead path
     before its reuse  once its cooldown is over, or, when pods wait, once it has cooled for `reuse_cooling_after`:
                       entries come back while it cools, as long as somebody sends to it and a service leads there
 
@@ -42,7 +42,7 @@ from ipamd.pool.state import FORGET, Setup
 
 FLUSHES = action_scope(FORGET)
 
-# Seconds between two flushes of which no pod waits for the second.
+# Seconds between two flushes when no pod waits for the second.
 PAUSE = 0.1
 
 # So many failures in a row mean that the kernel can't be made to forget.
@@ -121,8 +121,8 @@ class Reuse(Operations):
         return not self._under_way(do.ForgetFlows) and self.backoffs.active(now, FLUSHES) is None
 
     def _forget_flows(self, now: float) -> None:
-        """For all that were released since the last flush, for those that have cooled to the end, and, for whoever
-        waits, for those that have cooled long enough: the one that he asks for, or any."""
+        """For all that were released since the last flush, for those that have cooled to the end, and, for
+        waiting pods, for those that have cooled long enough: the one that a pod asks for, or any."""
         if not self._has_candidates():
             return
         paused = now < self._pause_ends

@@ -13,7 +13,7 @@ from ipamd.pool.state import State
 
 
 def plan(state: State, excess: int, now: float) -> tuple[list[Eni], list[tuple[Eni, int]]]:
-    """(ENIs to give back whole, how many addresses of which others)."""
+    """ENIs to give back whole, and other ENIs with how many of their addresses."""
     if state.backoffs.active(now, action_scope(DescribeEni.action)):
         return [], []
     candidates = [eni for eni in state.inventory.ready() if _is_candidate(eni, state, now)]

@@ -54,7 +54,7 @@ class State(Slots):
         self.forgetting: dict[str, float] = {}
         self.cooled = 0
         self.unflushed: dict[str, None] = {}
-        self.audit_at = math.inf  # when everything is to be read afresh
+        self.audit_at = math.inf  # when everything is read afresh
         self.audited_at = -math.inf  # when it last was
         self.limit_met = False  # EC2 refused to attach one more ENI, and it is not known yet who holds the slots
         self.look_again = LOOK_AGAIN

@@ -1,7 +1,7 @@
 """Pods that have an address on record and do not get their packets, as long as that lasts.
 
 An event tells that an address was taken away, and is soon forgotten; the pod stays cut off until somebody deletes it.
-What is told here is read from the pool's state, so a restart does not end it.
+What is shown here is read from the pool's state, so a restart does not end it.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ class PoolRunner:
         await self._feed_through(event)
 
     def would_refuse(self) -> Refusal | None:
-        """What an ADD that came now would be told; None when it would get an address."""
+        """How an ADD that came now would be refused; None when it would get an address."""
         return self.view.would_refuse(self.clock(), "" if self.unrecorded is None else str(self.unrecorded))
 
     async def _ask(self, request: str, event: on.Event) -> Any:

@@ -1,4 +1,4 @@
-"""For whom the pool's operations are, which decides about their turn in the rate budget."""
+"""Which pods the pool's operations serve, which decides about their turn in the rate budget."""
 
 from __future__ import annotations
 

@@ -11,14 +11,14 @@
                              {"calls": true} empties the record of calls too
     GET  /_control/throttle  request limits: {"on", "rates", "tokens" left in the buckets that were used}
     POST /_control/throttle  {"on": true, "rates": {"CreateNetworkInterface": {"capacity": 2, "refill": 0.5}}}: EC2's
-                             published limits but for these (see `ipamd.sim.ec2.rules.throttle`); all buckets are full
+                             published limits except these (see `ipamd.sim.ec2.rules.throttle`); all buckets are full
     POST /_control/lags      {"new_eni": 5}: eventual consistency in seconds, see `ipamd.sim.ec2.consistency.Lags`;
                              what isn't named is 0
     POST /_control/subnets   {"subnet_id", "others": 200}: so many of its addresses are other people's
     POST /_control/ec2       {"action": "AssignPrivateIpAddresses", "parameters": {"NetworkInterfaceId": ...}}: an EC2
-                             call by somebody else in the account, whom neither faults nor limits befall. Answers as
-                             botocore names it. What a foreign hand can do to a node goes this way (or, for whoever
-                             reaches the EC2 endpoint, with the credentials `cloud.keyring.operator`):
+                             call by somebody else in the account, without faults and limits. Answers as
+                             botocore names it. What a foreign hand can do to a node goes this way (or, from
+                             where EC2's endpoint is reached, with the credentials `cloud.keyring.operator`):
                                other people's address on an ENI       AssignPrivateIpAddresses
                                a /28 prefix of another network        AssignPrivateIpAddresses, Ipv4PrefixCount
                                an address goes behind a node's back   UnassignPrivateIpAddresses

@@ -344,7 +344,7 @@ class Fabric:
                 way = f"{address} via {INTERNET_HOSTS[0]} dev internet onlink"
             else:
                 raise FabricError(f"{address} is neither an ENI's nor a host outside")
-            # A router heeds only a locked MTU of a route: ip_dst_mtu_maybe_forward in the kernel's net/ip.h.
+            # A router follows only a locked MTU of a route: ip_dst_mtu_maybe_forward in the kernel's net/ip.h.
             await netns.ip_batch(self.router, [f"route replace {way}{f' mtu lock {mtu}' if mtu else ''}"])
 
     async def dropped(self) -> dict[str, int]:

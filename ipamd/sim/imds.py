@@ -1,6 +1,6 @@
 """The instance metadata service, version 2: tokens, and the tree of facts about the instance that asks.
 
-AWS, "Use the Instance Metadata Service" and "Instance metadata categories". What is told about ENIs and addresses
+AWS, "Use the Instance Metadata Service" and "Instance metadata categories". What it says about ENIs and addresses
 is what EC2 knew `Delays.imds_lag` ago, without what a fault omits. Who asks is known by the source address of the
 connection; a request from elsewhere (a test without a packet fabric) names its instance in a header.
 """

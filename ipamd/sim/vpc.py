@@ -230,7 +230,7 @@ def _check_sockets(dir: Path, nodes: Iterable[str]) -> None:
 
 def _write_config(node: SimulatedNode) -> None:
     sections: dict[str, dict[str, object]] = {
-        "ec2": {"endpoint": EC2_URL, "check_permissions": False},  # whoever counts calls counts those that matter
+        "ec2": {"endpoint": EC2_URL, "check_permissions": False},  # tests that count calls count those that matter
         "imds": {"endpoint": IMDS_URL},
     }
     folders = ["etc/ipamd"]

@@ -1,4 +1,4 @@
-"""What the simulated cloud tells whoever moves the packets.
+"""What the simulated cloud says to the part that moves the packets.
 
 The cloud half of the VPC in a box decides (which ENI sits where, which address belongs to whom); the packet half
 carries it out. This interface is all that the one knows of the other, so the cloud also runs without packets, and

@@ -108,7 +108,7 @@ class Caller:
 
 class CallerCloud:
     """A `Caller` behind the interface of the real adapter, `ipamd.cloud.port.Cloud`. No call takes time, so its
-    coroutines never wait, but for `before`; a subclass may let time pass in `_call`."""
+    coroutines wait for nothing except `before`; a subclass may let time pass in `_call`."""
 
     def __init__(self, caller: Caller, before: Before | None = None) -> None:
         self.caller = caller

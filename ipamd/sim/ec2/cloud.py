@@ -256,7 +256,7 @@ class SimulatedCloud:
                 self._moves.unstick(eni.attachment.id)
 
     async def settle(self, enis: Iterable[Eni] | None = None) -> None:
-        """Wait until nothing is attaching or detaching (of these ENIs, or of all), but for what is stuck."""
+        """Wait until nothing is attaching or detaching (of these ENIs, or of all), except what is stuck."""
         await self._moves.settle(enis)
 
     async def close(self) -> None:

@@ -78,7 +78,7 @@ class Sight:
         return now >= eni.created + self.lags.new_id
 
     def described(self, enis: Registry[Eni], now: float) -> Registry[Eni]:
-        """The ENIs as Describe calls see them, of which `enis` are those there are."""
+        """The ENIs as Describe calls see them. `enis` are those that exist."""
         if not self.lags.longest:
             return enis
         seen = [self._seen(eni, now) for eni in enis if now >= eni.created + self.lags.new_eni]

@@ -56,7 +56,7 @@ class FaultError(ValueError):
 
 
 class Answered(Exception):
-    """Nothing of our own is to be answered, but this."""
+    """This takes the place of the double's own answer."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__()
@@ -108,14 +108,14 @@ class Fault:
     - `OMIT` (IMDS): metadata has no entry for the ENI `eni`; empty: for none but the primary one
       (aws/amazon-vpc-cni-k8s#1967, #3821).
 
-    - `ANSWER`: the answer is `answer`, whoever gave it: a proxy, a captive portal, a bad moment of EC2's. With a
+    - `ANSWER`: the answer is `answer`, as of a proxy, a captive portal, or EC2 in a bad moment. With a
       `path` it strikes only reads of metadata whose path ends with it.
     - `LACKS` (EC2): the call takes effect, and its reply comes without the elements of the name `element`.
 
     `message` is what EC2 says with a code.
 
-    A call with DryRun is befallen by `FORBIDDEN` alone, which is a permission that is not there: it tells and changes
-    nothing, and uses up no fault.
+    Only `FORBIDDEN` strikes a call with DryRun: a permission that is not there. It changes nothing, and uses up no
+    fault.
 
     All of these have to be met, in this order, before it strikes: `after` seconds have passed since it was asked
     for, `after_calls` more calls that it is for have come, and then for each call a chance of `probability`, drawn

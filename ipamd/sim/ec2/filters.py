@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from ipamd.sim.ec2.rules import Ec2Error
 
 T = TypeVar("T")
-Fields = Mapping[str, Callable[[T], Iterable[str]]]  # filter name -> the values of an item, any of which may match
+Fields = Mapping[str, Callable[[T], Iterable[str]]]  # filter name -> the values of an item; any may match
 
 _PAGE: Final = 1000
 # Of one call, all filters together, as others have met it (gjbae1212/gossm#47, ansible/ansible#16184); and of

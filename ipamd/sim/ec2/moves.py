@@ -40,7 +40,7 @@ class Moves:
             await event.wait()
 
     async def settle(self, enis: Iterable[Eni] | None = None) -> None:
-        """Wait for the moves of these ENIs (None: of all), but for those that are stuck."""
+        """Wait for the moves of these ENIs (None: of all), except those that are stuck."""
         wanted = list(self._tasks.values() if enis is None else enis)
         if tasks := [task for task, eni in self._tasks.items() if eni in wanted and not self._is_stuck(eni)]:
             await asyncio.wait(tasks)

@@ -15,7 +15,7 @@ _HOUR = 3600.0
 @dataclass(frozen=True, slots=True)
 class Waits:
     """Seconds from a pod's arrival until it has its address, failed ADDs included; over the `served` of the pods that
-    asked. `refusals` maps reasons to answers, of which one pod may get several."""
+    asked. `refusals` maps reasons to answers; one pod may get several."""
 
     asked: int
     served: int

@@ -44,7 +44,7 @@ class Outcome:
     """What became of a trace. Of its `adds`, those at 0 aside, some got their address (`waits`), some were deleted
     before they did (`withdrawn`), and some had none when the trace ended (`unserved`).
 
-    `refusals` counts answers, of which a pod may get several. `calls` are by EC2's names; `delayed` of them had to
+    `refusals` counts answers; a pod may get several. `calls` are by EC2's names; `delayed` of them had to
     wait in the node's rate budget.
     """
 

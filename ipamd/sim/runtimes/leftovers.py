@@ -23,7 +23,7 @@ _LIBCNI_CACHE: Final = Path("/var/lib/cni/results")
 
 
 def shims(socket: Path) -> dict[str, int]:
-    """The shims that were told this containerd's socket: id of the pod -> process id."""
+    """The shims that were started with this containerd's socket: id of the pod -> process id."""
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():

@@ -28,7 +28,7 @@ Process = Generator[float, None, None]
 
 
 class Wait(Generic[T]):
-    """What a coroutine awaits in virtual time. `begin` is called with a function that is to be called once, now or
+    """What a coroutine awaits in virtual time. `begin` is called with a function that must be called once, now or
     later, with the value that the coroutine goes on with."""
 
     __slots__ = ("_begin",)

@@ -49,7 +49,7 @@ class Day:
     def _jobs(self) -> Process:
         load = self._load
         while True:
-            # Thinning: candidates at the peak rate, of which the share of the hour is taken.
+            # Thinning: candidates at the peak rate, and the share of the hour of them is taken.
             yield self._random.expovariate(load.peak_rate)
             by_day = (1 - math.cos(2 * math.pi * self._clock() / _DAY)) / 2
             if self._random.random() < load.night_share + (1 - load.night_share) * by_day:

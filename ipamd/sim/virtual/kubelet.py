@@ -6,7 +6,7 @@ from ipamd.sim.virtual.clock import VirtualClock
 from ipamd.sim.virtual.node import Node
 
 # kubelet tries a pod whose sandbox failed again after this and up to half as much more (pkg/kubelet/pod_workers.go:
-# backOffPeriod, workerBackOffPeriodJitterFactor). The random part is left out, in favour of whoever fails ADDs.
+# backOffPeriod, workerBackOffPeriodJitterFactor). The random part is left out, in favour of daemons that fail ADDs.
 SANDBOX_RETRY = 10.0
 
 

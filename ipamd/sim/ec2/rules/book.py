@@ -29,7 +29,7 @@ from ipamd.sim.ec2.rules.resources import (
 )
 from ipamd.sim.ec2.rules.subnet import Subnet
 
-# Families that are not of the Nitro System, but for their bare metal (DescribeInstanceTypes, Hypervisor).
+# Families that are not of the Nitro System, except their bare metal (DescribeInstanceTypes, Hypervisor).
 XEN: Final = re.compile(r"(c[134]|d2|f1|h1|i[23]|m[1-4]|p3|r[34]|t[12]|x1e?)\.(?!metal)")
 
 

@@ -74,7 +74,7 @@ class Throttle:
         self._buckets: dict[tuple[str, bool], Bucket] = {}
 
     def limit(self, changes: Mapping[str, Rate]) -> None:
-        """On, with full buckets: the published limits, but for `changes`, whose keys are actions and categories.
+        """On, with full buckets: the published limits, except `changes`, whose keys are actions and categories.
 
         An action's own limits go before its category's, but not for a bare read.
         """
